@@ -1,0 +1,1 @@
+"""One file per question; `python -m experiments` lists them, `python -m experiments.<name>` runs one."""

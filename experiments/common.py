@@ -1,0 +1,93 @@
+"""What every experiment shares: its command line, where it writes, and the record it leaves."""
+
+import json
+import math
+import platform
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import matplotlib
+import numpy as np
+import tyro
+
+import gru_jax
+
+matplotlib.use("Agg")  # figures go to files
+
+import matplotlib.pyplot as plt
+
+
+@dataclass(frozen=True)
+class Options:
+    """The command line of an experiment.
+
+    Attributes:
+        quick: a short run that shows everything works; its numbers are not the published ones.
+        seed: of everything random.
+        out: the folder to write to; runs/<name> by default.
+    """
+
+    quick: bool = False
+    seed: int = 0
+    out: Path | None = None
+
+
+class Outcome(NamedTuple):
+    """What an experiment returns: the line it prints last, the record it writes, and its figures by file name."""
+
+    summary: dict[str, Any]
+    results: dict[str, Any]
+    figures: dict[str, plt.Figure]
+
+
+def main(run: Callable[[Options], Outcome], *, x64: bool = False) -> None:
+    """Parses the command line, runs, writes results.json and the figures, and prints a one-line JSON summary.
+
+    Args:
+        run: the experiment.
+        x64: whether it computes in float64.
+    """
+    module = sys.modules[run.__module__]
+    name = Path(module.__file__ or "").stem
+    options = tyro.cli(Options, prog=f"python -m experiments.{name}", description=module.__doc__)
+    if x64:
+        jax.config.update("jax_enable_x64", True)
+    print(f"{name}: seed {options.seed}, jax {jax.__version__} on {jax.devices()[0].device_kind}, x64 {x64}")
+    began = time.perf_counter()
+    outcome = run(options)
+    seconds = round(time.perf_counter() - began, 1)
+
+    out = options.out or Path("runs") / name
+    out.mkdir(parents=True, exist_ok=True)
+    for file, figure in outcome.figures.items():
+        figure.savefig(out / file, dpi=120, bbox_inches="tight")
+        plt.close(figure)
+    record = {
+        "experiment": name,
+        "command": f"python -m experiments.{name}" + " --quick" * options.quick + f" --seed {options.seed}",
+        "versions": {"python": platform.python_version(), "jax": jax.__version__, "gru_jax": gru_jax.__version__},
+        "device": jax.devices()[0].device_kind,
+        "seconds": seconds,
+        "summary": outcome.summary,
+        "results": outcome.results,
+    }
+    (out / "results.json").write_text(json.dumps(_plain(record), indent=1, allow_nan=False) + "\n", "utf-8")
+    print(json.dumps(_plain({"experiment": name, "out": str(out), "seconds": seconds, **outcome.summary}), allow_nan=False))
+
+
+def _plain(value: Any) -> Any:
+    """`value` in JSON's own types; a number that is not finite becomes its name."""
+    if isinstance(value, dict):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    if isinstance(value, np.ndarray | jax.Array | np.generic):
+        return _plain(np.asarray(value).tolist())
+    if isinstance(value, float) and not math.isfinite(value):
+        return str(value)
+    return value

@@ -1,0 +1,112 @@
+"""A cell is a value: a NamedTuple of pure functions. The equations stand in it once, and three pairs follow from them.
+
+|         | for all t at once (matmuls over time and batch) | inside the loop (recurrent matmuls only) |
+|---------|-------------------------------------------------|------------------------------------------|
+| value   | `project`                                       | `gates`, `update`                        |
+| tangent | `drive`                                         | `push`                                   |
+| adjoint | `collect`                                       | `pull`                                   |
+
+`push` and `pull` are transposes of each other, `drive` and `collect` too, and the tangent row is the derivative of the value
+row: each piece can be proven by itself (tests/cells/test_rows.py does).
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array
+
+from gru_jax._compat import vary_like
+from gru_jax.bptt import checks
+
+
+def _state_is_output(state: Any) -> Any:
+    return state
+
+
+class Cell(NamedTuple):
+    """One recurrent cell: h_t = update(gates(params, u_t, h_{t-1}), h_{t-1}) with u = project(params, x).
+
+    Only `init`, `project`, `gates` and `update` are required. Every function works on arrays with any leading axes (one
+    step, a batch, or all of time at once), treats them independently, and is pure; row vectors, so a matrix
+    stands on the right.
+
+    Attributes:
+        init: `init(key, input_size, hidden_size, **options) -> params`; params is a pytree of floating-point arrays of one
+            dtype, for preference a NamedTuple with one array per gate.
+        project: `project(params, xs) -> us`: the part of the pre-activations that needs no state, any pytree.
+        gates: `gates(params, u, h) -> g`: every value of the step that the adjoint needs, any pytree.
+        update: `update(g, h) -> h`: the new state, of the same structure, shapes and dtypes as `h`.
+        coefficients: `coefficients(g, h_prev) -> k`: what the linearised step needs of the values; elementwise.
+        pull: `pull(params_T, k, h_bar) -> h_prev_bar`: the adjoint of the step with respect to the state. `params_T` is
+            `params` with each matrix transposed, once, outside the loop. Linear in `h_bar`.
+        collect: `collect(params, xs, h_prevs, g, k, h_bars) -> (params_bar, xs_bar)`: the other adjoints, for all t at once;
+            `params_bar` in the type of `params` (None where it is None). Linear in `h_bars`.
+        push: `push(params, k, h_dot) -> h_dot`: the tangent of the step with respect to the state.
+        drive: `drive(params, params_dot, xs, xs_dot, h_prevs, g, k) -> ws`: the tangent of the step with respect to params
+            and input, for all t at once. A None in `params` is a None in `params_dot`.
+        output: `output(state) -> y`: linear; the state itself by default, `state.h` for an LSTM.
+        zero_state: `zero_state(params) -> state` without batch axes. By default zeros of size H, the last axis of the first
+            leaf of `params` whose field name begins with `U`.
+        check: `check(params) -> D` raises where `params` do not belong to this cell, and returns the input size they are for.
+        name: for messages.
+
+    The adjoint row is `coefficients`, `pull` and `collect`, all or none. Without it the engine takes `jax.vjp` of the value
+    row, one step at a time for the state and once for all of time for the rest, inside the same custom VJP: a new cell
+    saves nothing but its states from the first day. The price is one more evaluation of `gates` per step, in the loop.
+    """
+
+    init: Callable[..., Any]
+    project: Callable[[Any, Any], Any]
+    gates: Callable[[Any, Any, Any], Any]
+    update: Callable[[Any, Any], Any]
+    coefficients: Callable[[Any, Any], Any] | None = None
+    pull: Callable[[Any, Any, Any], Any] | None = None
+    collect: Callable[[Any, Any, Any, Any, Any, Any], tuple[Any, Any]] | None = None
+    push: Callable[[Any, Any, Any], Any] | None = None
+    drive: Callable[[Any, Any, Any, Any, Any, Any, Any], Any] | None = None
+    output: Callable[[Any], Any] = _state_is_output
+    zero_state: Callable[[Any], Any] | None = None
+    check: Callable[[Any], int] | None = None
+    name: str = "cell"
+
+    def step(self, params: Any, h: Any, x: Array) -> tuple[Any, Array]:
+        """One time step: (state, input) to (new state, output), the carry and the output of `lax.scan`.
+
+        `jax.lax.scan(partial(cell.step, params), h0, xs)` is the plain unroll, differentiated by autodiff; it returns the
+        same pair as `gj.unroll(cell, params, xs, h0)`.
+
+        Args:
+            params: from `cell.init`.
+            h: the state, leaves `(*batch, H)`.
+            x: the input, `(*batch, D)`, cast to the dtype of `params`.
+
+        Returns:
+            `(h, y)`: the new state, and the output `(*batch, H)`.
+
+        Raises:
+            TypeError, ValueError: as `gj.unroll`.
+        """
+        params, input_size = checks.check_params(self, params)
+        x = checks.check_input("x", x, input_size, jax.tree.leaves(params)[0].dtype, least_rank=1)
+        h = checks.check_state("h", h, self, params, x.shape[:-1])
+        h = self.update(self.gates(params, self.project(params, x), h), h)
+        return h, self.output(h)
+
+    def initial_state(self, params: Any, batch_shape: int | tuple[int, ...] = (), *, like: Array | None = None) -> Any:
+        """The zero state: leaves `(*batch_shape, H)` in the dtype of `params`.
+
+        Args:
+            params: from `cell.init`; gives H and the dtype.
+            batch_shape: the batch axes; an int is taken as `(int,)`.
+            like: an array, `xs` say, whose varying mesh axes the zeros take (a carry of `lax.scan` inside `shard_map`
+                must vary as its input does).
+
+        Raises:
+            ValueError: a negative batch axis, or `params` without a field `U…` where the cell has no `zero_state`.
+        """
+        batch = checks.batch_shape(batch_shape)
+        state = checks.zero_state(self, params)
+        state = jax.tree.map(lambda leaf: jnp.zeros(batch + leaf.shape, leaf.dtype), state)
+        return state if like is None else vary_like(state, like)

@@ -1,0 +1,152 @@
+"""The GRU with the reset before the matmul: Chung et al. 2014 (arXiv 1412.3555), Cho et al. (1406.1078 v3), the tutorials' form.
+
+    (F1)   z = σ(x W_z + h₋ U_z + b_z)                         update gate
+    (F2)   r = σ(x W_r + h₋ U_r + b_r)                         reset gate
+    (F3)   s = r ⊙ h₋,  g = tanh(x W_h + s U_h + b_h)          candidate
+    (F4)   h = (1 − z) ⊙ h₋ + z ⊙ g
+
+    (F4)ᵀ  ḡ = h̄ ⊙ z,  z̄ = h̄ ⊙ (g − h₋),  h̄₋ = h̄ ⊙ (1 − z)
+    (F3)ᵀ  a_h = ḡ ⊙ (1 − g²),  s̄ = a_h U_hᵀ,  r̄ = s̄ ⊙ h₋,  h̄₋ += s̄ ⊙ r
+    (F2)ᵀ  a_r = r̄ ⊙ r ⊙ (1 − r),  h̄₋ += a_r U_rᵀ
+    (F1)ᵀ  a_z = z̄ ⊙ z ⊙ (1 − z),  h̄₋ += a_z U_zᵀ
+    after the loop:  W̄_k = Σ xᵀ a_k,  b̄_k = Σ a_k,  Ū_z = Σ h₋ᵀ a_z,  Ū_r = Σ h₋ᵀ a_r,  Ū_h = Σ sᵀ a_h,  x̄ = Σ_k a_k W_kᵀ
+
+Row vectors; h₋ is h_{t-1}; v̄ is ∂L/∂v; a_k is the cotangent of gate k's pre-activation. Each backward line undoes the forward
+line it names. All but h̄ and s̄ is known for every t before the reverse scan starts: those factors are the coefficients k.
+"""
+
+from functools import cache
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from gru_jax.bptt.cell import Cell
+from gru_jax.bptt.linalg import affine, bias_sum, outer_sum
+from gru_jax.cells.gru_reset_after import gru_reset_after
+from gru_jax.cells.letters import check_for, initializer_for
+
+Steps = Float[Array, "*t_b H"]
+
+
+class GRUParams(NamedTuple):
+    """Parameters of the GRU, reset before the matmul; also the type of their gradient."""
+
+    W_z: Float[Array, "D H"]
+    U_z: Float[Array, "H H"]
+    b_z: Float[Array, " H"] | None
+    W_r: Float[Array, "D H"]
+    U_r: Float[Array, "H H"]
+    b_r: Float[Array, " H"] | None
+    W_h: Float[Array, "D H"]
+    U_h: Float[Array, "H H"]
+    b_h: Float[Array, " H"] | None
+
+
+class Gates(NamedTuple):
+    """One value per gate: z, r and g themselves, or the input's share of their pre-activations."""
+
+    z: Steps
+    r: Steps
+    g: Steps
+
+
+class Coefficients(NamedTuple):
+    """The linearised step: what multiplies h̄ and s̄ in the backward lines."""
+
+    keep: Steps  # 1 − z             h̄ → h̄₋
+    a_h: Steps  # z (1 − g²)         h̄ → a_h
+    a_z: Steps  # (g − h₋) z (1 − z) h̄ → a_z
+    r: Steps  # r                    s̄ → h̄₋
+    a_r: Steps  # h₋ r (1 − r)       s̄ → a_r
+
+
+def project(params: GRUParams, xs: Float[Array, "*t_b D"]) -> Gates:
+    W_z, _, b_z, W_r, _, b_r, W_h, _, b_h = params
+    return Gates(z=affine(xs, W_z, b_z), r=affine(xs, W_r, b_r), g=affine(xs, W_h, b_h))
+
+
+def gates(params: GRUParams, u: Gates, h: Steps) -> Gates:
+    z = jax.nn.sigmoid(u.z + h @ params.U_z)  # (F1)
+    r = jax.nn.sigmoid(u.r + h @ params.U_r)  # (F2)
+    g = jnp.tanh(u.g + (r * h) @ params.U_h)  # (F3)
+    return Gates(z, r, g)
+
+
+def update(g: Gates, h: Steps) -> Steps:
+    return (1 - g.z) * h + g.z * g.g  # (F4)
+
+
+def coefficients(g: Gates, h_prev: Steps) -> Coefficients:
+    z, r = g.z, g.r
+    return Coefficients(
+        keep=1 - z,
+        a_h=z * (1 - g.g**2),
+        a_z=(g.g - h_prev) * z * (1 - z),
+        r=r,
+        a_r=h_prev * r * (1 - r),
+    )
+
+
+def pull(params_T: GRUParams, k: Coefficients, h_bar: Steps) -> Steps:
+    a_h = k.a_h * h_bar  # (F4)ᵀ (F3)ᵀ
+    s_bar = a_h @ params_T.U_h  # (F3)ᵀ
+    a_r = k.a_r * s_bar  # (F2)ᵀ
+    a_z = k.a_z * h_bar  # (F4)ᵀ (F1)ᵀ
+    return k.keep * h_bar + k.r * s_bar + a_r @ params_T.U_r + a_z @ params_T.U_z
+
+
+def collect(
+    params: GRUParams, xs: Float[Array, "*t_b D"], h_prevs: Steps, g: Gates, k: Coefficients, h_bars: Steps
+) -> tuple[GRUParams, Float[Array, "*t_b D"]]:
+    a_h = k.a_h * h_bars  # (F4)ᵀ (F3)ᵀ
+    a_r = k.a_r * (a_h @ params.U_h.T)  # (F3)ᵀ (F2)ᵀ: s̄ once more, cheaper for all t at once than carried out of the loop
+    a_z = k.a_z * h_bars  # (F4)ᵀ (F1)ᵀ
+    s = g.r * h_prevs  # (F3)
+    params_bar = GRUParams(
+        W_z=outer_sum(xs, a_z),
+        U_z=outer_sum(h_prevs, a_z),
+        b_z=bias_sum(a_z, params.b_z),
+        W_r=outer_sum(xs, a_r),
+        U_r=outer_sum(h_prevs, a_r),
+        b_r=bias_sum(a_r, params.b_r),
+        W_h=outer_sum(xs, a_h),
+        U_h=outer_sum(s, a_h),
+        b_h=bias_sum(a_h, params.b_h),
+    )
+    return params_bar, a_z @ params.W_z.T + a_r @ params.W_r.T + a_h @ params.W_h.T
+
+
+def gru(reset_after: bool = False) -> Cell:
+    """The gated recurrent unit as a `Cell`; the same object at every call.
+
+        z = σ(x W_z + h₋ U_z + b_z),  r = σ(x W_r + h₋ U_r + b_r),  h = (1 − z) ⊙ h₋ + z ⊙ g
+        g = tanh(x W_h + (r ⊙ h₋) U_h + b_h)                        reset before the matmul
+        g = tanh(x W_h + b_h + r ⊙ (h₋ U_h + c_h))                  reset after the matmul
+
+    z stands on the candidate, as in Chung et al. 2014 (PyTorch, Keras and Flax put it on the old state).
+
+    Args:
+        reset_after: False for Chung et al. 2014 (arXiv 1412.3555) and Cho et al. (1406.1078 v3); True for 1406.1078 v1, the form
+            of cuDNN, PyTorch and Keras.
+
+    Parameters: `GRUParams(W_z, U_z, b_z, W_r, U_r, b_r, W_h, U_h, b_h)`, or `GRUResetAfterParams` with `c_h` too; W (D, H),
+    U (H, H), biases (H,) or None.
+    """
+    return gru_reset_after() if reset_after else _gru()
+
+
+@cache
+def _gru() -> Cell:
+    return Cell(
+        name="gru()",
+        init=initializer_for(GRUParams),
+        check=check_for(GRUParams),
+        project=project,
+        gates=gates,
+        update=update,
+        coefficients=coefficients,
+        pull=pull,
+        collect=collect,
+    )

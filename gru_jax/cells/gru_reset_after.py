@@ -1,0 +1,152 @@
+"""The GRU with the reset after the matmul: Cho et al. (1406.1078 v1), cuDNN, PyTorch, Keras.
+
+    (F1)   z = σ(x W_z + h₋ U_z + b_z)                         update gate
+    (F2)   r = σ(x W_r + h₋ U_r + b_r)                         reset gate
+    (F3)   q = h₋ U_h + c_h,  g = tanh(x W_h + b_h + r ⊙ q)    candidate
+    (F4)   h = (1 − z) ⊙ h₋ + z ⊙ g
+
+    (F4)ᵀ  ḡ = h̄ ⊙ z,  z̄ = h̄ ⊙ (g − h₋),  h̄₋ = h̄ ⊙ (1 − z)
+    (F3)ᵀ  a_h = ḡ ⊙ (1 − g²),  q̄ = a_h ⊙ r,  r̄ = a_h ⊙ q,  h̄₋ += q̄ U_hᵀ
+    (F2)ᵀ  a_r = r̄ ⊙ r ⊙ (1 − r),  h̄₋ += a_r U_rᵀ
+    (F1)ᵀ  a_z = z̄ ⊙ z ⊙ (1 − z),  h̄₋ += a_z U_zᵀ
+    after the loop:  W̄_k = Σ xᵀ a_k,  b̄_k = Σ a_k,  Ū_z = Σ h₋ᵀ a_z,  Ū_r = Σ h₋ᵀ a_r,  Ū_h = Σ h₋ᵀ q̄,  c̄_h = Σ q̄,  x̄ = Σ_k a_k W_kᵀ
+
+The whole step is linear in δ = h̄ with factors known for every t before the reverse scan starts:
+δ₋ = (1 − z) ⊙ δ + (k_r ⊙ δ) U_rᵀ + (k_z ⊙ δ) U_zᵀ + (k_q ⊙ δ) U_hᵀ.
+
+Row vectors; h₋ is h_{t-1}; v̄ is ∂L/∂v; a_k is the cotangent of gate k's pre-activation.
+"""
+
+from functools import cache
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from gru_jax.bptt.cell import Cell
+from gru_jax.bptt.linalg import affine, bias_sum, outer_sum
+from gru_jax.cells.letters import check_for, initializer_for
+
+Steps = Float[Array, "*t_b H"]
+
+
+class GRUResetAfterParams(NamedTuple):
+    """Parameters of the GRU, reset after the matmul; also the type of their gradient."""
+
+    W_z: Float[Array, "D H"]
+    U_z: Float[Array, "H H"]
+    b_z: Float[Array, " H"] | None
+    W_r: Float[Array, "D H"]
+    U_r: Float[Array, "H H"]
+    b_r: Float[Array, " H"] | None
+    W_h: Float[Array, "D H"]
+    U_h: Float[Array, "H H"]
+    b_h: Float[Array, " H"] | None
+    c_h: Float[Array, " H"] | None
+
+
+class Projected(NamedTuple):
+    """The input's share of each pre-activation."""
+
+    z: Steps
+    r: Steps
+    g: Steps
+
+
+class Gates(NamedTuple):
+    """The values of a step: update gate, reset gate, recurrent share of the candidate, candidate."""
+
+    z: Steps
+    r: Steps
+    q: Steps
+    g: Steps
+
+
+class Coefficients(NamedTuple):
+    """The linearised step: what multiplies h̄ in the backward lines."""
+
+    keep: Steps  # 1 − z                 h̄ → h̄₋
+    a_h: Steps  # z (1 − g²)             h̄ → a_h
+    q: Steps  # z (1 − g²) r             h̄ → q̄
+    a_r: Steps  # z (1 − g²) q r (1 − r) h̄ → a_r
+    a_z: Steps  # (g − h₋) z (1 − z)     h̄ → a_z
+
+
+def project(params: GRUResetAfterParams, xs: Float[Array, "*t_b D"]) -> Projected:
+    W_z, _, b_z, W_r, _, b_r, W_h, _, b_h, _ = params
+    return Projected(z=affine(xs, W_z, b_z), r=affine(xs, W_r, b_r), g=affine(xs, W_h, b_h))
+
+
+def gates(params: GRUResetAfterParams, u: Projected, h: Steps) -> Gates:
+    z = jax.nn.sigmoid(u.z + h @ params.U_z)  # (F1)
+    r = jax.nn.sigmoid(u.r + h @ params.U_r)  # (F2)
+    q = affine(h, params.U_h, params.c_h)  # (F3)
+    g = jnp.tanh(u.g + r * q)  # (F3)
+    return Gates(z, r, q, g)
+
+
+def update(g: Gates, h: Steps) -> Steps:
+    return (1 - g.z) * h + g.z * g.g  # (F4)
+
+
+def coefficients(g: Gates, h_prev: Steps) -> Coefficients:
+    z, r = g.z, g.r
+    a_h = z * (1 - g.g**2)
+    return Coefficients(
+        keep=1 - z,
+        a_h=a_h,
+        q=a_h * r,
+        a_r=a_h * g.q * r * (1 - r),
+        a_z=(g.g - h_prev) * z * (1 - z),
+    )
+
+
+def pull(params_T: GRUResetAfterParams, k: Coefficients, h_bar: Steps) -> Steps:
+    q_bar = k.q * h_bar  # (F4)ᵀ (F3)ᵀ
+    a_r = k.a_r * h_bar  # (F4)ᵀ (F3)ᵀ (F2)ᵀ
+    a_z = k.a_z * h_bar  # (F4)ᵀ (F1)ᵀ
+    return k.keep * h_bar + q_bar @ params_T.U_h + a_r @ params_T.U_r + a_z @ params_T.U_z
+
+
+def collect(
+    params: GRUResetAfterParams,
+    xs: Float[Array, "*t_b D"],
+    h_prevs: Steps,
+    g: Gates,
+    k: Coefficients,
+    h_bars: Steps,
+) -> tuple[GRUResetAfterParams, Float[Array, "*t_b D"]]:
+    a_h = k.a_h * h_bars  # (F4)ᵀ (F3)ᵀ
+    q_bar = k.q * h_bars  # (F3)ᵀ
+    a_r = k.a_r * h_bars  # (F3)ᵀ (F2)ᵀ
+    a_z = k.a_z * h_bars  # (F4)ᵀ (F1)ᵀ
+    params_bar = GRUResetAfterParams(
+        W_z=outer_sum(xs, a_z),
+        U_z=outer_sum(h_prevs, a_z),
+        b_z=bias_sum(a_z, params.b_z),
+        W_r=outer_sum(xs, a_r),
+        U_r=outer_sum(h_prevs, a_r),
+        b_r=bias_sum(a_r, params.b_r),
+        W_h=outer_sum(xs, a_h),
+        U_h=outer_sum(h_prevs, q_bar),
+        b_h=bias_sum(a_h, params.b_h),
+        c_h=bias_sum(q_bar, params.c_h),
+    )
+    return params_bar, a_z @ params.W_z.T + a_r @ params.W_r.T + a_h @ params.W_h.T
+
+
+@cache
+def gru_reset_after() -> Cell:
+    """`gru(reset_after=True)`."""
+    return Cell(
+        name="gru(reset_after=True)",
+        init=initializer_for(GRUResetAfterParams),
+        check=check_for(GRUResetAfterParams),
+        project=project,
+        gates=gates,
+        update=update,
+        coefficients=coefficients,
+        pull=pull,
+        collect=collect,
+    )

@@ -1,0 +1,213 @@
+"""The LSTM, the comparator of Chung et al. 2014; with diagonal peepholes p as an option (Graves 2013, arXiv 1308.0850, eqs. 7-11).
+
+    (F1)   i = σ(x W_i + h₋ U_i + b_i + p_i ⊙ c₋),  f = σ(x W_f + h₋ U_f + b_f + p_f ⊙ c₋),  g = tanh(x W_g + h₋ U_g + b_g)
+    (F2)   c = f ⊙ c₋ + i ⊙ g
+    (F3)   o = σ(x W_o + h₋ U_o + b_o + p_o ⊙ c),  h = o ⊙ tanh(c)
+
+    (F3)ᵀ  ō = h̄ ⊙ tanh(c),  a_o = ō ⊙ o(1−o),  c̄ += h̄ ⊙ o ⊙ (1 − tanh²c) + a_o ⊙ p_o
+    (F2)ᵀ  f̄ = c̄ ⊙ c₋,  ī = c̄ ⊙ g,  ḡ = c̄ ⊙ i,  c̄₋ = c̄ ⊙ f
+    (F1)ᵀ  a_i = ī ⊙ i(1−i),  a_f = f̄ ⊙ f(1−f),  a_g = ḡ ⊙ (1−g²);  h̄₋ = Σ_k a_k U_kᵀ;  c̄₋ += a_i ⊙ p_i + a_f ⊙ p_f
+    after the loop:  W̄_k = Σ xᵀ a_k,  Ū_k = Σ h₋ᵀ a_k,  b̄_k = Σ a_k,  p̄_i = Σ c₋ ⊙ a_i,  p̄_f = Σ c₋ ⊙ a_f,  p̄_o = Σ c ⊙ a_o,
+                     x̄ = Σ_k a_k W_kᵀ
+
+Row vectors; h₋ is h_{t-1}, c₋ is c_{t-1}; v̄ is ∂L/∂v; a_k is the cotangent of gate k's pre-activation. The state is (h, c), the
+output is h.
+"""
+
+from functools import cache
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from gru_jax.bptt.cell import Cell
+from gru_jax.bptt.linalg import affine, bias_sum, outer_sum
+from gru_jax.cells.letters import check_for, initializer_for
+
+Steps = Float[Array, "*t_b H"]
+PEEPHOLES = ("p_i", "p_f", "p_o")
+
+
+class LSTMParams(NamedTuple):
+    """Parameters of the LSTM; also the type of their gradient. Without peepholes the p are None."""
+
+    W_i: Float[Array, "D H"]
+    U_i: Float[Array, "H H"]
+    b_i: Float[Array, " H"] | None
+    W_f: Float[Array, "D H"]
+    U_f: Float[Array, "H H"]
+    b_f: Float[Array, " H"] | None
+    W_g: Float[Array, "D H"]
+    U_g: Float[Array, "H H"]
+    b_g: Float[Array, " H"] | None
+    W_o: Float[Array, "D H"]
+    U_o: Float[Array, "H H"]
+    b_o: Float[Array, " H"] | None
+    p_i: Float[Array, " H"] | None = None
+    p_f: Float[Array, " H"] | None = None
+    p_o: Float[Array, " H"] | None = None
+
+
+class LSTMState(NamedTuple):
+    """The state of an LSTM: the output h and the memory c."""
+
+    h: Steps
+    c: Steps
+
+
+class Projected(NamedTuple):
+    """The input's share of each pre-activation."""
+
+    i: Steps
+    f: Steps
+    g: Steps
+    o: Steps
+
+
+class Gates(NamedTuple):
+    """The values of a step: input and forget gate, candidate, memory, output gate."""
+
+    i: Steps
+    f: Steps
+    g: Steps
+    c: Steps
+    o: Steps
+
+
+class Coefficients(NamedTuple):
+    """The linearised step: what multiplies h̄ and c̄ in the backward lines."""
+
+    a_o: Steps  # tanh(c) o (1 − o)  h̄ → a_o
+    c: Steps  # o (1 − tanh²c)       h̄ → c̄
+    a_f: Steps  # c₋ f (1 − f)       c̄ → a_f
+    a_i: Steps  # g i (1 − i)        c̄ → a_i
+    a_g: Steps  # i (1 − g²)         c̄ → a_g
+    keep: Steps  # f                 c̄ → c̄₋
+
+
+def project(params: LSTMParams, xs: Float[Array, "*t_b D"]) -> Projected:
+    W_i, _, b_i, W_f, _, b_f, W_g, _, b_g, W_o, _, b_o, *_ = params
+    return Projected(i=affine(xs, W_i, b_i), f=affine(xs, W_f, b_f), g=affine(xs, W_g, b_g), o=affine(xs, W_o, b_o))
+
+
+def gates(params: LSTMParams, u: Projected, state: LSTMState) -> Gates:
+    h, c = state
+    i = jax.nn.sigmoid(u.i + h @ params.U_i + _peep(c, params.p_i))  # (F1)
+    f = jax.nn.sigmoid(u.f + h @ params.U_f + _peep(c, params.p_f))  # (F1)
+    g = jnp.tanh(u.g + h @ params.U_g)  # (F1)
+    c = f * c + i * g  # (F2)
+    o = jax.nn.sigmoid(u.o + h @ params.U_o + _peep(c, params.p_o))  # (F3)
+    return Gates(i, f, g, c, o)
+
+
+def update(g: Gates, state: LSTMState) -> LSTMState:
+    return LSTMState(h=g.o * jnp.tanh(g.c), c=g.c)  # (F3)
+
+
+def coefficients(g: Gates, state_prev: LSTMState) -> Coefficients:
+    i, f, o = g.i, g.f, g.o
+    tanh_c = jnp.tanh(g.c)
+    return Coefficients(
+        a_o=tanh_c * o * (1 - o),
+        c=o * (1 - tanh_c**2),
+        a_f=state_prev.c * f * (1 - f),
+        a_i=g.g * i * (1 - i),
+        a_g=i * (1 - g.g**2),
+        keep=f,
+    )
+
+
+class PreActivationBars(NamedTuple):
+    """The cotangents of the four pre-activations, and of the memory."""
+
+    a_i: Steps
+    a_f: Steps
+    a_g: Steps
+    a_o: Steps
+    c_bar: Steps
+
+
+def pre_activation_bars(params: LSTMParams, k: Coefficients, state_bar: LSTMState) -> PreActivationBars:
+    """The elementwise half of the adjoint, the same inside the loop and for all t at once."""
+    h_bar, c_bar = state_bar
+    a_o = k.a_o * h_bar  # (F3)ᵀ
+    c_bar = c_bar + k.c * h_bar + _peep(a_o, params.p_o)  # (F3)ᵀ
+    return PreActivationBars(a_i=k.a_i * c_bar, a_f=k.a_f * c_bar, a_g=k.a_g * c_bar, a_o=a_o, c_bar=c_bar)  # (F2)ᵀ (F1)ᵀ
+
+
+def pull(params_T: LSTMParams, k: Coefficients, state_bar: LSTMState) -> LSTMState:
+    a_i, a_f, a_g, a_o, c_bar = pre_activation_bars(params_T, k, state_bar)
+    return LSTMState(
+        h=a_i @ params_T.U_i + a_f @ params_T.U_f + a_g @ params_T.U_g + a_o @ params_T.U_o,  # (F1)ᵀ
+        c=k.keep * c_bar + _peep(a_i, params_T.p_i) + _peep(a_f, params_T.p_f),  # (F2)ᵀ (F1)ᵀ
+    )
+
+
+def collect(
+    params: LSTMParams, xs: Float[Array, "*t_b D"], prevs: LSTMState, g: Gates, k: Coefficients, state_bars: LSTMState
+) -> tuple[LSTMParams, Float[Array, "*t_b D"]]:
+    a_i, a_f, a_g, a_o, _ = pre_activation_bars(params, k, state_bars)
+    params_bar = LSTMParams(
+        W_i=outer_sum(xs, a_i),
+        U_i=outer_sum(prevs.h, a_i),
+        b_i=bias_sum(a_i, params.b_i),
+        W_f=outer_sum(xs, a_f),
+        U_f=outer_sum(prevs.h, a_f),
+        b_f=bias_sum(a_f, params.b_f),
+        W_g=outer_sum(xs, a_g),
+        U_g=outer_sum(prevs.h, a_g),
+        b_g=bias_sum(a_g, params.b_g),
+        W_o=outer_sum(xs, a_o),
+        U_o=outer_sum(prevs.h, a_o),
+        b_o=bias_sum(a_o, params.b_o),
+        p_i=bias_sum(prevs.c * a_i, params.p_i),
+        p_f=bias_sum(prevs.c * a_f, params.p_f),
+        p_o=bias_sum(g.c * a_o, params.p_o),
+    )
+    return params_bar, a_i @ params.W_i.T + a_f @ params.W_f.T + a_g @ params.W_g.T + a_o @ params.W_o.T
+
+
+def _peep(c: Steps, p: Float[Array, " H"] | None) -> Steps | float:
+    """c ⊙ p, and its transpose a ⊙ p; nothing where the cell has no peepholes."""
+    return 0.0 if p is None else c * p
+
+
+def zero_state(params: LSTMParams) -> LSTMState:
+    """The state without batch axes."""
+    zeros = jnp.zeros(params.U_i.shape[-1], params.U_i.dtype)
+    return LSTMState(zeros, zeros)
+
+
+def lstm(peephole: bool = False) -> Cell:
+    """The LSTM as a `Cell`; the same object at every call. Its state is `LSTMState(h, c)`, its output h.
+
+        i = σ(x W_i + h₋ U_i + b_i),  f = σ(x W_f + h₋ U_f + b_f),  g = tanh(x W_g + h₋ U_g + b_g)
+        c = f ⊙ c₋ + i ⊙ g,  o = σ(x W_o + h₋ U_o + b_o),  h = o ⊙ tanh(c)
+
+    Args:
+        peephole: True lets the gates see the memory: p_i ⊙ c₋ in i, p_f ⊙ c₋ in f, p_o ⊙ c in o, as in Chung et al. 2014.
+
+    Parameters: `LSTMParams(W_i, U_i, b_i, W_f, …, W_g, …, W_o, …, p_i, p_f, p_o)`; W (D, H), U (H, H), biases (H,) or None,
+    peepholes (H,), or None without them. The forget gate's bias starts at 0 like the others; some set it to 1
+    (`params._replace(b_f=jnp.ones_like(params.b_f))`) or use `gj.initializers.chrono`.
+    """
+    return _lstm(bool(peephole))
+
+
+@cache
+def _lstm(peephole: bool) -> Cell:
+    absent, required = ((), PEEPHOLES) if peephole else (PEEPHOLES, ())
+    return Cell(
+        name=f"lstm(peephole={peephole})",
+        init=initializer_for(LSTMParams, absent=absent),
+        check=check_for(LSTMParams, absent=absent, required=required),
+        project=project,
+        gates=gates,
+        update=update,
+        coefficients=coefficients,
+        pull=pull,
+        collect=collect,
+        output=lambda state: state.h,
+        zero_state=zero_state,
+    )
