@@ -77,7 +77,7 @@ def check_state(name: str, h: Any, cell: Any, params: Any, batch: tuple[int, ...
         expected = zero_state(cell, params)
     except ValueError:  # a cell of the user's with letters of its own: the scan compares the carry that comes out with h
         return jax.tree.map(jnp.asarray, h)
-    if jax.tree.flatten(h)[1] != jax.tree.flatten(expected)[1]:
+    if jax.tree.structure(h) != jax.tree.structure(expected):  # type: ignore[operator] # jax: PyTreeDef has no stub
         raise TypeError(
             f"{name}: got {_describe(h)}, expected the state of cell {cell.name}. "
             f"Make one with cell.initial_state(params, batch_shape={batch})."

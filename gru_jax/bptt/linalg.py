@@ -12,6 +12,17 @@ def affine(x: Float[Array, "*t_b D"], W: Float[Array, "D H"], b: Float[Array, " 
     return x @ W if b is None else x @ W + b
 
 
+def affine_dot(
+    x: Float[Array, "*t_b D"],
+    x_dot: Float[Array, "*t_b D"],
+    W: Float[Array, "D H"],
+    W_dot: Float[Array, "D H"],
+    b_dot: Float[Array, " H"] | None,
+) -> Float[Array, "*t_b H"]:
+    """ẋ W + x Ẇ + ḃ: the tangent of x W + b."""
+    return affine(x, W_dot, b_dot) + x_dot @ W
+
+
 def outer_sum(x: Float[Array, "*t_b D"], a: Float[Array, "*t_b H"]) -> Float[Array, "D H"]:
     """Σ xᵀ a over time and batch in one matmul: the gradient of W where `a` is the cotangent of x W.
 

@@ -27,7 +27,7 @@ from gru_jax.bptt.linalg import transposed
 
 def recursion_ref(cell: Cell, reverse: bool, params: Any, xs: Any, h0: Any) -> tuple[Any, Any]:
     """(h_last, ys) of the plain scan: the forward pass, and under `jax.grad` the oracle."""
-    h_last, hs = _states(cell, reverse, params, xs, h0)
+    h_last, hs = states(cell, reverse, params, xs, h0)
     return h_last, cell.output(hs)
 
 
@@ -47,8 +47,8 @@ def recursion(cell: Cell, reverse: bool, params: Any, xs: Any, h0: Any) -> tuple
 
 
 def recursion_fwd(cell: Cell, reverse: bool, params: Any, xs: Any, h0: Any) -> tuple[tuple[Any, Any], Saved]:
-    """`recursion`, and what its backward pass needs. Calls `_states` and not `recursion`: jax.hessian goes forward through it."""
-    h_last, hs = _states(cell, reverse, params, xs, h0)
+    """`recursion`, and what its backward pass needs. Calls `states` and not `recursion`: jax.hessian goes forward through it."""
+    h_last, hs = states(cell, reverse, params, xs, h0)
     return (h_last, cell.output(hs)), Saved(params, xs, h0, hs)
 
 
@@ -58,7 +58,7 @@ def recursion_bwd(cell: Cell, reverse: bool, saved: Saved, cotangents: tuple[Any
     h_last_bar, ys_bar = cotangents
     row = adjoint_row(cell)
 
-    h_prevs = _previous(h0, hs, reverse)
+    h_prevs = previous(h0, hs, reverse)
     g = row.gates(params, cell.project(params, xs), h_prevs)
     k = row.coefficients(g, h_prevs)
     params_T = transposed(params)
@@ -77,7 +77,7 @@ def recursion_bwd(cell: Cell, reverse: bool, saved: Saved, cotangents: tuple[Any
 recursion.defvjp(recursion_fwd, recursion_bwd)
 
 
-def _states(cell: Cell, reverse: bool, params: Any, xs: Any, h0: Any) -> tuple[Any, Any]:
+def states(cell: Cell, reverse: bool, params: Any, xs: Any, h0: Any) -> tuple[Any, Any]:
     """The state after the last step, and after every step."""
 
     def step(h, u):
@@ -87,7 +87,7 @@ def _states(cell: Cell, reverse: bool, params: Any, xs: Any, h0: Any) -> tuple[A
     return lax.scan(step, h0, cell.project(params, xs), reverse=reverse)
 
 
-def _previous(h0: Any, hs: Any, reverse: bool) -> Any:
+def previous(h0: Any, hs: Any, reverse: bool) -> Any:
     """h_{t-1} for every t, in the direction of travel."""
 
     def shift(first, h):

@@ -9,12 +9,13 @@ from jax.typing import ArrayLike
 from gru_jax._compat import is_forward_mode_error, reverse_only, vary_like
 from gru_jax.bptt import checks
 from gru_jax.bptt.adjoint import adjoint_row
+from gru_jax.bptt.both import recursion_both, tangent_row
 from gru_jax.bptt.cell import Cell
 from gru_jax.bptt.recursion import recursion, recursion_ref
 
 FORWARD_MODE_MESSAGE = (
     'derivative: forward mode (jax.jvp, jacfwd, linearize) went through unroll(…, derivative="adjoint"), which has a backward '
-    'pass only. Use derivative="autodiff" where you need forward mode; jax.grad, jax.jacrev, jax.hessian work as it is.'
+    'pass only. Use derivative="both" where you need forward mode; jax.grad, jax.jacrev and jax.hessian work as it is.'
 )
 
 
@@ -26,7 +27,7 @@ def unroll(
     *,
     reverse: bool = False,
     time_major: bool = True,
-    derivative: Literal["adjoint", "autodiff"] = "adjoint",
+    derivative: Literal["adjoint", "both", "autodiff"] = "adjoint",
 ) -> tuple[Any, jax.Array]:
     """Runs `cell` over a sequence; differentiates by the derived backward pass.
 
@@ -41,8 +42,9 @@ def unroll(
         h0: the state before the first step, leaves `(*batch, H)` in the dtype of `params`; zeros if None.
         reverse: from step T-1 to step 0. `ys` stays aligned with `xs`; the last state is the one after step 0.
         time_major: False for `xs` and `ys` of shape `(*batch, T, ·)`.
-        derivative: `"adjoint"`, the custom VJP with the derived backward pass; `"autodiff"`, the same forward pass without any
-            rule, for forward mode and as an oracle.
+        derivative: `"adjoint"`, the custom VJP with the derived backward pass; `"both"`, derived tangent and backward pass, for
+            forward mode and all that is built on it (a cell without a tangent row is differentiated by autodiff);
+            `"autodiff"`, the same forward pass without any rule: the oracle.
 
     Returns:
         `(h_last, ys)`: the state after the last step in the direction of travel, leaves `(*batch, H)` (an LSTM's is the
@@ -60,7 +62,7 @@ def unroll(
     After Chung et al. 2014 (arXiv 1412.3555); derivation in each cell's module.
     """
     checks.check_cell(cell)
-    checks.check_option("derivative", derivative, ("adjoint", "autodiff"))
+    checks.check_option("derivative", derivative, ("adjoint", "both", "autodiff"))
     params, input_size = checks.check_params(cell, params)
     xs = checks.check_input("xs", xs, input_size, jax.tree.leaves(params)[0].dtype, least_rank=2)
     xs = xs if time_major else jnp.moveaxis(xs, -2, 0)
@@ -68,7 +70,9 @@ def unroll(
     h0 = cell.initial_state(params, batch) if h0 is None else checks.check_state("h0", h0, cell, params, batch)
     params, h0 = vary_like((params, h0), xs)
 
-    if derivative == "autodiff":
+    if derivative == "both" and tangent_row(cell) is not None:
+        h_last, ys = recursion_both(cell, reverse, params, xs, h0)
+    elif derivative != "adjoint":
         h_last, ys = recursion_ref(cell, reverse, params, xs, h0)
     else:
         adjoint_row(cell)  # half a row is told here rather than in the backward pass

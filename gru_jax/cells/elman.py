@@ -2,6 +2,7 @@
 
     (F1)   h = g₁(x W + h₋ U + b)                g₁ is tanh, ReLU, σ or the identity
 
+    (F1)˙  ḣ = g₁′ ⊙ (ḣ₋ U) + w,  w = g₁′ ⊙ (ẋ W + x Ẇ + h₋ U̇ + ḃ)
     (F1)ᵀ  a = h̄ ⊙ g₁′,  h̄₋ = a Uᵀ
     after the loop:  W̄ = Σ xᵀ a,  Ū = Σ h₋ᵀ a,  b̄ = Σ a,  x̄ = a Wᵀ
 
@@ -18,7 +19,7 @@ from jaxtyping import Array, Float
 
 from gru_jax.bptt.cell import Cell
 from gru_jax.bptt.checks import check_option
-from gru_jax.bptt.linalg import affine, bias_sum, outer_sum
+from gru_jax.bptt.linalg import affine, affine_dot, bias_sum, outer_sum
 from gru_jax.cells.letters import check_for, initializer_for
 
 Activation = Literal["tanh", "relu", "sigmoid", "identity"]
@@ -59,6 +60,22 @@ def coefficients(activation: Activation, g: Steps, h_prev: Steps) -> Steps:
     return g1_prime(g)
 
 
+def push(params: ElmanParams, k: Steps, h_dot: Steps) -> Steps:
+    return k * (h_dot @ params.U)  # (F1)˙
+
+
+def drive(
+    params: ElmanParams,
+    params_dot: ElmanParams,
+    xs: Float[Array, "*t_b D"],
+    xs_dot: Float[Array, "*t_b D"],
+    h_prevs: Steps,
+    g: Steps,
+    k: Steps,
+) -> Steps:
+    return k * (affine_dot(xs, xs_dot, params.W, params_dot.W, params_dot.b) + h_prevs @ params_dot.U)  # (F1)˙
+
+
 def pull(params_T: ElmanParams, k: Steps, h_bar: Steps) -> Steps:
     a = h_bar * k  # (F1)ᵀ
     return a @ params_T.U
@@ -96,6 +113,8 @@ def _elman(activation: Activation) -> Cell:
         gates=partial(gates, activation),
         update=update,
         coefficients=partial(coefficients, activation),
+        push=push,
+        drive=drive,
         pull=pull,
         collect=collect,
     )

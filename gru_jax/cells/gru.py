@@ -11,7 +11,8 @@
     (F1)ᵀ  a_z = z̄ ⊙ z ⊙ (1 − z),  h̄₋ += a_z U_zᵀ
     after the loop:  W̄_k = Σ xᵀ a_k,  b̄_k = Σ a_k,  Ū_z = Σ h₋ᵀ a_z,  Ū_r = Σ h₋ᵀ a_r,  Ū_h = Σ sᵀ a_h,  x̄ = Σ_k a_k W_kᵀ
 
-Row vectors; h₋ is h_{t-1}; v̄ is ∂L/∂v; a_k is the cotangent of gate k's pre-activation. Each backward line undoes the forward
+Row vectors; h₋ is h_{t-1}; v̄ is ∂L/∂v; a_k is the cotangent of gate k's pre-activation; v̇ is a tangent, and (F)˙ tags
+the differential of line (F). Each backward line undoes the forward
 line it names. All but h̄ and s̄ is known for every t before the reverse scan starts: those factors are the coefficients k.
 """
 
@@ -23,7 +24,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from gru_jax.bptt.cell import Cell
-from gru_jax.bptt.linalg import affine, bias_sum, outer_sum
+from gru_jax.bptt.linalg import affine, affine_dot, bias_sum, outer_sum
 from gru_jax.cells.gru_reset_after import gru_reset_after
 from gru_jax.cells.letters import check_for, initializer_for
 
@@ -89,6 +90,28 @@ def coefficients(g: Gates, h_prev: Steps) -> Coefficients:
     )
 
 
+def push(params: GRUParams, k: Coefficients, h_dot: Steps) -> Steps:
+    s_dot = k.r * h_dot + k.a_r * (h_dot @ params.U_r)  # (F2)˙ (F3)˙
+    return k.keep * h_dot + k.a_z * (h_dot @ params.U_z) + k.a_h * (s_dot @ params.U_h)  # (F4)˙
+
+
+def drive(
+    params: GRUParams,
+    params_dot: GRUParams,
+    xs: Float[Array, "*t_b D"],
+    xs_dot: Float[Array, "*t_b D"],
+    h_prevs: Steps,
+    g: Gates,
+    k: Coefficients,
+) -> Steps:
+    p, p_dot = params, params_dot
+    z_pre = affine_dot(xs, xs_dot, p.W_z, p_dot.W_z, p_dot.b_z) + h_prevs @ p_dot.U_z  # (F1)˙
+    r_pre = affine_dot(xs, xs_dot, p.W_r, p_dot.W_r, p_dot.b_r) + h_prevs @ p_dot.U_r  # (F2)˙
+    s, s_dot = g.r * h_prevs, k.a_r * r_pre  # (F3)˙
+    h_pre = affine_dot(xs, xs_dot, p.W_h, p_dot.W_h, p_dot.b_h) + s @ p_dot.U_h + s_dot @ p.U_h  # (F3)˙
+    return k.a_z * z_pre + k.a_h * h_pre  # (F4)˙
+
+
 def pull(params_T: GRUParams, k: Coefficients, h_bar: Steps) -> Steps:
     a_h = k.a_h * h_bar  # (F4)ᵀ (F3)ᵀ
     s_bar = a_h @ params_T.U_h  # (F3)ᵀ
@@ -147,6 +170,8 @@ def _gru() -> Cell:
         gates=gates,
         update=update,
         coefficients=coefficients,
+        push=push,
+        drive=drive,
         pull=pull,
         collect=collect,
     )

@@ -14,7 +14,8 @@
 The whole step is linear in δ = h̄ with factors known for every t before the reverse scan starts:
 δ₋ = (1 − z) ⊙ δ + (k_r ⊙ δ) U_rᵀ + (k_z ⊙ δ) U_zᵀ + (k_q ⊙ δ) U_hᵀ.
 
-Row vectors; h₋ is h_{t-1}; v̄ is ∂L/∂v; a_k is the cotangent of gate k's pre-activation.
+Row vectors; h₋ is h_{t-1}; v̄ is ∂L/∂v; a_k is the cotangent of gate k's pre-activation; v̇ is a tangent, and (F)˙ tags
+the differential of line (F).
 """
 
 from functools import cache
@@ -25,7 +26,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from gru_jax.bptt.cell import Cell
-from gru_jax.bptt.linalg import affine, bias_sum, outer_sum
+from gru_jax.bptt.linalg import affine, affine_dot, bias_sum, outer_sum
 from gru_jax.cells.letters import check_for, initializer_for
 
 Steps = Float[Array, "*t_b H"]
@@ -102,6 +103,29 @@ def coefficients(g: Gates, h_prev: Steps) -> Coefficients:
     )
 
 
+def push(params: GRUResetAfterParams, k: Coefficients, h_dot: Steps) -> Steps:
+    return (  # (F1)˙ (F2)˙ (F3)˙ (F4)˙
+        k.keep * h_dot + k.a_z * (h_dot @ params.U_z) + k.a_r * (h_dot @ params.U_r) + k.q * (h_dot @ params.U_h)
+    )
+
+
+def drive(
+    params: GRUResetAfterParams,
+    params_dot: GRUResetAfterParams,
+    xs: Float[Array, "*t_b D"],
+    xs_dot: Float[Array, "*t_b D"],
+    h_prevs: Steps,
+    g: Gates,
+    k: Coefficients,
+) -> Steps:
+    p, p_dot = params, params_dot
+    z_pre = affine_dot(xs, xs_dot, p.W_z, p_dot.W_z, p_dot.b_z) + h_prevs @ p_dot.U_z  # (F1)˙
+    r_pre = affine_dot(xs, xs_dot, p.W_r, p_dot.W_r, p_dot.b_r) + h_prevs @ p_dot.U_r  # (F2)˙
+    q_dot = affine(h_prevs, p_dot.U_h, p_dot.c_h)  # (F3)˙
+    h_pre = affine_dot(xs, xs_dot, p.W_h, p_dot.W_h, p_dot.b_h)  # (F3)˙, without r ⊙ q
+    return k.a_z * z_pre + k.a_r * r_pre + k.q * q_dot + k.a_h * h_pre  # (F3)˙ (F4)˙
+
+
 def pull(params_T: GRUResetAfterParams, k: Coefficients, h_bar: Steps) -> Steps:
     q_bar = k.q * h_bar  # (F4)ᵀ (F3)ᵀ
     a_r = k.a_r * h_bar  # (F4)ᵀ (F3)ᵀ (F2)ᵀ
@@ -147,6 +171,8 @@ def gru_reset_after() -> Cell:
         gates=gates,
         update=update,
         coefficients=coefficients,
+        push=push,
+        drive=drive,
         pull=pull,
         collect=collect,
     )

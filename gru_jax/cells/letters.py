@@ -102,9 +102,10 @@ def check_for(params_type: Any, absent: tuple[str, ...] = (), required: tuple[st
 def _sizes(params: Any) -> tuple[int, int]:
     """(D, H), from the first input weight."""
     name, W = next((field, leaf) for field, leaf in zip(params._fields, params, strict=True) if field[0] == "W")
-    if W is None or W.ndim != 2:
-        arrived = "None" if W is None else f"shape {W.shape}"
-        raise ValueError(f"params.{name}: got {arrived}, expected a matrix (input size, hidden size).")
+    if W is None:
+        raise TypeError(f"params.{name}: got None, expected a matrix (input size, hidden size).")
+    if W.ndim != 2:
+        raise ValueError(f"params.{name}: got shape {W.shape}, expected a matrix (input size, hidden size).")
     return W.shape
 
 

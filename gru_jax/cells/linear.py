@@ -2,6 +2,7 @@
 
     (F1)   s = x W + s₋ U + b
 
+    (F1)˙  ṡ = ṡ₋ U + w,  w = ẋ W + x Ẇ + s₋ U̇ + ḃ
     (F1)ᵀ  s̄₋ = s̄ Uᵀ
     after the loop:  W̄ = Σ xᵀ s̄,  Ū = Σ s₋ᵀ s̄,  b̄ = Σ s̄,  x̄ = s̄ Wᵀ
 
@@ -17,7 +18,7 @@ from typing import NamedTuple
 from jaxtyping import Array, Float
 
 from gru_jax.bptt.cell import Cell
-from gru_jax.bptt.linalg import affine, bias_sum, outer_sum
+from gru_jax.bptt.linalg import affine, affine_dot, bias_sum, outer_sum
 from gru_jax.cells.letters import check_for, initializer_for
 
 Steps = Float[Array, "*t_b H"]
@@ -47,6 +48,22 @@ def coefficients(g: Steps, h_prev: Steps) -> tuple[()]:
     return ()
 
 
+def push(params: LinearParams, k: tuple[()], h_dot: Steps) -> Steps:
+    return h_dot @ params.U  # (F1)˙
+
+
+def drive(
+    params: LinearParams,
+    params_dot: LinearParams,
+    xs: Float[Array, "*t_b D"],
+    xs_dot: Float[Array, "*t_b D"],
+    h_prevs: Steps,
+    g: Steps,
+    k: tuple[()],
+) -> Steps:
+    return affine_dot(xs, xs_dot, params.W, params_dot.W, params_dot.b) + h_prevs @ params_dot.U  # (F1)˙
+
+
 def pull(params_T: LinearParams, k: tuple[()], h_bar: Steps) -> Steps:
     return h_bar @ params_T.U  # (F1)ᵀ
 
@@ -58,12 +75,16 @@ def collect(
     return params_bar, h_bars @ params.W.T
 
 
-@cache
 def linear_rnn() -> Cell:
     """The linear RNN, s_t = x_t W + s_{t-1} U + b, as a `Cell`; the same object at every call.
 
     Parameters: `LinearParams(W, U, b)` with W (D, H), U (H, H), b (H,) or None.
     """
+    return _linear_rnn()
+
+
+@cache
+def _linear_rnn() -> Cell:
     return Cell(
         name="linear_rnn()",
         init=initializer_for(LinearParams),
@@ -72,6 +93,8 @@ def linear_rnn() -> Cell:
         gates=gates,
         update=update,
         coefficients=coefficients,
+        push=push,
+        drive=drive,
         pull=pull,
         collect=collect,
     )

@@ -10,7 +10,8 @@
     after the loop:  W̄_k = Σ xᵀ a_k,  Ū_k = Σ h₋ᵀ a_k,  b̄_k = Σ a_k,  p̄_i = Σ c₋ ⊙ a_i,  p̄_f = Σ c₋ ⊙ a_f,  p̄_o = Σ c ⊙ a_o,
                      x̄ = Σ_k a_k W_kᵀ
 
-Row vectors; h₋ is h_{t-1}, c₋ is c_{t-1}; v̄ is ∂L/∂v; a_k is the cotangent of gate k's pre-activation. The state is (h, c), the
+Row vectors; h₋ is h_{t-1}, c₋ is c_{t-1}; v̄ is ∂L/∂v; a_k is the cotangent of gate k's pre-activation; v̇ is a tangent, and (F)˙ tags
+the differential of line (F). The state is (h, c), the
 output is h.
 """
 
@@ -22,7 +23,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from gru_jax.bptt.cell import Cell
-from gru_jax.bptt.linalg import affine, bias_sum, outer_sum
+from gru_jax.bptt.linalg import affine, affine_dot, bias_sum, outer_sum
 from gru_jax.cells.letters import check_for, initializer_for
 
 Steps = Float[Array, "*t_b H"]
@@ -118,6 +119,34 @@ def coefficients(g: Gates, state_prev: LSTMState) -> Coefficients:
     )
 
 
+def push(params: LSTMParams, k: Coefficients, state_dot: LSTMState) -> LSTMState:
+    h_dot, c_dot = state_dot
+    i_pre = h_dot @ params.U_i + _peep(c_dot, params.p_i)  # (F1)˙
+    f_pre = h_dot @ params.U_f + _peep(c_dot, params.p_f)  # (F1)˙
+    g_pre = h_dot @ params.U_g  # (F1)˙
+    c_dot = k.keep * c_dot + k.a_f * f_pre + k.a_i * i_pre + k.a_g * g_pre  # (F2)˙
+    o_pre = h_dot @ params.U_o + _peep(c_dot, params.p_o)  # (F3)˙
+    return LSTMState(h=k.a_o * o_pre + k.c * c_dot, c=c_dot)  # (F3)˙
+
+
+def drive(
+    params: LSTMParams,
+    params_dot: LSTMParams,
+    xs: Float[Array, "*t_b D"],
+    xs_dot: Float[Array, "*t_b D"],
+    prevs: LSTMState,
+    g: Gates,
+    k: Coefficients,
+) -> LSTMState:
+    p, p_dot, h, c = params, params_dot, prevs.h, prevs.c
+    i_pre = affine_dot(xs, xs_dot, p.W_i, p_dot.W_i, p_dot.b_i) + h @ p_dot.U_i + _peep(c, p_dot.p_i)  # (F1)˙
+    f_pre = affine_dot(xs, xs_dot, p.W_f, p_dot.W_f, p_dot.b_f) + h @ p_dot.U_f + _peep(c, p_dot.p_f)  # (F1)˙
+    g_pre = affine_dot(xs, xs_dot, p.W_g, p_dot.W_g, p_dot.b_g) + h @ p_dot.U_g  # (F1)˙
+    c_dot = k.a_f * f_pre + k.a_i * i_pre + k.a_g * g_pre  # (F2)˙
+    o_pre = affine_dot(xs, xs_dot, p.W_o, p_dot.W_o, p_dot.b_o) + h @ p_dot.U_o + _peep(g.c, p_dot.p_o)  # (F3)˙
+    return LSTMState(h=k.a_o * (o_pre + _peep(c_dot, p.p_o)) + k.c * c_dot, c=c_dot)  # (F3)˙
+
+
 class PreActivationBars(NamedTuple):
     """The cotangents of the four pre-activations, and of the memory."""
 
@@ -206,6 +235,8 @@ def _lstm(peephole: bool) -> Cell:
         gates=gates,
         update=update,
         coefficients=coefficients,
+        push=push,
+        drive=drive,
         pull=pull,
         collect=collect,
         output=lambda state: state.h,

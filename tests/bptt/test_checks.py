@@ -1,0 +1,79 @@
+"""Bad input is told: the argument, what arrived, what was expected, the fix."""
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import gru_jax as gj
+from tests.problems import B, D, H, T, problem
+
+GRU = gj.gru()
+P = problem(GRU, dtype=jnp.float32)
+LSTM = problem(gj.lstm(), dtype=jnp.float32)
+
+unroll = partial(gj.unroll, GRU, P.params)
+half = jax.tree.map(lambda p: p.astype(jnp.bfloat16), P.params)
+
+BAD = {
+    # name: (what is called, the error, what its message must hold, in this order)
+    "rank of xs": (lambda: unroll(jnp.ones(D)), ValueError, r"xs: got shape \(4,\), expected \(T, \*batch, D\).*xs\[\.\.\., None\]"),
+    "features of xs": (lambda: unroll(jnp.ones((T, B, D + 2))), ValueError, r"xs: got 6 features.*\(7, 3, 6\).*expected 4.*cell\.init\(key, 6"),
+    "integer xs": (lambda: unroll(jnp.ones((T, B, D), jnp.int32)), TypeError, r"xs: got dtype int32, expected a floating.*astype.*one_hot"),
+    "boolean xs": (lambda: unroll(np.ones((T, B, D), bool)), TypeError, r"xs: got dtype bool, expected a floating"),
+    "complex xs": (lambda: unroll(jnp.ones((T, B, D), jnp.complex64)), TypeError, r"xs: got dtype complex64"),
+    "a list for xs": (lambda: unroll([jnp.ones((B, D))] * T), TypeError, r"xs: got list, expected an array.*jnp\.stack"),
+    "xs with a batch unlike h0": (lambda: unroll(P.xs[:, :2], P.h0), ValueError, r"h0: got.*\(3, 5\).*expected shape \(2, 5\).*initial_state"),
+    "h0 without batch": (lambda: unroll(P.xs, P.h0[0]), ValueError, r"h0: got.*\(5,\).*expected shape \(3, 5\).*broadcast_to"),
+    "dtype of h0": (lambda: unroll(P.xs, P.h0.astype(jnp.float16)), TypeError, r"h0: got dtype float16, expected float32.*astype"),
+    "structure of h0": (lambda: unroll(P.xs, (P.h0, P.h0)), TypeError, r"h0: got tuple, expected the state of cell gru\(\).*initial_state"),
+    "one array for an LSTM's h0": (lambda: gj.unroll(gj.lstm(), LSTM.params, LSTM.xs, LSTM.h0.h), TypeError, r"h0: got an array.*expected the state of cell lstm"),
+    "another cell's params": (lambda: gj.unroll(gj.lstm(), P.params, P.xs), TypeError, r"params: got GRUParams, expected LSTMParams.*cell\.init"),
+    "the other GRU's params": (lambda: gj.unroll(gj.gru(reset_after=True), P.params, P.xs), TypeError, r"params: got GRUParams, expected GRUResetAfterParams"),
+    "a dict for params": (lambda: gj.unroll(GRU, P.params._asdict(), P.xs), TypeError, r"params: got dict, expected GRUParams"),
+    "None for params": (lambda: gj.unroll(GRU, None, P.xs), TypeError, r"params: got NoneType without arrays.*gru\(\).*cell\.init"),
+    "integer params": (lambda: gj.unroll(GRU, P.params._replace(b_z=jnp.ones(H, int)), P.xs), TypeError, r"params\.b_z: got .*int.*expected an array of dtype float64"),
+    "a number for a weight": (lambda: gj.unroll(GRU, P.params._replace(b_z=0.5), P.xs), TypeError, r"params\.b_z: got float, expected an array"),
+    "mixed params": (lambda: gj.unroll(GRU, P.params._replace(U_z=half.U_z), P.xs), TypeError, r"params: got the dtypes bfloat16, float32, expected one.*jax\.tree\.map"),
+    "a missing weight": (lambda: gj.unroll(GRU, P.params._replace(U_z=None), P.xs), TypeError, r"params\.U_z: got None, expected an array of shape \(5, 5\)"),
+    "a missing input weight": (lambda: gj.unroll(GRU, P.params._replace(W_z=None), P.xs), TypeError, r"params\.W_z: got None, expected"),
+    "a transposed weight": (lambda: gj.unroll(GRU, P.params._replace(W_r=P.params.W_r.T), P.xs), ValueError, r"params\.W_r: got shape \(5, 4\), expected \(4, 5\).*transpose"),
+    "a vector for a matrix": (lambda: gj.unroll(GRU, P.params._replace(W_z=P.params.b_z), P.xs), ValueError, r"params\.W_z: got shape \(5,\), expected a matrix"),
+    "peepholes where there are none": (lambda: gj.unroll(gj.lstm(), LSTM.params._replace(p_i=LSTM.params.b_i), LSTM.xs), TypeError, r"params\.p_i: got an array, expected None"),
+    "no peepholes where there are some": (lambda: gj.unroll(gj.lstm(True), LSTM.params, LSTM.xs), TypeError, r"params\.p_i: got None, expected an array of shape \(5,\)"),
+    "the factory for the cell": (lambda: gj.unroll(gj.gru, P.params, P.xs), TypeError, r"cell: got function, expected a gj\.Cell.*gj\.gru\(\) rather than"),
+    "a string for the cell": (lambda: gj.unroll("gru", P.params, P.xs), TypeError, r"cell: got str, expected a gj\.Cell"),
+    "an unknown derivative": (lambda: unroll(P.xs, derivative="forward"), ValueError, r"derivative: got 'forward', expected one of 'adjoint', 'both', 'autodiff'"),
+    "an unknown activation": (lambda: gj.elman("gelu"), ValueError, r"activation: got 'gelu', expected one of 'tanh', 'relu'"),
+    "half an adjoint row": (lambda: gj.unroll(GRU._replace(collect=None), P.params, P.xs), ValueError, r"cell: got gru\(\) with a part.*expected collect too"),
+    "a negative batch": (lambda: GRU.initial_state(P.params, (-1,)), ValueError, r"batch_shape: got \(-1,\), expected"),
+    "features of x in step": (lambda: GRU.step(P.params, P.h0, P.xs[0, :, :2]), ValueError, r"x: got 2 features.*expected 4"),
+    "state of step": (lambda: GRU.step(P.params, P.h0[:2], P.xs[0]), ValueError, r"h: got.*\(2, 5\).*expected shape \(3, 5\)"),
+    "hidden size": (lambda: GRU.init(jax.random.key(0), 3, 0), ValueError, r"hidden_size: got 0, expected at least 1"),
+    "dtype of init": (lambda: GRU.init(jax.random.key(0), 3, 4, dtype=jnp.int32), TypeError, r"dtype: got int32, expected float64"),
+    "chrono without biases": (lambda: gj.initializers.chrono(jax.random.key(0), GRU.init(jax.random.key(0), 2, 3, bias=False), 9), TypeError, r"params: got GRUParams without b_z.*bias=True"),
+    "chrono for an RNN": (lambda: gj.initializers.chrono(jax.random.key(0), gj.elman().init(jax.random.key(0), 2, 3), 9), TypeError, r"params: got ElmanParams without b_f and b_i"),
+    "chrono for nothing": (lambda: gj.initializers.chrono(jax.random.key(0), P.params, 2), ValueError, r"longest: got 2, expected at least 3"),
+    "a negative bound": (lambda: gj.initializers.symmetric_uniform(-1), ValueError, r"bound: got -1, expected a number above 0"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_bad_input_is_told(case):
+    call, error, message = BAD[case]
+    with pytest.raises(error, match=f"(?s){message}"):
+        call()
+
+
+@pytest.mark.parametrize("case", ["features of xs", "dtype of h0", "mixed params", "an unknown derivative"])
+def test_a_traced_call_is_told_the_same(case):
+    call, error, message = BAD[case]
+    with pytest.raises(error, match=f"(?s){message}"):
+        jax.jit(lambda: call())()
+
+
+def test_params_may_be_numpy_arrays():
+    as_numpy = jax.tree.map(np.asarray, P.params)
+    assert (gj.unroll(GRU, as_numpy, np.asarray(P.xs))[1] == unroll(P.xs)[1]).all()

@@ -1,0 +1,155 @@
+"""The forward pass: against the NumPy loop, against `lax.scan` of `step`, and in every layout."""
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import gru_jax as gj
+from tests import reference
+from tests.problems import CELLS, SEEDS, B, D, H, T, assert_close, every_cell, problem
+
+
+@pytest.mark.parametrize("name", CELLS)
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("reverse", [False, True])
+def test_unroll_equals_a_numpy_loop(name, bias, reverse, needs_x64):
+    for seed in SEEDS:
+        p = problem(CELLS[name], seed, bias=bias)
+        h_last, ys = gj.unroll(CELLS[name], p.params, p.xs, p.h0, reverse=reverse)
+        expected_last, expected_ys = reference.unroll(name, p.params, p.xs, p.h0, reverse=reverse)
+        np.testing.assert_allclose(ys, expected_ys, rtol=1e-12, atol=1e-13)
+        for part, expected in zip(jax.tree.leaves(h_last), jax.tree.leaves(expected_last), strict=True):
+            np.testing.assert_allclose(part, expected, rtol=1e-12, atol=1e-13)
+
+
+@every_cell
+def test_unroll_returns_what_scan_of_step_returns(cell):
+    p = problem(cell)
+    scanned = jax.lax.scan(partial(cell.step, p.params), p.h0, p.xs)
+    assert_close(gj.unroll(cell, p.params, p.xs, p.h0), scanned)
+
+
+@every_cell
+def test_the_default_state_is_zero(cell):
+    p = problem(cell)
+    zeros = cell.initial_state(p.params, B)
+    assert all(not leaf.any() for leaf in jax.tree.leaves(zeros))
+    assert_close(gj.unroll(cell, p.params, p.xs), gj.unroll(cell, p.params, p.xs, zeros), tol=0)
+
+
+@every_cell
+@pytest.mark.parametrize("batch", [(), (B,), (B, 2), (2, B, 1)])
+@pytest.mark.parametrize("reverse", [False, True])
+def test_batch_axes_and_layouts_agree_with_one_sequence_at_a_time(cell, batch, reverse):
+    p = problem(cell, batch=batch)
+    run = partial(gj.unroll, cell, p.params, reverse=reverse)
+    alone = run
+    for _ in batch:
+        alone = jax.vmap(alone, in_axes=(1, 0), out_axes=(0, 1))
+    assert_close(run(p.xs, p.h0), alone(p.xs, p.h0))
+
+    h_last, ys = run(jnp.moveaxis(p.xs, 0, -2), p.h0, time_major=False)
+    assert_close((h_last, jnp.moveaxis(ys, -2, 0)), run(p.xs, p.h0), tol=0)
+
+
+@every_cell
+def test_reverse_is_forward_on_the_flipped_sequence(cell):
+    p = problem(cell)
+    h_last, ys = gj.unroll(cell, p.params, p.xs, p.h0, reverse=True)
+    assert_close((h_last, ys[::-1]), gj.unroll(cell, p.params, p.xs[::-1], p.h0), tol=0)
+
+
+@every_cell
+def test_the_result_has_the_dtype_of_the_parameters_and_xs_is_cast(cell):
+    for dtype in (jnp.float32, jnp.bfloat16, jnp.float16):
+        p = problem(cell, dtype=dtype)
+        for xs in (p.xs, p.xs.astype(jnp.float32), np.asarray(p.xs, np.float64)):
+            result = gj.unroll(cell, p.params, xs, p.h0)
+            assert {leaf.dtype for leaf in jax.tree.leaves(result)} == {jnp.dtype(dtype)}
+            assert_close(result, gj.unroll(cell, p.params, p.xs, p.h0), tol=0)
+
+
+@every_cell
+def test_no_step_returns_the_initial_state_and_no_output(cell):
+    p = problem(cell, steps=0)
+    h_last, ys = gj.unroll(cell, p.params, p.xs, p.h0)
+    assert_close(h_last, p.h0, tol=0)
+    assert ys.shape == (0, B, H)
+
+
+@every_cell
+@pytest.mark.parametrize("sizes", [{"steps": 1}, {"batch": (1,)}, {"hidden_size": 1}, {"input_size": 1}, {"batch": (0,)}])
+def test_the_smallest_sizes_equal_the_scan_of_step(cell, sizes):
+    p = problem(cell, **sizes)
+    assert_close(gj.unroll(cell, p.params, p.xs, p.h0), jax.lax.scan(partial(cell.step, p.params), p.h0, p.xs))
+
+
+@pytest.mark.parametrize("name", ["gru", "gru_reset_after"])
+def test_a_closed_update_gate_holds_the_state_and_an_open_one_takes_the_candidate(name):
+    cell = CELLS[name]
+    p = problem(cell)
+    h_last, ys = gj.unroll(cell, p.params._replace(b_z=jnp.full(H, -1e4)), p.xs, p.h0)
+    assert_close((h_last, ys), (p.h0, jnp.broadcast_to(p.h0, ys.shape)), tol=0)
+
+    open_gate = p.params._replace(b_z=jnp.full(H, 1e4), U_h=jnp.zeros((H, H)))
+    if name == "gru_reset_after":
+        open_gate = open_gate._replace(c_h=None)
+    _, ys = gj.unroll(cell, open_gate, p.xs, p.h0)
+    assert_close(ys, jnp.tanh(p.xs @ p.params.W_h + p.params.b_h))
+
+
+@pytest.mark.parametrize("name", ["lstm", "lstm_peephole"])
+def test_a_full_memory_is_kept_by_an_open_forget_and_a_closed_input_gate(name):
+    cell = CELLS[name]
+    p = problem(cell)
+    params = p.params._replace(b_f=jnp.full(H, 1e4), b_i=jnp.full(H, -1e4))
+    h_last, _ = gj.unroll(cell, params, p.xs, p.h0)
+    assert_close(h_last.c, p.h0.c, tol=0)
+
+
+@every_cell
+def test_a_nan_or_infinite_input_stays_in_its_sequence(cell):
+    p = problem(cell)
+    for bad in (jnp.nan, jnp.inf):
+        _, ys = gj.unroll(cell, p.params, p.xs.at[2, 1].set(bad), p.h0)
+        _, clean = gj.unroll(cell, p.params, p.xs, p.h0)
+        assert_close(ys[:, [0, 2]], clean[:, [0, 2]], tol=0)
+        assert_close(ys[:2, 1], clean[:2, 1], tol=0)
+    _, ys = gj.unroll(cell, p.params, p.xs.at[2, 1, 0].set(jnp.nan), p.h0)
+    if cell.name != "elman('relu')":  # max(nan, 0) is for XLA to say
+        assert jnp.isnan(ys[2:, 1]).all()
+
+
+def test_a_factory_returns_the_same_object_for_the_same_options():
+    assert gj.gru() is gj.gru(False) is gj.gru(reset_after=False)
+    assert gj.gru(reset_after=True) is gj.gru(True) is not gj.gru()
+    assert gj.elman() is gj.elman("tanh") is gj.elman(activation="tanh")
+    assert gj.lstm() is gj.lstm(peephole=False) is not gj.lstm(True)
+    assert gj.linear_rnn() is gj.linear_rnn()
+    assert len({cell: None for cell in CELLS.values()}) == len(CELLS)
+
+
+def test_two_calls_under_jit_trace_once():
+    traces = []
+
+    @partial(jax.jit, static_argnames="cell")
+    def run(cell, params, xs):
+        traces.append(cell.name)
+        return gj.unroll(cell, params, xs)
+
+    p = problem(gj.gru())
+    run(gj.gru(), p.params, p.xs)
+    run(gj.gru(reset_after=False), p.params, p.xs)
+    assert traces == ["gru()"]
+
+
+def test_the_state_of_an_lstm_is_the_pair_h_c_and_its_output_is_h():
+    p = problem(gj.lstm())
+    h_last, ys = gj.unroll(gj.lstm(), p.params, p.xs, p.h0)
+    assert h_last._fields == ("h", "c")
+    assert_close(ys[-1], h_last.h, tol=0)
+    assert ys.shape == (T, B, H)
+    assert p.params.W_i.shape == (D, H)

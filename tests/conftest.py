@@ -1,0 +1,21 @@
+"""float64 on, unless JAX_ENABLE_X64=0: CI runs the derivative tests a second time so."""
+
+import os
+
+import jax
+import pytest
+
+jax.config.update("jax_enable_x64", os.environ.get("JAX_ENABLE_X64", "1") != "0")
+
+
+@pytest.fixture(autouse=True)
+def _highest_matmul_precision():
+    with jax.default_matmul_precision("highest"):
+        yield
+
+
+@pytest.fixture
+def needs_x64():
+    """Skips a test that compares with float64 where the run has none."""
+    if not jax.config.jax_enable_x64:
+        pytest.skip("float64 is off in this run")

@@ -1,0 +1,118 @@
+"""The problems every derivative test poses: all sizes distinct, everything random, a cotangent on every output.
+
+Inputs matter as much as the checker: with constant weights, zero states or ones for cotangents a third of wrong backward
+passes go unnoticed.
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import gru_jax as gj
+
+T, B, D, H = 7, 3, 4, 5
+SEEDS = (0, 1, 2)
+
+CELLS = {
+    "linear_rnn": gj.linear_rnn(),
+    "elman_tanh": gj.elman("tanh"),
+    "elman_relu": gj.elman("relu"),
+    "elman_sigmoid": gj.elman("sigmoid"),
+    "elman_identity": gj.elman("identity"),
+    "gru": gj.gru(),
+    "gru_reset_after": gj.gru(reset_after=True),
+    "lstm": gj.lstm(),
+    "lstm_peephole": gj.lstm(peephole=True),
+}
+GATED = ("gru", "gru_reset_after", "lstm", "lstm_peephole")
+
+every_cell = pytest.mark.parametrize("cell", CELLS.values(), ids=CELLS.keys())
+
+
+class Problem(NamedTuple):
+    """Arguments of `unroll`, and a cotangent for what it returns."""
+
+    params: Any
+    xs: jax.Array
+    h0: Any
+    cotangents: Any
+
+
+def normal_like(key: jax.Array, tree: Any) -> Any:
+    """A tree like `tree` of standard normal numbers."""
+    leaves, structure = jax.tree.flatten(tree)
+    keys = jax.random.split(key, len(leaves))
+    return structure.unflatten([jax.random.normal(k, leaf.shape, leaf.dtype) for k, leaf in zip(keys, leaves, strict=True)])
+
+
+def problem(
+    cell: gj.Cell,
+    seed: int = 0,
+    *,
+    steps: int = T,
+    batch: tuple[int, ...] = (B,),
+    input_size: int = D,
+    hidden_size: int = H,
+    dtype: Any = None,
+    bias: bool = True,
+    scale: float = 1.0,
+) -> Problem:
+    """A random problem. Weights are of the order that keeps the state alive; `scale` saturates it."""
+    dtype = dtype or jnp.result_type(float)
+    keys = jax.random.split(jax.random.key(seed), 4)
+    dense = lambda key, shape, dtype: scale * jax.random.normal(key, shape, dtype) / max(shape[-1], 1) ** 0.5
+    params = cell.init(
+        keys[0],
+        input_size,
+        hidden_size,
+        bias=bias,
+        dtype=dtype,
+        kernel_init=dense,
+        recurrent_init=dense,
+        bias_init=jax.nn.initializers.normal(0.5 * scale),
+    )
+    xs = jax.random.normal(keys[1], (steps, *batch, input_size), dtype)
+    h0 = normal_like(keys[2], cell.initial_state(params, batch))
+    outputs = jax.eval_shape(lambda *args: gj.unroll(cell, *args), params, xs, h0)
+    return Problem(params, xs, h0, normal_like(keys[3], outputs))
+
+
+def gradients(run: Callable[..., Any], p: Problem) -> tuple[Any, Any]:
+    """(outputs of `run(params, xs, h0)`, cotangents of its arguments)."""
+    outputs, pull = jax.vjp(run, p.params, p.xs, p.h0)
+    return outputs, pull(p.cotangents)
+
+
+def named_leaves(tree: Any) -> dict[str, np.ndarray]:
+    """The leaves by path, in float64."""
+    return {
+        jax.tree_util.keystr(path): np.asarray(leaf, np.float64) for path, leaf in jax.tree_util.tree_leaves_with_path(tree)
+    }
+
+
+def errors(tree: Any, reference: Any) -> dict[str, float]:
+    """Largest error of each leaf over the largest entry of its reference. Structure, shapes and dtypes must agree."""
+    assert jax.tree.structure(tree) == jax.tree.structure(reference)
+    assert jax.tree.map(jnp.shape, tree) == jax.tree.map(jnp.shape, reference)
+    measured, true = named_leaves(tree), named_leaves(reference)
+    scales = {path: np.abs(leaf).max(initial=0) or 1.0 for path, leaf in true.items()}
+    return {path: float(np.abs(measured[path] - true[path]).max(initial=0) / scales[path]) for path in true}
+
+
+def tolerance(dtype: Any, longest_sum: int = T * B + D + H) -> float:
+    """8·√n·eps, relative to a leaf's scale; n is the longest sum that feeds it (Higham; Ipsen and Zhou 2019). In float64 the
+    contract is 1e-13."""
+    return max(8 * longest_sum**0.5 * float(jnp.finfo(dtype).eps), 1e-13 if dtype == jnp.float64 else 0)
+
+
+def assert_close(tree: Any, reference: Any, tol: float | None = None) -> None:
+    """Every leaf of `tree` within `tol` of `reference`, and not NaN. By default the tolerance of its dtype; below float64 the
+    reference is no truth but rounds too, which makes it twice that."""
+    dtype = jax.tree.leaves(tree)[0].dtype
+    limit = tolerance(dtype) * (1 if dtype == jnp.float64 else 2) if tol is None else tol
+    for path, error in errors(tree, reference).items():
+        assert error <= limit, f"{path}: relative error {error:.2e} above {limit:.2e}"

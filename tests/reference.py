@@ -1,0 +1,68 @@
+"""An independent forward pass: NumPy, one sequence and one step at a time, written from the papers and not from the package."""
+
+from typing import Any
+
+import numpy as np
+
+
+def _sigmoid(a):
+    return 1 / (1 + np.exp(-a))
+
+
+def _zero_where_none(params: Any) -> dict[str, Any]:
+    return {field: 0.0 if leaf is None else np.asarray(leaf, np.float64) for field, leaf in params._asdict().items()}
+
+
+def _linear(p, h, x):
+    return x @ p["W"] + h @ p["U"] + p["b"]
+
+
+def _gru(p, h, x):
+    z = _sigmoid(x @ p["W_z"] + h @ p["U_z"] + p["b_z"])
+    r = _sigmoid(x @ p["W_r"] + h @ p["U_r"] + p["b_r"])
+    g = np.tanh(x @ p["W_h"] + (r * h) @ p["U_h"] + p["b_h"])
+    return (1 - z) * h + z * g
+
+
+def _gru_reset_after(p, h, x):
+    z = _sigmoid(x @ p["W_z"] + h @ p["U_z"] + p["b_z"])
+    r = _sigmoid(x @ p["W_r"] + h @ p["U_r"] + p["b_r"])
+    g = np.tanh(x @ p["W_h"] + p["b_h"] + r * (h @ p["U_h"] + p["c_h"]))
+    return (1 - z) * h + z * g
+
+
+def _lstm(p, state, x):
+    h, c = state
+    i = _sigmoid(x @ p["W_i"] + h @ p["U_i"] + p["b_i"] + p["p_i"] * c)
+    f = _sigmoid(x @ p["W_f"] + h @ p["U_f"] + p["b_f"] + p["p_f"] * c)
+    c = f * c + i * np.tanh(x @ p["W_g"] + h @ p["U_g"] + p["b_g"])
+    o = _sigmoid(x @ p["W_o"] + h @ p["U_o"] + p["b_o"] + p["p_o"] * c)
+    return o * np.tanh(c), c
+
+
+STEPS = {
+    "linear_rnn": _linear,
+    "elman_tanh": lambda p, h, x: np.tanh(_linear(p, h, x)),
+    "elman_relu": lambda p, h, x: np.maximum(_linear(p, h, x), 0),
+    "elman_sigmoid": lambda p, h, x: _sigmoid(_linear(p, h, x)),
+    "elman_identity": _linear,
+    "gru": _gru,
+    "gru_reset_after": _gru_reset_after,
+    "lstm": _lstm,
+    "lstm_peephole": _lstm,
+}
+
+
+def unroll(name: str, params: Any, xs: Any, h0: Any, *, reverse: bool = False) -> tuple[Any, np.ndarray]:
+    """(last state, outputs) of the cell `name` for xs (T, B, D): a loop over sequences around a loop over steps."""
+    p, step, is_pair = _zero_where_none(params), STEPS[name], name.startswith("lstm")
+    xs = np.asarray(xs, np.float64)
+    lasts, outputs = [], np.zeros((xs.shape[0], xs.shape[1], p["U_i" if is_pair else "U" if "U" in p else "U_z"].shape[0]))
+    for b in range(xs.shape[1]):
+        state = tuple(np.asarray(part, np.float64)[b] for part in h0) if is_pair else np.asarray(h0, np.float64)[b]
+        for t in reversed(range(xs.shape[0])) if reverse else range(xs.shape[0]):
+            state = step(p, state, xs[t, b])
+            outputs[t, b] = state[0] if is_pair else state
+        lasts.append(state)
+    last = tuple(np.stack(part) for part in zip(*lasts, strict=True)) if is_pair else np.stack(lasts)
+    return last, outputs

@@ -1,0 +1,53 @@
+"""The README's demo and the examples in docstrings run as printed; its files exist; its figures come from results."""
+
+import doctest
+import importlib
+import pkgutil
+import re
+from pathlib import Path
+
+import jax
+import pytest
+
+import gru_jax
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text("utf-8")
+MODULES = [module.name for module in pkgutil.walk_packages(gru_jax.__path__, "gru_jax.")]
+
+
+@pytest.fixture
+def float32_as_users_have_it():
+    before = jax.config.jax_enable_x64
+    jax.config.update("jax_enable_x64", False)
+    yield
+    jax.config.update("jax_enable_x64", before)
+
+
+def test_the_demo_of_the_readme_runs_as_printed(float32_as_users_have_it):
+    failed, attempted = doctest.testfile(str(ROOT / "README.md"), module_relative=False)
+    assert attempted >= 5
+    assert failed == 0
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_examples_in_docstrings_run_as_printed(name, float32_as_users_have_it):
+    failed, _ = doctest.testmod(importlib.import_module(name))
+    assert failed == 0
+
+
+def test_cell_shows_a_cell_of_ones_own():
+    import gru_jax.bptt.cell
+
+    examples = [test for test in doctest.DocTestFinder().find(gru_jax.bptt.cell.Cell) if test.examples]
+    assert examples
+
+
+def test_every_file_the_readme_names_exists():
+    for path in re.findall(r"\]\((?!http)([^)#]+)\)", README):
+        assert (ROOT / path).exists(), path
+
+
+def test_the_readmes_demo_is_short():
+    demo = README.split("```python")[1].split("```")[0].strip().splitlines()
+    assert len([line for line in demo if line.startswith((">>>", "..."))]) <= 12

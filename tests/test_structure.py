@@ -1,0 +1,140 @@
+"""The shape of the package: imports point one way, every public name is documented, the version stands in one place."""
+
+import ast
+import importlib.metadata
+import inspect
+import re
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+
+import gru_jax as gj
+
+ROOT = Path(__file__).parents[1]
+PACKAGE = ROOT / "gru_jax"
+FILES = sorted(PACKAGE.rglob("*.py"))
+
+# A part may import the parts named behind it, and itself. bptt ← cells ← the top; heads, train and _compat know no cell.
+MAY_IMPORT = {
+    "_compat": set(),
+    "bptt": {"_compat"},
+    "cells": {"bptt", "_compat"},
+    "heads": set(),
+    "train": set(),
+    "__init__": {"bptt", "cells", "heads", "train"},
+}
+CORE_DEPENDENCIES = {"jax", "jaxlib", "jaxtyping", "numpy", "optax"}
+
+
+def imported(path):
+    """Absolute names of the modules a file imports, those inside functions too."""
+    for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+        if isinstance(node, ast.Import):
+            yield from ((alias.name, node) for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: relative import"
+            if node.module == "gru_jax":
+                yield from ((f"gru_jax.{alias.name}", node) for alias in node.names)
+            else:
+                yield node.module, node
+
+
+def part(path):
+    first = path.relative_to(PACKAGE).parts[0]
+    return first.removesuffix(".py")
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_imports_point_one_way(path):
+    for name, _ in imported(path):
+        if name.startswith("gru_jax."):
+            target = name.split(".")[1]
+            assert target == part(path) or target in MAY_IMPORT[part(path)], f"{path} imports {name}"
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_the_core_imports_its_dependencies_only_and_extras_inside_functions(path):
+    tree = ast.parse(path.read_text("utf-8"))
+    for name, node in imported(path):
+        top = name.split(".")[0]
+        if top not in CORE_DEPENDENCIES | {"gru_jax"} | sys.stdlib_module_names:
+            assert node.lineno not in {n.lineno for n in tree.body}, f"{path} imports {top} at its top"
+
+
+def test_importing_the_package_imports_no_extra():
+    code = "import sys, gru_jax; print(*{m.split('.')[0] for m in sys.modules})"
+    loaded = set(subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split())
+    extras = {re.split(r"[>=<\[]", item)[0].replace("-", "_") for extra in optional().values() for item in extra}
+    assert not loaded & (extras - {"gru_jax"} | {"sklearn", "torch", "haiku"})
+
+
+def optional():
+    return project()["optional-dependencies"]
+
+
+def project():
+    return tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
+
+
+def test_the_core_has_five_dependencies():
+    assert {re.split(r"[>=<]", item)[0] for item in project()["dependencies"]} == CORE_DEPENDENCIES
+
+
+def public(module=gj, name="gru_jax"):
+    """(dotted name, object) of everything reachable by public names."""
+    for attribute in sorted(vars(module)):
+        value = getattr(module, attribute)
+        if attribute.startswith("_"):
+            continue
+        home = getattr(value, "__module__", None) or getattr(value, "__name__", "")
+        if inspect.ismodule(value) and value.__name__.startswith("gru_jax"):
+            yield from public(value, f"{name}.{attribute}")
+        elif str(home).startswith("gru_jax") and (inspect.isclass(value) or inspect.isfunction(value)):
+            yield f"{name}.{attribute}", value
+
+
+PUBLIC = dict(public())
+
+
+def test_the_public_names_are_those_of_the_design():
+    here = {name.removeprefix("gru_jax.") for name in PUBLIC}
+    assert {"Cell", "unroll", "gru", "lstm", "elman", "linear_rnn", "heads.dense", "train.fit", "initializers.chrono"} <= here
+
+
+@pytest.mark.parametrize("name", [name for name in PUBLIC if name.count(".") <= 2])
+def test_every_public_name_has_a_docstring(name):
+    documented = [PUBLIC[name]]
+    if inspect.isclass(PUBLIC[name]):
+        documented += [m for key, m in vars(PUBLIC[name]).items() if inspect.isfunction(m) and key[0] != "_"]
+    for item in documented:
+        assert inspect.getdoc(item), f"{name}: {item}"
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_every_file_explains_itself_and_stays_small(path):
+    text = path.read_text("utf-8")
+    assert ast.get_docstring(ast.parse(text))
+    assert len(text.splitlines()) <= 300
+    assert not re.search(r"^\s*(import pickle|from pickle)|allow_pickle=True|\beval\(", text, re.MULTILINE)
+
+
+def test_only_compat_reaches_into_the_corners_of_jax():
+    corners = ("jax._src", "jax.interpreters", "jax.extend", "jax.experimental")
+    for path in FILES:
+        if path.name != "_compat.py":
+            assert not any(name.startswith(corners) for name, _ in imported(path)), path
+
+
+def test_the_version_stands_in_one_place_and_in_the_changelog():
+    assert importlib.metadata.version("gru_jax") == gj.__version__
+    assert f"## {gj.__version__}" in (ROOT / "CHANGELOG.md").read_text("utf-8")
+
+
+def test_pre_commit_runs_the_linters_of_the_dev_extra():
+    hooks = (ROOT / ".pre-commit-config.yaml").read_text("utf-8")
+    pins = dict(item.split("==") for item in optional()["dev"] if "==" in item)
+    assert f"rev: v{pins['ruff']}" in hooks
+    assert f"rev: v{pins['mypy']}" in hooks
