@@ -2,6 +2,7 @@
 
 import doctest
 import importlib
+import json
 import pkgutil
 import re
 from pathlib import Path
@@ -51,3 +52,36 @@ def test_every_file_the_readme_names_exists():
 def test_the_readmes_demo_is_short():
     demo = README.split("```python")[1].split("```")[0].strip().splitlines()
     assert len([line for line in demo if line.startswith((">>>", "..."))]) <= 12
+
+
+def result(name):
+    return json.loads((ROOT / "experiments" / "results" / name / "results.json").read_text("utf-8"))
+
+
+def test_the_figures_of_both_readmes_are_those_of_the_results():
+    digits, count_ones, by_hand = (result(name) for name in ("digits", "count_ones", "gru_by_hand"))
+    percent = lambda cell: ", ".join(f"{100 * accuracy:.2f}" for accuracy in digits["summary"][f"{cell}_test_accuracy"]) + " %"
+    published = by_hand["results"]["five_sequences"]["published"]
+    at_its_rates = published["correct GRU, the script's rates, cost at 5000"]["ours"]
+    in_both = [
+        percent("gru"),
+        f"{digits['summary']['largest_gradient_difference']:.1e}",
+        f"{published['script, cost at 4999']['ours']:.7f}",
+        f"{at_its_rates:.7f}",
+        str(count_ones["summary"]["equal"]),
+    ]
+    in_the_table = [
+        percent("lstm"),
+        percent("tanh"),
+        f"{count_ones['summary']['rprop_wx']:.4f}, {count_ones['summary']['rprop_wrec']:.4f}",
+        f"{count_ones['summary']['sharing_multiplications_ratio']:.1f}",
+        f"{by_hand['summary']['largest_difference_of_a_part']:.1e}",
+        f"{by_hand['summary']['operations_from_scratch']} → {by_hand['summary']['operations_shared']}",
+        f"{by_hand['summary']['final_cost']['correct, lr 0.01']:.7f}",
+        f"{by_hand['summary']['final_cost']['correct, lr 0.01, cost at every stamp']:.7f}",
+    ]
+    table = (ROOT / "experiments" / "README.md").read_text("utf-8")
+    for figure in in_both:
+        assert figure in README, figure
+    for figure in in_both + in_the_table:
+        assert figure in table, figure
