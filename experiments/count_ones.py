@@ -12,8 +12,9 @@ The cost is everywhere J = (1/N) Σ (s_T − y)² over the N sequences.
 | Seo, …/b_vanilla_rnn_with_activation.py: logistic but for the last, linear step | zeros of 000, 001, 011    | lr .001; 15,000        |
 | Roelants, "How to implement a recurrent neural network", part 1              | ones of 20 sequences of 10   | Rprop; 500             |
 
-Expectation: every digit in `SEO_LINEAR`, `SEO_LOGISTIC` and `ROELANTS` below but for the two in `MISQUOTED`; gradients over time that are straight lines on a log scale, of slope log |wrec|; the sums of the shared terms equal to `jax.grad`, for
-3T − 1 multiplications per sequence where the derivatives one by one take T² + T.
+Expectation: every digit in `SEO_LINEAR`, `SEO_LOGISTIC` and `ROELANTS` below but for the two in `MISQUOTED`; gradients over time that
+are straight lines on a log scale, of slope log |wrec|; the sums of the shared terms equal to `jax.grad`, for 3T − 1 multiplications per
+sequence where the derivatives one by one take T² + T.
 
 The runs fix their own weights and data, so that --seed changes the sequences of the timing only.
 """
@@ -450,8 +451,8 @@ def run(options: Options) -> Outcome:
     )
     summary = {
         "published_numbers": len(verdicts), "equal": verdicts.count(True), "not_run": verdicts.count(None),
-        "not_equal": {f"{name}, {(at := f'{row.quantity} at {row.step}')}": f"{row.published}, ours {row.ours:.10f}; {MISQUOTED.get(at, '')}"
-                      for name, rows in runs.items() for row in rows if row.equal is False},
+        "not_equal": [f"{name}, {row.quantity} at {row.step}: {row.published}, ours {row.ours:.10f}"
+                      for name, rows in runs.items() for row in rows if row.equal is False],
         "every_digit_reproduced": None if None in verdicts else all(verdicts),
         "rprop_wx": trajectory[-1, 0], "rprop_wrec": trajectory[-1, 1],
         "sums_less_jax_grad": shared["sums_less_jax_grad"], "user_cell_less_autodiff": engine["adjoint_less_autodiff"],

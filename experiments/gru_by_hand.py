@@ -2,7 +2,8 @@
 
 Part 1, after Seo's post of January 2018: a scalar GRU, six weights, a cost ½ (h_t − y_t)² at each of two stamps. The post derives the
 error with respect to each weight at stamp 2, and at stamp 1 as the sum of two parts, the error of stamp 1 and that of stamp 2 carried
-back, and leaves the equations to the reader. Here they are; e_t = h_t − y_t, values without index are those of the stamp of use:
+back, and leaves the equations to the reader. Here they are; e_t = h_t − y_t; values without index are those of the stamp of use, but
+those of D₂ are of stamp 2; U_z, U_r, U_h are Wrecz, Wrecr, Wrecca:
 
     shared                       δ       = e₂ at stamp 2;  e₁, and e₂ D₂ carried back, at stamp 1
                                  a_h     = δ z (1 − g²)
@@ -13,21 +14,21 @@ back, and leaves the equations to the reader. Here they are; e_t = h_t − y_t, 
     Wca, Wrecca                  a_h x,  a_h r h₋
     one stamp back, by stamp 2   D₂      = (1 − z) + z (1 − g²) U_h (r + h₋ r (1 − r) U_r) + (g − h₋) z (1 − z) U_z
 
-Expectation: each of the 18 parts (6 weights at stamp 2, and 6 × 2 at stamp 1) equals autodiff to rounding; with the shared variables the
-operations grow with T, with every term from scratch with T³.
+Expectation: each of the 18 parts (6 weights at stamp 2, and 6 × 2 at stamp 1) equals autodiff to rounding; with the shared
+variables the operations grow with T, with every term from scratch with T³.
 
 Part 2, Seo's script x_gru.py (`Personal_Daily_NeuralNetwork_Practice`, 1_numpy/f_After_2017_winter_break): five sequences of three
 steps whose sum is to be found, cost ½ Σ (h₃ − y)², 5,000 full-batch epochs. It trains two of six weights by formulas with six errors.
 
 | run                                            | published or known | what                                                      |
 |------------------------------------------------|--------------------|-----------------------------------------------------------|
-| the script's formulas, its forward pass        | 0.1577980          | the script's last cost, before its last update             |
+| the script's formulas, its forward pass        | 0.1577980          | the script's last cost, before its last update            |
 | correct GRU, six weights, its rates            | 0.1329909          | lr 0.01 (wx), 0.0001 (wrec)                               |
 | correct GRU, six weights, lr 0.01              | 0.0636535          |                                                           |
-| correct GRU, a cost at every stamp, lr 0.01    | –                  | targets: the running sums of x, whose last is the script's |
+| correct GRU, a cost at every stamp, lr 0.01    | –                  | targets: running sums of x, of which the last is its y    |
 
-Letters: h = u h₋ + (1 − u) c there, h = (1 − z) h₋ + z g here, so z = 1 − u = σ(−a_u): W_z = −wx_u, U_z = −wrec_u; the others keep their
-sign. --seed draws weights and data of part 1; the script fixes its own (seed 678).
+Letters: h = u h₋ + (1 − u) c there, h = (1 − z) h₋ + z g here, so z = 1 − u = σ(−a_u): W_z = −wx_u, U_z = −wrec_u; the others keep
+their sign. --seed draws weights and data of part 1; the script fixes its own (seed 678).
 """
 
 from collections.abc import Callable
@@ -253,9 +254,8 @@ def part_one(seed: int) -> tuple[dict[str, Any], dict[int, tuple[int, int]]]:
         return gj.heads.sum_over_steps(gj.heads.half_squared_error(hs, ys[:, None]))
 
     whole = jax.grad(cost)(as_params(weights))
-    print(
-        "\nat stamp 1 the sum of its two parts; over both stamps the gradient\nweight   stamp 1                sum                    jax.grad"
-    )
+    print("\nat stamp 1 the sum of its two parts; over both stamps the gradient")
+    print("weight   stamp 1                sum                    jax.grad")
     sums = []
     for name in WEIGHTS:
         at_one = written[1, 1][name] + written[2, 1][name]
