@@ -1,10 +1,15 @@
-"""float64 on, unless JAX_ENABLE_X64=0: CI runs the derivative tests a second time so."""
+"""float64 on, unless JAX_ENABLE_X64=0: CI runs the derivative tests a second time so.
+
+Most of the suite's time is compilation, so XLA optimises little here unless GRU_JAX_TESTS_OPTIMIZED=1: CI runs the derivative tests of
+float32, and the whole suite on Python 3.12, so.
+"""
 
 import os
 
 import jax
 import pytest
 
+jax.config.update("jax_disable_most_optimizations", os.environ.get("GRU_JAX_TESTS_OPTIMIZED", "0") == "0")
 jax.config.update("jax_enable_x64", os.environ.get("JAX_ENABLE_X64", "1") != "0")
 
 

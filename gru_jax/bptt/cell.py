@@ -55,6 +55,10 @@ class Cell(NamedTuple):
     The adjoint row is `coefficients`, `pull` and `collect`, all or none. Without it the engine takes `jax.vjp` of the value
     row, one step at a time for the state and once for all of time for the rest, inside the same custom VJP: a new cell
     saves nothing but its states from the first day. The price is one more evaluation of `gates` per step, in the loop.
+    The tangent row is `push` and `drive`, for `derivative="both"`, beside `coefficients` and `pull`.
+
+    The functions close over no array that is traced or differentiated: it goes into `params`. Make a cell once, not in every call:
+    it is compared by its functions' identity, and a new one is traced anew.
 
     A leaky RNN, h = ¾ h₋ + ¼ tanh(x W + h₋ U), by its value row:
 

@@ -13,8 +13,7 @@ from tests.problems import CELLS, SEEDS, B, D, H, T, assert_close, every_cell, p
 
 
 @pytest.mark.parametrize("name", CELLS)
-@pytest.mark.parametrize("bias", [True, False])
-@pytest.mark.parametrize("reverse", [False, True])
+@pytest.mark.parametrize(("bias", "reverse"), [(True, False), (False, True)])
 def test_unroll_equals_a_numpy_loop(name, bias, reverse, needs_x64):
     for seed in SEEDS:
         p = problem(CELLS[name], seed, bias=bias)
@@ -41,8 +40,7 @@ def test_the_default_state_is_zero(cell):
 
 
 @every_cell
-@pytest.mark.parametrize("batch", [(), (B,), (B, 2), (2, B, 1)])
-@pytest.mark.parametrize("reverse", [False, True])
+@pytest.mark.parametrize(("batch", "reverse"), [((), False), ((B,), True), ((B, 2), False), ((2, B, 1), True)])
 def test_batch_axes_and_layouts_agree_with_one_sequence_at_a_time(cell, batch, reverse):
     p = problem(cell, batch=batch)
     run = partial(gj.unroll, cell, p.params, reverse=reverse)
