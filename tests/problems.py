@@ -116,3 +116,9 @@ def assert_close(tree: Any, reference: Any, tol: float | None = None) -> None:
     limit = tolerance(dtype) * (1 if dtype == jnp.float64 else 2) if tol is None else tol
     for path, error in errors(tree, reference).items():
         assert error <= limit, f"{path}: relative error {error:.2e} above {limit:.2e}"
+
+
+def assert_told(call: Callable[[], Any], error: type[Exception], message: str) -> None:
+    """`call` raises `error`, and says the parts of `message` in their order."""
+    with pytest.raises(error, match=f"(?s){message}"):
+        call()

@@ -43,24 +43,29 @@ class ElmanParams(NamedTuple):
 
 
 def project(params: ElmanParams, xs: Float[Array, "*t_b D"]) -> Steps:
+    """The input's share of the pre-activations, for all t: x W + b."""
     return affine(xs, params.W, params.b)
 
 
 def gates(activation: Activation, params: ElmanParams, u: Steps, h: Steps) -> Steps:
+    """(F1)."""
     g1, _ = ACTIVATIONS[activation]
     return g1(u + h @ params.U)  # (F1)
 
 
 def update(g: Steps, h: Steps) -> Steps:
+    """The new state."""
     return g
 
 
 def coefficients(activation: Activation, g: Steps, h_prev: Steps) -> Steps:
+    """g₁′, from the value."""
     _, g1_prime = ACTIVATIONS[activation]
     return g1_prime(g)
 
 
 def push(params: ElmanParams, k: Steps, h_dot: Steps) -> Steps:
+    """The tangent of a step by the state: what ḣ₋ becomes."""
     return k * (h_dot @ params.U)  # (F1)˙
 
 
@@ -73,10 +78,12 @@ def drive(
     g: Steps,
     k: Steps,
 ) -> Steps:
+    """The tangent of all steps by parameters and input: ws."""
     return k * (affine_dot(xs, xs_dot, params.W, params_dot.W, params_dot.b) + h_prevs @ params_dot.U)  # (F1)˙
 
 
 def pull(params_T: ElmanParams, k: Steps, h_bar: Steps) -> Steps:
+    """The adjoint of a step by the state: what h̄ becomes one step back."""
     a = h_bar * k  # (F1)ᵀ
     return a @ params_T.U
 
@@ -84,6 +91,7 @@ def pull(params_T: ElmanParams, k: Steps, h_bar: Steps) -> Steps:
 def collect(
     params: ElmanParams, xs: Float[Array, "*t_b D"], h_prevs: Steps, g: Steps, k: Steps, h_bars: Steps
 ) -> tuple[ElmanParams, Float[Array, "*t_b D"]]:
+    """The adjoint of all steps by parameters and input: (params̄, x̄s)."""
     a = h_bars * k  # (F1)ᵀ
     return ElmanParams(W=outer_sum(xs, a), U=outer_sum(h_prevs, a), b=bias_sum(a, params.b)), a @ params.W.T
 

@@ -64,11 +64,13 @@ class Coefficients(NamedTuple):
 
 
 def project(params: GRUParams, xs: Float[Array, "*t_b D"]) -> Gates:
+    """The input's share of the pre-activations, for all t: x W + b."""
     W_z, _, b_z, W_r, _, b_r, W_h, _, b_h = params
     return Gates(z=affine(xs, W_z, b_z), r=affine(xs, W_r, b_r), g=affine(xs, W_h, b_h))
 
 
 def gates(params: GRUParams, u: Gates, h: Steps) -> Gates:
+    """(F1) to (F3): the values of a step, or of all steps."""
     z = jax.nn.sigmoid(u.z + h @ params.U_z)  # (F1)
     r = jax.nn.sigmoid(u.r + h @ params.U_r)  # (F2)
     g = jnp.tanh(u.g + (r * h) @ params.U_h)  # (F3)
@@ -76,10 +78,12 @@ def gates(params: GRUParams, u: Gates, h: Steps) -> Gates:
 
 
 def update(g: Gates, h: Steps) -> Steps:
+    """(F4): the new state."""
     return (1 - g.z) * h + g.z * g.g  # (F4)
 
 
 def coefficients(g: Gates, h_prev: Steps) -> Coefficients:
+    """The factors of the linearised step, for all t."""
     z, r = g.z, g.r
     return Coefficients(
         keep=1 - z,
@@ -91,6 +95,7 @@ def coefficients(g: Gates, h_prev: Steps) -> Coefficients:
 
 
 def push(params: GRUParams, k: Coefficients, h_dot: Steps) -> Steps:
+    """The tangent of a step by the state: what ḣ₋ becomes."""
     s_dot = k.r * h_dot + k.a_r * (h_dot @ params.U_r)  # (F2)˙ (F3)˙
     return k.keep * h_dot + k.a_z * (h_dot @ params.U_z) + k.a_h * (s_dot @ params.U_h)  # (F4)˙
 
@@ -104,6 +109,7 @@ def drive(
     g: Gates,
     k: Coefficients,
 ) -> Steps:
+    """The tangent of all steps by parameters and input: ws."""
     p, p_dot = params, params_dot
     z_pre = affine_dot(xs, xs_dot, p.W_z, p_dot.W_z, p_dot.b_z) + h_prevs @ p_dot.U_z  # (F1)˙
     r_pre = affine_dot(xs, xs_dot, p.W_r, p_dot.W_r, p_dot.b_r) + h_prevs @ p_dot.U_r  # (F2)˙
@@ -113,6 +119,7 @@ def drive(
 
 
 def pull(params_T: GRUParams, k: Coefficients, h_bar: Steps) -> Steps:
+    """The adjoint of a step by the state: what h̄ becomes one step back."""
     a_h = k.a_h * h_bar  # (F4)ᵀ (F3)ᵀ
     s_bar = a_h @ params_T.U_h  # (F3)ᵀ
     a_r = k.a_r * s_bar  # (F2)ᵀ
@@ -123,6 +130,7 @@ def pull(params_T: GRUParams, k: Coefficients, h_bar: Steps) -> Steps:
 def collect(
     params: GRUParams, xs: Float[Array, "*t_b D"], h_prevs: Steps, g: Gates, k: Coefficients, h_bars: Steps
 ) -> tuple[GRUParams, Float[Array, "*t_b D"]]:
+    """The adjoint of all steps by parameters and input: (params̄, x̄s)."""
     a_h = k.a_h * h_bars  # (F4)ᵀ (F3)ᵀ
     a_r = k.a_r * (a_h @ params.U_h.T)  # (F3)ᵀ (F2)ᵀ: s̄ once more, cheaper for all t at once than carried out of the loop
     a_z = k.a_z * h_bars  # (F4)ᵀ (F1)ᵀ

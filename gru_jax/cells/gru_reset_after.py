@@ -75,11 +75,13 @@ class Coefficients(NamedTuple):
 
 
 def project(params: GRUResetAfterParams, xs: Float[Array, "*t_b D"]) -> Projected:
+    """The input's share of the pre-activations, for all t: x W + b."""
     W_z, _, b_z, W_r, _, b_r, W_h, _, b_h, _ = params
     return Projected(z=affine(xs, W_z, b_z), r=affine(xs, W_r, b_r), g=affine(xs, W_h, b_h))
 
 
 def gates(params: GRUResetAfterParams, u: Projected, h: Steps) -> Gates:
+    """(F1) to (F3): the values of a step, or of all steps."""
     z = jax.nn.sigmoid(u.z + h @ params.U_z)  # (F1)
     r = jax.nn.sigmoid(u.r + h @ params.U_r)  # (F2)
     q = affine(h, params.U_h, params.c_h)  # (F3)
@@ -88,10 +90,12 @@ def gates(params: GRUResetAfterParams, u: Projected, h: Steps) -> Gates:
 
 
 def update(g: Gates, h: Steps) -> Steps:
+    """(F4): the new state."""
     return (1 - g.z) * h + g.z * g.g  # (F4)
 
 
 def coefficients(g: Gates, h_prev: Steps) -> Coefficients:
+    """The factors of the linearised step, for all t."""
     z, r = g.z, g.r
     a_h = z * (1 - g.g**2)
     return Coefficients(
@@ -104,6 +108,7 @@ def coefficients(g: Gates, h_prev: Steps) -> Coefficients:
 
 
 def push(params: GRUResetAfterParams, k: Coefficients, h_dot: Steps) -> Steps:
+    """The tangent of a step by the state: what ḣ₋ becomes."""
     return (  # (F1)˙ (F2)˙ (F3)˙ (F4)˙
         k.keep * h_dot + k.a_z * (h_dot @ params.U_z) + k.a_r * (h_dot @ params.U_r) + k.q * (h_dot @ params.U_h)
     )
@@ -118,6 +123,7 @@ def drive(
     g: Gates,
     k: Coefficients,
 ) -> Steps:
+    """The tangent of all steps by parameters and input: ws."""
     p, p_dot = params, params_dot
     z_pre = affine_dot(xs, xs_dot, p.W_z, p_dot.W_z, p_dot.b_z) + h_prevs @ p_dot.U_z  # (F1)˙
     r_pre = affine_dot(xs, xs_dot, p.W_r, p_dot.W_r, p_dot.b_r) + h_prevs @ p_dot.U_r  # (F2)˙
@@ -127,6 +133,7 @@ def drive(
 
 
 def pull(params_T: GRUResetAfterParams, k: Coefficients, h_bar: Steps) -> Steps:
+    """The adjoint of a step by the state: what h̄ becomes one step back."""
     q_bar = k.q * h_bar  # (F4)ᵀ (F3)ᵀ
     a_r = k.a_r * h_bar  # (F4)ᵀ (F3)ᵀ (F2)ᵀ
     a_z = k.a_z * h_bar  # (F4)ᵀ (F1)ᵀ
@@ -141,6 +148,7 @@ def collect(
     k: Coefficients,
     h_bars: Steps,
 ) -> tuple[GRUResetAfterParams, Float[Array, "*t_b D"]]:
+    """The adjoint of all steps by parameters and input: (params̄, x̄s)."""
     a_h = k.a_h * h_bars  # (F4)ᵀ (F3)ᵀ
     q_bar = k.q * h_bars  # (F3)ᵀ
     a_r = k.a_r * h_bars  # (F3)ᵀ (F2)ᵀ

@@ -33,22 +33,27 @@ class LinearParams(NamedTuple):
 
 
 def project(params: LinearParams, xs: Float[Array, "*t_b D"]) -> Steps:
+    """The input's share of the pre-activations, for all t: x W + b."""
     return affine(xs, params.W, params.b)
 
 
 def gates(params: LinearParams, u: Steps, h: Steps) -> Steps:
+    """(F1)."""
     return u + h @ params.U  # (F1)
 
 
 def update(g: Steps, h: Steps) -> Steps:
+    """The new state."""
     return g
 
 
 def coefficients(g: Steps, h_prev: Steps) -> tuple[()]:
+    """None: the step is linear as it is."""
     return ()
 
 
 def push(params: LinearParams, k: tuple[()], h_dot: Steps) -> Steps:
+    """The tangent of a step by the state: what ḣ₋ becomes."""
     return h_dot @ params.U  # (F1)˙
 
 
@@ -61,16 +66,19 @@ def drive(
     g: Steps,
     k: tuple[()],
 ) -> Steps:
+    """The tangent of all steps by parameters and input: ws."""
     return affine_dot(xs, xs_dot, params.W, params_dot.W, params_dot.b) + h_prevs @ params_dot.U  # (F1)˙
 
 
 def pull(params_T: LinearParams, k: tuple[()], h_bar: Steps) -> Steps:
+    """The adjoint of a step by the state: what h̄ becomes one step back."""
     return h_bar @ params_T.U  # (F1)ᵀ
 
 
 def collect(
     params: LinearParams, xs: Float[Array, "*t_b D"], h_prevs: Steps, g: Steps, k: tuple[()], h_bars: Steps
 ) -> tuple[LinearParams, Float[Array, "*t_b D"]]:
+    """The adjoint of all steps by parameters and input: (params̄, x̄s)."""
     params_bar = LinearParams(W=outer_sum(xs, h_bars), U=outer_sum(h_prevs, h_bars), b=bias_sum(h_bars, params.b))
     return params_bar, h_bars @ params.W.T
 

@@ -88,11 +88,13 @@ class Coefficients(NamedTuple):
 
 
 def project(params: LSTMParams, xs: Float[Array, "*t_b D"]) -> Projected:
+    """The input's share of the pre-activations, for all t: x W + b."""
     W_i, _, b_i, W_f, _, b_f, W_g, _, b_g, W_o, _, b_o, *_ = params
     return Projected(i=affine(xs, W_i, b_i), f=affine(xs, W_f, b_f), g=affine(xs, W_g, b_g), o=affine(xs, W_o, b_o))
 
 
 def gates(params: LSTMParams, u: Projected, state: LSTMState) -> Gates:
+    """(F1) to (F3): the values of a step, or of all steps."""
     h, c = state
     i = jax.nn.sigmoid(u.i + h @ params.U_i + _peep(c, params.p_i))  # (F1)
     f = jax.nn.sigmoid(u.f + h @ params.U_f + _peep(c, params.p_f))  # (F1)
@@ -103,10 +105,12 @@ def gates(params: LSTMParams, u: Projected, state: LSTMState) -> Gates:
 
 
 def update(g: Gates, state: LSTMState) -> LSTMState:
+    """(F3): the new state."""
     return LSTMState(h=g.o * jnp.tanh(g.c), c=g.c)  # (F3)
 
 
 def coefficients(g: Gates, state_prev: LSTMState) -> Coefficients:
+    """The factors of the linearised step, for all t."""
     i, f, o = g.i, g.f, g.o
     tanh_c = jnp.tanh(g.c)
     return Coefficients(
@@ -120,6 +124,7 @@ def coefficients(g: Gates, state_prev: LSTMState) -> Coefficients:
 
 
 def push(params: LSTMParams, k: Coefficients, state_dot: LSTMState) -> LSTMState:
+    """The tangent of a step by the state: what ḣ₋ becomes."""
     h_dot, c_dot = state_dot
     i_pre = h_dot @ params.U_i + _peep(c_dot, params.p_i)  # (F1)˙
     f_pre = h_dot @ params.U_f + _peep(c_dot, params.p_f)  # (F1)˙
@@ -138,6 +143,7 @@ def drive(
     g: Gates,
     k: Coefficients,
 ) -> LSTMState:
+    """The tangent of all steps by parameters and input: ws."""
     p, p_dot, h, c = params, params_dot, prevs.h, prevs.c
     i_pre = affine_dot(xs, xs_dot, p.W_i, p_dot.W_i, p_dot.b_i) + h @ p_dot.U_i + _peep(c, p_dot.p_i)  # (F1)˙
     f_pre = affine_dot(xs, xs_dot, p.W_f, p_dot.W_f, p_dot.b_f) + h @ p_dot.U_f + _peep(c, p_dot.p_f)  # (F1)˙
@@ -166,6 +172,7 @@ def pre_activation_bars(params: LSTMParams, k: Coefficients, state_bar: LSTMStat
 
 
 def pull(params_T: LSTMParams, k: Coefficients, state_bar: LSTMState) -> LSTMState:
+    """The adjoint of a step by the state: what h̄ becomes one step back."""
     a_i, a_f, a_g, a_o, c_bar = pre_activation_bars(params_T, k, state_bar)
     return LSTMState(
         h=a_i @ params_T.U_i + a_f @ params_T.U_f + a_g @ params_T.U_g + a_o @ params_T.U_o,  # (F1)ᵀ
@@ -176,6 +183,7 @@ def pull(params_T: LSTMParams, k: Coefficients, state_bar: LSTMState) -> LSTMSta
 def collect(
     params: LSTMParams, xs: Float[Array, "*t_b D"], prevs: LSTMState, g: Gates, k: Coefficients, state_bars: LSTMState
 ) -> tuple[LSTMParams, Float[Array, "*t_b D"]]:
+    """The adjoint of all steps by parameters and input: (params̄, x̄s)."""
     a_i, a_f, a_g, a_o, _ = pre_activation_bars(params, k, state_bars)
     params_bar = LSTMParams(
         W_i=outer_sum(xs, a_i),
