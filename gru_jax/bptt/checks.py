@@ -4,6 +4,7 @@ The public functions call these before any arithmetic; shapes and dtypes are kno
 same. Nothing here looks at a value.
 """
 
+from numbers import Integral
 from typing import Any
 
 import jax
@@ -112,7 +113,7 @@ def zero_state(cell: Any, params: Any) -> Any:
 
 def batch_shape(shape: Any) -> tuple[int, ...]:
     """A batch shape as a tuple; an int is taken as `(int,)`."""
-    axes = (shape,) if isinstance(shape, int) else tuple(shape)
+    axes = (int(shape),) if isinstance(shape, Integral) else tuple(shape)
     if any(axis < 0 for axis in axes):
         raise ValueError(f"batch_shape: got {shape}, expected sizes of at least 0.")
     return axes

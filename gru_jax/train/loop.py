@@ -87,6 +87,7 @@ def fit(
         if count < 1:
             raise ValueError(f"{name}: got {count}, expected at least 1.")
     make_batch, examples = _source(data, batch_size)
+    data = None if make_batch else jax.tree.map(jnp.asarray, data)  # on the device once, not at every dispatch
     state = State(jax.tree.map(partial(jnp.array, copy=True), params), optimizer.init(params), jnp.zeros((), jnp.int32))
     key_shuffle, key_steps = jax.random.split(key)
     history: dict[str, list[np.ndarray]] = defaultdict(list)
@@ -111,7 +112,7 @@ def fit(
                 indices = batch_indices(key_shuffle, done, examples=examples, batch_size=batch_size, steps=length)
             state, metrics = _dispatch(
                 state,
-                None if make_batch else data,
+                data,
                 indices,
                 key_steps,
                 loss_fn=loss_fn,

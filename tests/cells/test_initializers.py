@@ -83,7 +83,7 @@ def test_chrono_spreads_the_time_a_unit_remembers_up_to_the_longest():
 @every_cell
 def test_initial_state_takes_batch_shape_and_dtype(cell):
     params = cell.init(KEY, D, H, dtype=jnp.bfloat16)
-    for given, batch in [((), ()), (3, (3,)), ((3, 2), (3, 2)), ([4], (4,))]:
+    for given, batch in [((), ()), (3, (3,)), (np.int64(3), (3,)), ((3, 2), (3, 2)), ([4], (4,))]:
         for leaf in jax.tree.leaves(cell.initial_state(params, given)):
             assert leaf.shape == (*batch, H)
             assert leaf.dtype == jnp.bfloat16
