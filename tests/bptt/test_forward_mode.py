@@ -139,5 +139,5 @@ def test_an_error_of_the_users_own_cell_is_not_mistaken_for_forward_mode():
 
 def test_jacfwd_of_a_jitted_unroll_is_refused_too_if_in_jaxs_words():
     """Batching a tangent under `jit`, JAX meets the custom VJP before our primitive is lowered: the one path with its message."""
-    with pytest.raises(TypeError, match="forward.mode"):
+    with pytest.raises(TypeError, match=r"forward.mode"):
         jax.jacfwd(jax.jit(total))(P.xs)
