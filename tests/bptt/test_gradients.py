@@ -160,11 +160,12 @@ def test_nothing_but_inputs_and_states_is_saved(cell, derived):
 
 
 def carries_of_scans(jaxpr):
-    """The shapes that each `scan` in a jaxpr hands from step to step, at any depth."""
+    """The shapes that each `scan` in a jaxpr hands from step to step, at any depth: what its body returns and it does not stack."""
     for eqn in jaxpr.eqns:
         if eqn.primitive.name == "scan":
-            first, count = eqn.params["num_consts"], eqn.params["num_carry"]
-            yield [var.aval.shape for var in eqn.invars[first : first + count]]
+            body = getattr(eqn.params["jaxpr"], "jaxpr", eqn.params["jaxpr"])
+            pairs = zip(eqn.outvars, body.outvars, strict=True)
+            yield [outer.aval.shape for outer, inner in pairs if outer.aval.shape == inner.aval.shape]
         for value in jax.tree.leaves(list(eqn.params.values()), is_leaf=lambda leaf: hasattr(leaf, "eqns")):
             inner = getattr(value, "jaxpr", value)
             if hasattr(inner, "eqns"):
