@@ -3,12 +3,19 @@
 from gru_jax import cells as cells
 from gru_jax import heads as heads
 from gru_jax import train as train
+from gru_jax import wrappers as wrappers
 from gru_jax.bptt.cell import Cell as Cell
+from gru_jax.bptt.step import step as step
+from gru_jax.bptt.truncated import unroll_truncated as unroll_truncated
 from gru_jax.bptt.unroll import unroll as unroll
 from gru_jax.cells import initializers as initializers
 from gru_jax.cells.elman import elman as elman
 from gru_jax.cells.gru import gru as gru
 from gru_jax.cells.linear import linear_rnn as linear_rnn
 from gru_jax.cells.lstm import lstm as lstm
+from gru_jax.wrappers.bidirectional import bidirectional as bidirectional
+from gru_jax.wrappers.dropout import variational_dropout as variational_dropout
+from gru_jax.wrappers.stack import stack as stack
+from gru_jax.wrappers.zoneout import zoneout as zoneout
 
 __version__ = "0.1.0"

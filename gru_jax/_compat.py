@@ -6,8 +6,10 @@ Supported: JAX 0.10 to 0.12 (see CHANGELOG.md for the policy).
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 from jax.extend.core import Primitive
 from jax.interpreters import ad, batching, mlir
+from jax.sharding import AxisType, PartitionSpec
 
 # The names under which a custom rule shows in a jaxpr: the classic one, and the one of the flag `jax_custom_vjp3`.
 CUSTOM_VJP_PRIMITIVES = ("custom_vjp_call", "CustomVJPTraced")
@@ -51,7 +53,7 @@ def reverse_only(tree: Any, message: str) -> Any:
     def identity_jvp(primals, tangents):
         return primals[0], _reverse_only_p.bind(tangents[0], message=message)
 
-    return jax.tree.map(identity, tree)
+    return jax.tree.map(lambda x: identity(x) if jnp.issubdtype(x.dtype, jnp.inexact) else x, tree)
 
 
 def is_forward_mode_error(error: TypeError) -> bool:
@@ -60,13 +62,18 @@ def is_forward_mode_error(error: TypeError) -> bool:
     return _JAX_FORWARD_MODE_ERROR in str(error)
 
 
-def vary_like(tree: Any, like: jax.Array) -> Any:
-    """`tree` varying over every mesh axis that `like` varies over inside `shard_map`; elsewhere `tree` itself.
+def is_traced(x: Any) -> bool:
+    """Whether the values of `x` are unknown: it is traced by `jit`, `vmap`, `grad`."""
+    return isinstance(x, jax.core.Tracer)
+
+
+def vary_like(tree: Any, *like: Any) -> Any:
+    """`tree` varying over every mesh axis that an array in `like` varies over inside `shard_map`; elsewhere `tree` itself.
 
     The transpose of this cast is the sum over those axes: a parameter that is replicated comes in through it, and its gradient
     goes out all-reduced, once per call.
     """
-    axes = _varying_axes(like)
+    axes = frozenset().union(*map(_varying_axes, jax.tree.leaves(like)))
 
     def cast(leaf):
         missing = tuple(axes - _varying_axes(leaf))
@@ -75,5 +82,24 @@ def vary_like(tree: Any, like: jax.Array) -> Any:
     return jax.tree.map(cast, tree) if axes else tree
 
 
-def _varying_axes(x: jax.Array) -> frozenset[str]:
+def shard_like(tree: Any, like: jax.Array, batch_rank: int) -> Any:
+    """`tree` with its leading `batch_rank` axes sharded, over Explicit mesh axes, as the batch axes of `like`, which are those
+    before its last; elsewhere `tree` itself."""
+    batch = _explicit_spec(like)[like.ndim - 1 - batch_rank : like.ndim - 1]
+    return jax.tree.map(lambda leaf: jax.sharding.reshard(leaf, PartitionSpec(*batch)), tree) if any(batch) else tree
+
+
+def replicated(*summed: jax.Array) -> PartitionSpec | None:
+    """The `out_sharding` of a product that sums over the leading axes of `summed`: on a mesh with Explicit axes a sum over a
+    sharded axis must say that its result is whole on every device."""
+    return PartitionSpec() if any(any(_explicit_spec(x)[:-1]) for x in summed) else None
+
+
+def _varying_axes(x: Any) -> frozenset[str]:
     return jax.typeof(x).manual_axis_type.varying
+
+
+def _explicit_spec(x: jax.Array) -> tuple[Any, ...]:
+    """How the axes of `x` are sharded over Explicit mesh axes; empty where there are none."""
+    sharding = jax.typeof(x).sharding
+    return tuple(sharding.spec) if AxisType.Explicit in sharding.mesh.axis_types else ()

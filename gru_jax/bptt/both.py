@@ -18,8 +18,9 @@ import jax.numpy as jnp
 from jax import lax
 
 from gru_jax.bptt.cell import Cell
-from gru_jax.bptt.linalg import transposed
-from gru_jax.bptt.recursion import previous, states
+from gru_jax.bptt.linalg import lowered, transposed
+from gru_jax.bptt.recursion import How, outputs_of, previous, states
+from gru_jax.bptt.when import When, only_counted, select, zeros_like
 
 
 class TangentRow(NamedTuple):
@@ -39,59 +40,82 @@ def tangent_row(cell: Cell) -> TangentRow | None:
 
 
 @partial(jax.custom_jvp, nondiff_argnums=(0, 1))
-def states_both(cell: Cell, reverse: bool, params: Any, xs: Any, h0: Any) -> Any:
+def states_both(cell: Cell, how: How, params: Any, xs: Any, h0: Any, reset_state: Any, when: When) -> Any:
     """The state after every step."""
-    return states(cell, reverse, params, xs, h0)[1]
+    return states(cell, how, params, xs, h0, reset_state, when)[1]
 
 
 @states_both.defjvp
-def states_both_jvp(cell: Cell, reverse: bool, primals: Any, tangents: Any) -> tuple[Any, Any]:
-    """(hs, ḣs): the tangent by `drive` for all t at once and a scan of `push`."""
-    params, xs, h0 = primals
-    params_dot, xs_dot, h0_dot = tangents
+def states_both_jvp(cell: Cell, how: How, primals: Any, tangents: Any) -> tuple[Any, Any]:
+    """(hs, ḣs): the tangent by `drive` for all t at once and a scan of `push`.
+
+    With the lines of `when`: ḣ_t = m ? push(k, r ? 0 : ḣ_{t-1}) : ḣ_{t-1}, plus ws = m ? w + (r ? push(k, reset_state˙) : 0) : 0.
+    """
+    params, xs, h0, reset_state, when = primals
     row = tangent_row(cell)
     assert row is not None  # recursion_both is called with such a cell only
-    hs = states_both(cell, reverse, params, xs, h0)
-    h_prevs = previous(h0, hs, reverse)
+    hs = states_both(cell, how, *primals)
+
+    params_dot, xs_dot, h0_dot, reset_state_dot, _ = tangents
+    params, params_dot = lowered(params, how.compute_dtype), lowered(params_dot, how.compute_dtype)
+    xs, xs_dot = only_counted(when, xs), only_counted(when, xs_dot)  # (I)
+    h_prevs = previous(h0, hs, how.reverse)
+    h_prevs = select(when.resets, reset_state, h_prevs, otherwise=False)  # (R)
     g = cell.gates(params, cell.project(params, xs), h_prevs)
     k = row.coefficients(g, h_prevs)
-    ws = row.drive(params, params_dot, xs, xs_dot, h_prevs, g, k)
     push, pull = partial(row.push, params), partial(row.pull, transposed(params))
-    zero = jax.tree.map(jnp.zeros_like, h0)
+    zero = zeros_like(h0)
+
+    ws = row.drive(params, params_dot, xs, xs_dot, h_prevs, g, k)
+    if when.resets is not None:
+        at_resets = select(when.resets, k, zeros_like(k))
+        everywhere = jax.tree.map(lambda dot, w: jnp.broadcast_to(dot, w.shape), reset_state_dot, ws)
+        ws = _add(ws, select(when.resets, push(at_resets, everywhere), zeros_like(ws)))
+    ws = only_counted(when, ws)  # (M)
+
+    def step(k_t, when_t, h_dot):
+        kept = select(when_t.resets, zero, h_dot, otherwise=False)  # (R)
+        return select(when_t.mask, push(k_t, kept), h_dot)  # (M)
+
+    def step_transposed(k_t, when_t, h_bar):
+        pulled = pull(k_t, only_counted(when_t, h_bar))  # (M)ᵀ
+        return select(when_t.mask, select(when_t.resets, zero, pulled, otherwise=False), h_bar)  # (R)ᵀ (M)ᵀ
 
     def solve(_, ws):
-        def step(h_dot, at_t):
-            k_t, w = at_t
-            h_dot = _add(push(k_t, h_dot), w)
+        def forward(h_dot, at_t):
+            k_t, when_t, w = at_t
+            h_dot = _add(step(k_t, when_t, h_dot), w)
             return h_dot, h_dot
 
-        return lax.scan(step, zero, (k, ws), reverse=reverse)[1]
+        return lax.scan(forward, zero, (k, when, ws), reverse=how.reverse)[1]
 
     def transpose_solve(_, hs_bar):
-        def step(delta, at_t):
-            k_t, h_bar = at_t
+        def backward(delta, at_t):
+            k_t, when_t, h_bar = at_t
             h_bar = _add(delta, h_bar)
-            return pull(k_t, h_bar), h_bar
+            return step_transposed(k_t, when_t, h_bar), h_bar
 
-        return lax.scan(step, zero, (k, hs_bar), reverse=not reverse)[1]
+        return lax.scan(backward, zero, (k, when, hs_bar), reverse=not how.reverse)[1]
 
     def system(hs_dot):
-        pushed = push(k, previous(zero, hs_dot, reverse))
-        return jax.tree.map(jnp.subtract, hs_dot, pushed)
+        return jax.tree.map(jnp.subtract, hs_dot, step(k, when, previous(zero, hs_dot, how.reverse)))
 
-    if xs.shape[0]:
-        first = -1 if reverse else 0
-        pushed = push(jax.tree.map(lambda k: k[first], k), h0_dot)
-        ws = jax.tree.map(lambda w, p: w.at[first].add(p), ws, pushed)
+    if jax.tree.leaves(hs)[0].shape[0]:
+        first = -1 if how.reverse else 0
+        at_first = lambda tree: jax.tree.map(lambda leaf: leaf[first], tree)
+        from_h0 = step(at_first(k), at_first(when), h0_dot)
+        ws = jax.tree.map(lambda w, p: w.at[first].add(p), ws, from_h0)
     return hs, lax.custom_linear_solve(system, ws, solve, transpose_solve)
 
 
-def recursion_both(cell: Cell, reverse: bool, params: Any, xs: Any, h0: Any) -> tuple[Any, Any]:
-    """(h_last, ys), differentiable in both modes."""
-    hs = states_both(cell, reverse, params, xs, h0)
-    last = 0 if reverse else -1
-    h_last = jax.tree.map(lambda h: h[last], hs) if xs.shape[0] else h0
-    return h_last, cell.output(hs)
+def recursion_both(
+    cell: Cell, how: How, params: Any, xs: Any, h0: Any, reset_state: Any, when: When
+) -> tuple[Any, Any]:
+    """(h_last, outputs), differentiable in both modes."""
+    hs = states_both(cell, how, params, xs, h0, reset_state, when)
+    last = 0 if how.reverse else -1
+    h_last = jax.tree.map(lambda h: h[last], hs) if jax.tree.leaves(hs)[0].shape[0] else h0
+    return h_last, outputs_of(cell, how, when, hs)
 
 
 def _add(one: Any, other: Any) -> Any:

@@ -17,7 +17,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
-from gru_jax._compat import vary_like
+from gru_jax._compat import shard_like, vary_like
 from gru_jax.bptt import checks
 
 
@@ -49,6 +49,10 @@ class Cell(NamedTuple):
         output: `output(state) -> y`: linear; the state itself by default, `state.h` for an LSTM.
         zero_state: `zero_state(params) -> state` without batch axes. By default zeros of size H, the last axis of the first
             leaf of `params` whose field name begins with `U`.
+        randomize: `randomize(key, params, xs) -> (params, xs)`: draws what is random in one call of `unroll`, a dropout's masks,
+            and hands it to the other functions with `params` (one mask per sequence) or with `xs`, which may become a pytree
+            with leading axes `(T, *batch)` (one per step).
+        expectation: the cell without its randomness, for evaluation and for `step`; see `deterministic`.
         check: `check(params) -> D` raises where `params` do not belong to this cell, and returns the input size they are for.
         name: for messages.
 
@@ -112,6 +116,8 @@ class Cell(NamedTuple):
     zero_state: Callable[[Any], Any] | None = None
     check: Callable[[Any], int] | None = None
     name: str = "cell"
+    randomize: Callable[[Array, Any, Any], tuple[Any, Any]] | None = None
+    expectation: "Cell | None" = None
 
     def step(self, params: Any, h: Any, x: Array) -> tuple[Any, Array]:
         """One time step: (state, input) to (new state, output), the carry and the output of `lax.scan`.
@@ -130,6 +136,11 @@ class Cell(NamedTuple):
         Raises:
             TypeError, ValueError: as `gj.unroll`.
         """
+        if self.randomize is not None:
+            raise ValueError(
+                f"cell: got {self.name}, which draws noise for whole sequences, expected a cell without, in step. "
+                "Step its expectation: cell.deterministic().step(…)."
+            )
         params, input_size = checks.check_params(self, params)
         x = checks.check_input("x", x, input_size, jax.tree.leaves(params)[0].dtype, least_rank=1)
         h = checks.check_state("h", h, self, params, x.shape[:-1])
@@ -142,13 +153,31 @@ class Cell(NamedTuple):
         Args:
             params: from `cell.init`; gives H and the dtype.
             batch_shape: the batch axes; an int is taken as `(int,)`.
-            like: an array, `xs` say, whose varying mesh axes the zeros take (a carry of `lax.scan` inside `shard_map`
-                must vary as its input does).
+            like: an array `(…, *batch_shape, D)`, `xs` say: the zeros are sharded as its batch axes are, and vary over the mesh
+                axes that it varies over (a carry of `lax.scan` must be placed as its input is).
 
         Raises:
             ValueError: a negative batch axis, or `params` without a field `U…` where the cell has no `zero_state`.
         """
-        batch = checks.batch_shape(batch_shape)
-        state = checks.zero_state(self, params)
-        state = jax.tree.map(lambda leaf: jnp.zeros(batch + leaf.shape, leaf.dtype), state)
-        return state if like is None else vary_like(state, like)
+        return initial_state(self, params, batch_shape, like)
+
+    def deterministic(self) -> "Cell":
+        """The cell for evaluation: a dropout keeps everything, a zoneout is its expectation. The params are the same."""
+        return self if self.expectation is None else self.expectation
+
+    @property
+    def needs_key(self) -> bool:
+        """Whether `unroll` must be given a key."""
+        return self.randomize is not None
+
+    def output_size(self, params: Any) -> int:
+        """The last axis of `ys`."""
+        return jax.eval_shape(self.output, checks.zero_state(self, params)).shape[-1]
+
+
+def initial_state(layer: Any, params: Any, batch_shape: int | tuple[int, ...], like: Array | None) -> Any:
+    """`Cell.initial_state`, for whatever has a zero state."""
+    batch = checks.batch_shape(batch_shape)
+    state = checks.zero_state(layer, params)
+    state = jax.tree.map(lambda leaf: jnp.zeros(batch + leaf.shape, leaf.dtype), state)
+    return state if like is None else shard_like(vary_like(state, like), like, len(batch))

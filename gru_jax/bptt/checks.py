@@ -1,7 +1,7 @@
 """What bad input is told: which argument, what arrived, what was expected, and the fix.
 
 The public functions call these before any arithmetic; shapes and dtypes are known under `jit` too, so a traced call is told the
-same. Nothing here looks at a value.
+same. Values are looked at where they are concrete (`check_lengths`).
 """
 
 from numbers import Integral
@@ -9,6 +9,9 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
+
+from gru_jax._compat import is_traced
 
 FLOATS = ("float64", "float32", "bfloat16", "float16")
 
@@ -21,7 +24,8 @@ def check_option(name: str, value: Any, choices: tuple[str, ...]) -> None:
 
 def check_cell(cell: Any) -> None:
     """Raises unless `cell` is a cell, rather than the factory that makes one."""
-    if not (hasattr(cell, "project") and hasattr(cell, "gates") and hasattr(cell, "update")):
+    is_layer = hasattr(cell, "run") and hasattr(cell, "needs_key")  # a stack, two directions
+    if not is_layer and not (hasattr(cell, "project") and hasattr(cell, "gates") and hasattr(cell, "update")):
         hint = " Call the factory: gj.gru() rather than gj.gru." if callable(cell) else ""
         raise TypeError(f"cell: got {_describe(cell)}, expected a gj.Cell such as gj.gru().{hint}")
 
@@ -111,6 +115,100 @@ def zero_state(cell: Any, params: Any) -> Any:
     )
 
 
+def check_lengths(lengths: Any, batch: tuple[int, ...], steps: int) -> jax.Array:
+    """`lengths` as a JAX array: one integer per sequence, from 0 to the number of steps (looked at where concrete)."""
+    traced = is_traced(lengths)
+    lengths = lengths if traced else np.asarray(lengths)
+    if not np.issubdtype(lengths.dtype, np.integer):
+        raise TypeError(
+            f"lengths: got dtype {lengths.dtype}, expected integers, the number of steps of each sequence. "
+            "Convert them (lengths.astype(int)); a boolean array that says which steps count goes to mask."
+        )
+    if lengths.shape != batch:
+        raise ValueError(f"lengths: got shape {lengths.shape}, expected {batch} (*batch): one number per sequence.")
+    if not traced and lengths.size and (lengths.min() < 0 or lengths.max() > steps):
+        where = np.unravel_index(int(np.argmax((lengths < 0) | (lengths > steps))), lengths.shape)
+        raise ValueError(
+            f"lengths: got {int(lengths[where])} at {tuple(map(int, where))}, expected 0 to {steps}, the number of steps of xs. "
+            "Pad xs to the longest sequence, or cut the lengths (jnp.minimum(lengths, xs.shape[0]))."
+        )
+    return jnp.asarray(lengths)
+
+
+def check_flags(name: str, flags: Any, shape: tuple[int, ...], axes: str) -> jax.Array:
+    """`flags` as a JAX array: booleans of `shape`, whose axes are called `axes`."""
+    if not _is_array(flags) or flags.dtype != bool:
+        raise TypeError(
+            f"{name}: got {_describe(flags)}, expected booleans. Convert it: jnp.asarray({name}, bool), after a look at what "
+            "its values mean."
+        )
+    if flags.shape != shape:
+        raise ValueError(
+            f"{name}: got shape {tuple(flags.shape)}, expected {shape} ({axes}), the axes of xs without the features. "
+            "Time comes first, or last with time_major=False: jnp.moveaxis, or jnp.broadcast_to where all sequences share it."
+        )
+    return jnp.asarray(flags)
+
+
+def check_reset_state(reset_state: Any, cell: Any, h: Any) -> Any:
+    """`reset_state` as JAX arrays in the shape of the state `h`, zeros where it is None."""
+    if reset_state is None:
+        return jax.tree.map(jnp.zeros_like, h)
+    if jax.tree.structure(reset_state) != jax.tree.structure(h):
+        raise TypeError(
+            f"reset_state: got {_describe(reset_state)}, expected the state of cell {cell.name}. "
+            "Make one with cell.initial_state(params)."
+        )
+
+    def fit(leaf, like):
+        if not _is_array(leaf) or not _broadcasts(leaf.shape, like.shape):
+            raise ValueError(
+                f"reset_state: got {_describe(leaf)}, expected shape {like.shape} (*batch, H) or one that broadcasts to it, "
+                f"{like.shape[-1:]} say."
+            )
+        if leaf.dtype != like.dtype:
+            raise TypeError(
+                f"reset_state: got dtype {leaf.dtype}, expected {like.dtype} as in params. "
+                f"Cast it: reset_state.astype('{like.dtype}')."
+            )
+        return jnp.broadcast_to(leaf, like.shape)
+
+    return jax.tree.map(fit, reset_state, h)
+
+
+def check_resets(resets: Any, reset_state: Any, name: str = "resets") -> None:
+    """Raises where a reset state is given and nothing that resets."""
+    if reset_state is not None and resets is None:
+        raise ValueError(
+            f"reset_state: got a state without {name}, expected {name} too: booleans that say where it is set. "
+            "The state before the first step is h0."
+        )
+
+
+def check_key(key: Any, cell: Any) -> None:
+    """Raises where noise is to be drawn without a key, or from what is no key."""
+    if key is None and cell.needs_key:
+        raise ValueError(
+            f"key: got None, expected a jax.random key: {cell.name} draws noise. Pass key=…, a new one for each call; or "
+            "evaluate without noise: gj.unroll(cell.deterministic(), …)."
+        )
+    is_key = key is None or (_is_array(key) and (jnp.issubdtype(key.dtype, jax.dtypes.prng_key) or str(key.dtype) == "uint32"))
+    if not is_key:
+        raise TypeError(f"key: got {_describe(key)}, expected a jax.random key: jax.random.key(seed).")
+
+
+def check_compute_dtype(compute_dtype: Any, dtype: Any) -> Any:
+    """The dtype in which matmuls take their operands; None where that is the dtype of the params."""
+    if compute_dtype is None:
+        return None
+    if str(jnp.dtype(compute_dtype)) not in FLOATS or jnp.dtype(compute_dtype).itemsize > dtype.itemsize:
+        raise ValueError(
+            f"compute_dtype: got {jnp.dtype(compute_dtype)}, expected one of {', '.join(FLOATS)} that is no wider than the "
+            f"params' {dtype}: it lowers the operands of the matmuls. For a wider one cast the params."
+        )
+    return None if jnp.dtype(compute_dtype) == dtype else jnp.dtype(compute_dtype)
+
+
 def batch_shape(shape: Any) -> tuple[int, ...]:
     """A batch shape as a tuple; an int is taken as `(int,)`."""
     axes = (int(shape),) if isinstance(shape, Integral) else tuple(shape)
@@ -121,6 +219,10 @@ def batch_shape(shape: Any) -> tuple[int, ...]:
 
 def _is_array(x: Any) -> bool:
     return hasattr(x, "shape") and hasattr(x, "dtype")
+
+
+def _broadcasts(shape: tuple[int, ...], to: tuple[int, ...]) -> bool:
+    return len(shape) <= len(to) and all(n in (1, m) for n, m in zip(shape[::-1], to[::-1], strict=False))
 
 
 def _describe(x: Any) -> str:

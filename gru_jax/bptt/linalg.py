@@ -1,4 +1,8 @@
-"""What every cell needs: the projection of the input, a weight's and a bias's gradient, and weights transposed."""
+"""What every cell needs: the projection of the input, a weight's and a bias's gradient, and weights transposed.
+
+Precision: a product takes its operands in the dtype of the weight (which `compute_dtype` lowers, see `lowered`), sums in at
+least float32, and returns the dtype of the other operand, which is the state's.
+"""
 
 from typing import Any
 
@@ -6,10 +10,17 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from gru_jax._compat import replicated
+
+
+def dot(x: Float[Array, "*t_b K"], W: Float[Array, "K H"]) -> Float[Array, "*t_b H"]:
+    """x W."""
+    return jnp.matmul(x.astype(W.dtype), W, preferred_element_type=_sum_dtype(x)).astype(x.dtype)
+
 
 def affine(x: Float[Array, "*t_b D"], W: Float[Array, "D H"], b: Float[Array, " H"] | None) -> Float[Array, "*t_b H"]:
     """x W + b, for one step or for all of them: the input's share of a pre-activation."""
-    return x @ W if b is None else x @ W + b
+    return dot(x, W) if b is None else dot(x, W) + b
 
 
 def affine_dot(
@@ -20,17 +31,26 @@ def affine_dot(
     b_dot: Float[Array, " H"] | None,
 ) -> Float[Array, "*t_b H"]:
     """ẋ W + x Ẇ + ḃ: the tangent of x W + b."""
-    return affine(x, W_dot, b_dot) + x_dot @ W
+    return affine(x, W_dot, b_dot) + dot(x_dot, W)
 
 
-def outer_sum(x: Float[Array, "*t_b D"], a: Float[Array, "*t_b H"]) -> Float[Array, "D H"]:
+def outer_sum(
+    x: Float[Array, "*t_b D"], a: Float[Array, "*t_b H"], W: Float[Array, "D H"] | None = None
+) -> Float[Array, "D H"]:
     """Σ xᵀ a over time and batch in one matmul: the gradient of W where `a` is the cotangent of x W.
 
-    Contracts all leading axes at once rather than merging them, so a sharded batch axis stays as it is; sums in at least
-    float32 and returns the operands' dtype.
+    Contracts all leading axes at once rather than merging them, so a sharded batch axis stays as it is. W gives the dtype of
+    the operands; without it they stay as they are.
     """
     leading = tuple(range(x.ndim - 1))
-    total = jax.lax.dot_general(x, a, dimension_numbers=((leading, leading), ((), ())), preferred_element_type=_sum_dtype(x))
+    operand = x.dtype if W is None else W.dtype
+    total = jax.lax.dot_general(
+        x.astype(operand),
+        a.astype(operand),
+        dimension_numbers=((leading, leading), ((), ())),
+        preferred_element_type=_sum_dtype(x),
+        out_sharding=replicated(x, a),
+    )
     return total.astype(x.dtype)
 
 
@@ -45,6 +65,14 @@ def transposed(params: Any) -> Any:
     """`params` with the last two axes of every matrix swapped: done once, for XLA repacks a transposed operand in a loop at
     each step."""
     return jax.tree.map(lambda p: p.mT if p.ndim > 1 else p, params)
+
+
+def lowered(params: Any, compute_dtype: Any) -> Any:
+    """`params` with every matrix in `compute_dtype`, whose products then take their operands in it; vectors stay."""
+    if compute_dtype is None:
+        return params
+    is_matrix = lambda p: p.ndim > 1 and jnp.issubdtype(p.dtype, jnp.floating)
+    return jax.tree.map(lambda p: p.astype(compute_dtype) if is_matrix(p) else p, params)
 
 
 def _sum_dtype(x: Array) -> jnp.dtype:

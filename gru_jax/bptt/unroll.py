@@ -6,29 +6,30 @@ import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
-from gru_jax._compat import is_forward_mode_error, reverse_only, vary_like
+from gru_jax._compat import is_traced, shard_like, vary_like
 from gru_jax.bptt import checks
-from gru_jax.bptt.adjoint import adjoint_row
-from gru_jax.bptt.both import recursion_both, tangent_row
-from gru_jax.bptt.cell import Cell
-from gru_jax.bptt.recursion import recursion, recursion_ref
-
-FORWARD_MODE_MESSAGE = (
-    'derivative: forward mode (jax.jvp, jacfwd, linearize) went through unroll(…, derivative="adjoint"), which has a backward '
-    'pass only. Use derivative="both" where you need forward mode; jax.grad, jax.jacrev and jax.hessian work as it is.'
-)
+from gru_jax.bptt.recursion import How
+from gru_jax.bptt.run import Ran, Sequence, run
+from gru_jax.bptt.when import make_when
 
 
 def unroll(
-    cell: Cell,
+    cell: Any,
     params: Any,
     xs: ArrayLike,
     h0: Any = None,
     *,
+    lengths: ArrayLike | None = None,
+    mask: ArrayLike | None = None,
+    resets: ArrayLike | None = None,
+    reset_state: Any = None,
     reverse: bool = False,
     time_major: bool = True,
+    outputs: Literal["all", "last", "states"] = "all",
+    key: jax.Array | None = None,
+    compute_dtype: Any = None,
     derivative: Literal["adjoint", "both", "autodiff"] = "adjoint",
-) -> tuple[Any, jax.Array]:
+) -> tuple[Any, Any]:
     """Runs `cell` over a sequence; differentiates by the derived backward pass.
 
         h_t = update(gates(u_t, h_{t-1}), h_{t-1}),   u = project(xs),   y_t = output(h_t)
@@ -63,24 +64,48 @@ def unroll(
     """
     checks.check_cell(cell)
     checks.check_option("derivative", derivative, ("adjoint", "both", "autodiff"))
+    checks.check_option("outputs", outputs, ("all", "last", "states"))
     params, input_size = checks.check_params(cell, params)
-    xs = checks.check_input("xs", xs, input_size, jax.tree.leaves(params)[0].dtype, least_rank=2)
-    xs = xs if time_major else jnp.moveaxis(xs, -2, 0)
-    batch = xs.shape[1:-1]
-    h0 = cell.initial_state(params, batch) if h0 is None else checks.check_state("h0", h0, cell, params, batch)
-    params, h0 = vary_like((params, h0), xs)
+    dtype = jax.tree.leaves(params)[0].dtype
+    compute_dtype = checks.check_compute_dtype(compute_dtype, dtype)
+    xs = checks.check_input("xs", xs, input_size, dtype, least_rank=2)
+    checks.check_key(key, cell)
 
-    if derivative == "both" and tangent_row(cell) is not None:
-        h_last, ys = recursion_both(cell, reverse, params, xs, h0)
-    elif derivative != "adjoint":
-        h_last, ys = recursion_ref(cell, reverse, params, xs, h0)
-    else:
-        adjoint_row(cell)  # half a row is told here rather than in the backward pass
-        params, xs, h0 = reverse_only((params, xs, h0), FORWARD_MODE_MESSAGE)
-        try:
-            h_last, ys = recursion(cell, reverse, params, xs, h0)
-        except TypeError as error:
-            if is_forward_mode_error(error):
-                raise TypeError(FORWARD_MODE_MESSAGE) from error
-            raise
-    return h_last, ys if time_major else jax.tree.map(lambda y: jnp.moveaxis(y, 0, -2), ys)
+    xs = xs if time_major else jnp.moveaxis(xs, -2, 0)
+    steps, batch = xs.shape[0], xs.shape[1:-1]
+    if lengths is not None:
+        lengths = checks.check_lengths(lengths, batch, steps)
+    mask, resets = (_time_major_flags(name, flags, steps, batch, time_major) for name, flags in (("mask", mask), ("resets", resets)))
+    checks.check_resets(resets, reset_state)
+    h0 = cell.initial_state(params, batch) if h0 is None else checks.check_state("h0", h0, cell, params, batch)
+    reset_state = None if resets is None else checks.check_reset_state(reset_state, cell, h0)
+
+    params, h0, reset_state = vary_like((params, h0, reset_state), params, xs, h0, reset_state, lengths, mask, resets)
+    h0, reset_state = shard_like((h0, reset_state), xs, len(batch))
+    sequence = Sequence(xs, h0, reset_state, make_when(mask, lengths, resets, steps), key)
+    ran = run(cell, How(bool(reverse), outputs, compute_dtype), derivative, params, sequence)
+    if lengths is not None and is_traced(lengths):
+        ran = _nan_where_out_of_range(ran, lengths, steps)
+    h_last, out = ran.h_last, ran.states if outputs == "states" else ran.ys
+    return h_last, out if time_major else jax.tree.map(lambda leaf: jnp.moveaxis(leaf, 0, len(batch)), out)
+
+
+def _time_major_flags(name: str, flags: Any, steps: int, batch: tuple[int, ...], time_major: bool) -> jax.Array | None:
+    if flags is None:
+        return None
+    if time_major:
+        return checks.check_flags(name, flags, (steps, *batch), "T, *batch")
+    return jnp.moveaxis(checks.check_flags(name, flags, (*batch, steps), "*batch, T"), -1, 0)
+
+
+def _nan_where_out_of_range(ran: Ran, lengths: jax.Array, steps: int) -> Ran:
+    """NaN for sequences whose traced length cannot be: in their outputs, and by the product in every gradient too."""
+    factor = jnp.where((lengths < 0) | (lengths > steps), jnp.nan, 1.0)
+
+    def poison(leaf, first_axis):
+        axes = (*range(first_axis), *range(first_axis + factor.ndim, leaf.ndim))
+        return leaf * jnp.expand_dims(factor, axes).astype(leaf.dtype)
+
+    h_last = jax.tree.map(lambda leaf: poison(leaf, 0), ran.h_last)
+    over_time = jax.tree.map(lambda leaf: poison(leaf, 1), (ran.ys, ran.states))
+    return Ran(h_last, *over_time)

@@ -19,7 +19,7 @@ from jaxtyping import Array, Float
 
 from gru_jax.bptt.cell import Cell
 from gru_jax.bptt.checks import check_option
-from gru_jax.bptt.linalg import affine, affine_dot, bias_sum, outer_sum
+from gru_jax.bptt.linalg import affine, affine_dot, bias_sum, dot, outer_sum
 from gru_jax.cells.letters import check_for, initializer_for
 
 Activation = Literal["tanh", "relu", "sigmoid", "identity"]
@@ -50,7 +50,7 @@ def project(params: ElmanParams, xs: Float[Array, "*t_b D"]) -> Steps:
 def gates(activation: Activation, params: ElmanParams, u: Steps, h: Steps) -> Steps:
     """(F1)."""
     g1, _ = ACTIVATIONS[activation]
-    return g1(u + h @ params.U)  # (F1)
+    return g1(u + dot(h, params.U))  # (F1)
 
 
 def update(g: Steps, h: Steps) -> Steps:
@@ -66,7 +66,7 @@ def coefficients(activation: Activation, g: Steps, h_prev: Steps) -> Steps:
 
 def push(params: ElmanParams, k: Steps, h_dot: Steps) -> Steps:
     """The tangent of a step by the state: what ḣ₋ becomes."""
-    return k * (h_dot @ params.U)  # (F1)˙
+    return k * dot(h_dot, params.U)  # (F1)˙
 
 
 def drive(
@@ -79,13 +79,13 @@ def drive(
     k: Steps,
 ) -> Steps:
     """The tangent of all steps by parameters and input: ws."""
-    return k * (affine_dot(xs, xs_dot, params.W, params_dot.W, params_dot.b) + h_prevs @ params_dot.U)  # (F1)˙
+    return k * (affine_dot(xs, xs_dot, params.W, params_dot.W, params_dot.b) + dot(h_prevs, params_dot.U))  # (F1)˙
 
 
 def pull(params_T: ElmanParams, k: Steps, h_bar: Steps) -> Steps:
     """The adjoint of a step by the state: what h̄ becomes one step back."""
     a = h_bar * k  # (F1)ᵀ
-    return a @ params_T.U
+    return dot(a, params_T.U)
 
 
 def collect(
@@ -93,7 +93,7 @@ def collect(
 ) -> tuple[ElmanParams, Float[Array, "*t_b D"]]:
     """The adjoint of all steps by parameters and input: (params̄, x̄s)."""
     a = h_bars * k  # (F1)ᵀ
-    return ElmanParams(W=outer_sum(xs, a), U=outer_sum(h_prevs, a), b=bias_sum(a, params.b)), a @ params.W.T
+    return ElmanParams(W=outer_sum(xs, a, params.W), U=outer_sum(h_prevs, a, params.U), b=bias_sum(a, params.b)), dot(a, params.W.T)
 
 
 def elman(activation: Activation = "tanh") -> Cell:

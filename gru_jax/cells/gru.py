@@ -24,7 +24,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from gru_jax.bptt.cell import Cell
-from gru_jax.bptt.linalg import affine, affine_dot, bias_sum, outer_sum
+from gru_jax.bptt.linalg import affine, affine_dot, bias_sum, dot, outer_sum
 from gru_jax.cells.gru_reset_after import gru_reset_after
 from gru_jax.cells.letters import check_for, initializer_for
 
@@ -71,9 +71,9 @@ def project(params: GRUParams, xs: Float[Array, "*t_b D"]) -> Gates:
 
 def gates(params: GRUParams, u: Gates, h: Steps) -> Gates:
     """(F1) to (F3): the values of a step, or of all steps."""
-    z = jax.nn.sigmoid(u.z + h @ params.U_z)  # (F1)
-    r = jax.nn.sigmoid(u.r + h @ params.U_r)  # (F2)
-    g = jnp.tanh(u.g + (r * h) @ params.U_h)  # (F3)
+    z = jax.nn.sigmoid(u.z + dot(h, params.U_z))  # (F1)
+    r = jax.nn.sigmoid(u.r + dot(h, params.U_r))  # (F2)
+    g = jnp.tanh(u.g + dot(r * h, params.U_h))  # (F3)
     return Gates(z, r, g)
 
 
@@ -96,8 +96,8 @@ def coefficients(g: Gates, h_prev: Steps) -> Coefficients:
 
 def push(params: GRUParams, k: Coefficients, h_dot: Steps) -> Steps:
     """The tangent of a step by the state: what ḣ₋ becomes."""
-    s_dot = k.r * h_dot + k.a_r * (h_dot @ params.U_r)  # (F2)˙ (F3)˙
-    return k.keep * h_dot + k.a_z * (h_dot @ params.U_z) + k.a_h * (s_dot @ params.U_h)  # (F4)˙
+    s_dot = k.r * h_dot + k.a_r * dot(h_dot, params.U_r)  # (F2)˙ (F3)˙
+    return k.keep * h_dot + k.a_z * dot(h_dot, params.U_z) + k.a_h * dot(s_dot, params.U_h)  # (F4)˙
 
 
 def drive(
@@ -111,20 +111,20 @@ def drive(
 ) -> Steps:
     """The tangent of all steps by parameters and input: ws."""
     p, p_dot = params, params_dot
-    z_pre = affine_dot(xs, xs_dot, p.W_z, p_dot.W_z, p_dot.b_z) + h_prevs @ p_dot.U_z  # (F1)˙
-    r_pre = affine_dot(xs, xs_dot, p.W_r, p_dot.W_r, p_dot.b_r) + h_prevs @ p_dot.U_r  # (F2)˙
+    z_pre = affine_dot(xs, xs_dot, p.W_z, p_dot.W_z, p_dot.b_z) + dot(h_prevs, p_dot.U_z)  # (F1)˙
+    r_pre = affine_dot(xs, xs_dot, p.W_r, p_dot.W_r, p_dot.b_r) + dot(h_prevs, p_dot.U_r)  # (F2)˙
     s, s_dot = g.r * h_prevs, k.a_r * r_pre  # (F3)˙
-    h_pre = affine_dot(xs, xs_dot, p.W_h, p_dot.W_h, p_dot.b_h) + s @ p_dot.U_h + s_dot @ p.U_h  # (F3)˙
+    h_pre = affine_dot(xs, xs_dot, p.W_h, p_dot.W_h, p_dot.b_h) + dot(s, p_dot.U_h) + dot(s_dot, p.U_h)  # (F3)˙
     return k.a_z * z_pre + k.a_h * h_pre  # (F4)˙
 
 
 def pull(params_T: GRUParams, k: Coefficients, h_bar: Steps) -> Steps:
     """The adjoint of a step by the state: what h̄ becomes one step back."""
     a_h = k.a_h * h_bar  # (F4)ᵀ (F3)ᵀ
-    s_bar = a_h @ params_T.U_h  # (F3)ᵀ
+    s_bar = dot(a_h, params_T.U_h)  # (F3)ᵀ
     a_r = k.a_r * s_bar  # (F2)ᵀ
     a_z = k.a_z * h_bar  # (F4)ᵀ (F1)ᵀ
-    return k.keep * h_bar + k.r * s_bar + a_r @ params_T.U_r + a_z @ params_T.U_z
+    return k.keep * h_bar + k.r * s_bar + dot(a_r, params_T.U_r) + dot(a_z, params_T.U_z)
 
 
 def collect(
@@ -132,21 +132,21 @@ def collect(
 ) -> tuple[GRUParams, Float[Array, "*t_b D"]]:
     """The adjoint of all steps by parameters and input: (params̄, x̄s)."""
     a_h = k.a_h * h_bars  # (F4)ᵀ (F3)ᵀ
-    a_r = k.a_r * (a_h @ params.U_h.T)  # (F3)ᵀ (F2)ᵀ: s̄ once more, cheaper for all t at once than carried out of the loop
+    a_r = k.a_r * dot(a_h, params.U_h.T)  # (F3)ᵀ (F2)ᵀ: s̄ once more, cheaper for all t at once than carried out of the loop
     a_z = k.a_z * h_bars  # (F4)ᵀ (F1)ᵀ
     s = g.r * h_prevs  # (F3)
     params_bar = GRUParams(
-        W_z=outer_sum(xs, a_z),
-        U_z=outer_sum(h_prevs, a_z),
+        W_z=outer_sum(xs, a_z, params.W_z),
+        U_z=outer_sum(h_prevs, a_z, params.U_z),
         b_z=bias_sum(a_z, params.b_z),
-        W_r=outer_sum(xs, a_r),
-        U_r=outer_sum(h_prevs, a_r),
+        W_r=outer_sum(xs, a_r, params.W_r),
+        U_r=outer_sum(h_prevs, a_r, params.U_r),
         b_r=bias_sum(a_r, params.b_r),
-        W_h=outer_sum(xs, a_h),
-        U_h=outer_sum(s, a_h),
+        W_h=outer_sum(xs, a_h, params.W_h),
+        U_h=outer_sum(s, a_h, params.U_h),
         b_h=bias_sum(a_h, params.b_h),
     )
-    return params_bar, a_z @ params.W_z.T + a_r @ params.W_r.T + a_h @ params.W_h.T
+    return params_bar, dot(a_z, params.W_z.T) + dot(a_r, params.W_r.T) + dot(a_h, params.W_h.T)
 
 
 def gru(reset_after: bool = False) -> Cell:

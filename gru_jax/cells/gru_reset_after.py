@@ -26,7 +26,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from gru_jax.bptt.cell import Cell
-from gru_jax.bptt.linalg import affine, affine_dot, bias_sum, outer_sum
+from gru_jax.bptt.linalg import affine, affine_dot, bias_sum, dot, outer_sum
 from gru_jax.cells.letters import check_for, initializer_for
 
 Steps = Float[Array, "*t_b H"]
@@ -82,8 +82,8 @@ def project(params: GRUResetAfterParams, xs: Float[Array, "*t_b D"]) -> Projecte
 
 def gates(params: GRUResetAfterParams, u: Projected, h: Steps) -> Gates:
     """(F1) to (F3): the values of a step, or of all steps."""
-    z = jax.nn.sigmoid(u.z + h @ params.U_z)  # (F1)
-    r = jax.nn.sigmoid(u.r + h @ params.U_r)  # (F2)
+    z = jax.nn.sigmoid(u.z + dot(h, params.U_z))  # (F1)
+    r = jax.nn.sigmoid(u.r + dot(h, params.U_r))  # (F2)
     q = affine(h, params.U_h, params.c_h)  # (F3)
     g = jnp.tanh(u.g + r * q)  # (F3)
     return Gates(z, r, q, g)
@@ -110,7 +110,7 @@ def coefficients(g: Gates, h_prev: Steps) -> Coefficients:
 def push(params: GRUResetAfterParams, k: Coefficients, h_dot: Steps) -> Steps:
     """The tangent of a step by the state: what ḣ₋ becomes."""
     return (  # (F1)˙ (F2)˙ (F3)˙ (F4)˙
-        k.keep * h_dot + k.a_z * (h_dot @ params.U_z) + k.a_r * (h_dot @ params.U_r) + k.q * (h_dot @ params.U_h)
+        k.keep * h_dot + k.a_z * dot(h_dot, params.U_z) + k.a_r * dot(h_dot, params.U_r) + k.q * dot(h_dot, params.U_h)
     )
 
 
@@ -125,8 +125,8 @@ def drive(
 ) -> Steps:
     """The tangent of all steps by parameters and input: ws."""
     p, p_dot = params, params_dot
-    z_pre = affine_dot(xs, xs_dot, p.W_z, p_dot.W_z, p_dot.b_z) + h_prevs @ p_dot.U_z  # (F1)˙
-    r_pre = affine_dot(xs, xs_dot, p.W_r, p_dot.W_r, p_dot.b_r) + h_prevs @ p_dot.U_r  # (F2)˙
+    z_pre = affine_dot(xs, xs_dot, p.W_z, p_dot.W_z, p_dot.b_z) + dot(h_prevs, p_dot.U_z)  # (F1)˙
+    r_pre = affine_dot(xs, xs_dot, p.W_r, p_dot.W_r, p_dot.b_r) + dot(h_prevs, p_dot.U_r)  # (F2)˙
     q_dot = affine(h_prevs, p_dot.U_h, p_dot.c_h)  # (F3)˙
     h_pre = affine_dot(xs, xs_dot, p.W_h, p_dot.W_h, p_dot.b_h)  # (F3)˙, without r ⊙ q
     return k.a_z * z_pre + k.a_r * r_pre + k.q * q_dot + k.a_h * h_pre  # (F3)˙ (F4)˙
@@ -137,7 +137,7 @@ def pull(params_T: GRUResetAfterParams, k: Coefficients, h_bar: Steps) -> Steps:
     q_bar = k.q * h_bar  # (F4)ᵀ (F3)ᵀ
     a_r = k.a_r * h_bar  # (F4)ᵀ (F3)ᵀ (F2)ᵀ
     a_z = k.a_z * h_bar  # (F4)ᵀ (F1)ᵀ
-    return k.keep * h_bar + q_bar @ params_T.U_h + a_r @ params_T.U_r + a_z @ params_T.U_z
+    return k.keep * h_bar + dot(q_bar, params_T.U_h) + dot(a_r, params_T.U_r) + dot(a_z, params_T.U_z)
 
 
 def collect(
@@ -154,18 +154,18 @@ def collect(
     a_r = k.a_r * h_bars  # (F3)ᵀ (F2)ᵀ
     a_z = k.a_z * h_bars  # (F4)ᵀ (F1)ᵀ
     params_bar = GRUResetAfterParams(
-        W_z=outer_sum(xs, a_z),
-        U_z=outer_sum(h_prevs, a_z),
+        W_z=outer_sum(xs, a_z, params.W_z),
+        U_z=outer_sum(h_prevs, a_z, params.U_z),
         b_z=bias_sum(a_z, params.b_z),
-        W_r=outer_sum(xs, a_r),
-        U_r=outer_sum(h_prevs, a_r),
+        W_r=outer_sum(xs, a_r, params.W_r),
+        U_r=outer_sum(h_prevs, a_r, params.U_r),
         b_r=bias_sum(a_r, params.b_r),
-        W_h=outer_sum(xs, a_h),
-        U_h=outer_sum(h_prevs, q_bar),
+        W_h=outer_sum(xs, a_h, params.W_h),
+        U_h=outer_sum(h_prevs, q_bar, params.U_h),
         b_h=bias_sum(a_h, params.b_h),
         c_h=bias_sum(q_bar, params.c_h),
     )
-    return params_bar, a_z @ params.W_z.T + a_r @ params.W_r.T + a_h @ params.W_h.T
+    return params_bar, dot(a_z, params.W_z.T) + dot(a_r, params.W_r.T) + dot(a_h, params.W_h.T)
 
 
 @cache

@@ -18,7 +18,7 @@ from typing import NamedTuple
 from jaxtyping import Array, Float
 
 from gru_jax.bptt.cell import Cell
-from gru_jax.bptt.linalg import affine, affine_dot, bias_sum, outer_sum
+from gru_jax.bptt.linalg import affine, affine_dot, bias_sum, dot, outer_sum
 from gru_jax.cells.letters import check_for, initializer_for
 
 Steps = Float[Array, "*t_b H"]
@@ -39,7 +39,7 @@ def project(params: LinearParams, xs: Float[Array, "*t_b D"]) -> Steps:
 
 def gates(params: LinearParams, u: Steps, h: Steps) -> Steps:
     """(F1)."""
-    return u + h @ params.U  # (F1)
+    return u + dot(h, params.U)  # (F1)
 
 
 def update(g: Steps, h: Steps) -> Steps:
@@ -54,7 +54,7 @@ def coefficients(g: Steps, h_prev: Steps) -> tuple[()]:
 
 def push(params: LinearParams, k: tuple[()], h_dot: Steps) -> Steps:
     """The tangent of a step by the state: what ḣ₋ becomes."""
-    return h_dot @ params.U  # (F1)˙
+    return dot(h_dot, params.U)  # (F1)˙
 
 
 def drive(
@@ -67,20 +67,20 @@ def drive(
     k: tuple[()],
 ) -> Steps:
     """The tangent of all steps by parameters and input: ws."""
-    return affine_dot(xs, xs_dot, params.W, params_dot.W, params_dot.b) + h_prevs @ params_dot.U  # (F1)˙
+    return affine_dot(xs, xs_dot, params.W, params_dot.W, params_dot.b) + dot(h_prevs, params_dot.U)  # (F1)˙
 
 
 def pull(params_T: LinearParams, k: tuple[()], h_bar: Steps) -> Steps:
     """The adjoint of a step by the state: what h̄ becomes one step back."""
-    return h_bar @ params_T.U  # (F1)ᵀ
+    return dot(h_bar, params_T.U)  # (F1)ᵀ
 
 
 def collect(
     params: LinearParams, xs: Float[Array, "*t_b D"], h_prevs: Steps, g: Steps, k: tuple[()], h_bars: Steps
 ) -> tuple[LinearParams, Float[Array, "*t_b D"]]:
     """The adjoint of all steps by parameters and input: (params̄, x̄s)."""
-    params_bar = LinearParams(W=outer_sum(xs, h_bars), U=outer_sum(h_prevs, h_bars), b=bias_sum(h_bars, params.b))
-    return params_bar, h_bars @ params.W.T
+    params_bar = LinearParams(W=outer_sum(xs, h_bars, params.W), U=outer_sum(h_prevs, h_bars, params.U), b=bias_sum(h_bars, params.b))
+    return params_bar, dot(h_bars, params.W.T)
 
 
 def linear_rnn() -> Cell:

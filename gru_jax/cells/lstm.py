@@ -23,7 +23,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from gru_jax.bptt.cell import Cell
-from gru_jax.bptt.linalg import affine, affine_dot, bias_sum, outer_sum
+from gru_jax.bptt.linalg import affine, affine_dot, bias_sum, dot, outer_sum
 from gru_jax.cells.letters import check_for, initializer_for
 
 Steps = Float[Array, "*t_b H"]
@@ -96,11 +96,11 @@ def project(params: LSTMParams, xs: Float[Array, "*t_b D"]) -> Projected:
 def gates(params: LSTMParams, u: Projected, state: LSTMState) -> Gates:
     """(F1) to (F3): the values of a step, or of all steps."""
     h, c = state
-    i = jax.nn.sigmoid(u.i + h @ params.U_i + _peep(c, params.p_i))  # (F1)
-    f = jax.nn.sigmoid(u.f + h @ params.U_f + _peep(c, params.p_f))  # (F1)
-    g = jnp.tanh(u.g + h @ params.U_g)  # (F1)
+    i = jax.nn.sigmoid(u.i + dot(h, params.U_i) + _peep(c, params.p_i))  # (F1)
+    f = jax.nn.sigmoid(u.f + dot(h, params.U_f) + _peep(c, params.p_f))  # (F1)
+    g = jnp.tanh(u.g + dot(h, params.U_g))  # (F1)
     c = f * c + i * g  # (F2)
-    o = jax.nn.sigmoid(u.o + h @ params.U_o + _peep(c, params.p_o))  # (F3)
+    o = jax.nn.sigmoid(u.o + dot(h, params.U_o) + _peep(c, params.p_o))  # (F3)
     return Gates(i, f, g, c, o)
 
 
@@ -126,11 +126,11 @@ def coefficients(g: Gates, state_prev: LSTMState) -> Coefficients:
 def push(params: LSTMParams, k: Coefficients, state_dot: LSTMState) -> LSTMState:
     """The tangent of a step by the state: what ḣ₋ becomes."""
     h_dot, c_dot = state_dot
-    i_pre = h_dot @ params.U_i + _peep(c_dot, params.p_i)  # (F1)˙
-    f_pre = h_dot @ params.U_f + _peep(c_dot, params.p_f)  # (F1)˙
-    g_pre = h_dot @ params.U_g  # (F1)˙
+    i_pre = dot(h_dot, params.U_i) + _peep(c_dot, params.p_i)  # (F1)˙
+    f_pre = dot(h_dot, params.U_f) + _peep(c_dot, params.p_f)  # (F1)˙
+    g_pre = dot(h_dot, params.U_g)  # (F1)˙
     c_dot = k.keep * c_dot + k.a_f * f_pre + k.a_i * i_pre + k.a_g * g_pre  # (F2)˙
-    o_pre = h_dot @ params.U_o + _peep(c_dot, params.p_o)  # (F3)˙
+    o_pre = dot(h_dot, params.U_o) + _peep(c_dot, params.p_o)  # (F3)˙
     return LSTMState(h=k.a_o * o_pre + k.c * c_dot, c=c_dot)  # (F3)˙
 
 
@@ -145,11 +145,11 @@ def drive(
 ) -> LSTMState:
     """The tangent of all steps by parameters and input: ws."""
     p, p_dot, h, c = params, params_dot, prevs.h, prevs.c
-    i_pre = affine_dot(xs, xs_dot, p.W_i, p_dot.W_i, p_dot.b_i) + h @ p_dot.U_i + _peep(c, p_dot.p_i)  # (F1)˙
-    f_pre = affine_dot(xs, xs_dot, p.W_f, p_dot.W_f, p_dot.b_f) + h @ p_dot.U_f + _peep(c, p_dot.p_f)  # (F1)˙
-    g_pre = affine_dot(xs, xs_dot, p.W_g, p_dot.W_g, p_dot.b_g) + h @ p_dot.U_g  # (F1)˙
+    i_pre = affine_dot(xs, xs_dot, p.W_i, p_dot.W_i, p_dot.b_i) + dot(h, p_dot.U_i) + _peep(c, p_dot.p_i)  # (F1)˙
+    f_pre = affine_dot(xs, xs_dot, p.W_f, p_dot.W_f, p_dot.b_f) + dot(h, p_dot.U_f) + _peep(c, p_dot.p_f)  # (F1)˙
+    g_pre = affine_dot(xs, xs_dot, p.W_g, p_dot.W_g, p_dot.b_g) + dot(h, p_dot.U_g)  # (F1)˙
     c_dot = k.a_f * f_pre + k.a_i * i_pre + k.a_g * g_pre  # (F2)˙
-    o_pre = affine_dot(xs, xs_dot, p.W_o, p_dot.W_o, p_dot.b_o) + h @ p_dot.U_o + _peep(g.c, p_dot.p_o)  # (F3)˙
+    o_pre = affine_dot(xs, xs_dot, p.W_o, p_dot.W_o, p_dot.b_o) + dot(h, p_dot.U_o) + _peep(g.c, p_dot.p_o)  # (F3)˙
     return LSTMState(h=k.a_o * (o_pre + _peep(c_dot, p.p_o)) + k.c * c_dot, c=c_dot)  # (F3)˙
 
 
@@ -175,7 +175,7 @@ def pull(params_T: LSTMParams, k: Coefficients, state_bar: LSTMState) -> LSTMSta
     """The adjoint of a step by the state: what h̄ becomes one step back."""
     a_i, a_f, a_g, a_o, c_bar = pre_activation_bars(params_T, k, state_bar)
     return LSTMState(
-        h=a_i @ params_T.U_i + a_f @ params_T.U_f + a_g @ params_T.U_g + a_o @ params_T.U_o,  # (F1)ᵀ
+        h=dot(a_i, params_T.U_i) + dot(a_f, params_T.U_f) + dot(a_g, params_T.U_g) + dot(a_o, params_T.U_o),  # (F1)ᵀ
         c=k.keep * c_bar + _peep(a_i, params_T.p_i) + _peep(a_f, params_T.p_f),  # (F2)ᵀ (F1)ᵀ
     )
 
@@ -186,23 +186,23 @@ def collect(
     """The adjoint of all steps by parameters and input: (params̄, x̄s)."""
     a_i, a_f, a_g, a_o, _ = pre_activation_bars(params, k, state_bars)
     params_bar = LSTMParams(
-        W_i=outer_sum(xs, a_i),
-        U_i=outer_sum(prevs.h, a_i),
+        W_i=outer_sum(xs, a_i, params.W_i),
+        U_i=outer_sum(prevs.h, a_i, params.U_i),
         b_i=bias_sum(a_i, params.b_i),
-        W_f=outer_sum(xs, a_f),
-        U_f=outer_sum(prevs.h, a_f),
+        W_f=outer_sum(xs, a_f, params.W_f),
+        U_f=outer_sum(prevs.h, a_f, params.U_f),
         b_f=bias_sum(a_f, params.b_f),
-        W_g=outer_sum(xs, a_g),
-        U_g=outer_sum(prevs.h, a_g),
+        W_g=outer_sum(xs, a_g, params.W_g),
+        U_g=outer_sum(prevs.h, a_g, params.U_g),
         b_g=bias_sum(a_g, params.b_g),
-        W_o=outer_sum(xs, a_o),
-        U_o=outer_sum(prevs.h, a_o),
+        W_o=outer_sum(xs, a_o, params.W_o),
+        U_o=outer_sum(prevs.h, a_o, params.U_o),
         b_o=bias_sum(a_o, params.b_o),
         p_i=bias_sum(prevs.c * a_i, params.p_i),
         p_f=bias_sum(prevs.c * a_f, params.p_f),
         p_o=bias_sum(g.c * a_o, params.p_o),
     )
-    return params_bar, a_i @ params.W_i.T + a_f @ params.W_f.T + a_g @ params.W_g.T + a_o @ params.W_o.T
+    return params_bar, dot(a_i, params.W_i.T) + dot(a_f, params.W_f.T) + dot(a_g, params.W_g.T) + dot(a_o, params.W_o.T)
 
 
 def _peep(c: Steps, p: Float[Array, " H"] | None) -> Steps | float:
