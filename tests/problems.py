@@ -81,6 +81,36 @@ def problem(
     return Problem(params, xs, h0, normal_like(keys[3], outputs))
 
 
+def scan_of_step(
+    cell: Any,
+    params: Any,
+    xs: jax.Array,
+    h0: Any,
+    *,
+    lengths: Any = None,
+    mask: Any = None,
+    resets: Any = None,
+    reset_state: Any = None,
+    reverse: bool = False,
+    outputs: str = "all",
+) -> tuple[Any, Any]:
+    """The oracle: a `lax.scan` over `cell.step` that shares no line with the engine, for autodiff. Time-major."""
+    counts = jnp.ones(xs.shape[:-1], bool) if mask is None else mask
+    if lengths is not None:
+        counts = counts & (jnp.arange(xs.shape[0])[(...,) + (None,) * jnp.ndim(lengths)] < lengths)
+    resets = jnp.zeros(xs.shape[:-1], bool) if resets is None else resets
+    fresh = jax.tree.map(jnp.zeros_like, h0) if reset_state is None else reset_state
+
+    def step(h, at_t):
+        x, counts, reset = (part if part.ndim == xs.ndim - 1 else part[..., None] for part in at_t)
+        before = jax.tree.map(lambda new, old: jnp.where(reset, new, old), fresh, h)
+        after, y = cell.step(params, before, jnp.where(counts, x, 0))
+        h = jax.tree.map(lambda new, old: jnp.where(counts, new, old), after, h)
+        return h, {"all": jnp.where(counts, y, 0), "states": h, "last": None}[outputs]
+
+    return jax.lax.scan(step, h0, (xs, counts, resets), reverse=reverse)
+
+
 def gradients(run: Callable[..., Any], p: Problem) -> tuple[Any, Any]:
     """(outputs of `run(params, xs, h0)`, cotangents of its arguments)."""
     outputs, pull = jax.vjp(run, p.params, p.xs, p.h0)

@@ -53,16 +53,40 @@ STEPS = {
 }
 
 
-def unroll(name: str, params: Any, xs: Any, h0: Any, *, reverse: bool = False) -> tuple[Any, np.ndarray]:
-    """(last state, outputs) of the cell `name` for xs (T, B, D): a loop over sequences around a loop over steps."""
+def unroll(
+    name: str,
+    params: Any,
+    xs: Any,
+    h0: Any,
+    *,
+    reverse: bool = False,
+    lengths: Any = None,
+    mask: Any = None,
+    resets: Any = None,
+    reset_state: Any = None,
+) -> tuple[Any, np.ndarray, Any]:
+    """(last state, outputs, states) of the cell `name` for xs (T, B, D): a loop over sequences around a loop over the steps that
+    count. A step that does not holds the state and puts out 0; `reset_state` is without batch axes, zero if None."""
     p, step, is_pair = _zero_where_none(params), STEPS[name], name.startswith("lstm")
     xs = np.asarray(xs, np.float64)
-    lasts, outputs = [], np.zeros((xs.shape[0], xs.shape[1], p["U_i" if is_pair else "U" if "U" in p else "U_z"].shape[0]))
-    for b in range(xs.shape[1]):
-        state = tuple(np.asarray(part, np.float64)[b] for part in h0) if is_pair else np.asarray(h0, np.float64)[b]
-        for t in reversed(range(xs.shape[0])) if reverse else range(xs.shape[0]):
-            state = step(p, state, xs[t, b])
-            outputs[t, b] = state[0] if is_pair else state
-        lasts.append(state)
-    last = tuple(np.stack(part) for part in zip(*lasts, strict=True)) if is_pair else np.stack(lasts)
-    return last, outputs
+    parts = lambda state: tuple(np.asarray(part, np.float64) for part in (state if is_pair else (state,)))
+    H = parts(h0)[0].shape[-1]
+    fresh = (np.zeros(H),) * (1 + is_pair) if reset_state is None else parts(reset_state)
+    T, B = xs.shape[:2]
+    outputs, states = np.zeros((T, B, H)), np.zeros((1 + is_pair, T, B, H))
+    lasts = np.zeros((1 + is_pair, B, H))
+    for b in range(B):
+        state = tuple(part[b] for part in parts(h0))
+        for t in reversed(range(T)) if reverse else range(T):
+            padded = lengths is not None and t >= lengths[b]
+            masked = mask is not None and not mask[t][b]
+            if not padded and not masked:
+                if resets is not None and resets[t][b]:
+                    state = fresh
+                new = step(p, state if is_pair else state[0], xs[t, b])
+                state = new if is_pair else (new,)
+                outputs[t, b] = state[0]
+            states[:, t, b] = state
+        lasts[:, b] = state
+    whole = lambda part: tuple(part) if is_pair else part[0]
+    return whole(lasts), outputs, whole(states)

@@ -108,9 +108,7 @@ def states_both_jvp(cell: Cell, how: How, primals: Any, tangents: Any) -> tuple[
     return hs, lax.custom_linear_solve(system, ws, solve, transpose_solve)
 
 
-def recursion_both(
-    cell: Cell, how: How, params: Any, xs: Any, h0: Any, reset_state: Any, when: When
-) -> tuple[Any, Any]:
+def recursion_both(cell: Cell, how: How, params: Any, xs: Any, h0: Any, reset_state: Any, when: When) -> tuple[Any, Any]:
     """(h_last, outputs), differentiable in both modes."""
     hs = states_both(cell, how, params, xs, h0, reset_state, when)
     last = 0 if how.reverse else -1

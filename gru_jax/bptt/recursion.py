@@ -16,7 +16,7 @@ The functions are positional and check nothing: `unroll` has.
 """
 
 from functools import partial
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -32,13 +32,11 @@ class How(NamedTuple):
     """What is known before tracing."""
 
     reverse: bool = False
-    outputs: Literal["all", "last", "states"] = "all"
+    outputs: str = "all"  # "last", "states"; for `run` also "ys and states"
     compute_dtype: Any = None
 
 
-def recursion_ref(
-    cell: Cell, how: How, params: Any, xs: Any, h0: Any, reset_state: Any, when: When
-) -> tuple[Any, Any]:
+def recursion_ref(cell: Cell, how: How, params: Any, xs: Any, h0: Any, reset_state: Any, when: When) -> tuple[Any, Any]:
     """(h_last, outputs) of the plain scan: the forward pass, and under `jax.grad` the oracle."""
     h_last, hs = states(cell, how, params, xs, h0, reset_state, when, stacked=how.outputs != "last")
     return h_last, outputs_of(cell, how, when, hs)

@@ -41,6 +41,7 @@ def run(layer: Any, how: How, derivative: str, params: Any, sequence: Sequence) 
         return layer.run(run, how, derivative, params, sequence)
     xs, h0, reset_state, when, key = sequence
     if layer.randomize is not None:
+        assert key is not None  # unroll asks for it
         params, xs = layer.randomize(key, params, xs)
     arguments = (params, xs, h0, reset_state, when)
     if how.outputs == "all":

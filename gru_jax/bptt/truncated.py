@@ -35,10 +35,18 @@ def unroll_truncated(
     the first step in the direction of travel; the last one may be shorter.
 
     Args:
+        cell: as for `gj.unroll`, but for bidirectional layers: one of their directions has no state to carry on.
+        params: as for `gj.unroll`.
+        xs: as for `gj.unroll`.
+        h0: as for `gj.unroll`. The gradient of the first window reaches it.
         window: the number of steps, at least 1.
-        key: for cells with dropout; each window draws its own noise (a variational mask is one per window then).
-        cell, params, xs, h0, lengths, mask, resets, reverse, time_major, options: as for `gj.unroll`. A bidirectional layer is
-            refused, for one of its directions has no state to carry.
+        lengths: as for `gj.unroll`.
+        mask: as for `gj.unroll`.
+        resets: as for `gj.unroll`.
+        reverse: as for `gj.unroll`.
+        time_major: as for `gj.unroll`.
+        key: for cells that draw noise; each window draws its own (a variational mask is one per window then).
+        **options: the others of `gj.unroll`.
 
     Returns:
         `(h_last, ys)`, as `gj.unroll`.
@@ -57,8 +65,10 @@ def unroll_truncated(
     _check_one_direction(cell)
     if isinstance(window, bool) or not isinstance(window, int) or window < 1:
         raise ValueError(f"window: got {window!r}, expected a number of steps, at least 1.")
-    everything = partial(unroll, cell, params, reverse=reverse, time_major=time_major, **options)
-    jax.eval_shape(partial(everything, key=key, lengths=lengths, mask=mask, resets=resets), xs, h0)  # what is wrong is told here
+    everything: Any = partial(unroll, cell, params, reverse=reverse, time_major=time_major, **options)
+    jax.eval_shape(
+        partial(everything, key=key, lengths=lengths, mask=mask, resets=resets), xs, h0
+    )  # what is wrong is told here
     axis = 0 if time_major else jnp.ndim(xs) - 2
     xs = jnp.asarray(xs)
     steps, batch = xs.shape[axis], xs.shape[1:-1] if time_major else xs.shape[:-2]

@@ -37,24 +37,47 @@ def unroll(
     The order is that of `lax.scan`, (carry, output): `jax.lax.scan(partial(cell.step, params), h0, xs)` returns the same pair.
 
     Args:
-        cell: such as `gj.gru()`.
+        cell: such as `gj.gru()`; a `gj.stack` or `gj.bidirectional`; a `gj.Cell` of your own.
         params: from `cell.init`: floating-point arrays of one dtype, in which everything is computed.
         xs: the inputs, `(T, *batch, D)` with any number of batch axes, none included; cast to the dtype of `params`.
         h0: the state before the first step, leaves `(*batch, H)` in the dtype of `params`; zeros if None.
+        lengths: `(*batch,)` integers, 0 to T. Steps at or beyond a sequence's length hold the state, their output is 0, and nothing
+            that stands in `xs` there (NaN neither) reaches a value or a gradient; the last state is the held one, `h0` for a
+            length of 0. (PyTorch and ONNX pad with 0 too, Keras repeats the last output; on length 0 the libraries disagree.) A
+            traced length out of range makes that sequence's outputs NaN.
+        mask: `(T, *batch)` booleans for steps in the middle: False holds the state, as beyond a length. With `lengths` a step counts
+            where both say so.
+        resets: `(T, *batch)` booleans: the state is `reset_state` before the step at t, in the direction of travel. In
+            reinforcement learning: "the observation at t is the first of its episode"; from an environment's `done`, which comes
+            with the last transition, `resets[t] = done[t - 1]`. A reset at a step that does not count is none. No NaN in
+            the state survives a reset.
+        reset_state: leaves `(*batch, H)` or what broadcasts to it, `(H,)` say; zeros if None, never the `h0` that was carried in.
+            Gradients flow to it from every reset and stop there.
         reverse: from step T-1 to step 0. `ys` stays aligned with `xs`; the last state is the one after step 0.
-        time_major: False for `xs` and `ys` of shape `(*batch, T, ·)`.
+            With `lengths` each sequence is read from its own last step.
+        time_major: False for `xs` and `ys` of shape `(*batch, T, ·)`, and `mask` and `resets` of shape `(*batch, T)`.
+        outputs: `"all"`; `"states"` for the state after every step instead (held where a step does not count), in the
+            structure of `h0`, for replay; `"last"` for None, where the last state is all you need.
+        key: a `jax.random` key, for cells that draw noise (dropout, zoneout); others do without.
+        compute_dtype: a narrower dtype for the operands of the matmuls, bfloat16 say; they are summed in at least float32, and all
+            else, the state and the gradients too, keeps the dtype of `params`.
         derivative: `"adjoint"`, the custom VJP with the derived backward pass; `"both"`, derived tangent and backward pass, for
             forward mode and all that is built on it (a cell without a tangent row is differentiated by autodiff);
             `"autodiff"`, the same forward pass without any rule: the oracle.
 
     Returns:
         `(h_last, ys)`: the state after the last step in the direction of travel, leaves `(*batch, H)` (an LSTM's is the
-        tuple `(h, c)`), and the outputs `(T, *batch, H)` in the layout of `xs`. Cotangents are taken for both.
+        tuple `(h, c)`, a stack's a tuple with one per layer), and the outputs `(T, *batch, H)` in the layout of `xs`. Cotangents are
+        taken for both.
 
     Raises:
         TypeError: `cell` is no cell; `params` are another cell's or of mixed or other than floating dtypes; `xs` is no array of
-            floats; `h0` has another structure or dtype; forward mode goes through `derivative="adjoint"`.
-        ValueError: `xs` has fewer than two axes or another last axis than `params`; `h0` has another shape; an unknown option.
+            floats; `h0` or `reset_state` has another structure or dtype; `lengths` are no integers; `mask` or `resets` no booleans;
+            forward mode goes through `derivative="adjoint"`.
+        ValueError: `xs` has fewer than two axes or another last axis than `params`; another shape does not fit; a length is below 0
+            or above T; `reset_state` without `resets`; no `key` for a cell that draws noise; an unknown option.
+
+    Differentiable are `params`, `xs`, `h0` and `reset_state`.
 
     Cost: the backward pass keeps the states and the inputs, T·B·(H + D) numbers, and computes the gates once more, for all t at
     once: per step and sequence it is (for a GRU) 3·2·(D + H)·H floating-point operations forward, the same again for the
@@ -75,7 +98,9 @@ def unroll(
     steps, batch = xs.shape[0], xs.shape[1:-1]
     if lengths is not None:
         lengths = checks.check_lengths(lengths, batch, steps)
-    mask, resets = (_time_major_flags(name, flags, steps, batch, time_major) for name, flags in (("mask", mask), ("resets", resets)))
+    mask, resets = (
+        _time_major_flags(name, flags, steps, batch, time_major) for name, flags in (("mask", mask), ("resets", resets))
+    )
     checks.check_resets(resets, reset_state)
     h0 = cell.initial_state(params, batch) if h0 is None else checks.check_state("h0", h0, cell, params, batch)
     reset_state = None if resets is None else checks.check_reset_state(reset_state, cell, h0)

@@ -30,12 +30,13 @@ class When(NamedTuple):
     resets: Bool[Array, "*t_b"] | None = None
 
 
-def make_when(
-    mask: Bool[Array, "T *b"] | None, lengths: Array | None, resets: Bool[Array, "T *b"] | None, steps: int
-) -> When:
+def make_when(mask: Bool[Array, "T *b"] | None, lengths: Array | None, resets: Bool[Array, "T *b"] | None, steps: int) -> When:
     """The `When` of time-major masks and resets and of lengths: a step counts where mask and length both say so, and a reset at
     a step that does not count is none."""
     if lengths is not None:
+        lengths = jnp.where(
+            lengths < 0, steps, lengths
+        )  # traced and wrong: its outputs become NaN, and must reach the gradient
         t = jnp.arange(steps).reshape(steps, *(1,) * lengths.ndim)
         mask = t < lengths if mask is None else (t < lengths) & mask
     if resets is not None and mask is not None:

@@ -93,7 +93,9 @@ def collect(
 ) -> tuple[ElmanParams, Float[Array, "*t_b D"]]:
     """The adjoint of all steps by parameters and input: (params̄, x̄s)."""
     a = h_bars * k  # (F1)ᵀ
-    return ElmanParams(W=outer_sum(xs, a, params.W), U=outer_sum(h_prevs, a, params.U), b=bias_sum(a, params.b)), dot(a, params.W.T)
+    return ElmanParams(W=outer_sum(xs, a, params.W), U=outer_sum(h_prevs, a, params.U), b=bias_sum(a, params.b)), dot(
+        a, params.W.T
+    )
 
 
 def elman(activation: Activation = "tanh") -> Cell:

@@ -79,7 +79,9 @@ def collect(
     params: LinearParams, xs: Float[Array, "*t_b D"], h_prevs: Steps, g: Steps, k: tuple[()], h_bars: Steps
 ) -> tuple[LinearParams, Float[Array, "*t_b D"]]:
     """The adjoint of all steps by parameters and input: (params̄, x̄s)."""
-    params_bar = LinearParams(W=outer_sum(xs, h_bars, params.W), U=outer_sum(h_prevs, h_bars, params.U), b=bias_sum(h_bars, params.b))
+    params_bar = LinearParams(
+        W=outer_sum(xs, h_bars, params.W), U=outer_sum(h_prevs, h_bars, params.U), b=bias_sum(h_bars, params.b)
+    )
     return params_bar, dot(h_bars, params.W.T)
 
 

@@ -96,9 +96,7 @@ class Bidirectional(NamedTuple):
 
     def deterministic(self) -> "Bidirectional":
         """The same without noise, for evaluation."""
-        return self._replace(
-            forward_cell=self.forward_cell.deterministic(), backward_cell=self.backward_cell.deterministic()
-        )
+        return self._replace(forward_cell=self.forward_cell.deterministic(), backward_cell=self.backward_cell.deterministic())
 
     def step(self, params: Any, h: Any, x: Any) -> Any:
         """Raises TypeError: the backward cell starts at the end of the sequence."""
@@ -107,15 +105,11 @@ class Bidirectional(NamedTuple):
             "sequence's end. Use gj.unroll on the whole sequence."
         )
 
-    def run(
-        self, run: Callable[..., Ran], how: How, derivative: str, params: BidirectionalParams, sequence: Sequence
-    ) -> Ran:
+    def run(self, run: Callable[..., Ran], how: How, derivative: str, params: BidirectionalParams, sequence: Sequence) -> Ran:
         """Both cells over a validated sequence, for `unroll`."""
         keys = split(sequence.key, 2)
         resets = sequence.reset_state or (None, None)
-        parts = [
-            sequence._replace(h0=sequence.h0[i], reset_state=resets[i], key=keys[i]) for i in range(2)
-        ]
+        parts = [sequence._replace(h0=sequence.h0[i], reset_state=resets[i], key=keys[i]) for i in range(2)]
         forward = run(self.forward_cell, how, derivative, params.forward, parts[0])
         turned = how._replace(reverse=not how.reverse)
         backward = run(self.backward_cell, turned, derivative, params.backward, parts[1])

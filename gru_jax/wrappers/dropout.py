@@ -67,7 +67,9 @@ def variational_dropout(cell: Cell, *, inputs: float = 0.0, state: float = 0.0) 
     """
     checks.check_cell(cell)
     if not isinstance(cell, Cell):
-        raise TypeError(f"cell: got {cell.name}, expected a gj.Cell. Put the dropout on the cells inside: it acts on each step.")
+        raise TypeError(
+            f"cell: got {cell.name}, expected a gj.Cell. Put the dropout on the cells inside: it acts on each step."
+        )
     return _variational_dropout(cell, check_rate("inputs", inputs), check_rate("state", state))
 
 

@@ -19,7 +19,7 @@ def check_part(part: Any, params: Any, path: str) -> int | None:
 
 def check_cells(cells: Any) -> tuple[Any, ...]:
     """The cells as a tuple, at least one."""
-    if not isinstance(cells, list | tuple) or isinstance(cells, tuple) and hasattr(cells, "_fields") or not cells:
+    if not isinstance(cells, list | tuple) or (isinstance(cells, tuple) and hasattr(cells, "_fields")) or not cells:
         raise TypeError(f"cells: got {type(cells).__name__}, expected a list of cells: gj.stack([gj.gru(), gj.gru()]).")
     for cell in cells:
         checks.check_cell(cell)

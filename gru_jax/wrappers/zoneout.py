@@ -31,11 +31,9 @@ def randomize(cell: Cell, rates: Any, key: Array, params: Any, xs: Array) -> tup
     """Draws z for every step, sequence and unit."""
     own, inner = jax.random.split(key)
     state = checks.zero_state(cell, params)
-    leaves, structure = jax.tree.flatten(state)
-    rate = jax.tree.leaves(_per_leaf(rates, state))
-    keys = jax.random.split(own, len(leaves))
-    draw = lambda k, p, leaf: jax.random.bernoulli(k, p, xs.shape[:-1] + leaf.shape)
-    z = structure.unflatten([draw(*parts) for parts in zip(keys, rate, leaves, strict=True)])
+    keys = iter(jax.random.split(own, len(jax.tree.leaves(state))))
+    draw = lambda rate, leaf: jax.random.bernoulli(next(keys), rate, xs.shape[:-1] + leaf.shape)
+    z = jax.tree.map(draw, _per_leaf(rates, state), state)
     if cell.randomize is not None:
         params, xs = cell.randomize(inner, params, xs)
     return params, Zoned(xs, z)
@@ -88,7 +86,12 @@ def collect(cell: Cell, rates: Any, params: Any, xs: Any, h_prevs: Any, g: Zoned
     """The adjoint of all steps by parameters and input."""
     assert cell.collect is not None
     params_bar, xs_bar = cell.collect(
-        params, _zoned(xs).inner, h_prevs, g.inner, k.inner, _renewed(rates, k.z, h_bars)  # (Z)ᵀ
+        params,
+        _zoned(xs).inner,
+        h_prevs,
+        g.inner,
+        k.inner,
+        _renewed(rates, k.z, h_bars),  # (Z)ᵀ
     )
     return params_bar, Zoned(xs_bar, None) if isinstance(xs, Zoned) else xs_bar
 

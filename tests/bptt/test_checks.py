@@ -57,6 +57,31 @@ BAD = {
     "chrono for an RNN": (lambda: gj.initializers.chrono(jax.random.key(0), gj.elman().init(jax.random.key(0), 2, 3), 9), TypeError, r"params: got ElmanParams without b_f and b_i"),
     "chrono for nothing": (lambda: gj.initializers.chrono(jax.random.key(0), P.params, 2), ValueError, r"longest: got 2, expected at least 3"),
     "a negative bound": (lambda: gj.initializers.symmetric_uniform(-1), ValueError, r"bound: got -1, expected a number above 0"),
+    "a length beyond T": (lambda: unroll(P.xs, lengths=np.array([1, T + 2, 3])), ValueError, r"lengths: got 9 at \(1,\), expected 0 to 7.*Pad xs"),
+    "a negative length": (lambda: unroll(P.xs, lengths=[1, 2, -1]), ValueError, r"lengths: got -1 at \(2,\), expected 0 to 7"),
+    "float lengths": (lambda: unroll(P.xs, lengths=jnp.ones(B)), TypeError, r"lengths: got dtype float.*expected integers.*astype\(int\)"),
+    "boolean lengths": (lambda: unroll(P.xs, lengths=jnp.ones(B, bool)), TypeError, r"lengths: got dtype bool, expected integers.*mask"),
+    "lengths of another batch": (lambda: unroll(P.xs, lengths=jnp.ones(B + 1, int)), ValueError, r"lengths: got shape \(4,\), expected \(3,\)"),
+    "one length for a batch": (lambda: unroll(P.xs, lengths=3), ValueError, r"lengths: got shape \(\), expected \(3,\)"),
+    "an integer mask": (lambda: unroll(P.xs, mask=jnp.ones((T, B), int)), TypeError, r"mask: got an array.*int.*expected booleans.*jnp\.asarray\(mask, bool\)"),
+    "a list for a mask": (lambda: unroll(P.xs, mask=[True] * T), TypeError, r"mask: got list, expected booleans"),
+    "a batch-major mask": (lambda: unroll(P.xs, mask=np.ones((B, T), bool)), ValueError, r"mask: got shape \(3, 7\), expected \(7, 3\) \(T, \*batch\).*time_major"),
+    "a time-major mask": (lambda: unroll(P.xs, mask=np.ones((B, T), bool), time_major=False), ValueError, r"mask: got shape \(3, 7\), expected \(7, 3\) \(\*batch, T\)"),
+    "a mask of features": (lambda: unroll(P.xs, mask=np.ones((T, B, 1), bool)), ValueError, r"mask: got shape \(7, 3, 1\), expected \(7, 3\)"),
+    "float resets": (lambda: unroll(P.xs, resets=jnp.zeros((T, B))), TypeError, r"resets: got an array.*float.*expected booleans"),
+    "resets of one sequence": (lambda: unroll(P.xs, resets=np.zeros(T, bool)), ValueError, r"resets: got shape \(7,\), expected \(7, 3\).*broadcast_to"),
+    "a reset state without resets": (lambda: unroll(P.xs, reset_state=P.h0), ValueError, r"reset_state: got a state without resets.*h0"),
+    "the shape of a reset state": (lambda: unroll(P.xs, resets=np.zeros((T, B), bool), reset_state=jnp.zeros(H + 1, jnp.float32)), ValueError, r"reset_state: got an array of shape \(6,\).*expected shape \(3, 5\).*\(5,\)"),
+    "the dtype of a reset state": (lambda: unroll(P.xs, resets=np.zeros((T, B), bool), reset_state=jnp.zeros(H, jnp.float16)), TypeError, r"reset_state: got dtype float16, expected float32.*astype"),
+    "the structure of a reset state": (lambda: unroll(P.xs, resets=np.zeros((T, B), bool), reset_state=LSTM.h0), TypeError, r"reset_state: got LSTMState, expected the state of cell gru"),
+    "a reset of step": (lambda: gj.step(GRU, P.params, P.h0, P.xs[0], np.zeros(B)), TypeError, r"reset: got an array.*expected booleans"),
+    "the shape of a reset of step": (lambda: gj.step(GRU, P.params, P.h0, P.xs[0], np.zeros((T, B), bool)), ValueError, r"reset: got shape \(7, 3\), expected \(3,\)"),
+    "a reset state without a reset": (lambda: gj.step(GRU, P.params, P.h0, P.xs[0], reset_state=P.h0), ValueError, r"reset_state: got a state without reset,"),
+    "the factory for the cell of step": (lambda: gj.step(gj.gru, P.params, P.h0, P.xs[0]), TypeError, r"cell: got function, expected a gj\.Cell"),
+    "unknown outputs": (lambda: unroll(P.xs, outputs="first"), ValueError, r"outputs: got 'first', expected one of 'all', 'last', 'states'"),
+    "a wider compute dtype": (lambda: gj.unroll(GRU, half, P.xs, compute_dtype=jnp.float32), ValueError, r"compute_dtype: got float32.*no wider than the params' bfloat16"),
+    "an integer compute dtype": (lambda: unroll(P.xs, compute_dtype=jnp.int8), ValueError, r"compute_dtype: got int8, expected one of float64"),
+    "a seed for a key": (lambda: unroll(P.xs, key=3), TypeError, r"key: got int, expected a jax\.random key"),
 }  # fmt: skip
 
 
@@ -65,7 +90,9 @@ def test_bad_input_is_told(case):
     assert_told(*BAD[case])
 
 
-@pytest.mark.parametrize("case", ["features of xs", "dtype of h0", "mixed params", "an unknown derivative"])
+@pytest.mark.parametrize(
+    "case", ["features of xs", "dtype of h0", "mixed params", "an unknown derivative", "a length beyond T", "float resets"]
+)
 def test_a_traced_call_is_told_the_same(case):
     call, error, message = BAD[case]
     assert_told(jax.jit(lambda: call()), error, message)
@@ -74,3 +101,12 @@ def test_a_traced_call_is_told_the_same(case):
 def test_params_may_be_numpy_arrays():
     as_numpy = jax.tree.map(np.asarray, P.params)
     assert (gj.unroll(GRU, as_numpy, np.asarray(P.xs))[1] == unroll(P.xs)[1]).all()
+
+
+def test_lengths_may_be_a_list():
+    assert (unroll(P.xs, lengths=[1, 2, 3])[1] == unroll(P.xs, lengths=np.array([1, 2, 3]))[1]).all()
+
+
+def test_a_key_may_be_of_the_old_kind_and_a_cell_without_noise_ignores_it():
+    for key in (jax.random.key(0), jax.random.PRNGKey(0)):
+        assert (unroll(P.xs, key=key)[1] == unroll(P.xs)[1]).all()

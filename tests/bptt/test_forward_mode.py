@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import pytest
 
 import gru_jax as gj
+from tests.bptt.test_when import LENGTHS, MASK, RESETS, reset_state_of
 from tests.problems import CELLS, assert_close, every_cell, gradients, normal_like, problem
 
 P = problem(gj.gru())
@@ -71,18 +72,24 @@ def test_both_has_the_tangents_of_autodiff_at_edge_sizes(name, sizes):
 
 @pytest.mark.derivative
 @every_cell
-def test_the_derived_tangent_and_the_derived_adjoint_prove_each_other(cell):
+@pytest.mark.parametrize("when", [{}, {"lengths": LENGTHS, "mask": MASK, "resets": RESETS}], ids=["plain", "all conditions"])
+@pytest.mark.parametrize("reverse", [False, True])
+def test_the_derived_tangent_and_the_derived_adjoint_prove_each_other(cell, when, reverse):
     """⟨c, J v⟩ = ⟨Jᵀ c, v⟩, J v by `push` and `drive`, Jᵀ c by `pull` and `collect`, one leaf of v at a time: no third party."""
     p = problem(cell)
-    args = (p.params, p.xs, p.h0)
-    _, bars = gradients(of(cell, "adjoint"), p)
-    dots = normal_like(jax.random.key(8), args)
-    zeros = jax.tree.map(jnp.zeros_like, args)
-    leaves, structure = jax.tree.flatten(dots)
-    run = jax.jit(lambda v: jax.jvp(of(cell, "both"), args, v)[1])
+    given = (p.params, reset_state_of(cell, p.params) if when else None)
+    args = (given, p.xs, p.h0)
+
+    def run(derivative, given, xs, h0):
+        params, fresh = given
+        return gj.unroll(cell, params, xs, h0, reset_state=fresh, reverse=reverse, derivative=derivative, **when)
+
+    _, bars = gradients(partial(run, "adjoint"), p._replace(params=given))
+    leaves, structure = jax.tree.flatten(normal_like(jax.random.key(8), args))
+    tangent = jax.jit(lambda v: jax.jvp(partial(run, "both"), args, v)[1])
     for i, (leaf, bar) in enumerate(zip(leaves, jax.tree.leaves(bars), strict=True)):
-        v = structure.unflatten([leaf if j == i else zero for j, zero in enumerate(jax.tree.leaves(zeros))])
-        pushed = sum(jnp.vdot(c, y) for c, y in zip(jax.tree.leaves(p.cotangents), jax.tree.leaves(run(v)), strict=True))
+        v = structure.unflatten([leaf if j == i else jnp.zeros_like(other) for j, other in enumerate(leaves)])
+        pushed = sum(jnp.vdot(c, y) for c, y in zip(jax.tree.leaves(p.cotangents), jax.tree.leaves(tangent(v)), strict=True))
         scale = float(jnp.linalg.norm(bar) * jnp.linalg.norm(leaf))
         assert abs(float(pushed - jnp.vdot(bar, leaf))) <= scale * 100 * float(jnp.finfo(leaf.dtype).eps)
 

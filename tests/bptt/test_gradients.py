@@ -224,6 +224,22 @@ def test_vmap_over_an_ensemble_of_parameters_equals_the_loop(cell):
         assert_close(jax.tree.map(lambda leaf: leaf[i], same_data), one(members[0]._replace(params=member.params)))
 
 
+@every_cell
+def test_per_example_gradients_by_vmap_of_grad_equal_the_loop(cell):
+    p = problem(cell)
+    lengths = jnp.array([T, 2, 0])
+
+    def loss(params, xs, h0, length):
+        h_last, ys = gj.unroll(cell, params, xs, h0, lengths=length)
+        return jnp.sin(ys).sum() + sum((leaf**2).sum() for leaf in jax.tree.leaves(h_last))
+
+    per_example = jax.jit(jax.vmap(jax.grad(loss), in_axes=(None, 1, 0, 0)))(p.params, p.xs, p.h0, lengths)
+    one = jax.jit(jax.grad(loss))
+    for b in range(B):
+        expected = one(p.params, p.xs[:, b], jax.tree.map(lambda leaf: leaf[b], p.h0), lengths[b])
+        assert_close(jax.tree.map(lambda leaf: leaf[b], per_example), expected)
+
+
 SECOND_ORDER = [(cell, True) for cell in CELLS.values()] + [(CELLS[name], False) for name in ("elman_tanh", "gru", "lstm")]
 
 

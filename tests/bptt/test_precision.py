@@ -1,0 +1,106 @@
+"""Precision: what is summed in what, and how the error against float64 grows with the number of steps."""
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import pytest
+
+import gru_jax as gj
+from gru_jax.bptt.linalg import dot, lowered, outer_sum
+from tests.problems import CELLS, B, D, H, T, assert_close, errors, every_cell, gradients, problem, scan_of_step
+
+pytestmark = pytest.mark.derivative
+
+
+def dots_of(jaxpr):
+    """Every matmul of a jaxpr, at any depth: the dtypes of its operands and of its result."""
+    for eqn in jaxpr.eqns:
+        if eqn.primitive.name == "dot_general":
+            yield tuple(str(var.aval.dtype) for var in (*eqn.invars, *eqn.outvars))
+        for value in jax.tree.leaves(list(eqn.params.values()), is_leaf=lambda leaf: hasattr(leaf, "eqns")):
+            inner = getattr(value, "jaxpr", value)
+            if hasattr(inner, "eqns"):
+                yield from dots_of(inner)
+
+
+@every_cell
+@pytest.mark.parametrize("derivative", ["adjoint", "both"])
+@pytest.mark.parametrize(
+    ("dtype", "compute_dtype"), [("bfloat16", None), ("float16", None), ("float32", "bfloat16"), ("float32", None)]
+)
+def test_every_matmul_sums_in_at_least_float32_and_takes_the_operands_asked_for(cell, derivative, dtype, compute_dtype):
+    p = problem(cell, dtype=jnp.dtype(dtype))
+    run = partial(gj.unroll, cell, derivative=derivative, compute_dtype=compute_dtype)
+    found = set(dots_of(jax.make_jaxpr(partial(gradients, run))(p).jaxpr))
+    operand = compute_dtype or dtype
+    assert {total for _, _, total in found} == {"float32"}
+    if derivative == "adjoint":
+        assert found == {(operand, operand, "float32")}
+    else:  # what JAX transposes keeps a cotangent in the float32 of its sum, beside an operand as asked for
+        assert all(operand in (one, other) for one, other, _ in found)
+
+
+@every_cell
+def test_with_a_compute_dtype_results_and_gradients_have_the_dtype_of_the_parameters_and_are_near(cell, needs_x64):
+    p = problem(cell, dtype=jnp.float32)
+    _, truth = gradients(partial(scan_of_step, cell), jax.tree.map(lambda leaf: leaf.astype(jnp.float64), p))
+    for derivative in ("adjoint", "both", "autodiff"):
+        for tested in (cell, cell._replace(coefficients=None, pull=None, collect=None, push=None, drive=None)):
+            outputs, bars = gradients(partial(gj.unroll, tested, derivative=derivative, compute_dtype=jnp.bfloat16), p)
+            assert {leaf.dtype for leaf in jax.tree.leaves((outputs, bars))} == {jnp.dtype(jnp.float32)}
+            measured = errors(bars, truth)
+            assert max(measured.values()) < (
+                1 if cell is CELLS["elman_relu"] else 0.2
+            )  # rounding moves units across ReLU's kink
+            assert max(measured.values()) > 1e-5  # it did lower something
+
+
+def test_a_compute_dtype_that_is_the_parameters_changes_nothing():
+    p = problem(gj.gru(), dtype=jnp.float32)
+    run = partial(gj.unroll, gj.gru(), p.params, p.xs, p.h0)
+    assert_close(run(compute_dtype=jnp.float32), run(), tol=0)
+
+
+def test_lowering_leaves_vectors_and_masks_alone():
+    params = {"W": jnp.ones((2, 3)), "b": jnp.ones(3), "keep": jnp.ones((2, 3), bool)}
+    dtypes = {name: str(leaf.dtype) for name, leaf in lowered(params, jnp.bfloat16).items()}
+    assert dtypes == {"W": "bfloat16", "b": str(params["b"].dtype), "keep": "bool"}
+
+
+def test_a_matmul_in_half_precision_is_its_float32_sum_rounded_once():
+    keys = jax.random.split(jax.random.key(0), 2)
+    for dtype in (jnp.bfloat16, jnp.float16):
+        x, W = jax.random.uniform(keys[0], (9, 4000), dtype), jax.random.uniform(keys[1], (4000, 5), dtype)
+        exact = x.astype(jnp.float32) @ W.astype(jnp.float32)
+        assert dot(x, W).dtype == dtype
+        assert jnp.allclose(dot(x, W).astype(jnp.float32), exact, rtol=float(jnp.finfo(dtype).eps))
+    x, a = jax.random.normal(keys[0], (T, B, D)), jax.random.normal(keys[1], (T, B, H))
+    lowered_sum = outer_sum(x, a, jnp.zeros((D, H), jnp.bfloat16))
+    assert lowered_sum.dtype == x.dtype
+    assert_close(lowered_sum, outer_sum(x, a), tol=0.02)
+
+
+# Largest error of a gradient over its leaf's scale, whatever the number of steps: about twice what was measured.
+LIMITS = {"float32": 2.5e-6, "bfloat16": 0.09, "float16": 6e-3, "bfloat16 operands": 2.2e-2}
+
+
+@pytest.mark.parametrize("name", ["elman_tanh", "gru", "lstm"])
+@pytest.mark.parametrize("precision", LIMITS)
+def test_the_error_against_float64_does_not_grow_with_the_number_of_steps(name, precision, needs_x64):
+    """Sums over time and batch are made in float32, so 64 times as many steps cost a half-precision gradient nothing."""
+    cell = CELLS[name]
+    lowers = precision == "bfloat16 operands"
+    dtype = jnp.float32 if lowers else jnp.dtype(precision)
+    run = partial(gj.unroll, cell, compute_dtype=jnp.bfloat16 if lowers else None)
+    measured = []
+    for steps in (8, 64, 512):
+        p = problem(cell, steps=steps, dtype=dtype)
+        outputs, bars = jax.jit(partial(gradients, run))(p)
+        in_float64 = jax.tree.map(lambda leaf: leaf.astype(jnp.float64), p)
+        _, truth = jax.jit(partial(gradients, partial(scan_of_step, cell)))(in_float64)
+        measured.append(max(errors(bars, truth).values()))
+        assert all(jnp.isfinite(leaf).all() for leaf in jax.tree.leaves((outputs, bars)))
+    print(name, precision, [f"{error:.1e}" for error in measured])
+    assert max(measured) <= LIMITS[precision], measured
+    assert measured[-1] <= 4 * measured[0], measured

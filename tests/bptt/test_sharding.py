@@ -1,0 +1,29 @@
+"""The batch over several devices: the same results to rounding, and no all-reduce inside a loop over steps."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+
+pytestmark = pytest.mark.derivative
+
+
+@pytest.mark.parametrize("devices", [2, pytest.param(4, marks=pytest.mark.slow)])
+def test_every_way_of_sharding_gives_the_results_of_one_device_and_reduces_once(devices):
+    script = [sys.executable, "tests/bptt/sharded.py", str(devices)]
+    process = subprocess.run(script, cwd=ROOT, capture_output=True, text=True, check=False, env={"PYTHONPATH": str(ROOT)})
+    assert process.returncode == 0, process.stderr
+    report = json.loads(process.stdout.splitlines()[-1])
+    assert report["devices"] == devices
+    found = report["found"]
+    assert {case.rsplit(", ", 1)[1] for case in found} == {"Auto mesh", "Explicit mesh", "shard_map"}
+    for case, result in found.items():
+        assert result["difference"] < 1e-13, case
+        if "autodiff" not in case:
+            assert result["inside"] == 0, case
+            assert result["outside"] >= 1, case
+    assert found["gru, autodiff, lengths and resets, Auto mesh"]["inside"] > 0  # and the test would see one

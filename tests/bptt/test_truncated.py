@@ -1,0 +1,114 @@
+"""Truncated back-propagation: the values of `unroll`, and gradients that stay in their window."""
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import gru_jax as gj
+from tests.bptt.test_when import LENGTHS, MASK, RESETS
+from tests.problems import CELLS, B, H, T, assert_close, assert_told, every_cell, gradients, problem
+
+WHEN = {"lengths": LENGTHS, "mask": MASK, "resets": RESETS}
+
+
+@pytest.mark.derivative
+@every_cell
+@pytest.mark.parametrize("when", [{}, WHEN], ids=["plain", "all conditions"])
+def test_with_one_window_it_is_full_back_propagation(cell, when):
+    p = problem(cell)
+    full = gradients(partial(gj.unroll, cell, **when), p)
+    for window in (T, T + 3):
+        assert_close(gradients(partial(gj.unroll_truncated, cell, window=window, **when), p), full, tol=0)
+
+
+@pytest.mark.parametrize("window", [1, 2, 3, 6])
+@pytest.mark.parametrize("reverse", [False, True])
+@pytest.mark.parametrize("time_major", [True, False])
+def test_the_values_are_those_of_unroll(window, reverse, time_major):
+    cell = gj.lstm()
+    p = problem(cell)
+    xs, when = p.xs, WHEN
+    if not time_major:
+        xs, when = jnp.moveaxis(xs, 0, 1), {name: value if name == "lengths" else value.T for name, value in WHEN.items()}
+    for outputs in ("all", "states", "last"):
+        options = {"reverse": reverse, "time_major": time_major, "outputs": outputs} | when
+        expected = gj.unroll(cell, p.params, xs, p.h0, **options)
+        assert_close(gj.unroll_truncated(cell, p.params, xs, p.h0, window=window, **options), expected, tol=1e-14)
+    assert_close(gj.unroll_truncated(cell, p.params, p.xs, window=window), gj.unroll(cell, p.params, p.xs), tol=1e-14)
+
+
+@pytest.mark.derivative
+@pytest.mark.parametrize("name", ["gru", "lstm"])
+@pytest.mark.parametrize("window", [1, 2, 3, 6])
+@pytest.mark.parametrize("reverse", [False, True])
+def test_the_gradient_is_that_of_windows_by_hand_with_the_state_stopped_between(name, window, reverse):
+    cell = CELLS[name]
+    p = problem(cell)
+
+    def by_hand(params, xs, h):
+        parts, starts = [], range(0, T, window)
+        for start in starts:
+            own = slice(max(T - start - window, 0), T - start) if reverse else slice(start, start + window)
+            before = h if start == 0 else jax.lax.stop_gradient(h)
+            h, ys = gj.unroll(cell, params, xs[own], before, resets=RESETS[own], reverse=reverse, derivative="autodiff")
+            parts.append(ys)
+        return h, jnp.concatenate(parts[::-1] if reverse else parts)
+
+    measured = gradients(partial(gj.unroll_truncated, cell, window=window, resets=RESETS, reverse=reverse), p)
+    assert_close(measured, gradients(by_hand, p))
+    full = gradients(partial(gj.unroll, cell, resets=RESETS, reverse=reverse), p)
+    assert (jnp.abs(measured[1][1] - full[1][1]) > 1e-6).any()  # what is cut off is not nothing
+
+
+@pytest.mark.derivative
+def test_a_loss_reaches_the_steps_of_its_own_window_only():
+    cell = gj.gru()
+    p = problem(cell)
+    loss = lambda xs, h0: gj.unroll_truncated(cell, p.params, xs, h0, window=3)[1][4].sum()
+    xs_bar, h0_bar = jax.grad(loss, (0, 1))(p.xs, p.h0)
+    reached = np.flatnonzero(np.abs(xs_bar).sum((1, 2)))
+    assert reached.tolist() == [3, 4]
+    assert not h0_bar.any()
+    assert jax.grad(lambda h0: gj.unroll_truncated(cell, p.params, p.xs, h0, window=3)[1][2].sum())(p.h0).any()
+
+
+@pytest.mark.derivative
+def test_stacks_traced_lengths_and_noise_go_through():
+    layers = gj.stack([gj.zoneout(gj.gru(), 0.2), gj.lstm()], dropout=0.3)
+    params = layers.init(jax.random.key(0), 4, H)
+    xs = jax.random.normal(jax.random.key(1), (T, B, 4))
+    run = jax.jit(lambda n, seed: gj.unroll_truncated(layers, params, xs, window=3, lengths=n, key=jax.random.key(seed)))
+    assert not run(LENGTHS, 0)[1][4:, 1].any()
+    assert (run(LENGTHS, 0)[1] != run(LENGTHS, 1)[1]).any()
+    bad = run(np.array([T, T + 1, -1]), 0)
+    assert jnp.isnan(bad[1][:, 1:]).all()
+    assert jnp.isnan(bad[0][1].h[1:]).all()
+    plain = layers.deterministic()
+    expected = gj.unroll(plain, params, xs, lengths=LENGTHS)
+    assert_close(gj.unroll_truncated(plain, params, xs, window=3, lengths=LENGTHS), expected, tol=1e-5)
+
+
+def test_sequences_without_a_step_pass():
+    p = problem(gj.gru(), steps=0)
+    h_last, ys = gj.unroll_truncated(gj.gru(), p.params, p.xs, p.h0, window=2)
+    assert_close(h_last, p.h0, tol=0)
+    assert ys.shape == (0, B, H)
+
+
+P = problem(gj.gru())
+BAD = {
+    "window of 0": (lambda: gj.unroll_truncated(gj.gru(), P.params, P.xs, window=0), ValueError, r"window: got 0, expected a number of steps, at least 1"),
+    "window of 2.5": (lambda: gj.unroll_truncated(gj.gru(), P.params, P.xs, window=2.5), ValueError, r"window: got 2\.5"),
+    "two directions": (lambda: gj.unroll_truncated(gj.bidirectional(gj.gru()), None, P.xs, window=2), TypeError, r"cell: got bidirectional.*expected one with a single direction"),
+    "two directions inside": (lambda: gj.unroll_truncated(gj.stack([gj.bidirectional(gj.gru())]), None, P.xs, window=2), TypeError, r"cell: got bidirectional.*single direction"),
+    "lengths": (lambda: gj.unroll_truncated(gj.gru(), P.params, P.xs, window=2, lengths=np.array([1, 2, T + 2])), ValueError, r"lengths: got 9 at \(2,\), expected 0 to 7"),
+    "a mask of another shape": (lambda: gj.unroll_truncated(gj.gru(), P.params, P.xs, window=2, mask=MASK[:2]), ValueError, r"mask: got shape \(2, 3\), expected \(7, 3\)"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_bad_input_is_told(case):
+    assert_told(*BAD[case])

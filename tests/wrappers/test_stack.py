@@ -1,0 +1,178 @@
+"""Stacks: one layer after the other by hand, in every option that `unroll` has."""
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import gru_jax as gj
+from tests.bptt.test_when import LENGTHS, MASK, RESETS
+from tests.problems import B, D, H, T, assert_close, assert_told, normal_like, problem
+
+STACK = gj.stack([gj.gru(), gj.lstm(), gj.elman()])
+SIZES = (H, 6, 2)
+
+
+def stacked_problem(layers, sizes=SIZES, seed=0):
+    keys = jax.random.split(jax.random.key(seed), 4)
+    params = layers.init(keys[0], D, sizes, dtype=jnp.result_type(float), bias_init=jax.nn.initializers.normal(0.5))
+    xs = jax.random.normal(keys[1], (T, B, D))
+    h0 = normal_like(keys[2], layers.initial_state(params, B))
+    return params, xs, h0, normal_like(keys[3], layers.initial_state(params))
+
+
+def by_hand(layers, params, xs, h0, reset_state=None, residual=False, **options):
+    """The layers one after the other."""
+    lasts = []
+    for i, cell in enumerate(layers.cells):
+        fresh = None if reset_state is None else reset_state[i]
+        h_last, ys = gj.unroll(cell, params[i], xs, h0[i], reset_state=fresh, **options)
+        lasts.append(h_last)
+        xs = xs + ys if residual and i else ys
+    return tuple(lasts), xs
+
+
+@pytest.mark.derivative
+@pytest.mark.parametrize("reverse", [False, True])
+@pytest.mark.parametrize("derivative", ["adjoint", "both", "autodiff"])
+@pytest.mark.parametrize("residual", [False, True])
+def test_a_stack_is_its_layers_one_after_the_other(reverse, derivative, residual):
+    layers = gj.stack([gj.gru(), gj.lstm(), gj.elman()], residual=residual)
+    params, xs, h0, fresh = stacked_problem(layers, H if residual else SIZES)
+    options = {"lengths": LENGTHS, "mask": MASK, "resets": RESETS, "reverse": reverse}
+    loss = lambda unroll, args: sum(jnp.sin(3 * leaf).sum() for leaf in jax.tree.leaves(unroll(*args)))
+    whole = lambda params, xs, h0, fresh: gj.unroll(layers, params, xs, h0, reset_state=fresh, derivative=derivative, **options)
+    apart = lambda params, xs, h0, fresh: by_hand(layers, params, xs, h0, fresh, residual, derivative="autodiff", **options)
+    args = (params, xs, h0, fresh)
+    assert_close(jax.jit(whole)(*args), jax.jit(apart)(*args))
+    bars, expected = (jax.jit(jax.grad(partial(loss, unroll)))(args) for unroll in (whole, apart))
+    assert_close(bars, expected)
+    assert all(leaf.any() for leaf in jax.tree.leaves(expected))
+
+
+def test_the_outputs_of_a_stack_are_those_of_its_last_layer_and_its_states_all():
+    params, xs, h0, _ = stacked_problem(STACK)
+    h_last, ys = gj.unroll(STACK, params, xs, h0, lengths=LENGTHS)
+    same_last, states = gj.unroll(STACK, params, xs, h0, lengths=LENGTHS, outputs="states")
+    also_last, nothing = gj.unroll(STACK, params, xs, h0, lengths=LENGTHS, outputs="last")
+    assert nothing is None
+    assert_close((same_last, also_last), (h_last, h_last), tol=0)
+    assert ys.shape == (T, B, SIZES[-1])
+    counts = (np.arange(T)[:, None] < LENGTHS)[..., None]
+    assert_close(jnp.where(counts, states[2], 0), ys, tol=0)
+    assert_close(jax.tree.map(lambda leaf: leaf[-1], states), h_last, tol=0)
+
+
+@pytest.mark.parametrize("residual", [False, True])
+def test_step_repeated_is_unroll(residual):
+    layers = gj.stack([gj.gru(), gj.lstm(), gj.elman()], residual=residual)
+    params, xs, h0, fresh = stacked_problem(layers, H if residual else SIZES)
+    h, ys = h0, []
+    for t in range(T):
+        h, y = gj.step(layers, params, h, xs[t], RESETS[t], fresh)
+        ys.append(y)
+    assert_close((h, jnp.stack(ys)), gj.unroll(layers, params, xs, h0, resets=RESETS, reset_state=fresh))
+    scanned = jax.lax.scan(partial(layers.step, params), h0, xs)
+    assert_close(gj.unroll(layers, params, xs, h0), scanned)
+
+
+def test_a_stack_of_one_is_its_cell_and_stacks_nest():
+    p = problem(gj.gru())
+    assert_close(
+        gj.unroll(gj.stack([gj.gru()]), (p.params,), p.xs, (p.h0,))[1], gj.unroll(gj.gru(), p.params, p.xs, p.h0)[1], tol=0
+    )
+    nested = gj.stack([gj.gru(), gj.stack([gj.lstm(), gj.elman()])])
+    params, xs, h0, _ = stacked_problem(STACK)
+    flat_last, ys = gj.unroll(STACK, params, xs, h0)
+    h_last, same = gj.unroll(nested, (params[0], params[1:]), xs, (h0[0], h0[1:]))
+    assert_close((h_last, same), ((flat_last[0], flat_last[1:]), ys), tol=0)
+    _, states = gj.unroll(nested, (params[0], params[1:]), xs, (h0[0], h0[1:]), outputs="states")
+    assert_close(states[1][1], ys, tol=0)
+
+
+def test_bidirectional_layers_stack():
+    layers = gj.stack([gj.bidirectional(gj.gru()), gj.bidirectional(gj.lstm(), merge="sum"), gj.gru()])
+    params, xs, h0, _ = stacked_problem(layers)
+    assert params[1].forward.W_i.shape == (2 * H, 6)
+    assert params[2].W_z.shape == (6, 2)
+    h_last, ys = gj.unroll(layers, params, xs, h0, lengths=LENGTHS)
+    assert_close((h_last, ys), by_hand(layers, params, xs, h0, lengths=LENGTHS))
+
+
+def test_the_same_arguments_give_the_same_object():
+    assert gj.stack([gj.gru(), gj.lstm()]) is gj.stack((gj.gru(), gj.lstm()), dropout=0.0)
+    assert gj.stack([gj.gru(), gj.lstm()]) is not gj.stack([gj.lstm(), gj.gru()])
+    assert gj.stack([gj.gru()] * 2, dropout=0.5).deterministic() == gj.stack([gj.gru()] * 2)
+
+
+DROPPED = gj.stack([gj.gru(), gj.gru()], dropout=0.4)
+
+
+@pytest.mark.parametrize("variational", [False, True])
+def test_dropout_acts_between_layers_with_masks_of_its_key(variational):
+    ones = jnp.ones
+    hold = gj.Cell(  # puts out its input: what the second layer sees is what the dropout left
+        init=lambda key, D, H: {"U": jnp.zeros((H, H))},
+        project=lambda params, xs: xs,
+        gates=lambda params, u, h: u,
+        update=lambda g, h: g,
+    )
+    layers = gj.stack([hold, hold], dropout=0.4, variational=variational)
+    params = ({"U": ones((50, 50))},) * 2
+    xs = ones((T, 20, 50))
+    _, ys = gj.unroll(layers, params, xs, key=jax.random.key(0))
+    assert set(np.unique(np.round(ys, 6))) == {0.0, np.round(1 / 0.6, 6).astype(ys.dtype)}
+    assert abs(float((ys == 0).mean()) - 0.4) < 0.05
+    constant = (ys == ys[:1]).all()
+    assert constant == variational
+    assert_close(ys, gj.unroll(layers, params, xs, key=jax.random.key(0))[1], tol=0)
+    assert (ys != gj.unroll(layers, params, xs, key=jax.random.key(1))[1]).any()
+    assert_close(gj.unroll(layers.deterministic(), params, xs)[1], xs, tol=0)
+
+
+@pytest.mark.derivative
+def test_gradients_through_dropout_equal_autodiff_with_the_same_key():
+    params, xs, h0, _ = stacked_problem(DROPPED, (H, 6))
+    key = jax.random.key(3)
+    loss = lambda params, how: (gj.unroll(DROPPED, params, xs, h0, key=key, lengths=LENGTHS, derivative=how)[1] ** 2).sum()
+    expected = jax.grad(loss)(params, "autodiff")
+    assert_close(jax.grad(loss)(params, "adjoint"), expected)
+    assert_close(jax.grad(loss)(params, "both"), expected)
+
+
+def test_vmap_over_keys_equals_the_loop():
+    params, xs, h0, _ = stacked_problem(DROPPED, (H, 6))
+    run = lambda key: gj.unroll(DROPPED, params, xs, h0, key=key)[1]
+    keys = jax.random.split(jax.random.key(0), 3)
+    together = jax.vmap(run)(keys)
+    for i in range(3):
+        assert_close(together[i], run(keys[i]))
+    assert (together[0] != together[1]).any()
+
+
+PARAMS, XS, H0, _ = stacked_problem(STACK)
+BAD = {
+    "no key": (lambda: gj.unroll(DROPPED, DROPPED.init(jax.random.key(0), D, H), XS), ValueError, r"key: got None, expected a jax\.random key.*deterministic"),
+    "no key for step": (lambda: DROPPED.step(DROPPED.init(jax.random.key(0), D, H), DROPPED.initial_state(DROPPED.init(jax.random.key(0), D, H), B), XS[0]), ValueError, r"cell: got stack.*draws noise.*deterministic"),
+    "a seed for a key": (lambda: gj.unroll(DROPPED, DROPPED.init(jax.random.key(0), D, H), XS, key=0), TypeError, r"key: got int, expected a jax\.random key"),
+    "no list": (lambda: gj.stack(gj.gru()), TypeError, r"cells: got Cell, expected a list of cells"),
+    "an empty list": (lambda: gj.stack([]), TypeError, r"cells: got list, expected a list of cells"),
+    "a factory": (lambda: gj.stack([gj.gru, gj.gru]), TypeError, r"cell: got function, expected a gj\.Cell"),
+    "a rate of 1": (lambda: gj.stack([gj.gru()] * 2, dropout=1.0), ValueError, r"dropout: got 1\.0, expected a number from 0 to below 1"),
+    "dropout in one layer": (lambda: gj.stack([gj.gru()], dropout=0.1), ValueError, r"dropout: got 0\.1 with one layer.*variational_dropout"),
+    "sizes": (lambda: STACK.init(jax.random.key(0), D, (3, 4)), ValueError, r"hidden_size: got \(3, 4\), expected one number or 3"),
+    "params of one layer": (lambda: gj.unroll(STACK, PARAMS[0], XS), TypeError, r"params: got GRUParams|params: got a tuple of 9, expected a tuple of 3"),
+    "a list of params": (lambda: gj.unroll(STACK, list(PARAMS), XS), TypeError, r"params: got list, expected a tuple of 3"),
+    "params in another order": (lambda: gj.unroll(STACK, PARAMS[::-1], XS), TypeError, r"params\[0\]: got ElmanParams, expected GRUParams"),
+    "layers that do not fit": (lambda: gj.unroll(STACK, (PARAMS[0], gj.lstm().init(jax.random.key(0), 9, 6, dtype=XS.dtype), PARAMS[2]), XS), ValueError, r"params\[1\]: got an input size of 9, expected 5"),
+    "residual sizes": (lambda: gj.unroll(gj.stack([gj.gru(), gj.lstm(), gj.elman()], residual=True), PARAMS, XS), ValueError, r"params\[1\]: got 6 outputs over 5 inputs.*residual=True"),
+    "features": (lambda: gj.unroll(STACK, PARAMS, XS[..., :2]), ValueError, r"xs: got 2 features.*expected 4"),
+    "one state": (lambda: gj.unroll(STACK, PARAMS, XS, H0[0]), TypeError, r"h0: got an array.*expected the state of cell stack"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_bad_input_is_told(case):
+    assert_told(*BAD[case])
