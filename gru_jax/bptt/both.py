@@ -20,7 +20,7 @@ from jax import lax
 from gru_jax.bptt.cell import Cell
 from gru_jax.bptt.linalg import lowered, transposed
 from gru_jax.bptt.recursion import How, outputs_of, previous, states
-from gru_jax.bptt.when import When, only_counted, select, zeros_like
+from gru_jax.bptt.when import When, only_counted, reset, select, zeros_like
 
 
 class TangentRow(NamedTuple):
@@ -59,27 +59,25 @@ def states_both_jvp(cell: Cell, how: How, primals: Any, tangents: Any) -> tuple[
     params_dot, xs_dot, h0_dot, reset_state_dot, _ = tangents
     params, params_dot = lowered(params, how.compute_dtype), lowered(params_dot, how.compute_dtype)
     xs, xs_dot = only_counted(when, xs), only_counted(when, xs_dot)  # (I)
-    h_prevs = previous(h0, hs, how.reverse)
-    h_prevs = select(when.resets, reset_state, h_prevs, otherwise=False)  # (R)
+    h_prevs = reset(when, reset_state, previous(h0, hs, how.reverse))  # (R)
     g = cell.gates(params, cell.project(params, xs), h_prevs)
     k = row.coefficients(g, h_prevs)
     push, pull = partial(row.push, params), partial(row.pull, transposed(params))
     zero = zeros_like(h0)
 
     ws = row.drive(params, params_dot, xs, xs_dot, h_prevs, g, k)
-    if when.resets is not None:
+    if reset_state is not None:
         at_resets = select(when.resets, k, zeros_like(k))
         everywhere = jax.tree.map(lambda dot, w: jnp.broadcast_to(dot, w.shape), reset_state_dot, ws)
         ws = _add(ws, select(when.resets, push(at_resets, everywhere), zeros_like(ws)))
     ws = only_counted(when, ws)  # (M)
 
     def step(k_t, when_t, h_dot):
-        kept = select(when_t.resets, zero, h_dot, otherwise=False)  # (R)
-        return select(when_t.mask, push(k_t, kept), h_dot)  # (M)
+        return select(when_t.mask, push(k_t, reset(when_t, None, h_dot)), h_dot)  # (R) (M)
 
     def step_transposed(k_t, when_t, h_bar):
         pulled = pull(k_t, only_counted(when_t, h_bar))  # (M)ᵀ
-        return select(when_t.mask, select(when_t.resets, zero, pulled, otherwise=False), h_bar)  # (R)ᵀ (M)ᵀ
+        return select(when_t.mask, reset(when_t, None, pulled), h_bar)  # (R)ᵀ (M)ᵀ
 
     def solve(_, ws):
         def forward(h_dot, at_t):

@@ -151,9 +151,7 @@ def check_flags(name: str, flags: Any, shape: tuple[int, ...], axes: str) -> jax
 
 
 def check_reset_state(reset_state: Any, cell: Any, h: Any) -> Any:
-    """`reset_state` as JAX arrays in the shape of the state `h`, zeros where it is None."""
-    if reset_state is None:
-        return jax.tree.map(jnp.zeros_like, h)
+    """`reset_state` as JAX arrays in the shape of the state `h`."""
     if jax.tree.structure(reset_state) != jax.tree.structure(h):  # type: ignore[operator] # jax: PyTreeDef has no stub
         raise TypeError(
             f"reset_state: got {_describe(reset_state)}, expected the state of cell {cell.name}. "

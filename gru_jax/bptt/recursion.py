@@ -25,7 +25,7 @@ from jax import lax
 from gru_jax.bptt.adjoint import adjoint_row
 from gru_jax.bptt.cell import Cell
 from gru_jax.bptt.linalg import lowered, transposed
-from gru_jax.bptt.when import When, only_counted, select, zeros_like
+from gru_jax.bptt.when import When, only_counted, reset, select, zeros_like
 
 
 class How(NamedTuple):
@@ -74,8 +74,7 @@ def recursion_bwd(cell: Cell, how: How, saved: Saved, cotangents: tuple[Any, Any
     row = adjoint_row(cell)
 
     low, counted_xs = lowered(params, how.compute_dtype), only_counted(when, xs)  # (I)
-    h_prevs = previous(h0, hs, how.reverse)
-    h_prevs = select(when.resets, reset_state, h_prevs, otherwise=False)  # (R)
+    h_prevs = reset(when, reset_state, previous(h0, hs, how.reverse))  # (R)
     g = row.gates(low, cell.project(low, counted_xs), h_prevs)
     k = row.coefficients(g, h_prevs)
     low_T = transposed(low)
@@ -91,12 +90,10 @@ def recursion_bwd(cell: Cell, how: How, saved: Saved, cotangents: tuple[Any, Any
         h_bar = through_output(delta, bar, when_t)  # (O)ᵀ
         counted = only_counted(when_t, h_bar)  # (M)ᵀ
         pulled = row.pull(low_T, k_t, counted)  # (S)ᵀ
-        if when_t.resets is None:
-            passed = pulled
-        else:
-            to_reset_state = select(when_t.resets, pulled, zeros_like(pulled))  # (R)ᵀ
-            reset_bar = jax.tree.map(lambda total, part: total + part, reset_bar, to_reset_state)
-            passed = select(when_t.resets, zeros_like(pulled), pulled)  # (R)ᵀ
+        if reset_state is not None:
+            to_reset_state = select(when_t.resets, pulled, zeros_like(pulled))
+            reset_bar = jax.tree.map(jnp.add, reset_bar, to_reset_state)  # (R)ᵀ
+        passed = reset(when_t, None, pulled)  # (R)ᵀ
         return (select(when_t.mask, passed, h_bar), reset_bar), counted  # (M)ᵀ
 
     wide = jax.tree.map(lambda h: jnp.zeros_like(h, jnp.promote_types(h.dtype, jnp.float32)), reset_state)
@@ -118,7 +115,7 @@ def states(
 
     def step(h_prev, at_t):
         u, when_t = at_t
-        h_prev = select(when_t.resets, reset_state, h_prev, otherwise=False)  # (R)
+        h_prev = reset(when_t, reset_state, h_prev)  # (R)
         h = cell.update(cell.gates(params, u, h_prev), h_prev)  # (S)
         h = select(when_t.mask, h, h_prev)  # (M)
         return h, h if stacked else None

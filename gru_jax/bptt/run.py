@@ -22,7 +22,7 @@ class Sequence(NamedTuple):
 
     xs: Any
     h0: Any
-    reset_state: Any  # None without resets
+    reset_state: Any  # None: zeros
     when: When
     key: jax.Array | None
 

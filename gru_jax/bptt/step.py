@@ -5,8 +5,7 @@ from typing import Any
 import jax
 from jax.typing import ArrayLike
 
-from gru_jax.bptt import checks
-from gru_jax.bptt.when import select
+from gru_jax.bptt import checks, when
 
 
 def step(
@@ -42,5 +41,6 @@ def step(
         x = checks.check_input("x", x, input_size, jax.tree.leaves(params)[0].dtype, least_rank=1)
         h = checks.check_state("h", h, cell, params, x.shape[:-1])
         reset = checks.check_flags("reset", reset, x.shape[:-1], "*batch")
-        h = select(reset, checks.check_reset_state(reset_state, cell, h), h)
+        reset_state = None if reset_state is None else checks.check_reset_state(reset_state, cell, h)
+        h = when.reset(when.When(resets=reset), reset_state, h)
     return cell.step(params, h, x)

@@ -103,7 +103,7 @@ def unroll(
     )
     checks.check_resets(resets, reset_state)
     h0 = cell.initial_state(params, batch) if h0 is None else checks.check_state("h0", h0, cell, params, batch)
-    reset_state = None if resets is None else checks.check_reset_state(reset_state, cell, h0)
+    reset_state = None if reset_state is None else checks.check_reset_state(reset_state, cell, h0)
 
     params, h0, reset_state = vary_like((params, h0, reset_state), params, xs, h0, reset_state, lengths, mask, resets)
     h0, reset_state = shard_like((h0, reset_state), xs, len(batch))

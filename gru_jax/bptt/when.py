@@ -44,17 +44,24 @@ def make_when(mask: Bool[Array, "T *b"] | None, lengths: Array | None, resets: B
     return When(mask, resets)
 
 
-def select(condition: Bool[Array, "*t_b"] | None, where_true: Any, where_false: Any, otherwise: bool = True) -> Any:
-    """`condition ? where_true : where_false`, leaf by leaf; `otherwise` stands for a condition that is None. A leaf may have
-    further axes behind those of the condition."""
+def select(condition: Bool[Array, "*t_b"] | None, where_true: Any, where_false: Any) -> Any:
+    """`condition ? where_true : where_false`, leaf by leaf; a condition that is None always holds. A leaf may have further axes
+    behind those of the condition."""
     if condition is None:
-        return where_true if otherwise else where_false
+        return where_true
 
     def choose(one, other):
         rank = max(jnp.ndim(one), jnp.ndim(other))
         return jnp.where(jnp.expand_dims(condition, tuple(range(condition.ndim, rank))), one, other)
 
     return jax.tree.map(choose, where_true, where_false)
+
+
+def reset(when: When, reset_state: Any, h: Any) -> Any:
+    """(R): the state that a step starts from, for one step or for all; zeros where `reset_state` is None."""
+    if when.resets is None:
+        return h
+    return select(when.resets, zeros_like(h) if reset_state is None else reset_state, h)
 
 
 def only_counted(when: When, tree: Any) -> Any:

@@ -1,0 +1,188 @@
+"""The recipes: `gj.unroll` in each library's module gives what it gives alone, and trains there; whole examples do what they say.
+
+Those of a library are skipped where it is not installed; CI installs all (the extra `peers`) and asks for them with GRU_JAX_PEERS=1.
+"""
+
+import importlib
+import os
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import gru_jax as gj
+from tests.problems import B, D, H, T, assert_close, scan_of_step
+
+LENGTHS = np.array([T, 3, 0])
+KEY = jax.random.key(0)
+XS = jax.random.normal(jax.random.key(1), (T, B, D), jnp.float32)
+
+
+def recipe(name, library):
+    """The recipe's module, or a skip where its library is missing and nobody insists."""
+    if os.environ.get("GRU_JAX_PEERS", "0") == "0":
+        pytest.importorskip(library)
+    return importlib.import_module(f"experiments.recipes.{name}")
+
+
+def loss(outputs):
+    return sum(jnp.sin(leaf).sum() for leaf in jax.tree.leaves(outputs))
+
+
+def expected(cell, params):
+    """Value and gradient of the loss, by `gj.unroll` alone."""
+    return jax.value_and_grad(lambda params: loss(gj.unroll(cell, params, XS, lengths=LENGTHS)))(params)
+
+
+every_cell = pytest.mark.parametrize("cell", [gj.gru(), gj.lstm(), gj.elman()], ids=lambda cell: cell.name)
+
+
+@every_cell
+def test_inside_a_flax_linen_module(cell):
+    module = recipe("flax_linen", "flax").Recurrent(H, cell)
+    variables = module.init(KEY, XS)
+    of = lambda variables: loss(module.apply(variables, XS, lengths=LENGTHS))
+    value, bars = jax.jit(jax.value_and_grad(of))(variables)
+    assert_close((value, bars["params"]["cell"]), expected(cell, variables["params"]["cell"]))
+
+
+@every_cell
+def test_inside_a_flax_nnx_module(cell):
+    recurrent = recipe("flax_nnx", "flax").Recurrent
+    from flax import nnx
+
+    module = recurrent(D, H, rngs=nnx.Rngs(0), cell=cell)
+    value, bars = nnx.jit(nnx.value_and_grad(lambda module: loss(module(XS, lengths=LENGTHS))))(module)
+    value_of = lambda param: None if param is None else param[...]
+    params = type(module.params)(*map(value_of, module.params))
+    by_field = type(params)(*(value_of(bars["params"].get(field)) for field in params._fields))  # NNX' State is a mapping
+    assert_close((value, by_field), expected(cell, params))
+
+
+@every_cell
+def test_inside_an_equinox_module(cell):
+    recurrent = recipe("equinox_module", "equinox").Recurrent
+    import equinox as eqx
+
+    module = recurrent(D, H, key=KEY, cell=cell)
+    value, bars = eqx.filter_jit(eqx.filter_value_and_grad(lambda module: loss(module(XS, lengths=LENGTHS))))(module)
+    assert_close((value, bars.params), expected(cell, module.params))
+
+
+@every_cell
+def test_inside_a_haiku_transform(cell):
+    recurrent = recipe("haiku_transform", "haiku").Recurrent
+    import haiku as hk
+
+    forward = hk.without_apply_rng(hk.transform(lambda xs: loss(recurrent(H, cell, name="rnn")(xs, lengths=LENGTHS))))
+    tree = forward.init(KEY, XS)
+    value, bars = jax.jit(jax.value_and_grad(forward.apply))(tree, XS)
+    shapes = jax.eval_shape(lambda: cell.init(KEY, D, H))
+    params = lambda tree: type(shapes)(**{field: tree["rnn"].get(field) for field in shapes._fields})
+    assert_close((value, params(bars)), expected(cell, params(tree)))
+    assert len(np.unique(tree["rnn"][next(iter(tree["rnn"]))])) > 1
+
+
+def test_the_drop_in_for_scanned_rnn_loads_its_weights_and_gives_its_results_and_gradients():
+    ours = recipe("scanned_rnn", "flax").ScannedRNN()
+    import flax.linen as nn
+
+    class Original(nn.Module):
+        """As in PureJaxRL (`ppo_rnn.py`)."""
+
+        @partial(nn.scan, variable_broadcast="params", in_axes=0, out_axes=0, split_rngs={"params": False})
+        @nn.compact
+        def __call__(self, carry, x):
+            ins, resets = x
+            carry = jnp.where(resets[:, None], jnp.zeros_like(carry), carry)
+            return nn.GRUCell(features=ins.shape[1])(carry, ins)
+
+    ins = jax.random.normal(KEY, (T, B, H), jnp.float32)
+    resets = jax.random.bernoulli(jax.random.key(2), 0.3, (T, B))
+    carry = jax.random.normal(jax.random.key(3), (B, H), jnp.float32)
+    original = Original()
+    variables = original.init(KEY, carry, (ins, resets))
+    variables = jax.tree.map(lambda p: p + 0.1 * jax.random.normal(jax.random.key(4), p.shape, p.dtype), variables)
+    assert jax.tree.structure(ours.init(KEY, carry, (ins, resets))) == jax.tree.structure(variables)
+
+    def run(module, variables, ins, carry):
+        return module.apply(variables, carry, (ins, resets))
+
+    assert_close(run(ours, variables, ins, carry), run(original, variables, ins, carry))
+    bars, by_autodiff = (
+        jax.jit(jax.grad(lambda *args: loss(run(module, *args)), (0, 1, 2)))(variables, ins, carry)
+        for module in (ours, original)
+    )
+    assert_close(bars, by_autodiff)
+    assert ours.initialize_carry(B, H).shape == (B, H)
+
+
+@pytest.mark.derivative
+@pytest.mark.parametrize("reverse", [False, True])
+def test_the_cell_of_dreamer_has_the_gradients_of_autodiff_with_lengths_and_resets(reverse):
+    from experiments.recipes.dreamer_gru import dreamer_gru
+
+    cell, dtype = dreamer_gru(blocks=3), jnp.result_type(float)
+    params = cell.init(KEY, D, 6, dtype)
+    params = params._replace(offset=jax.random.normal(KEY, params.offset.shape, dtype))
+    xs = jax.random.normal(jax.random.key(1), (T, B, D), dtype)
+    h0 = jax.random.normal(jax.random.key(2), (B, 6), dtype)
+    resets = jax.random.bernoulli(jax.random.key(3), 0.3, (T, B))
+    when = {"lengths": LENGTHS, "resets": resets, "reverse": reverse}
+    ours = lambda *args: loss(gj.unroll(cell, *args, **when))
+    oracle = lambda *args: loss(scan_of_step(cell, *args, **when))
+    args = (params, xs, h0)
+    assert_close(jax.value_and_grad(ours, (0, 1, 2))(*args), jax.value_and_grad(oracle, (0, 1, 2))(*args))
+
+
+def test_the_cell_of_dreamer_is_the_one_published():
+    """Against the formulas of `nets.py`, one step of one sequence in NumPy, with a single block."""
+    from experiments.recipes.dreamer_gru import dreamer_gru
+
+    cell = dreamer_gru(blocks=1)
+    params = cell.init(KEY, D, H)
+    params = params._replace(offset=jax.random.normal(KEY, params.offset.shape, jnp.float32))
+    x, h = np.asarray(XS[0, 0], np.float64), np.linspace(-1, 1, H)
+    a = x @ np.asarray(params.W, np.float64) + h @ np.asarray(params.U[0], np.float64)
+    a = a / np.sqrt((a**2).mean() + 1e-4) * params.scale[0] + params.offset[0]
+    reset, cand, update = np.split(a, 3)
+    sigmoid = lambda v: 1 / (1 + np.exp(-v))
+    update = sigmoid(update - 1)
+    expected = update * np.tanh(sigmoid(reset) * cand) + (1 - update) * h
+    measured, _ = cell.step(params, jnp.asarray(h, params.U.dtype), jnp.asarray(x))
+    np.testing.assert_allclose(measured, expected, rtol=1e-5)
+
+
+def test_the_reader_of_padded_sentences_learns_and_sees_no_padding():
+    from experiments.recipes import padded_sentences as recipe
+
+    batch = recipe.sentences(np.random.default_rng(0), 5)
+    xs, lengths = recipe.padded(batch)
+    assert lengths.tolist() == [len(words) for words in batch]
+    key_reader, key_head = jax.random.split(KEY)
+    params = {"reader": recipe.READER.init(key_reader, len(recipe.WORDS), H), "head": gj.heads.init_dense(key_head, 2 * H, 1)}
+    longer = jnp.pad(xs, ((0, 4), (0, 0), (0, 0)), constant_values=jnp.nan)
+    assert_close(recipe.logits(params, longer, lengths), recipe.logits(params, xs, lengths))
+    for b in range(5):
+        alone = recipe.logits(params, xs[: lengths[b], b : b + 1], lengths[b : b + 1])
+        assert_close(alone, recipe.logits(params, xs, lengths)[b : b + 1])
+    assert recipe.train(steps=300) > 0.9
+
+
+def test_actor_and_learner_agree_and_a_shift_of_the_resets_shows():
+    from experiments.recipes import recurrent_policy as recipe
+
+    params = recipe.init(KEY)
+    h = recipe.CELL.initial_state(params["cell"], B)
+    done = jnp.ones(B, bool)
+    for seed in range(2):  # the second rollout carries state and `done` over
+        seen = recipe.rollout(jax.random.key(seed), params, h, done, steps=50)
+        h_last, logits = recipe.learn(params, h, seen["observation"], seen["reset"])
+        assert_close((h_last, logits), (seen["h_last"], seen["logits"]), tol=1e-5)
+        assert 0.15 < float(seen["reset"].mean()) < 0.5
+        shifted = jnp.concatenate([seen["reset"][1:], seen["done_last"][None]])
+        assert float(jnp.abs(recipe.learn(params, h, seen["observation"], shifted)[1] - logits).max()) > 0.01
+        h, done = seen["h_last"], seen["done_last"]
+    assert not done.all()
