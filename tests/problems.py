@@ -31,6 +31,12 @@ CELLS = {
 GATED = ("gru", "gru_reset_after", "lstm", "lstm_peephole")
 
 every_cell = pytest.mark.parametrize("cell", CELLS.values(), ids=CELLS.keys())
+# These share their lines with elman("tanh") and lstm(peephole=True): where a test is about the engine, they run with the slow ones.
+VARIANTS = ("elman_relu", "elman_sigmoid", "elman_identity", "lstm")
+main_cells = pytest.mark.parametrize(
+    "cell",
+    [pytest.param(cell, id=name, marks=pytest.mark.slow if name in VARIANTS else ()) for name, cell in CELLS.items()],
+)
 
 
 class Problem(NamedTuple):

@@ -70,7 +70,18 @@ def test_the_figures_of_both_readmes_are_those_of_the_results():
         f"{at_its_rates:.7f}",
         str(count_ones["summary"]["equal"]),
     ]
+    speed = result("benchmark")["summary"]
+    plain, conditions = speed["plain"], speed["lengths and resets"]
+    pair = lambda key, by=", ": f"{plain[key]:.2f}{by}{conditions[key]:.2f}"
+    ratio = lambda case: f"{case['autodiff_over_adjoint']:.2f}, {case['slowest_autodiff_over_adjoint']:.2f}"
+    assert f"{ratio(plain)} and {ratio(conditions)}" in README
+    assert pair("temp_adjoint_over_autodiff", " and ") in README
     in_the_table = [
+        ratio(plain),
+        ratio(conditions),
+        pair("temp_adjoint_over_autodiff"),
+        pair("both_over_adjoint"),
+        pair("tangent_autodiff_over_both"),
         percent("lstm"),
         percent("tanh"),
         f"{count_ones['summary']['rprop_wx']:.4f}, {count_ones['summary']['rprop_wrec']:.4f}",

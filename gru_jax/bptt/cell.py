@@ -61,6 +61,8 @@ class Cell(NamedTuple):
     saves nothing but its states from the first day. The price is one more evaluation of `gates` per step, in the loop.
     The tangent row is `push` and `drive`, for `derivative="both"`, beside `coefficients` and `pull`.
 
+    Multiply by weights with `gru_jax.bptt.linalg.dot(x, W)` where `compute_dtype` and sums in float32 matter; `x @ W` works too.
+
     The functions close over no array that is traced or differentiated: it goes into `params`. Make a cell once, not in every call:
     it is compared by its functions' identity, and a new one is traced anew.
 

@@ -107,7 +107,7 @@ def difference(tree, reference):
 
 def main():
     found = {}
-    cases = [(name, conditions, "adjoint") for name in CELLS for conditions in (False, True)]
+    cases = [("elman", False, "adjoint"), *((name, True, "adjoint") for name in CELLS if name != "elman")]
     cases += [("gru", True, "both"), ("gru", True, "autodiff")]
     for name, conditions, derivative in cases:
         weights, data = posed(CELLS[name])

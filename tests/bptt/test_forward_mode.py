@@ -8,7 +8,7 @@ import pytest
 
 import gru_jax as gj
 from tests.bptt.test_when import LENGTHS, MASK, RESETS, reset_state_of
-from tests.problems import CELLS, assert_close, every_cell, gradients, normal_like, problem
+from tests.problems import CELLS, assert_close, every_cell, gradients, main_cells, normal_like, problem
 
 P = problem(gj.gru())
 X_DOT = jnp.ones_like(P.xs)
@@ -71,7 +71,7 @@ def test_both_has_the_tangents_of_autodiff_at_edge_sizes(name, sizes):
 
 
 @pytest.mark.derivative
-@every_cell
+@main_cells
 @pytest.mark.parametrize("when", [{}, {"lengths": LENGTHS, "mask": MASK, "resets": RESETS}], ids=["plain", "all conditions"])
 @pytest.mark.parametrize("reverse", [False, True])
 def test_the_derived_tangent_and_the_derived_adjoint_prove_each_other(cell, when, reverse):

@@ -9,7 +9,22 @@ import pytest
 
 import gru_jax as gj
 from gru_jax._compat import CUSTOM_VJP_PRIMITIVES
-from tests.problems import CELLS, SEEDS, B, D, H, Problem, T, assert_close, errors, every_cell, gradients, problem, tolerance
+from tests.problems import (
+    CELLS,
+    SEEDS,
+    B,
+    D,
+    H,
+    Problem,
+    T,
+    assert_close,
+    errors,
+    every_cell,
+    gradients,
+    main_cells,
+    problem,
+    tolerance,
+)
 
 pytestmark = pytest.mark.derivative
 
@@ -55,7 +70,7 @@ def test_in_float32_the_adjoint_is_as_near_the_truth_as_autodiff(cell, derived):
             assert by_hand[path] <= max(limit, 8 * by_autodiff[path]), path
 
 
-@every_cell
+@main_cells
 @pytest.mark.parametrize("scale", [3.0, 8.0])
 def test_saturated_gates_have_the_gradients_of_autodiff(cell, scale, needs_x64):
     p = problem(cell, scale=scale if "tanh" in cell.name or "GRU" in cell.name else 1.0 + 0.1 * scale)
@@ -65,7 +80,7 @@ def test_saturated_gates_have_the_gradients_of_autodiff(cell, scale, needs_x64):
         assert error <= 1e-11, path
 
 
-@every_cell
+@main_cells
 def test_a_cotangent_of_one_output_alone_is_enough(cell):
     p = problem(cell)
     zeros = jax.tree.map(jnp.zeros_like, p.cotangents)
@@ -81,14 +96,14 @@ def test_a_cotangent_of_one_output_alone_is_enough(cell):
     assert_close(by_last(p.params), expected(p.params))
 
 
-@every_cell
+@main_cells
 def test_a_zero_cotangent_gives_exactly_zero(cell):
     p = problem(cell)
     silent = p._replace(cotangents=jax.tree.map(jnp.zeros_like, p.cotangents))
     assert all(not leaf.any() for leaf in jax.tree.leaves(gradients(partial(gj.unroll, cell), silent)[1]))
 
 
-@every_cell
+@main_cells
 @pytest.mark.parametrize(
     "sizes",
     [{"steps": 1}, {"steps": 0}, {"batch": (1,)}, {"batch": ()}, {"batch": (0,)}, {"batch": (2, B)}, {"hidden_size": 1}],
@@ -101,7 +116,7 @@ def test_edge_sizes_have_the_gradients_of_autodiff(cell, sizes):
         assert_close(jax.jit(partial(gradients, partial(gj.unroll, tested)))(p)[1], expected)
 
 
-@every_cell
+@main_cells
 def test_gradients_come_back_in_the_type_of_the_parameters(cell):
     p = problem(cell, bias=False)
     (params_bar, xs_bar, h0_bar) = gradients(partial(gj.unroll, cell), p)[1]
@@ -111,7 +126,7 @@ def test_gradients_come_back_in_the_type_of_the_parameters(cell):
     assert xs_bar.shape == p.xs.shape
 
 
-@every_cell
+@main_cells
 def test_batch_major_gradients_equal_time_major_ones(cell):
     p = problem(cell)
 
@@ -122,7 +137,7 @@ def test_batch_major_gradients_equal_time_major_ones(cell):
     assert_close(gradients(batch_major, p)[1], gradients(scan_of_step(cell), p)[1])
 
 
-@every_cell
+@main_cells
 def test_the_option_autodiff_has_no_rule_and_the_same_results(cell):
     p = problem(cell)
     plain = partial(gj.unroll, cell, derivative="autodiff")
@@ -131,7 +146,7 @@ def test_the_option_autodiff_has_no_rule_and_the_same_results(cell):
     assert not any(name in jaxpr for name in CUSTOM_VJP_PRIMITIVES)
 
 
-@every_cell
+@main_cells
 def test_the_custom_rule_is_in_the_jaxpr_once_and_runs(cell):
     p = problem(cell)
     jaxpr = str(jax.make_jaxpr(partial(gj.unroll, cell))(p.params, p.xs, p.h0))
@@ -148,7 +163,7 @@ def test_the_custom_rule_is_in_the_jaxpr_once_and_runs(cell):
         assert_close(params_bar, jax.tree.map(lambda leaf: 2 * leaf, expected))
 
 
-@every_cell
+@main_cells
 @pytest.mark.parametrize("derived", [True, False], ids=["derived", "local"])
 def test_nothing_but_inputs_and_states_is_saved(cell, derived):
     tested = cell if derived else without_adjoint(cell)
@@ -172,7 +187,7 @@ def carries_of_scans(jaxpr):
                 yield from carries_of_scans(inner)
 
 
-@every_cell
+@main_cells
 def test_the_loops_carry_the_state_and_its_cotangent_and_no_weight_gradient(cell):
     p = problem(cell)
     total = lambda params, how: gj.unroll(cell, params, p.xs, p.h0, derivative=how)[1].sum()
@@ -183,7 +198,7 @@ def test_the_loops_carry_the_state_and_its_cotangent_and_no_weight_gradient(cell
     assert any((H, H) in carry for carry in by_autodiff)
 
 
-@every_cell
+@main_cells
 def test_jit_checkpoint_and_an_outer_scan_change_nothing(cell):
     p = problem(cell)
     run = partial(gj.unroll, cell)
@@ -198,7 +213,7 @@ def test_jit_checkpoint_and_an_outer_scan_change_nothing(cell):
     assert_close(gradients(partial(twice, run), last_only)[1], gradients(partial(twice, scan_of_step(cell)), last_only)[1])
 
 
-@every_cell
+@main_cells
 def test_vmap_over_data_equals_the_loop(cell):
     run = partial(gradients, partial(gj.unroll, cell))
     examples = [problem(cell, seed) for seed in range(3)]
@@ -210,7 +225,7 @@ def test_vmap_over_data_equals_the_loop(cell):
         assert_close(jax.tree.map(lambda leaf: leaf[i], together), one(example))
 
 
-@every_cell
+@main_cells
 def test_vmap_over_an_ensemble_of_parameters_equals_the_loop(cell):
     run = partial(gradients, partial(gj.unroll, cell))
     members = [problem(cell, seed) for seed in range(3)]
@@ -224,7 +239,7 @@ def test_vmap_over_an_ensemble_of_parameters_equals_the_loop(cell):
         assert_close(jax.tree.map(lambda leaf: leaf[i], same_data), one(members[0]._replace(params=member.params)))
 
 
-@every_cell
+@main_cells
 def test_per_example_gradients_by_vmap_of_grad_equal_the_loop(cell):
     p = problem(cell)
     lengths = jnp.array([T, 2, 0])
@@ -240,7 +255,11 @@ def test_per_example_gradients_by_vmap_of_grad_equal_the_loop(cell):
         assert_close(jax.tree.map(lambda leaf: leaf[b], per_example), expected)
 
 
-SECOND_ORDER = [(cell, True) for cell in CELLS.values()] + [(CELLS[name], False) for name in ("elman_tanh", "gru", "lstm")]
+SECOND_ORDER = [
+    pytest.param(cell, derived, marks=() if name == "gru" else pytest.mark.slow)
+    for name, cell in CELLS.items()
+    for derived in ((True, False) if name in ("elman_tanh", "gru", "lstm") else (True,))
+]
 
 
 @pytest.mark.parametrize(("cell", "derived"), SECOND_ORDER, ids=lambda value: getattr(value, "name", str(value)))
@@ -268,7 +287,7 @@ def test_second_order_equals_autodiff_by_hessian_and_by_reverse_over_reverse(cel
     assert_close(reverse_over_reverse, expected, tol=limit)
 
 
-@every_cell
+@main_cells
 def test_central_differences_know_nothing_of_autodiff_and_agree(cell, needs_x64):
     p = problem(cell)
     _, bars = gradients(partial(gj.unroll, cell), p)
@@ -295,7 +314,7 @@ def test_the_gradient_is_the_same_bit_for_bit_when_taken_twice():
     assert all((a == b).all() for a, b in zip(jax.tree.leaves(first), jax.tree.leaves(second), strict=True))
 
 
-@every_cell
+@main_cells
 def test_half_precision_gradients_have_the_parameters_dtype_and_are_near(cell, needs_x64):
     for dtype in (jnp.bfloat16, jnp.float16):
         p = problem(cell, dtype=dtype)

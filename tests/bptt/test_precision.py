@@ -8,7 +8,7 @@ import pytest
 
 import gru_jax as gj
 from gru_jax.bptt.linalg import dot, lowered, outer_sum
-from tests.problems import CELLS, B, D, H, T, assert_close, errors, every_cell, gradients, problem, scan_of_step
+from tests.problems import CELLS, B, D, H, T, assert_close, errors, gradients, main_cells, problem, scan_of_step
 
 pytestmark = pytest.mark.derivative
 
@@ -24,7 +24,7 @@ def dots_of(jaxpr):
                 yield from dots_of(inner)
 
 
-@every_cell
+@main_cells
 @pytest.mark.parametrize("derivative", ["adjoint", "both"])
 @pytest.mark.parametrize(
     ("dtype", "compute_dtype"), [("bfloat16", None), ("float16", None), ("float32", "bfloat16"), ("float32", None)]
@@ -41,7 +41,7 @@ def test_every_matmul_sums_in_at_least_float32_and_takes_the_operands_asked_for(
         assert all(operand in (one, other) for one, other, _ in found)
 
 
-@every_cell
+@main_cells
 def test_with_a_compute_dtype_results_and_gradients_have_the_dtype_of_the_parameters_and_are_near(cell, needs_x64):
     p = problem(cell, dtype=jnp.float32)
     _, truth = gradients(partial(scan_of_step, cell), jax.tree.map(lambda leaf: leaf.astype(jnp.float64), p))

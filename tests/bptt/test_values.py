@@ -9,7 +9,7 @@ import pytest
 
 import gru_jax as gj
 from tests import reference
-from tests.problems import CELLS, SEEDS, B, D, H, T, assert_close, every_cell, problem
+from tests.problems import CELLS, SEEDS, B, D, H, T, assert_close, every_cell, main_cells, problem
 
 
 @pytest.mark.parametrize("name", CELLS)
@@ -31,7 +31,7 @@ def test_unroll_returns_what_scan_of_step_returns(cell):
     assert_close(gj.unroll(cell, p.params, p.xs, p.h0), scanned)
 
 
-@every_cell
+@main_cells
 def test_the_default_state_is_zero(cell):
     p = problem(cell)
     zeros = cell.initial_state(p.params, B)
@@ -39,7 +39,7 @@ def test_the_default_state_is_zero(cell):
     assert_close(gj.unroll(cell, p.params, p.xs), gj.unroll(cell, p.params, p.xs, zeros), tol=0)
 
 
-@every_cell
+@main_cells
 @pytest.mark.parametrize(("batch", "reverse"), [((), False), ((B,), True), ((B, 2), False), ((2, B, 1), True)])
 def test_batch_axes_and_layouts_agree_with_one_sequence_at_a_time(cell, batch, reverse):
     p = problem(cell, batch=batch)
@@ -53,14 +53,14 @@ def test_batch_axes_and_layouts_agree_with_one_sequence_at_a_time(cell, batch, r
     assert_close((h_last, jnp.moveaxis(ys, -2, 0)), run(p.xs, p.h0), tol=0)
 
 
-@every_cell
+@main_cells
 def test_reverse_is_forward_on_the_flipped_sequence(cell):
     p = problem(cell)
     h_last, ys = gj.unroll(cell, p.params, p.xs, p.h0, reverse=True)
     assert_close((h_last, ys[::-1]), gj.unroll(cell, p.params, p.xs[::-1], p.h0), tol=0)
 
 
-@every_cell
+@main_cells
 def test_the_result_has_the_dtype_of_the_parameters_and_xs_is_cast(cell):
     for dtype in (jnp.float32, jnp.bfloat16, jnp.float16):
         p = problem(cell, dtype=dtype)
@@ -70,7 +70,7 @@ def test_the_result_has_the_dtype_of_the_parameters_and_xs_is_cast(cell):
             assert_close(result, gj.unroll(cell, p.params, p.xs, p.h0), tol=0)
 
 
-@every_cell
+@main_cells
 def test_no_step_returns_the_initial_state_and_no_output(cell):
     p = problem(cell, steps=0)
     h_last, ys = gj.unroll(cell, p.params, p.xs, p.h0)
@@ -78,7 +78,7 @@ def test_no_step_returns_the_initial_state_and_no_output(cell):
     assert ys.shape == (0, B, H)
 
 
-@every_cell
+@main_cells
 @pytest.mark.parametrize("sizes", [{"steps": 1}, {"batch": (1,)}, {"hidden_size": 1}, {"input_size": 1}, {"batch": (0,)}])
 def test_the_smallest_sizes_equal_the_scan_of_step(cell, sizes):
     p = problem(cell, **sizes)
@@ -108,7 +108,7 @@ def test_a_full_memory_is_kept_by_an_open_forget_and_a_closed_input_gate(name):
     assert_close(h_last.c, p.h0.c, tol=0)
 
 
-@every_cell
+@main_cells
 def test_a_nan_or_infinite_input_stays_in_its_sequence(cell):
     p = problem(cell)
     for bad in (jnp.nan, jnp.inf):

@@ -18,6 +18,7 @@ from tests.problems import (
     assert_close,
     every_cell,
     gradients,
+    main_cells,
     normal_like,
     problem,
     scan_of_step,
@@ -79,7 +80,7 @@ def test_an_absent_condition_is_one_that_never_holds(when):
     assert_close(run(**when), run(**ALWAYS | when), tol=1e-14)
 
 
-@every_cell
+@main_cells
 def test_padding_puts_out_zero_and_holds_the_state_and_length_0_is_h0(cell):
     p = problem(cell)
     run = jax.jit(lambda when: gj.unroll(cell, p.params, p.xs, p.h0, **when))
@@ -134,7 +135,7 @@ def test_edge_sizes_with_all_three_have_the_gradients_of_autodiff(sizes, derivat
 
 
 @pytest.mark.derivative
-@every_cell
+@main_cells
 @pytest.mark.parametrize("derivative", ["adjoint", "both", "autodiff"])
 def test_nan_in_the_padding_reaches_no_value_and_no_gradient(cell, derivative):
     p = problem(cell)
@@ -153,7 +154,7 @@ def test_nan_in_the_padding_reaches_no_value_and_no_gradient(cell, derivative):
 
 
 @pytest.mark.derivative
-@every_cell
+@main_cells
 @pytest.mark.parametrize("derivative", ["adjoint", "both", "autodiff"])
 def test_a_nan_state_does_not_survive_a_reset(cell, derivative):
     p = problem(cell)
@@ -199,7 +200,7 @@ def test_a_reset_sets_zeros_and_not_the_carried_in_h0():
     assert_close(ys[3:], gj.unroll(cell, p.params, p.xs[3:])[1], tol=1e-14)
 
 
-@every_cell
+@main_cells
 def test_a_reversed_sequence_starts_at_its_own_last_step(cell):
     p = problem(cell)
     h_last, ys = gj.unroll(cell, p.params, p.xs, p.h0, lengths=LENGTHS, reverse=True)
@@ -225,7 +226,7 @@ def test_batch_major_masks_and_resets_are_batch_major_too(reverse, outputs):
     assert_close((h_last, jax.tree.map(lambda leaf: jnp.moveaxis(leaf, 2, 0), out)), expected, tol=0)
 
 
-@every_cell
+@main_cells
 def test_step_with_a_reset_repeated_is_unroll(cell):
     p = problem(cell)
     fresh = reset_state_of(cell, p.params)
