@@ -1,6 +1,6 @@
 """float64 on, unless JAX_ENABLE_X64=0: CI runs the derivative tests a second time so.
 
-Most of the suite's time is compilation, so XLA optimises little here unless GRU_JAX_TESTS_OPTIMIZED=1: CI's tests on Python 3.12 run so.
+Most of the suite's time is compilation, so XLA optimises little here unless GRU_JAX_TESTS_OPTIMIZED=1, as in CI on Python 3.12.
 """
 
 import os
