@@ -23,9 +23,11 @@ MAY_IMPORT = {
     "bptt": {"_compat"},
     "cells": {"bptt", "_compat"},
     "wrappers": {"bptt", "cells", "_compat"},
+    "flow": {"bptt"},
+    "plot": set(),
     "heads": set(),
     "train": set(),
-    "__init__": {"bptt", "cells", "wrappers", "heads", "train"},
+    "__init__": {"bptt", "cells", "wrappers", "flow", "heads", "plot", "train"},
 }
 CORE_DEPENDENCIES = {"jax", "jaxlib", "jaxtyping", "numpy", "optax"}
 

@@ -1,0 +1,161 @@
+"""The split of a gradient: every term by brute force, the sums against `jax.grad`; Jacobians against `jax.jacobian`."""
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.flatten_util import ravel_pytree
+
+import gru_jax as gj
+from tests.problems import CELLS, B, D, H, T, assert_close, assert_told, main_cells, problem
+
+pytestmark = pytest.mark.derivative
+
+TARGETS = jax.random.normal(jax.random.key(9), (T, B, H))
+
+
+def loss(t, y):
+    """Another one at every step, and not linear."""
+    return jnp.sum(jnp.sin(y - TARGETS[t]) * (1 + t))
+
+
+def total(cell, params, xs, h0):
+    _, ys = gj.unroll(cell, params, xs, h0, derivative="autodiff")
+    return sum(loss(t, ys[t]) for t in range(T))
+
+
+def without_rows(cell):
+    return cell._replace(coefficients=None, pull=None, collect=None, push=None, drive=None)
+
+
+@main_cells
+@pytest.mark.parametrize("rows", ["derived", "local"])
+def test_the_terms_sum_to_the_gradient(cell, rows):
+    p = problem(cell)
+    tested = cell if rows == "derived" else without_rows(cell)
+    split = jax.jit(lambda p: gj.flow.contributions(tested, p.params, p.xs, loss, p.h0))(p)
+    assert jax.tree.map(jnp.shape, split) == jax.tree.map(lambda leaf: (T, T, *leaf.shape), p.params)
+    assert_close(jax.tree.map(lambda leaf: leaf.sum((0, 1)), split), jax.grad(partial(total, cell))(p.params, p.xs, p.h0))
+
+
+@pytest.mark.parametrize("name", ["linear_rnn", "elman_tanh", "gru", "lstm_peephole"])
+def test_every_term_is_the_derivative_of_its_loss_by_the_parameters_of_its_step(name):
+    """By brute force: autodiff of a loop in which every step has parameters of its own."""
+    cell = CELLS[name]
+    p = problem(cell)
+
+    def losses(params_by_step):
+        h, found = p.h0, []
+        for k in range(T):
+            h, y = cell.step(jax.tree.map(lambda leaf: leaf[k], params_by_step), h, p.xs[k])
+            found.append(loss(k, y))
+        return jnp.stack(found)
+
+    shared = jax.tree.map(lambda leaf: jnp.broadcast_to(leaf, (T, *leaf.shape)), p.params)
+    expected = jax.jit(jax.jacrev(losses))(shared)
+    split = gj.flow.contributions(cell, p.params, p.xs, loss, p.h0)
+    assert_close(split, expected)
+    later = np.triu_indices(T, 1)  # use after loss
+    assert all(not leaf[later].any() for leaf in jax.tree.leaves(split))
+    assert all(leaf[np.tril_indices(T, -1)].any() for leaf in jax.tree.leaves(split))
+
+    norms = gj.flow.contribution_norms(cell, p.params, p.xs, loss, p.h0)
+    frobenius = lambda leaf: jnp.sqrt((leaf**2).sum(tuple(range(2, leaf.ndim))))
+    assert_close(norms, jax.tree.map(frobenius, expected))
+
+
+@pytest.mark.parametrize("batch", [(B,), (), (2, B)])
+def test_per_example_terms_are_those_of_each_example_alone(batch):
+    cell = gj.gru()
+    p = problem(cell, batch=batch)
+    quadratic = lambda t, y: ((y - 0.1 * t) ** 2).sum()
+    split = gj.flow.contributions(cell, p.params, p.xs, quadratic, p.h0, per_example=True)
+    assert split.W_z.shape == (T, T, *batch, D, H)
+    whole = gj.flow.contributions(cell, p.params, p.xs, quadratic, p.h0)
+    over_batch = tuple(range(2, 2 + len(batch)))
+    assert_close(jax.tree.map(lambda leaf: leaf.sum(over_batch), split), whole)
+    one = tuple(0 for _ in batch)
+    alone = gj.flow.contributions(cell, p.params, p.xs[(slice(None), *one)], quadratic, p.h0[one])
+    assert_close(jax.tree.map(lambda leaf: leaf[(slice(None), slice(None), *one)], split), alone)
+
+
+@main_cells
+def test_the_sensitivity_of_a_loss_to_a_state_is_the_norm_of_its_gradient(cell):
+    p = problem(cell)
+    measured = gj.flow.state_sensitivity(cell, p.params, p.xs, loss, p.h0)
+    assert measured.shape == (T, T, B)
+    for k, t in ((0, 0), (0, T - 1), (2, 5), (5, 2)):
+        h_k, _ = gj.unroll(cell, p.params, p.xs[: k + 1], p.h0)
+
+        def later_loss(h):
+            y = cell.output(h) if t == k else gj.unroll(cell, p.params, p.xs[k + 1 : t + 1], h)[1][-1]
+            return loss(t, y)
+
+        if t < k:
+            assert not measured[t, k].any()
+            continue
+        squares = [(leaf**2).sum(-1) for leaf in jax.tree.leaves(jax.grad(later_loss)(h_k))]
+        assert_close(measured[t, k], jnp.sqrt(sum(squares)))
+
+
+@main_cells
+@pytest.mark.parametrize("rows", ["derived", "local"])
+def test_jacobians_are_the_transposes_of_what_jax_returns(cell, rows):
+    p = problem(cell, batch=(2,))
+    tested = cell if rows == "derived" else without_rows(cell)
+    measured = gj.flow.jacobians(tested, p.params, p.xs, p.h0)
+    h = p.h0
+    for t in range(T):
+        for b in range(2):
+            flat, unravel = ravel_pytree(jax.tree.map(lambda leaf: leaf[b], h))
+            step = lambda flat: ravel_pytree(cell.step(p.params, unravel(flat), p.xs[t, b])[0])[0]
+            assert_close(measured[t, b], jax.jacobian(step)(flat).T)
+        h, _ = cell.step(p.params, h, p.xs[t])
+    norms = gj.flow.jacobian_norms(tested, p.params, p.xs, p.h0)
+    assert_close(norms, jnp.asarray(np.linalg.svd(measured, compute_uv=False)[..., 0]))
+
+
+def test_the_exponents_of_a_linear_rnn_are_the_logarithms_of_its_eigenvalues():
+    cell = gj.linear_rnn()
+    params = cell.init(jax.random.key(0), D, H, dtype=jnp.result_type(float))
+    rotation = jnp.linalg.qr(jax.random.normal(jax.random.key(1), (H, H)))[0]
+    factors = jnp.array([1.3, 1.0, 0.7, 0.4, 0.1])
+    params = params._replace(U=rotation @ jnp.diag(factors) @ rotation.T)
+    measured = gj.flow.lyapunov_exponents(cell, params, jnp.zeros((400, D)))
+    np.testing.assert_allclose(measured, np.log(factors), atol=0.02)
+    forgets = gj.flow.lyapunov_exponents(cell, params._replace(U=jnp.zeros((H, H))), jnp.zeros((5, D)))
+    assert (forgets == -jnp.inf).all()
+
+
+def test_a_sequence_too_long_for_the_split_is_refused_with_its_size_and_the_way_out():
+    cell = gj.gru()
+    p = problem(cell, dtype=jnp.float32)
+    needed = T * T * 4 * sum(leaf.size for leaf in p.params)
+    message = rf"xs: got 7 steps, for which the split has {needed:,} bytes, expected at most limit = 100\b.*contribution_norms"
+    assert_told(lambda: gj.flow.contributions(cell, p.params, p.xs, loss, limit=100), ValueError, message)
+    assert_told(
+        lambda: gj.flow.contributions(cell, p.params, p.xs, loss, limit=needed, per_example=True),
+        ValueError,
+        f"{needed * B:,} bytes",
+    )
+    gj.flow.contributions(cell, p.params, p.xs, lambda t, y: y.sum(), limit=needed)
+
+
+def test_values_that_are_not_finite_stay_so():
+    cell = gj.linear_rnn()
+    p = problem(cell, dtype=jnp.float32)
+    params = p.params._replace(U=1e20 * p.params.U)
+    norms = gj.flow.contribution_norms(cell, params, p.xs, lambda t, y: y.sum())
+    assert not jnp.isfinite(norms.U[-1, 0])
+
+
+def test_bad_input_is_told():
+    p, stacked, noisy = problem(gj.gru()), gj.stack([gj.gru()]), gj.zoneout(gj.gru(), 0.1)
+    jacobians, sensitivity = gj.flow.jacobians, gj.flow.state_sensitivity
+    assert_told(lambda: jacobians(stacked, (p.params,), p.xs), TypeError, r"cell: got stack.*one by one")
+    assert_told(lambda: jacobians(noisy, p.params, p.xs), ValueError, r"cell: got zoneout.*noise.*deterministic")
+    assert_told(lambda: jacobians(gj.gru(), p.params, p.xs[..., :2]), ValueError, r"xs: got 2 features")
+    wrong = lambda: sensitivity(gj.gru(), p.params, p.xs, loss, p.h0[:1])
+    assert_told(wrong, ValueError, r"h0: got.*expected shape \(3, 5\)")
