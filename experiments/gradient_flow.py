@@ -1,7 +1,8 @@
 """Where does the gradient of a long-memory task come from, and what do gates change about it?
 
-The task: the first of T inputs shows a number c = ±1, all others noise; at every step the network is asked for c (squared error).
-So each loss step t has one use step that matters, k = 1, and the way back to it is t − 1 steps long.
+The task: the first of T inputs shows a number c from −1 to 1, all others noise; at every step the network is asked for c (squared
+error). So each loss step t has one use step that matters, k = 1, and the way back to it is t − 1 steps long. (A number, not a sign:
+a sign can be latched in a saturated unit, and what is latched has no gradient, as Bengio et al. 1994 proved.)
 
 Shown, for the linear RNN, the tanh RNN, GRU and LSTM of the same size on the same data, before and after training: the norm of
 every term (loss step t, use step k) of the gradient, by `gj.flow.contribution_norms`; how the gradient of the last loss fades on its
@@ -48,7 +49,7 @@ class Task(NamedTuple):
 def draw(steps: int, key: jax.Array) -> Task:
     """A batch of the task."""
     key_c, key_noise = jax.random.split(key)
-    c = jax.random.rademacher(key_c, (BATCH,), jnp.float32)
+    c = jax.random.uniform(key_c, (BATCH,), minval=-1.0)
     noise = jax.random.normal(key_noise, (steps - 1, BATCH))
     values = jnp.concatenate([c[None], noise])
     return Task(jnp.stack([values, jnp.zeros_like(values).at[0].set(1.0)], -1), c)
@@ -73,7 +74,7 @@ def loss_fn(cell: gj.Cell, params: Params, batch: Task, key: jax.Array) -> tuple
 
 def total_norms(norms: Any) -> jax.Array:
     """The norm of a term over all parameters, from those of each."""
-    return jnp.sqrt(sum(leaf**2 for leaf in jax.tree.leaves(norms)))
+    return gj.flow.norm(jnp.stack(jax.tree.leaves(norms)), 0)
 
 
 @partial(jax.jit, static_argnums=0)
@@ -82,7 +83,7 @@ def flow_of(cell: gj.Cell, params: Params, batch: Task) -> dict[str, jax.Array]:
     loss = partial(loss_at, params.readout, batch.c)
     return {
         "terms": total_norms(gj.flow.contribution_norms(cell, params.cell, batch.xs, loss)),
-        "sensitivity": jnp.sqrt((gj.flow.state_sensitivity(cell, params.cell, batch.xs, loss) ** 2).sum(-1)),
+        "sensitivity": gj.flow.norm(gj.flow.state_sensitivity(cell, params.cell, batch.xs, loss), -1),
         "exponents": gj.flow.lyapunov_exponents(cell, params.cell, batch.xs).mean(0),
         "loss": loss_fn(cell, params, batch, jax.random.key(0))[0],
     }
@@ -171,6 +172,7 @@ def run(options: Options) -> Outcome:
         "largest_difference_from_wrec_power": max(
             abs(kept(flow["sensitivity"]) / wrec ** (steps - 1) - 1) for wrec, flow in regimes["linear RNN"].items()
         ),
+        "loss_of_a_guess": float((batch.c**2).mean()),
     }
     results = {
         "steps": steps,
@@ -197,7 +199,7 @@ def draw_terms(flows: dict[str, dict[str, Any]]) -> plt.Figure:
     ends = {"vmin": every[every > 0].min(), "vmax": every[np.isfinite(every)].max()}
     for column, (name, both) in enumerate(flows.items()):
         for row, (when, flow) in enumerate(both.items()):
-            image = gj.plot.terms(axes[row, column], flow["terms"], f"{name}, {when} training, loss {flow['loss']:.3f}", **ends)
+            image = gj.plot.terms(axes[row, column], flow["terms"], f"{name}, {when} training, loss {flow['loss']:.2g}", **ends)
     figure.colorbar(image, ax=axes, shrink=0.6, label="norm of the term (t, k) of the gradient, over all parameters")
     return figure
 
@@ -213,7 +215,7 @@ def draw_regimes(flows: Any, regimes: Any, gates: Any, steps: int) -> plt.Figure
             line = gj.plot.decay(axes[column], flow["sensitivity"], f"wrec {wrec}", color=f"C{i}")
             back = np.arange(steps)
             axes[column].plot(back, line.get_ydata()[0] * wrec**back, color=f"C{i}", linestyle=":", linewidth=0.8)
-        axes[column].set(title=f"{name}, recurrent weights wrec · Q (dotted: wrec to the steps)")
+        axes[column].set(title=f"{name}, wrec · Q (dotted: wrec^steps)")
     for bias, flow in gates.items():
         gj.plot.decay(axes[3], flow["sensitivity"], f"b_z = {bias:g}")
     axes[0].set(title="before and after training")

@@ -107,7 +107,7 @@ def contribution_norms(cell: Any, params: Any, xs: Any, loss: Loss, h0: Any = No
     def at_use(parts):
         x, h_prev, g, k, h_bar = parts
         term = _used_at(cell, at.params, x, h_prev, g, k, h_bar)
-        return jax.tree.map(lambda leaf: jnp.sqrt(jnp.sum(jnp.abs(leaf.astype(_wide(leaf))) ** 2)), term)
+        return jax.tree.map(norm, term)
 
     def at_loss(t):
         return lax.map(at_use, (at.xs, at.h_prevs, at.g, at.k, _cotangents_of(cell, at, ys_bar, t)))
@@ -137,11 +137,8 @@ def state_sensitivity(cell: Any, params: Any, xs: Any, loss: Loss, h0: Any = Non
     ys_bar, batch_rank = _outputs_bar(cell, at, loss), at.xs.ndim - 2
 
     def norms(t):
-        def over_features(leaf):
-            return jnp.sum(jnp.abs(leaf.astype(_wide(leaf))) ** 2, axis=tuple(range(1 + batch_rank, leaf.ndim)))
-
-        squares = [over_features(leaf) for leaf in jax.tree.leaves(_cotangents_of(cell, at, ys_bar, t))]
-        return jnp.sqrt(sum(squares))
+        leaves = jax.tree.leaves(_cotangents_of(cell, at, ys_bar, t))
+        return norm(jnp.stack([norm(leaf, tuple(range(1 + batch_rank, leaf.ndim))) for leaf in leaves]), 0)
 
     return lax.map(norms, jnp.arange(at.xs.shape[0]))
 
@@ -220,6 +217,21 @@ def lyapunov_exponents(cell: Any, params: Any, xs: Any, h0: Any = None) -> jax.A
     return lax.scan(step, identity, Js)[1].mean(0)
 
 
+def norm(x: jax.Array, axis: int | tuple[int, ...] | None = None) -> jax.Array:
+    """The Euclidean norm over `axis` (all of them if None) of values that may be very large or very small.
+
+        m √Σ (x / m)²,   m = max |x|
+
+    A gradient of 1e-25 that has vanished, or one of 1e25 that has exploded, has a square that float32 cannot hold; its norm is
+    right here, in at least float32. Infinity stays infinity, NaN stays NaN.
+    """
+    x = jnp.abs(x.astype(jnp.promote_types(x.dtype, jnp.float32)))
+    largest = x.max(axis, keepdims=True, initial=0)
+    scale = jnp.where((largest > 0) & jnp.isfinite(largest), largest, 1)
+    total = jnp.sqrt(jnp.sum((x / scale) ** 2, axis, keepdims=True)) * scale
+    return total.reshape(()) if axis is None else total.squeeze(axis)
+
+
 def _steps(cell: Any, params: Any, xs: Any, h0: Any) -> Steps:
     """The forward pass, its input checked as by `gj.unroll`."""
     checks.check_cell(cell)
@@ -276,7 +288,3 @@ def _product(sizes: tuple[int, ...]) -> int:
     for size in sizes:
         total *= size
     return total
-
-
-def _wide(leaf: jax.Array) -> Any:
-    return jnp.promote_types(leaf.dtype, jnp.float32)

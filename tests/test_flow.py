@@ -143,12 +143,30 @@ def test_a_sequence_too_long_for_the_split_is_refused_with_its_size_and_the_way_
     gj.flow.contributions(cell, p.params, p.xs, lambda t, y: y.sum(), limit=needed)
 
 
-def test_values_that_are_not_finite_stay_so():
+def test_values_that_are_not_finite_stay_so_and_very_large_or_small_ones_are_right():
     cell = gj.linear_rnn()
     p = problem(cell, dtype=jnp.float32)
-    params = p.params._replace(U=1e20 * p.params.U)
-    norms = gj.flow.contribution_norms(cell, params, p.xs, lambda t, y: y.sum())
+    at_scale = lambda scale: p.params._replace(U=scale * jnp.eye(H, dtype=jnp.float32))
+    linear = lambda t, y: y.sum()
+    norms = gj.flow.contribution_norms(cell, at_scale(1e20), p.xs, linear)
     assert not jnp.isfinite(norms.U[-1, 0])
+    for scale in (1e-5, 1e5):  # 1e±30 over six steps: their squares are beyond float32
+        sensitivity = gj.flow.state_sensitivity(cell, at_scale(scale), p.xs, linear)
+        np.testing.assert_allclose(np.asarray(sensitivity[-1, 0], float), H**0.5 * float(np.float32(scale)) ** 6, rtol=1e-5)
+    norms = gj.flow.contribution_norms(cell, at_scale(1e-5), p.xs, linear)
+    assert (norms.W[np.tril_indices(T)] > 0).all()
+
+
+def test_the_norm_is_that_of_numpy_and_keeps_what_is_not_finite():
+    x = jax.random.normal(jax.random.key(0), (3, 4, 5))
+    for axis in (None, 0, (1, 2)):
+        flat = np.sqrt((np.asarray(x, float) ** 2).sum(axis))
+        np.testing.assert_allclose(gj.flow.norm(x, axis), flat, rtol=1e-5)
+    small = x.astype(jnp.float32)
+    np.testing.assert_allclose(gj.flow.norm(1e-30 * small), 1e-30 * gj.flow.norm(small), rtol=1e-5)
+    assert gj.flow.norm(jnp.array([1.0, jnp.inf])) == jnp.inf
+    assert jnp.isnan(gj.flow.norm(jnp.array([1.0, jnp.nan])))
+    assert gj.flow.norm(jnp.zeros((2, 0)), 1).tolist() == [0.0, 0.0]
 
 
 def test_bad_input_is_told():

@@ -76,7 +76,11 @@ def test_the_figures_of_both_readmes_are_those_of_the_results():
     ratio = lambda case: f"{case['autodiff_over_adjoint']:.2f}, {case['slowest_autodiff_over_adjoint']:.2f}"
     assert f"{ratio(plain)} and {ratio(conditions)}" in README
     assert pair("temp_adjoint_over_autodiff", " and ") in README
+    flow = result("gradient_flow")["summary"]
+    four = lambda found: ", ".join(f"{found[name]:.2g}" for name in ("linear RNN", "tanh RNN", "GRU", "LSTM"))
     in_the_table = [
+        *(four(flow[key]) for key in ("kept_before", "kept_after", "loss_after")),
+        f"{flow['largest_difference_of_the_sum']:.1e}",
         ratio(plain),
         ratio(conditions),
         pair("temp_adjoint_over_autodiff"),
