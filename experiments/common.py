@@ -5,9 +5,10 @@ import math
 import platform
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import jax
@@ -38,11 +39,12 @@ class Options:
 
 
 class Outcome(NamedTuple):
-    """What an experiment returns: the line it prints last, the record it writes, and its figures by file name."""
+    """What an experiment returns: the line it prints last, the record it writes, its figures and its tables by file name."""
 
     summary: dict[str, Any]
     results: dict[str, Any]
     figures: dict[str, plt.Figure]
+    tables: Mapping[str, str] = MappingProxyType({})  # Markdown
 
 
 def main(run: Callable[[Options], Outcome], *, x64: bool = False) -> None:
@@ -67,6 +69,8 @@ def main(run: Callable[[Options], Outcome], *, x64: bool = False) -> None:
     for file, figure in outcome.figures.items():
         figure.savefig(out / file, dpi=120, bbox_inches="tight")
         plt.close(figure)
+    for file, text in outcome.tables.items():
+        (out / file).write_text(text, "utf-8")
     record = {
         "experiment": name,
         "command": f"python -m experiments.{name}" + " --quick" * options.quick + f" --seed {options.seed}",

@@ -78,7 +78,17 @@ def test_the_figures_of_both_readmes_are_those_of_the_results():
     assert pair("temp_adjoint_over_autodiff", " and ") in README
     flow = result("gradient_flow")["summary"]
     four = lambda found: ", ".join(f"{found[name]:.2g}" for name in ("linear RNN", "tanh RNN", "GRU", "LSTM"))
+    audit = result("published_derivations")["summary"]
+    percent_of_sums = lambda how: ", ".join(f"{100 * share:.0f}" for share in audit["sums_right"][how])
+    cost = result("gradient_flow")["results"]["cost"]
+    over_gradient = lambda name: ", ".join(f"{row[f'{name}_ms'] / row['gradient_ms']:.0f}" for row in cost)
     in_the_table = [
+        f"{over_gradient('contributions')}; {over_gradient('contribution_norms')}",
+        "| {}; {} |".format(*audit["fichou_wrong"].values()),
+        f"of {audit['package_lines']} | | {audit['package_wrong']} |",
+        f"{audit['largest_error_corrected']:.1e}; {audit['two_layers']['corrected']:.1e}",
+        f"{audit['double_sum']:.1e}",
+        "; ".join(map(percent_of_sums, audit["sums_right"])) + " %",
         *(four(flow[key]) for key in ("kept_before", "kept_after", "loss_after")),
         f"{flow['largest_difference_of_the_sum']:.1e}",
         ratio(plain),

@@ -1,0 +1,139 @@
+"""The audit of the published derivations: which lines are wrong, that their corrections are right, and that the audit would see it."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import gru_jax as gj
+from experiments import gru_by_hand
+from experiments import published_derivations as experiment
+from experiments.published import audit, bptt, fichou, rnn_package, seo
+from gru_jax.cells import GRUParams
+
+pytestmark = pytest.mark.usefixtures("needs_x64")
+
+FORWARD, BACKWARD = fichou.READINGS
+OF_EITHER_READING = {"δ6", "δ9", "δ18", "δW_r", "δU_r", "δW_g", "δU_g"}
+WRONG = {FORWARD: OF_EITHER_READING | {"δ12", "δ13", "δ14", "δ15", "δ20", "δ21"}, BACKWARD: OF_EITHER_READING}
+WRONG_IN_THE_PACKAGE = {"up", "hidden", "z_post", "r_to_x", *(f"Δ{name}" for name in audit.WEIGHTS)}
+
+
+def wrong(verdicts):
+    return {verdict.equation.name for verdict in verdicts if not verdict.right}
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_the_verdicts_on_fichous_lines_under_both_readings(seed):
+    for reading, verdicts in experiment.judge_fichou(seed).items():
+        assert wrong(verdicts) == WRONG[reading]
+        assert [v.equation.name for v in verdicts[:22]] == [f"δ{i}" for i in range(3, 25)]
+        for verdict in verdicts:
+            assert verdict.right == (verdict.equation.correct is None)
+            assert verdict.right or verdict.error > 1e-3
+            assert verdict.error_corrected < 1e-14
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_the_verdicts_on_the_r_package(seed):
+    verdicts = experiment.judge_package(seed)
+    assert wrong(verdicts) == WRONG_IN_THE_PACKAGE
+    for verdict in verdicts:
+        assert verdict.right == (verdict.equation.correct is None)
+        assert verdict.right or verdict.error > 1e-3
+        assert verdict.error_corrected < 1e-14
+
+
+def test_the_probes_have_the_cotangents_of_what_they_sit_on():
+    v, given, _ = experiment.drawn(0)
+    h_bar = given["δ1"]
+    true = audit.true_cotangents(v, h_bar)
+    for total, parts in {"h₋": ("carry", "s", "z", "r"), "x": ("z", "r", "g")}.items():
+        names = [f"{total} by {'the ' * (part == 'carry')}{part}" for part in parts]
+        np.testing.assert_allclose(sum(true[name] for name in names), true[total], rtol=1e-12)
+    np.testing.assert_allclose(true["z by 1 − z"] + true["z by z ⊙ g"], true["z"], rtol=1e-12)
+    ours = GRUParams(
+        W_z=v["U_z"], U_z=v["W_z"], b_z=None, W_r=v["U_r"], U_r=v["W_r"], b_r=None, W_h=v["U_g"], U_h=v["W_g"], b_h=None
+    )
+    loss = lambda params, h, x: jnp.vdot(gj.gru().step(params, h, x)[1], h_bar)
+    params_bar, h_prev_bar, x_bar = jax.grad(loss, (0, 1, 2))(ours, v["h₋"], v["x"])
+    measured = {"h₋": h_prev_bar, "x": x_bar, "W_z": params_bar.U_z, "U_r": params_bar.W_r, "W_g": params_bar.U_h}
+    for name, value in measured.items():
+        np.testing.assert_allclose(value, true[name], rtol=1e-10, atol=1e-14)
+
+
+def test_an_error_planted_in_a_right_line_is_seen():
+    lines = list(fichou.equations(("U", "W")))
+    at = [line.name for line in lines].index("δ17")
+    lines[at] = lines[at]._replace(evaluate=lambda d, v: d["δ13"] * v["z"])
+    v, given, _ = experiment.drawn(0)
+    verdicts = audit.judge(tuple(lines), given, v, given["δ1"] + given["δ2"])
+    assert wrong(verdicts) == OF_EITHER_READING | {"δ17"}
+
+
+def test_fichous_g_has_w_on_the_wrong_side_and_his_letters_no_shapes_for_unequal_sizes():
+    found = experiment.judge_forward(0)
+    assert found["shapes"] == "do not match"
+    assert found["error with as many rows as units"] > 0.1
+    without = experiment.lines_without_shapes(0)
+    assert set(without[FORWARD]) == {"δ12", "δ13", "δ14", "δ15", "δ20", "δ21"}
+    assert without[BACKWARD] == []
+
+
+def test_delta_23_and_24_serve_the_next_layers_once_corrected():
+    found = experiment.judge_two_layers(0)
+    assert found["corrected"] < 1e-14
+    assert found["as printed"] > 0.1
+
+
+@pytest.mark.parametrize("as_printed", [False, True])
+def test_over_a_sequence_the_packages_lines_are_the_gradient_only_when_corrected(as_printed):
+    keys = jax.random.split(jax.random.key(0), 9)
+    weights = {
+        name: jax.random.normal(k, (2 if name[0] == "U" else 4, 4)) for k, name in zip(keys, audit.WEIGHTS, strict=False)
+    }
+    weights |= {"V": jax.random.normal(keys[6], (4, 1))}
+    xs, ys = jax.random.normal(keys[7], (5, 3, 2)), jax.random.normal(keys[8], (5, 3, 1))
+    expected = bptt.direction("right", weights, xs, ys)
+    predicted = bptt.outputs(weights, xs)
+    measured = bptt.package(weights, xs, (ys - predicted) * predicted * (1 - predicted), as_printed=as_printed)
+    off = {name: audit.difference(measured[name], expected[name]) for name in expected}
+    assert off.pop("V") < 1e-13
+    assert (min(off.values()) > 0.1) if as_printed else (max(off.values()) < 1e-13)
+
+
+def test_seos_script_is_the_right_derivation_with_its_errors_and_each_of_them_counts():
+    w = gru_by_hand.script_weights()
+    script = gru_by_hand.script_gradient(
+        jnp.array([w["wx_c"], w["wrec_c"]]), jnp.array(gru_by_hand.XS), jnp.array(gru_by_hand.YS)
+    )
+    np.testing.assert_allclose(seo.gradient(frozenset(seo.ERRORS)), script, rtol=1e-12)
+    truth = seo.true_gradient()
+    np.testing.assert_allclose(seo.gradient(), truth, rtol=1e-12)
+    for error in seo.ERRORS:
+        assert audit.difference(seo.gradient(frozenset([error])), truth) > 1e-4, error
+    all_but_the_seventh = frozenset(error for error in seo.ERRORS if error[0] != "7")
+    assert audit.difference(seo.gradient(all_but_the_seventh), script) > 1e-4
+
+
+@pytest.mark.parametrize("seed", range(2))
+def test_the_double_sum_of_the_general_formulas_is_the_gradient_term_by_term(seed):
+    found = experiment.double_sum(seed)
+    for what in ("sum over all terms against jax.grad", "term by term against gj.flow"):
+        assert max(found[what].values()) < 1e-14
+    assert found["V from the current step only, against jax.grad"] < 1e-14
+    assert (found["loss step 3, use steps 1, 2, 3, norms"]["W"] > 0).all()
+
+
+def test_addition_is_learned_by_the_right_gradient_and_not_by_the_printed_ones():
+    share = {how: bptt.learn_addition(how, jax.random.key(1), 4)["sums"][-1] for how in ("right", "fichou", "package")}
+    assert share["right"] == 1
+    assert share["fichou"] < 0.6
+    assert share["package"] < 0.05
+
+
+def test_the_tables_hold_every_line():
+    verdicts = experiment.judge_package(0)
+    text = experiment.table(verdicts)
+    assert all(f"{line.name} = {line.printed}" in text for line in rnn_package.equations())
+    assert text.count("**wrong**") == len(WRONG_IN_THE_PACKAGE)
