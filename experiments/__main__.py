@@ -16,3 +16,4 @@ if __name__ == "__main__":
     for name, question in experiments().items():
         print(f"python -m experiments.{name:<16} {question}")
     print("\nEach takes --quick, --seed N and --out DIR; writes results.json and PNG figures; prints a JSON summary last.")
+    print("Short files to copy from are in experiments/recipes.")

@@ -79,6 +79,7 @@ def test_the_figures_of_both_readmes_are_those_of_the_results():
     flow = result("gradient_flow")["summary"]
     four = lambda found: ", ".join(f"{found[name]:.2g}" for name in ("linear RNN", "tanh RNN", "GRU", "LSTM"))
     audit = result("published_derivations")["summary"]
+    assert "{} or {}, ".format(*audit["fichou_wrong"].values()) + f"{audit['package_wrong']} |" in README
     percent_of_sums = lambda how: ", ".join(f"{100 * share:.0f}" for share in audit["sums_right"][how])
     cost = result("gradient_flow")["results"]["cost"]
     over_gradient = lambda name: ", ".join(f"{row[f'{name}_ms'] / row['gradient_ms']:.0f}" for row in cost)

@@ -39,8 +39,8 @@ def test_forward_mode_is_refused_and_the_way_out_named(through):
         FORWARD[through]()
 
 
-def of(cell, derivative, reverse=False):
-    return partial(gj.unroll, cell, derivative=derivative, reverse=reverse)
+def of(cell, derivative, **options):
+    return partial(gj.unroll, cell, derivative=derivative, **options)
 
 
 def jvp(run, args, dots):
@@ -51,7 +51,8 @@ def jvp(run, args, dots):
 @every_cell
 @pytest.mark.parametrize("reverse", [False, True])
 def test_both_has_the_tangents_and_the_gradients_of_autodiff(cell, reverse):
-    both, autodiff = of(cell, "both", reverse), of(cell, "autodiff", reverse)
+    options = {"lengths": LENGTHS, "mask": MASK, "resets": RESETS, "reverse": True} if reverse else {}
+    both, autodiff = of(cell, "both", **options), of(cell, "autodiff", **options)
     p = problem(cell, bias=not reverse)
     args = (p.params, p.xs, p.h0)
     dots = normal_like(jax.random.key(7), args)
