@@ -23,18 +23,10 @@ import numpy as np
 import gru_jax as gj
 from experiments.common import Options, Outcome, main
 from experiments.published import audit, bptt, fichou, rnn_package, seo
-from gru_jax.cells import ElmanParams
+from experiments.published.report import row, tables
+from gru_jax.cells import ElmanParams, GRUParams
 
 ROWS, UNITS, STEPS = 3, 4, 5  # batch, equal input and hidden size, and steps of the two layers
-LETTERS = """| | Fichou | general RNN formulas | Seo's post | Seo's script | here |
-|---|---|---|---|---|---|
-| input weight | U_k | U | W_k | wx_k | W_k |
-| recurrent weight | W_k | W | Wrec_k | wrec_k | U_k |
-| update gate | z, on the candidate | – | z | u = 1 − z, on the old state | z, on the candidate |
-| candidate | g, W_g U_g | – | ca | c, wx_c wrec_c | g, W_h U_h |
-| read-out | – | V | – | – | V |
-| cotangent of the state | δ3 = δ1 + δ2 | ∂J/∂h | error | delta | h̄ |
-"""
 
 
 def drawn(seed: int, rows: int = ROWS, inputs: int = UNITS) -> tuple[audit.Values, dict[str, Any], Any]:
@@ -80,17 +72,32 @@ def lines_without_shapes(seed: int) -> dict[str, list[str]]:
     return found
 
 
-def judge_forward(seed: int) -> dict[str, float | str]:
-    """Fichou's g, W_g from the left: no shape for a batch of rows; with as many rows as units a number, and a wrong one."""
-    v, _, _ = drawn(seed)
+def judge_forward(seed: int) -> dict[str, Any]:
+    """Fichou's forward lines against the library's GRU; g has W_g on the left: no shape for a batch of rows, and with as many rows as
+    units a number, a wrong one."""
+    v, _, _ = drawn(seed, rows=UNITS)
+    names = {"z": "z", "r": "r", "h": "g"}
+    fields = {
+        f"{ours}_{name}": v[f"{theirs}_{gate}"] for name, gate in names.items() for ours, theirs in (("W", "U"), ("U", "W"))
+    }
+    params = GRUParams(b_z=None, b_r=None, b_h=None, **fields)
+    cell = gj.gru()
+    gates = cell.gates(params, cell.project(params, v["x"]), v["h₋"])
+    reset = v["h₋"] * v["r"]
+    printed = {
+        "r = sigmoid(h₋ * W_r + x * U_r)": (audit.sigmoid(v["h₋"] @ v["W_r"] + v["x"] @ v["U_r"]), gates.r),
+        "z = sigmoid(h₋ * W_z + x * U_z)": (audit.sigmoid(v["h₋"] @ v["W_z"] + v["x"] @ v["U_z"]), gates.z),
+        "g = tanh(W_g * (h₋ · r) + x * U_g)": (jnp.tanh(v["W_g"] @ reset + v["x"] @ v["U_g"]), gates.g),
+        "h = h₋ · (1 − z) + z · g": (v["h₋"] * (1 - v["z"]) + v["z"] * gates.g, cell.update(gates, v["h₋"])),
+    }
+    errors = {line: audit.difference(*values) for line, values in printed.items()}
+    batch, _, _ = drawn(seed)
     try:
-        audit.sigmoid(v["W_g"] @ (v["h₋"] * v["r"]))
+        batch["W_g"] @ (batch["h₋"] * batch["r"])
         shapes = "match"
     except TypeError:
         shapes = "do not match"
-    square, _, _ = drawn(seed, rows=UNITS)
-    printed = jnp.tanh(square["W_g"] @ (square["h₋"] * square["r"]) + square["x"] @ square["U_g"])
-    return {"shapes": shapes, "error with as many rows as units": audit.difference(printed, square["g"])}
+    return {"errors": errors, "shapes of g for a batch of rows": shapes}
 
 
 def judge_two_layers(seed: int) -> dict[str, float]:
@@ -169,26 +176,6 @@ def double_sum(seed: int, steps: int = 3) -> dict[str, Any]:
     }
 
 
-def table(verdicts: list[audit.Verdict]) -> str:
-    """One chain as a Markdown table."""
-    heads = ("printed", "means the cotangent of", "verdict", "error of the line", "in its chain", "corrected", "then")
-    rows = [heads, ("---",) * len(heads)]
-    for verdict in verdicts:
-        line = verdict.equation
-        rows.append(
-            (
-                f"{line.name} = {line.printed}",
-                " + ".join(line.means),
-                "right" if verdict.right else "**wrong**",
-                f"{verdict.error:.1e}",
-                f"{verdict.error_in_chain:.1e}",
-                f"{line.name} = {line.correct}" if line.correct else "",
-                f"{verdict.error_corrected:.1e}",
-            )
-        )
-    return "".join(f"| {' | '.join(row)} |\n" for row in rows)
-
-
 def run(options: Options) -> Outcome:
     """The audit, and what the errors cost."""
     readings, package = judge_fichou(options.seed), judge_package(options.seed)
@@ -224,50 +211,6 @@ def run(options: Options) -> Outcome:
         "addition": learned,
     }
     return Outcome(summary, results, {"addition.png": draw(learned)}, {"tables.md": tables(readings, package, script, results)})
-
-
-def row(verdict: audit.Verdict) -> dict[str, Any]:
-    """A verdict for the record."""
-    line = verdict.equation
-    return {
-        "equation": f"{line.name} = {line.printed}",
-        "means": line.means,
-        "right": verdict.right,
-        "error": verdict.error,
-        "error_in_chain": verdict.error_in_chain,
-        "corrected": line.correct,
-        "error_corrected": verdict.error_corrected,
-    }
-
-
-def tables(readings: Any, package: Any, script: Any, results: Any) -> str:
-    """All tables, in Markdown."""
-    text = [
-        "# The published derivations, line by line\n",
-        "Errors are relative to the largest entry of the true cotangent; float64.\n",
-    ]
-    forward = results["fichou_forward"]
-    text.append(f"## {fichou.SOURCE}\n")
-    text.append(
-        "Forward, g = tanh(W_g * (h₋ · r) + x * U_g): W_g stands on the other side than all others; the shapes of a batch of rows "
-        f"{forward['shapes']}, and with as many rows as units g is off by {forward['error with as many rows as units']:.1e}. Meant: "
-        "(h₋ · r) * W_g.\n"
-    )
-    for name, verdicts in readings.items():
-        without = ", ".join(results["fichou_lines_without_shapes"][name]) or "none"
-        text += [
-            f"### Reading {name}\n",
-            table(verdicts),
-            f"Without matching shapes where input and hidden size differ: {without}.\n",
-        ]
-    text += [f"## {rnn_package.SOURCE}\n", table(package)]
-    text += ["## Seo's x_gru.py: each error alone, in a derivation that is right otherwise\n"]
-    text += ["| error | in the script | right | ∂/∂wx_c, ∂/∂wrec_c | off by |", "|---|---|---|---|---|"]
-    for line in script:
-        bars = ", ".join(f"{value:.5f}" for value in line["wx_c, wrec_c"])
-        text.append(f"| {line['error made']} | {line['printed']} | {line['correct']} | {bars} | {line['difference']:.1e} |")
-    text += ["\nError 2: of six weights two are trained.\n", "## Letters\n", LETTERS]
-    return "\n".join(text)
 
 
 def draw(learned: dict[str, Any]) -> plt.Figure:

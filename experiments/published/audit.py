@@ -84,12 +84,13 @@ def step_values(v: Values) -> Values:
 
 
 def true_cotangents(v: Values, h_bar: Any) -> Values:
-    """The cotangent of every place, state, input and weight, by autodiff."""
+    """The cotangent of every place, state, input, weight, and of the biases that a package may add, by autodiff."""
     zeros = {name: jnp.zeros_like(v["x"] if name.startswith("x") else v["h₋"]) for name in PROBES}
     loss = lambda v, probes: jnp.vdot(forward(v, probes), h_bar)
     inputs = {name: v[name] for name in ("x", "h₋", *WEIGHTS)}
     by_input, by_probe = jax.grad(loss, (0, 1))(inputs, zeros)
-    return by_probe | by_input
+    by_bias = {f"b_{gate}": by_probe[f"a_{gate}"].sum(0) for gate in "rzg"}
+    return by_probe | by_input | by_bias
 
 
 def meaning(true: Values, equation: Equation) -> Any:

@@ -1,11 +1,13 @@
 """The GRU's backward pass of the R package `rnn` (1.9.1, `backprop_gru`), line by line, one step at a time.
 
-Its forward pass is the vignette's with a read-out ŷ = σ(h V) (its biases, whose updates are means where the weights' are sums, are
-left out). `e` is the output delta, (y − ŷ) σ′(ŷ); `V̄` what the package has added up so far for V; `δ_f` what comes from the next
+Its forward pass is the vignette's with biases (zero here) and a read-out ŷ = σ(h V). `e` is the output delta, (y − ŷ) σ′(ŷ); `V̄`
+what the package has added up so far for V; `δ_f` what comes from the next
 step. The sign is that of descent: minus the gradient. σ′ and tanh′ are taken of values.
 """
 
-from experiments.published.audit import Equation
+from typing import Any
+
+from experiments.published.audit import Equation, Values
 from experiments.published.fichou import sigmoid_prime, tanh_prime
 
 SOURCE = "R package rnn 1.9.1, backprop_gru"
@@ -67,6 +69,19 @@ def equations() -> tuple[Equation, ...]:
             "ΔU_r", "xᵀ * r_post", lambda d, v: v["x"].T @ d["r_post"], ("U_r",),
             "xᵀ * r_pre", lambda d, v: v["x"].T @ d["r_pre"],
         ),
+        *(bias_update(gate, name) for gate, name in (("z", "z"), ("g", "h"), ("r", "r"))),
         Equation("future", "direct + r_to_h + z_to_h", lambda d, v: d["direct"] + d["r_to_h"] + d["z_to_h"], ("h₋",)),
         Equation("below", "r_to_x + z_to_x + h_to_x", lambda d, v: d["r_to_x"] + d["z_to_x"] + d["h_to_x"], ("x",)),
     )  # fmt: skip
+
+
+def bias_update(gate: str, name: str) -> Equation:
+    """The mean over the batch of the error after the activation, where the sum of the one before it belongs."""
+
+    def printed(d: Values, v: Values) -> Any:
+        return d[f"{name}_post"].mean(0)
+
+    def corrected(d: Values, v: Values) -> Any:
+        return d[f"{name}_pre"].sum(0)
+
+    return Equation(f"Δb_{gate}", f"colMeans({name}_post)", printed, (f"b_{gate}",), f"colSums({name}_pre)", corrected)
