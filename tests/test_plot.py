@@ -31,8 +31,9 @@ def test_colours_span_all_finite_values_and_nothing_is_clipped(axes):
 
 
 def test_a_map_without_a_positive_value_is_drawn(axes):
-    gj.plot.terms(axes, np.zeros((3, 3)))
+    image = gj.plot.terms(axes, np.zeros((3, 3)))
     axes.figure.canvas.draw()
+    assert image.get_array().mask.all()
 
 
 def test_decay_draws_the_last_row_backward_and_counts_what_is_not_finite(axes):

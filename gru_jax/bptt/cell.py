@@ -138,14 +138,8 @@ class Cell(NamedTuple):
         Raises:
             TypeError, ValueError: as `gj.unroll`.
         """
-        if self.randomize is not None:
-            raise ValueError(
-                f"cell: got {self.name}, which draws noise for whole sequences, expected a cell without, in step. "
-                "Step its expectation: cell.deterministic().step(…)."
-            )
-        params, input_size = checks.check_params(self, params)
-        x = checks.check_input("x", x, input_size, jax.tree.leaves(params)[0].dtype, least_rank=1)
-        h = checks.check_state("h", h, self, params, x.shape[:-1])
+        checks.check_no_noise(self)
+        params, h, x = checks.check_step(self, params, h, x)
         h = self.update(self.gates(params, self.project(params, x), h), h)
         return h, self.output(h)
 

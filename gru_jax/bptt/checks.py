@@ -115,6 +115,22 @@ def zero_state(cell: Any, params: Any) -> Any:
     )
 
 
+def check_step(cell: Any, params: Any, h: Any, x: Any) -> tuple[Any, Any, jax.Array]:
+    """`params`, `h` and `x` of one time step as JAX arrays."""
+    params, input_size = check_params(cell, params)
+    x = check_input("x", x, input_size, jax.tree.leaves(params)[0].dtype, least_rank=1)
+    return params, check_state("h", h, cell, params, x.shape[:-1]), x
+
+
+def check_no_noise(cell: Any) -> None:
+    """Raises where a single step is asked of what draws noise for whole sequences."""
+    if cell.needs_key:
+        raise ValueError(
+            f"cell: got {cell.name}, which draws noise for whole sequences, expected one without, in step. "
+            "Step its expectation: cell.deterministic().step(…)."
+        )
+
+
 def check_lengths(lengths: Any, batch: tuple[int, ...], steps: int) -> jax.Array:
     """`lengths` as a JAX array: one integer per sequence, from 0 to the number of steps (looked at where concrete)."""
     traced = is_traced(lengths)

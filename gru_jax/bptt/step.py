@@ -37,9 +37,7 @@ def step(
     checks.check_cell(cell)
     checks.check_resets(reset, reset_state, name="reset")
     if reset is not None:
-        params, input_size = checks.check_params(cell, params)
-        x = checks.check_input("x", x, input_size, jax.tree.leaves(params)[0].dtype, least_rank=1)
-        h = checks.check_state("h", h, cell, params, x.shape[:-1])
+        params, h, x = checks.check_step(cell, params, h, x)
         reset = checks.check_flags("reset", reset, x.shape[:-1], "*batch")
         reset_state = None if reset_state is None else checks.check_reset_state(reset_state, cell, h)
         h = when.reset(when.When(resets=reset), reset_state, h)

@@ -96,14 +96,8 @@ class Stack(NamedTuple):
 
     def step(self, params: Any, h: Any, x: Array) -> tuple[Any, Array]:
         """One time step of every layer: (states, input) to (states, output). As `Cell.step`."""
-        if self.needs_key:
-            raise ValueError(
-                f"cell: got {self.name}, which draws noise for whole sequences, expected a stack without, in step. "
-                "Step its expectation: cell.deterministic().step(…)."
-            )
-        params, input_size = checks.check_params(self, params)
-        x = checks.check_input("x", x, input_size, jax.tree.leaves(params)[0].dtype, least_rank=1)
-        h = checks.check_state("h", h, self, params, x.shape[:-1])
+        checks.check_no_noise(self)
+        params, h, x = checks.check_step(self, params, h, x)
         states = []
         for i, cell in enumerate(self.cells):
             state, y = cell.step(params[i], h[i], x)
