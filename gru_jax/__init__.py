@@ -5,6 +5,7 @@ from gru_jax import flow as flow
 from gru_jax import heads as heads
 from gru_jax import plot as plot
 from gru_jax import train as train
+from gru_jax import verify as verify
 from gru_jax import wrappers as wrappers
 from gru_jax.bptt.cell import Cell as Cell
 from gru_jax.bptt.step import step as step
@@ -15,6 +16,8 @@ from gru_jax.cells.elman import elman as elman
 from gru_jax.cells.gru import gru as gru
 from gru_jax.cells.linear import linear_rnn as linear_rnn
 from gru_jax.cells.lstm import lstm as lstm
+from gru_jax.verify.verify import assert_vjp as assert_vjp
+from gru_jax.verify.verify import verify_vjp as verify_vjp
 from gru_jax.wrappers.bidirectional import bidirectional as bidirectional
 from gru_jax.wrappers.dropout import variational_dropout as variational_dropout
 from gru_jax.wrappers.stack import stack as stack

@@ -3,11 +3,13 @@
 Supported: JAX 0.10 to 0.12 (see CHANGELOG.md for the policy).
 """
 
+from contextlib import AbstractContextManager
+from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jax.extend.core import Primitive
+from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn, Primitive, jaxpr_as_fun
 from jax.interpreters import ad, batching, mlir
 from jax.sharding import AxisType, PartitionSpec
 
@@ -103,3 +105,63 @@ def _explicit_spec(x: jax.Array) -> tuple[Any, ...]:
     """How the axes of `x` are sharded over Explicit mesh axes; empty where there are none."""
     sharding = jax.typeof(x).sharding
     return tuple(sharding.spec) if AxisType.Explicit in sharding.mesh.axis_types else ()
+
+
+def map_jaxprs(transform: Any, value: Any) -> Any:
+    """`value`, a parameter of an equation, with `transform` applied to every open jaxpr in it, however it is packed."""
+    if isinstance(value, Jaxpr):
+        return transform(value)
+    if isinstance(value, ClosedJaxpr):  # in JAX 0.12 the two classes are one
+        return value.replace(jaxpr=transform(value.jaxpr))
+    if isinstance(value, tuple) and hasattr(value, "_fields"):
+        return type(value)(*(map_jaxprs(transform, item) for item in value))
+    if isinstance(value, tuple | list):
+        return type(value)(map_jaxprs(transform, item) for item in value)
+    return value
+
+
+def custom_rule(equation: JaxprEqn) -> tuple[str, Any] | None:
+    """(kind, jaxpr of the primal) where `equation` calls a function with a custom rule, by whichever of JAX's primitives."""
+    name = equation.primitive.name
+    if name in ("custom_vjp_call", "custom_jvp_call"):
+        return name.removesuffix("_call"), equation.params["call_jaxpr"]
+    rule: Any = equation.params.get("_prim")  # under the flag `jax_custom_vjp3`
+    if type(rule).__name__ == "CustomVJPTraced":
+        return "custom_vjp", rule.traced.jaxpr
+    return None
+
+
+def source_of(jaxpr: Any) -> tuple[str, bool]:
+    """(name of the traced function, whether it is JAX's own)."""
+    info = jaxpr.jaxpr.debug_info if hasattr(jaxpr, "jaxpr") else jaxpr.debug_info
+    name, _, place = str(info.func_src_info).partition(" at ")
+    return name, place.startswith(str(Path(jax.__file__).parent))
+
+
+def call_instead(equation: JaxprEqn, jaxpr: Any) -> JaxprEqn:
+    """An equation that calls `jaxpr` by `jit`, with the operands and the results of `equation`."""
+    operands, results = len(equation.invars), len(equation.outvars)
+    template = jax.make_jaxpr(jax.jit(lambda *xs: [jnp.zeros(())] * results))(*[jnp.zeros(())] * operands).jaxpr.eqns[-1]
+    return equation.replace(primitive=template.primitive, params={**template.params, "jaxpr": jaxpr})
+
+
+def as_function(jaxpr: Any) -> Any:
+    """The function of flat arguments that a closed jaxpr computes."""
+    return jaxpr_as_fun(jaxpr)
+
+
+def x64() -> bool:
+    """Whether arrays may be float64 here."""
+    return bool(jax.config.read("jax_enable_x64"))
+
+
+def configured(flag: str, value: bool) -> AbstractContextManager[Any]:
+    """A context in which JAX's experimental `flag` is `value`. Raises AttributeError where this JAX has no such flag."""
+    import jax._src.config as states
+
+    return getattr(states, flag.removeprefix("jax_"))(value)
+
+
+def constants_are_arguments() -> bool:
+    """Whether lowered programs take their constants as hidden arguments, so that their text does not tell them apart."""
+    return bool(getattr(jax.config, "jax_use_simplified_jaxpr_constants", False))
