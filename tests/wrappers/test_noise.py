@@ -29,7 +29,7 @@ every_noise = pytest.mark.parametrize("cell", NOISY.values(), ids=NOISY.keys())
 
 @pytest.mark.derivative
 @every_noise
-@pytest.mark.parametrize("reverse", [False, True])
+@pytest.mark.parametrize("reverse", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_gradients_equal_autodiff_with_the_same_key(cell, reverse):
     p = problem(cell.deterministic())
     fresh = reset_state_of(cell, p.params)

@@ -35,7 +35,7 @@ def by_hand(layers, params, xs, h0, reset_state=None, residual=False, **options)
 
 
 @pytest.mark.derivative
-@pytest.mark.parametrize("reverse", [False, True])
+@pytest.mark.parametrize("reverse", [False, pytest.param(True, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("derivative", ["adjoint", "both", "autodiff"])
 @pytest.mark.parametrize("residual", [False, True])
 def test_a_stack_is_its_layers_one_after_the_other(reverse, derivative, residual):

@@ -1,0 +1,336 @@
+"""What may be verified: partials, bound methods, jitted functions, rules at any depth, integers, complex numbers, other people's rules."""
+
+import subprocess
+import sys
+from functools import partial
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from jax.experimental.ode import odeint
+
+import gru_jax as gj
+from experiments.mutants.passes import spoiled
+from tests.verify import rules
+from tests.verify.rules import arguments, fast
+
+ROOT = Path(__file__).parents[2]
+X = np.random.default_rng(0).standard_normal((3, 4)).astype(np.float32)
+W = np.random.default_rng(1).standard_normal((4, 4)).astype(np.float32)
+
+
+def right(x, w):
+    return jnp.tanh(x @ w)
+
+
+wrong = spoiled(right, bars=lambda bars: (bars[0], bars[1] * 1.01))
+
+
+class Model:
+    def __init__(self, fun):
+        self.fun = fun
+
+    def apply(self, x, w):
+        return self.fun(x, w)
+
+
+WRAPPINGS = {
+    "as it is": (lambda f: f, (X, W)),
+    "jit": (jax.jit, (X, W)),
+    "jit of jit": (lambda f: jax.jit(lambda x, w: jax.jit(f)(x, w)), (X, W)),
+    "partial": (lambda f: partial(f, X), (W,)),
+    "partial of jit": (lambda f: partial(jax.jit(f), X), (W,)),
+    "bound method": (lambda f: Model(f).apply, (X, W)),
+    "scan": (lambda f: lambda x, w: jax.lax.scan(lambda c, _: (f(c, w), c.sum()), x, None, length=3), (X, W)),
+    "cond": (lambda f: lambda x, w: jax.lax.cond(x[0, 0] > -9, f, lambda x, w: x, x, w), (X, W)),
+    "checkpoint": (lambda f: jax.checkpoint(f), (X, W)),
+    "vmap": (lambda f: jax.vmap(f, in_axes=(0, None)), (X[:, None], W)),
+    "a rule inside a rule": (lambda f: spoiled(lambda x, w: f(x, w) ** 2), (X, W)),
+    "a rule inside a custom_jvp": (lambda f: by_custom_jvp(f), (X, W)),
+    "a fori_loop of known length": (lambda f: lambda x, w: jax.lax.fori_loop(0, 3, lambda _, c: f(c, w), x), (X, W)),
+}
+
+
+def by_custom_jvp(f):
+    @jax.custom_jvp
+    def g(x, w):
+        return f(x, w)
+
+    @g.defjvp
+    def _(primals, tangents):
+        y, pull = jax.vjp(f, *primals)
+        del pull
+        return y, tangents[0] + tangents[1].sum()  # wrong in any case
+
+    return g
+
+
+@pytest.mark.parametrize("name", WRAPPINGS)
+def test_a_wrong_rule_is_seen_through_any_wrapping(name):
+    wrap, args = WRAPPINGS[name]
+    report = fast(wrap(wrong), *args)
+    assert report["gradient"].status == "FAIL", report
+    if name != "a rule inside a custom_jvp":
+        assert report.wrong_leaves == ("w",) or "scan" in name or "fori" in name or "inside" in name
+        assert fast(wrap(spoiled(right)), *args).ok
+
+
+def test_a_wrong_rule_in_the_predicate_of_nothing_is_still_found_by_its_values():
+    """Inside shard_map on one device."""
+    mesh = jax.make_mesh((1,), ("i",), axis_types=(jax.sharding.AxisType.Auto,), devices=jax.devices()[:1])
+    spec = jax.sharding.PartitionSpec()
+    over = lambda f: jax.shard_map(f, mesh=mesh, in_specs=(spec, spec), out_specs=spec)
+    assert fast(over(wrong), X, W)["gradient"].status == "FAIL"
+    assert fast(over(spoiled(right)), X, W)["gradient"].status == "PASS"
+
+
+def test_custom_jvp_rules_are_replaced_and_jaxs_own_kept():
+    @jax.custom_jvp
+    def double(x):
+        return 2 * x
+
+    double.defjvp(lambda primals, tangents: (2 * primals[0], 3 * tangents[0]))
+    report = fast(lambda x: double(jax.nn.relu(x)), X)
+    assert report["gradient"].status == "FAIL"
+    assert report.header["rules replaced in the reference"] == ["double (custom_jvp)"]
+    assert report.header["JAX's own rules kept"] == ["relu (custom_jvp)"]
+
+
+def test_leaves_have_the_names_of_the_signature():
+    def loss(params, /, xs, *rest, scale=1.0):
+        return sum(x.sum() for x in (*jax.tree.leaves(params), xs, *rest)) * scale
+
+    report = gj.verify_vjp(loss, {"w": W, "b": [X]}, X, X, checks=("gradient",))
+    assert report.leaves == ("params['b'][0]", "params['w']", "xs", "args[2]")
+
+
+def test_integers_booleans_keys_strings_none_and_functions_may_be_arguments():
+    def model(x, n, mask, key, how, nothing, activation, static):
+        y = wrong(x, W) if how == "wrong" else spoiled(right)(x, W)
+        noise = jax.random.normal(key, y.shape, y.dtype)
+        return activation(jnp.where(mask[:, None], y, noise))[jnp.arange(3) % n] * static, y.argmax(), mask
+
+    args = (X, jnp.int32(2), np.array([True, False, True]), jax.random.key(0))
+    assert fast(model, *args, "right", None, jnp.sin, 2).ok
+    report = gj.verify_vjp(lambda w, *rest: spoiled(right, bars=lambda b: (b[0], -b[1]))(X, w) * rest[0], W, 3, checks="fast")
+    assert report.wrong_leaves == ("w",)
+
+
+def test_an_integer_array_that_python_needs_is_not_traced():
+    f = spoiled(right)
+    assert fast(lambda x, w, sizes: f(x, w)[: int(sizes[0])], X, W, np.array([2])).ok
+
+
+def test_complex_arguments_and_outputs():
+    z = (X + 1j * X[::-1]).astype(np.complex64)
+    f = lambda z, w: jnp.exp(z * 0.5) @ w
+    assert fast(spoiled(f), z, W).ok
+    report = fast(spoiled(f, bars=lambda bars: (jnp.conj(bars[0]), bars[1])), z, W)
+    assert report.wrong_leaves == ("z",)
+
+
+@pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16, jnp.float32])
+def test_dtypes_below_float64_are_judged_in_float64_and_in_their_own(dtype):
+    args = (jnp.asarray(X, dtype), jnp.asarray(W, dtype))
+    report = gj.verify_vjp(spoiled(right), *args, checks=("gradient", "native"))
+    assert [check.status for check in report.checks if check.text != "not asked for"] == ["PASS", "PASS"]
+    assert report["gradient"].data["allowed"] < 1e-12
+    assert not gj.verify_vjp(wrong, *args, checks=("gradient",)).ok
+
+
+def test_a_function_that_refuses_float64_is_judged_as_it_is():
+    def single(x, w):
+        if x.dtype != jnp.float32:
+            raise TypeError("float32 only")
+        return right(x, w)
+
+    report = fast(spoiled(single), X, W)
+    assert report.ok
+    assert "raises TypeError: float32 only" in report.header["truth"]
+    assert not fast(spoiled(single, bars=lambda bars: (bars[0], bars[1] * 1.001)), X, W).ok
+
+
+def test_a_function_that_computes_in_less_than_it_is_given_has_the_tolerance_of_that():
+    single = lambda x, w: right(x.astype(jnp.float32), w.astype(jnp.float32)).astype(x.dtype)
+    report = fast(spoiled(single), X, W)
+    assert report.ok
+    assert 1e-7 < report["gradient"].data["allowed"] < 1e-5
+
+
+def test_x64_is_as_it_was_before():
+    before = jax.config.jax_enable_x64
+    for state in (True, False):
+        jax.config.update("jax_enable_x64", state)
+        try:
+            assert fast(spoiled(right), X, W).ok
+            assert not fast(wrong, X, W).ok
+            assert jax.config.jax_enable_x64 == state
+            assert jnp.ones(1).dtype == (jnp.float64 if state else jnp.float32)
+        finally:
+            jax.config.update("jax_enable_x64", before)
+
+
+def test_equal_programs_are_shared_and_unequal_constants_are_not():
+    """A function of the same text that closes over another array, or over one that has changed, is another function."""
+    table = np.linspace(0, 1, 4000, dtype=np.float32).reshape(1000, 4)
+
+    def make(table, sign):
+        f = jax.custom_vjp(lambda x: (x * table).sum(0))
+        f.defvjp(lambda x: ((x * table).sum(0), x), lambda x, u: (sign * u * table,))
+        return f
+
+    x = np.random.default_rng(3).standard_normal((1000, 4)).astype(np.float32)
+    assert fast(make(table, 1), x).ok
+    assert fast(make(table + (table == table.max()), 1), x).ok
+    assert not fast(make(table, -1), x).ok
+    state = {"sign": 1}
+    f = jax.custom_vjp(lambda x: jnp.sin(x))
+    f.defvjp(lambda x: (jnp.sin(x), x), lambda x, u: (state["sign"] * u * jnp.cos(x),))
+    assert fast(f, X).ok
+    state["sign"] = -1
+    assert not fast(f, X).ok
+
+
+# Other people's rules --------------------------------------------------------------------------------------------------------------------
+
+
+def pendulum(y0, times, friction):
+    return odeint(lambda y, t, friction: jnp.stack([y[1], -friction * jnp.sin(y[0])]), y0, times, friction)
+
+
+ODE = (np.array([1.0, 0.3], np.float32), np.linspace(0, 2, 5, dtype=np.float32), np.float32(1.7))
+
+
+def test_odeint_has_no_reference_so_values_decide():
+    """Its primal is a while_loop, which has no reverse mode."""
+    report = gj.verify_vjp(pendulum, *ODE, checks="fast", rtol=1e-4)
+    assert report.ok, report
+    assert "while_loop" in report["gradient"].text
+    assert report["gradient"].status == "NOT CHECKED"
+    assert report["numerical"].status == "PASS"
+    assert report["guard"].status == "PASS"
+    strict = gj.verify_vjp(pendulum, *ODE, checks="fast")
+    assert not strict.ok
+    off = spoiled(pendulum, bars=lambda bars: (*bars[:2], bars[2] * 1.01))
+    report = gj.verify_vjp(off, *ODE, checks="fast", rtol=1e-4)
+    assert report.wrong_leaves == ("friction",)
+
+
+@pytest.mark.slow
+def test_odeint_passes_every_check_that_needs_no_reference():
+    report = gj.verify_vjp(pendulum, *ODE, rtol=1e-4)
+    assert report.ok, report
+    assert {"dot_product", "vmap", "scan", "checkpoint", "numerical"} <= {c.name for c in report.checks if c.status == "PASS"}
+
+
+def test_optax_scale_gradient_is_not_the_gradient():
+    report = fast(lambda x: optax.projections.projection_non_negative(x) if x is None else _scaled(x), X)
+    assert report["gradient"].status == "FAIL"
+    assert report["gradient"].differences[0].hint == "a factor of 0.5"
+
+
+def _scaled(x):
+    return optax.scale_gradient(x, 0.5)
+
+
+def fused_cross_entropy(logits, targets, z_loss):
+    """The fused loss of T5X, by its formulas: cross-entropy plus z_loss·(log Z)², with one rule for both.
+
+    Its rule takes the targets of a token to sum to one, and z_loss for a constant.
+    """
+    log_z = jax.nn.logsumexp(logits, axis=-1)
+    return (log_z * targets.sum(-1) - (targets * logits).sum(-1)) + z_loss * log_z**2
+
+
+def _fused():
+    def forward(logits, targets, z_loss):
+        log_z = jax.nn.logsumexp(logits, axis=-1)
+        return fused_cross_entropy(logits, targets, z_loss), (logits, targets, z_loss, log_z)
+
+    def backward(saved, u):
+        logits, targets, z_loss, log_z = saved
+        factor = (1 + 2 * z_loss * log_z)[:, None]
+        logits_bar = u[:, None] * (factor * jnp.exp(logits - log_z[:, None]) - targets)
+        return logits_bar, u[:, None] * (log_z[:, None] - logits), jnp.zeros_like(z_loss)
+
+    f = jax.custom_vjp(fused_cross_entropy)
+    f.defvjp(forward, backward)
+    return f
+
+
+def test_the_fused_loss_of_t5x_is_right_for_distributions_and_silent_about_its_coefficient():
+    rng = np.random.default_rng(0)
+    logits, targets = (rng.standard_normal((5, 7)).astype(np.float32) for _ in range(2))
+    one_hot = np.eye(7, dtype=np.float32)[rng.integers(0, 7, 5)]
+    fixed = lambda logits: _fused()(logits, one_hot, 1e-2)
+    assert gj.verify_vjp(fixed, logits, checks=("all", "-shard_map")).ok
+    report = fast(_fused(), logits, one_hot, np.float32(1e-2))
+    assert report.wrong_leaves == ("z_loss",)
+    assert report["gradient"].differences[0].hint == "zero: the rule returns None or zeros for z_loss"
+    assert set(fast(_fused(), logits, targets, np.float32(1e-2)).wrong_leaves) == {"logits", "z_loss"}
+
+
+# Elsewhere: flags that are read when a rule is defined, more than one device -------------------------------------------------------------
+
+PROGRAM = """
+import sys
+import jax
+for flag in {flags}:
+    jax.config.update(flag, True)
+jax.config.update("jax_disable_most_optimizations", True)
+import gru_jax as gj
+from experiments.mutants.passes import spoiled
+from experiments.mutants.passes import GRU_WHOLE, spoiled, unrolled
+from tests.problems import problem
+from tests.verify import rules
+p = problem(gj.gru(), dtype="float32")
+everything = {checks}
+report = gj.verify_vjp(unrolled(gj.gru()), p.params, p.xs, p.h0, checks=everything)
+assert report.ok, report
+wrong = spoiled(unrolled(gj.gru()), **GRU_WHOLE["U_h transposed"][0])
+assert rules.fast(wrong, p.params, p.xs, p.h0).wrong_leaves == ("params.U_h",)
+report = gj.verify_vjp(rules.layer_norm(), *rules.arguments("layer_norm"), checks=everything)
+assert report.ok, report
+assert rules.fast(rules.layer_norm("scale forgotten"), *rules.arguments("layer_norm")).wrong_leaves == ("x",)
+assert not jax.config.jax_enable_x64
+print(report["shard_map"].status, report["flags"].text)
+"""
+
+
+def elsewhere(flags=(), devices=1, checks="'all'"):
+    code = PROGRAM.format(flags=list(flags), checks=checks)
+    environment = {"XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}", "PYTHONPATH": ".", "PATH": "/usr/bin:/bin"}
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, env=environment, check=False)
+    assert run.returncode == 0, run.stderr[-3000:]
+    return run.stdout
+
+
+def test_rules_are_verified_on_two_devices():
+    assert elsewhere(devices=2, checks="('fast', 'shard_map')").startswith("PASS")
+
+
+FLAGS = {
+    "jax_custom_vjp3": ("jax_custom_vjp3",),
+    "jax_remat3": ("jax_remat3",),
+    "both": ("jax_custom_vjp3", "jax_remat3"),
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("flags", FLAGS.values(), ids=FLAGS.keys())
+def test_rules_are_verified_under_jaxs_coming_implementations(flags):
+    # JAX 0.10 to 0.12 cannot put a rule of jax_custom_vjp3 under the checkpoint that is not of jax_remat3: "safe_zip() argument 1 has length"
+    assert elsewhere(flags, checks="('all', '-checkpoint')" if flags == ("jax_custom_vjp3",) else "'all'")
+
+
+def test_the_rule_of_a_normalisation_is_right_with_a_reference_of_ones_own():
+    def reference(x, scale, shift):
+        centred = x - x.mean(-1, keepdims=True)
+        return centred / jnp.sqrt((centred**2).mean(-1, keepdims=True) + 1e-5) * scale + shift
+
+    assert fast(rules.layer_norm(), *arguments("layer_norm"), reference=reference).ok
+    other = lambda x, scale, shift: reference(x, scale, shift) * 1.001
+    assert fast(rules.layer_norm(), *arguments("layer_norm"), reference=other)["primal"].status == "FAIL"

@@ -1,0 +1,158 @@
+"""Wrong rules: every one is red, at ordinary and at saturated inputs, and the leaf it spoils is named."""
+
+import jax.numpy as jnp
+import pytest
+
+import gru_jax as gj
+from experiments.mutants.lines import FAULTS, mean_bias, outer, scaled, with_fault
+from experiments.mutants.passes import GRU_WHOLE, WHOLE, spoiled, unrolled
+from tests.problems import CELLS, GATED, VARIANTS, problem
+from tests.verify import rules
+from tests.verify.rules import MAKE, arguments, fast
+
+SATURATED = 8.0
+GRUS = ("gru", "gru_reset_after")
+
+
+def arguments_of(cell, scale):
+    p = problem(cell, dtype=jnp.float32, scale=scale)
+    return p.params, p.xs, p.h0
+
+
+def as_named(leaves):
+    """Leaves as the planted faults call them, in the names of a report."""
+    return {leaf if leaf[:2] in ("xs", "h0") else f"params.{leaf}" for leaf in leaves}
+
+
+def all_leaves(report):
+    return set(report.leaves)
+
+
+LOCAL = [pytest.param(name, fault, marks=() if name in GRUS else pytest.mark.slow) for name in GATED for fault in FAULTS[name]]
+
+
+def test_each_form_of_the_gru_has_at_least_thirty_mutants():
+    for name in GRUS:
+        assert len(FAULTS[name]) + len(GRU_WHOLE) >= 30
+
+
+@pytest.mark.parametrize(("name", "fault"), LOCAL)
+def test_a_wrong_line_of_a_derivation_is_red_and_its_leaf_named(name, fault):
+    cell = CELLS[name]
+    field, _, expected = FAULTS[name][fault]
+    faulty = unrolled(with_fault(cell, FAULTS[name][fault]))
+    for scale in (1.0, SATURATED):
+        report = fast(faulty, *arguments_of(cell, scale))
+        wrong = set(report.wrong_leaves)
+        assert not report.ok, (scale, report)
+        assert report["gradient"].status == "FAIL"
+        if field == "collect":  # a sum over all steps at the end: nothing else is touched
+            assert wrong == as_named(expected), scale
+        elif scale == 1.0:  # on the way back: what it spoils in one step, and then all that lies before
+            assert wrong >= as_named({leaf for leaf in expected if leaf[0] == "h"}), scale
+
+
+@pytest.mark.parametrize(
+    ("name", "fault"),
+    [
+        pytest.param(name, fault, marks=pytest.mark.slow if name == "gru_reset_after" and fault in WHOLE else ())
+        for name in GRUS
+        for fault in GRU_WHOLE
+    ],
+)
+def test_a_wrong_backward_pass_of_a_gru_is_red_and_its_leaf_named(name, fault):
+    check_whole(CELLS[name], *GRU_WHOLE[fault])
+
+
+# The faults of a whole pass do not depend on the cell; a state of two parts is tried with two of them.
+OTHERS = [
+    *(("elman_tanh", fault) for fault in WHOLE),
+    *(("lstm_peephole", fault) for fault in list(WHOLE)[:1] + list(WHOLE)[4:5]),
+]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("name", "fault"), OTHERS)
+def test_a_wrong_backward_pass_of_another_cell_is_red_and_its_leaf_named(name, fault):
+    check_whole(CELLS[name], *WHOLE[fault])
+
+
+def check_whole(cell, how, expected):
+    faulty = spoiled(unrolled(cell), **how)
+    for scale in (1.0, SATURATED):
+        report = fast(faulty, *arguments_of(cell, scale))
+        assert not report.ok, (scale, report)
+        if expected == "out[1]":
+            assert report["primal"].differences[0].leaf == "out[1]"
+        elif expected == "all":
+            assert set(report.wrong_leaves) == all_leaves(report), scale
+        elif expected is not None:
+            state = {leaf for leaf in all_leaves(report) if leaf.startswith("h0")}
+            assert set(report.wrong_leaves) == (state if expected == {"h0"} else expected), scale
+        else:
+            assert report["gradient"].status == "FAIL"
+
+
+# Elman and linear RNN: fault → (function of the row, what it makes of the right result, leaves that are then wrong, or None: some)
+SIMPLE = {
+    "no g₁′": ("coefficients", lambda k, g, h: jnp.ones_like(k), None),
+    "h₋ for h in g₁′": ("coefficients", lambda k, g, h: 1 - h**2, None),
+    "U not transposed": ("pull", lambda out, P_T, k, d: (d * k) @ P_T.U.T, None),
+    "no way back": ("pull", lambda out, *rest: jnp.zeros_like(out), None),
+    "the sign of the way back": ("pull", lambda out, *rest: -out, None),
+    "h for h₋ in U": ("collect", lambda bars, p, xs, hs, g, k, d: (bars[0]._replace(U=outer(g, d * k)), bars[1]), {"params.U"}),
+    "b averaged over the batch": ("collect", mean_bias("b"), {"params.b"}),
+    "W off by 1e-5": ("collect", scaled("W", 1 + 1e-5), {"params.W"}),
+    "x̄ without W": ("collect", lambda bars, p, xs, *rest: (bars[0], jnp.ones_like(xs)), {"xs"}),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("name", "fault"),
+    [
+        pytest.param(name, fault, marks=pytest.mark.slow if name in VARIANTS else ())
+        for name in ("elman_tanh", "elman_relu", "linear_rnn")
+        for fault, (field, *_) in SIMPLE.items()
+        if field != "coefficients" or name == "elman_tanh"  # tanh′ only
+    ],
+)
+def test_a_wrong_line_of_a_simple_rnn_is_red_and_its_leaf_named(name, fault):
+    cell = CELLS[name]
+    field, make, expected = SIMPLE[fault]
+    right = getattr(cell, field)
+    if name == "linear_rnn":  # its k is None: the derivative of the identity
+        rest = {"pull": lambda P_T, k, d: (P_T, 1.0, d), "collect": lambda p, xs, hs, g, k, d: (p, xs, hs, g, 1.0, d)}[field]
+        faulty = cell._replace(**{field: lambda *args: make(right(*args), *rest(*args))})
+    else:
+        faulty = with_fault(cell, (field, make, set()))
+    for scale in (1.0, SATURATED):
+        report = fast(unrolled(faulty), *arguments_of(cell, scale))
+        assert not report.ok, (scale, report)
+        assert expected is None or set(report.wrong_leaves) == expected, scale
+
+
+@pytest.mark.parametrize("fault", rules.CROSS_ENTROPY_FAULTS)
+def test_a_wrong_cross_entropy_is_red(fault):
+    for times in (1.0, 40.0):
+        report = fast(rules.cross_entropy(fault), *arguments("cross_entropy", times=times))
+        assert report.wrong_leaves == ("logits",), times
+
+
+@pytest.mark.parametrize("fault", rules.LAYER_NORM_FAULTS)
+def test_a_wrong_normalisation_is_red_and_its_leaf_named(fault):
+    for times in (1.0, 1e4):
+        report = fast(rules.layer_norm(fault), *arguments("layer_norm", times=times))
+        assert set(report.wrong_leaves) == rules.LAYER_NORM_FAULTS[fault], times
+
+
+@pytest.mark.parametrize("fault", rules.PRODUCT_FAULTS)
+def test_a_wrong_product_is_red_and_its_leaf_named(fault):
+    report = fast(rules.scaled_product(fault), *arguments("scaled_product"))
+    assert set(report.wrong_leaves) == rules.PRODUCT_FAULTS[fault]
+
+
+@pytest.mark.parametrize("name", MAKE)
+def test_a_right_rule_that_is_not_recurrent_passes_every_check(name):
+    report = gj.verify_vjp(MAKE[name](), *arguments(name))
+    assert report.ok, report
+    assert {check.name for check in report.checks if check.status == "NOT CHECKED"} <= {"shard_map"}

@@ -1,0 +1,93 @@
+"""Right rules are never red: 200 random problems of random sizes, ordinary and saturated, and every check on every kind of cell."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import gru_jax as gj
+from experiments.mutants.passes import unrolled
+from gru_jax.verify.cases import cases
+from tests.problems import CELLS, normal_like
+from tests.verify.rules import MAKE, arguments, fast
+
+SHAPES = [(5, 2, 3, 4), (1, 1, 1, 1), (7, 3, 4, 5), (2, 4, 1, 3), (6, 1, 5, 2), (3, 2, 4, 1), (8, 3, 2, 6), (9, 2, 5, 3)]
+SEEDS_OF_EACH = 25
+RULES = (*CELLS, *MAKE)  # three of them at each shape
+
+
+def random_problem(name, seed, shape):
+    """Weights of any size from tame to saturated."""
+    steps, batch, inputs, hidden = shape
+    rng = np.random.default_rng(seed)
+    scale = float(rng.choice([0.3, 1.0, 3.0, 8.0]))
+    cell = CELLS[name]
+    params = jax.eval_shape(lambda: cell.init(jax.random.key(0), inputs, hidden))
+    draw = lambda leaf: (scale * rng.standard_normal(leaf.shape)).astype(np.float32)
+    params = jax.tree.map(draw, params)
+    xs = rng.standard_normal((steps, batch, inputs)).astype(np.float32)
+    return params, xs, jax.tree.map(draw, cell.initial_state(params, (batch,)))
+
+
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+def test_right_rules_are_never_red(shape):
+    number = SHAPES.index(shape)
+    for seed in range(SEEDS_OF_EACH):
+        name = RULES[(3 * number + seed % 3) % len(RULES)]
+        key = jax.random.key(seed)
+        if name in MAKE:
+            report = fast(MAKE[name](), *arguments(name, seed, times=10.0 ** (seed % 3)), key=key)
+        else:
+            report = fast(unrolled(CELLS[name]), *random_problem(name, 1000 * number + seed, shape), key=key)
+        assert report.ok, (name, seed, report)
+
+
+def test_there_are_two_hundred_of_them():
+    assert len(SHAPES) * SEEDS_OF_EACH == 200
+
+
+BUILT_IN = cases()
+FIRST = (
+    "gru",
+    "gru, lengths, mask, resets",
+    "gru, one step",
+    "gru, gj.step",
+    "bidirectional gru reset_after, lengths and resets",
+)
+
+
+@pytest.mark.parametrize("name", [pytest.param(name, marks=() if name in FIRST else pytest.mark.slow) for name in BUILT_IN])
+def test_built_in_cells_and_options_pass(name):
+    fun, args, options = BUILT_IN[name]()
+    report = gj.verify_vjp(fun, *args, **options)
+    assert report.ok, report
+    assert report["gradient"].status == "PASS"
+    if options["checks"] == "all":
+        assert {check.name for check in report.checks if check.status == "NOT CHECKED"} == {"shard_map"}
+
+
+def test_a_state_of_zeros_and_weights_of_ones_are_reported_as_blind():
+    cell = gj.gru()
+    params = jax.tree.map(jnp.ones_like, cell.init(jax.random.key(0), 4, 5))
+    xs = jax.random.normal(jax.random.key(1), (7, 3, 4), jnp.float32)
+    report = fast(unrolled(cell), params, xs, jnp.zeros((3, 5), jnp.float32))
+    assert report.ok
+    assert report["inputs"].status == "NOT CHECKED"
+    blind = "; ".join(report["inputs"].data["blind"])
+    assert "h0 is zero" in blind
+    assert "params.U_h is constant" in blind
+
+
+def test_a_leaf_without_influence_is_reported_as_blind():
+    cell = gj.gru()
+    params = normal_like(jax.random.key(0), cell.init(jax.random.key(0), 4, 5))
+    xs, h0 = (normal_like(jax.random.key(k), jnp.zeros(shape, jnp.float32)) for k, shape in enumerate([(7, 3, 4), (3, 5)]))
+
+    def first_state(params, xs, h0, unused):
+        return gj.unroll(cell, params, xs, h0)
+
+    report = fast(first_state, params, xs, h0, jnp.array([1.0, 2.0]))
+    assert report.ok
+    assert report["inputs"].data["blind"] == [
+        "unused has a zero gradient: a rule that forgets it cannot be told from a right one"
+    ]
