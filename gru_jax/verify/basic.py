@@ -3,6 +3,7 @@
 import numpy as np
 
 from gru_jax.verify.compare import Difference, differences, errors, scales, ulp_histogram
+from gru_jax.verify.hints import explained
 from gru_jax.verify.report import FAIL, NOT_CHECKED, PASS, Check
 from gru_jax.verify.subject import Arrays
 from gru_jax.verify.trial import Trial
@@ -11,20 +12,21 @@ from gru_jax.verify.trial import Trial
 def primal(trial: Trial) -> Check:
     """The forward rule returns what the function returns, and that is what the reference returns."""
     run = trial.rule(trial.cotangents)
-    found = differences(trial.output_names, run.forward, run.outputs, _values_allowed(trial), "forward rule against function")
+    compared = {"forward rule against function": (run.forward, run.outputs)}
     if not trial.why_no_reference:
         expected = trial.expected(trial.cotangents)
-        found += differences(
-            trial.output_names, run.outputs, expected.outputs, _values_allowed(trial), "function against reference"
-        )
+        compared["function against reference"] = (run.outputs, expected.outputs)
         if not all(np.array_equal(a, b) for a, b in zip(run.others, expected.others, strict=True)):
             return Check("primal", FAIL, "an integer or boolean output differs from the reference's")
-    text = "the forward rule's outputs are the function's"
-    return Check("primal", FAIL if found else PASS, "" if found else text, tuple(found))
-
-
-def _values_allowed(trial: Trial) -> list[float]:
-    return [trial.allowed[0]] * len(trial.output_names)
+    allowed = [trial.allowed[0]] * len(trial.output_names)
+    judge = lambda room=None: [
+        d for where, (one, other) in compared.items() for d in differences(trial.output_names, one, other, allowed, where, room)
+    ]
+    found = judge()
+    if found:
+        found = judge(trial.noise_of(lambda leaves, passengers: trial.reference(leaves, passengers)[0], trial.leaves))
+    text = f"{len(found)} outputs differ" if found else "the forward rule's outputs are the function's"
+    return Check("primal", FAIL if found else PASS, text, tuple(found))
 
 
 def gradient(trial: Trial) -> Check:
@@ -35,13 +37,12 @@ def gradient(trial: Trial) -> Check:
     for where, us in trial.random_cotangents.items():
         got, expected = trial.rule(us).bars, trial.expected(us).bars
         found += trial.judged(got, us, where)
-        worst = max(
-            [worst, *(float(errors(a, b).max(initial=0)) / s for a, b, s in zip(got, expected, scales(expected), strict=True))]
-        )
+        relative = [float(errors(a, b).max(initial=0)) / s for a, b, s in zip(got, expected, scales(expected), strict=True)]
+        worst = max(worst, *relative)
     histogram = ulp_histogram(trial.rule(trial.cotangents).bars, trial.expected(trial.cotangents).bars)
     data = {"worst": worst, "allowed": trial.allowed[0], "longest_sum": trial.longest_sum, "ulps": histogram}
     text = f"{len(trial.names)} leaves in {trial.truth.name}, worst {worst:.1e} of its scale, allowed {trial.allowed[0]:.1e}"
-    return Check("gradient", FAIL if found else PASS, text, trial.explained(found), data)
+    return Check("gradient", FAIL if found else PASS, text, explained(trial, found), data)
 
 
 def cotangents(trial: Trial) -> Check:
@@ -50,7 +51,7 @@ def cotangents(trial: Trial) -> Check:
         return Check("cotangents", NOT_CHECKED, trial.why_no_reference)
     tried = special_cotangents(trial)
     found = [d for where, us in tried.items() for d in trial.judged(trial.rule(us).bars, us, where)]
-    return Check("cotangents", FAIL if found else PASS, f"{len(tried)} more: {', '.join(tried)}", trial.explained(found))
+    return Check("cotangents", FAIL if found else PASS, f"{len(tried)} more: {', '.join(tried)}", explained(trial, found))
 
 
 def special_cotangents(trial: Trial) -> dict[str, Arrays]:
@@ -79,18 +80,9 @@ def linearity(trial: Trial) -> Check:
     _, vs = list(trial.random_cotangents.values())[:2]
     u_bars, v_bars = trial.rule(us).bars, trial.rule(vs).bars
     zero = trial.rule(tuple(np.zeros_like(u) for u in us)).bars
+    term = "a term without a cotangent in it"
     found = [
-        Difference(
-            name,
-            np.inf,
-            0.0,
-            1.0,
-            (),
-            float(np.abs(leaf).max()),
-            0.0,
-            "all cotangents zero",
-            "a term without a cotangent in it",
-        )
+        Difference(name, np.inf, 0.0, 1.0, (), float(np.abs(leaf).max()), 0.0, "all cotangents zero", term)
         for name, leaf in zip(trial.names, zero, strict=True)
         if leaf.any()
     ]
@@ -101,20 +93,12 @@ def linearity(trial: Trial) -> Check:
     found += differences(trial.names, tuple(got), tuple(scaled), [4 * trial.rtol] * len(got), "cotangents times 8")
     sums = tuple(a + b for a, b in zip(u_bars, v_bars, strict=True))
     parts = [np.abs(a).max(initial=0) + np.abs(b).max(initial=0) for a, b in zip(u_bars, v_bars, strict=True)]
-    allowed = [4 * trial.allowed[0] * part for part in parts]
+    room = [4 * trial.allowed[0] * part for part in parts]
     added = trial.rule(tuple(u + v for u, v in zip(us, vs, strict=True))).bars
-    apart = differences(trial.names, added, sums, [0.0] * len(sums), "sum of two cotangents", allowed)
-    if apart and not trial.why_no_reference and trial.truth.x64:
-        noise = trial.noise(us)
-        apart = differences(
-            trial.names,
-            added,
-            sums,
-            [0.0] * len(sums),
-            "sum of two cotangents",
-            [max(pair) for pair in zip(allowed, noise, strict=True)],
-        )
+    judge = lambda room: differences(trial.names, added, sums, [0.0] * len(sums), "sum of two cotangents", room)
+    apart = judge(room)
+    if apart and not trial.why_no_reference:
+        apart = judge([max(pair) for pair in zip(room, trial.noise(us), strict=True)])
     found += apart
-    return Check(
-        "linearity", FAIL if found else PASS, "of the cotangents" if not found else "not linear in the cotangents", tuple(found)
-    )
+    text = "not linear in the cotangents" if found else "of the cotangents"
+    return Check("linearity", FAIL if found else PASS, text, tuple(found))

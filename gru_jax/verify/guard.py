@@ -29,13 +29,8 @@ def inputs(trial: Trial) -> Check:
             blind.append(f"{name} has a gradient that is zero but for rounding: only what is larger than that can be seen")
     if blind:
         return Check("inputs", NOT_CHECKED, "; ".join(blind) + ". Pass random values", data={"blind": blind})
-    return Check(
-        "inputs",
-        PASS,
-        "no leaf is constant or zero, and every leaf has influence"
-        if not trial.why_no_reference
-        else "no leaf is constant or zero",
-    )
+    influence = "" if trial.why_no_reference else ", and every leaf has influence"
+    return Check("inputs", PASS, f"no leaf is constant or zero{influence}")
 
 
 def zero_leaves(trial: Trial) -> list[str]:
@@ -62,15 +57,10 @@ def guard(trial: Trial) -> Check:
         if not any(_seen(trial, spoil(trial.expected(us).bars), us, where) for where, us in everything):
             missed.append(f"{name} {fault}")
     if missed:
-        inexact = trial.eps > trial.truth.eps
-        why = (
-            f": the function computes in less than {trial.truth.name} inside, so the tolerance is {trial.allowed[0]:.1e}"
-            if inexact
-            else ""
-        )
-        wide = f": rtol is {trial.rtol:g}" if trial.rtol >= PLANTED else why
-        text = f"{len(missed)} of {planted} planted faults pass{wide}: {', '.join(missed[:4])}"
-        return Check("guard", NOT_CHECKED if wide else FAIL, text, data={"missed": missed})
+        coarse = f": the function computes in less than {trial.truth.name} inside, so the tolerance is {trial.allowed[0]:.1e}"
+        why = f": rtol is {trial.rtol:g}" if trial.rtol >= PLANTED else coarse if trial.eps > trial.truth.eps else ""
+        text = f"{len(missed)} of {planted} planted faults pass{why}: {', '.join(missed[:4])}"
+        return Check("guard", NOT_CHECKED if why else FAIL, text, data={"missed": missed})
     return Check("guard", PASS, f"{planted} planted faults, all seen", data={"planted": planted})
 
 
@@ -81,12 +71,8 @@ def _numerical_guard(trial: Trial) -> Check:
     if missed:
         text = f"differences of values would not see a gradient that is off by {PLANTED:g} in {', '.join(missed)}"
         return Check("guard", NOT_CHECKED, text, data={"missed": missed})
-    return Check(
-        "guard",
-        PASS,
-        f"differences of values see each of {len(found)} leaves when it is off by {PLANTED:g}",
-        data={"planted": len(found)},
-    )
+    text = f"differences of values see each of {len(found)} leaves when it is off by {PLANTED:g}"
+    return Check("guard", PASS, text, data={"planted": len(found)})
 
 
 def _seen(trial: Trial, spoilt: Arrays, us: Arrays, where: str) -> bool:

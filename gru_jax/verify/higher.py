@@ -38,7 +38,7 @@ def dot_product(trial: Trial) -> Check:
             found.append(
                 Difference(name, abs(left - right) / size, allowed, size, (), right, left, "<bwd(u), v> against <u, Jv>")
             )
-    if found and not trial.why_no_reference and trial.truth.x64:
+    if found and not trial.why_no_reference:
         found = _beyond_noise(trial, found, us, v)
     return Check(
         "dot_product",
@@ -83,7 +83,7 @@ def second_order(trial: Trial) -> Check:
             text = f"{mode} raises {brief(error)}{hint}. If none is meant: checks=('all', '-second_order')"
             return Check("second_order", FAIL, text)
         apart = differences(names, got, expected, [4 * trial.allowed[0]] * len(names), mode)
-        if apart and trial.truth.x64:
+        if apart:
             noise = trial.noise_of(make(trial.reference), trial.leaves, *rest)
             apart = differences(names, got, expected, [4 * trial.allowed[0]] * len(names), mode, noise)
         found += apart

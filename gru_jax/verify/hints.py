@@ -1,16 +1,42 @@
 """What is likely wrong with a gradient that differs from its reference: a sign, a factor, a transpose, a term left out."""
 
 from collections.abc import Callable, Sequence
+from functools import partial
 
 import numpy as np
 
+from gru_jax.verify.compare import Difference
 from gru_jax.verify.subject import Arrays
+from gru_jax.verify.trial import Trial
 
 CLOSE = 1e-6
 _MAX_RESTRICTED = 64
 
 Run = tuple[Arrays, Arrays, Arrays]  # (cotangents of the outputs, what the rule returns, what the reference returns)
 Restricted = Callable[[int, int | None, int], tuple[Arrays, Arrays]]
+
+
+def explained(trial: Trial, found: list[Difference]) -> tuple[Difference, ...]:
+    """The differences, the worst of each leaf, with hints at their causes."""
+    worst: dict[str, Difference] = {}
+    for difference in sorted(found, key=lambda d: -d.error):
+        worst.setdefault(difference.leaf, difference)
+    hints = trial.shared.setdefault("hints", {})
+    for leaf in worst.keys() - hints.keys():
+        runs = [(us, trial.rule(us).bars, trial.expected(us).bars) for us in trial.random_cotangents.values()]
+        hints[leaf] = hint(trial.names.index(leaf), trial.names, runs, partial(_restricted, trial), trial.output_names)
+    return tuple(d._replace(hint=hints[d.leaf]) for d in worst.values())
+
+
+def _restricted(trial: Trial, o: int, axis: int | None, index: int) -> tuple[Arrays, Arrays]:
+    """What rule and reference return for the cotangent of output `o` alone, at `index` of `axis` alone unless that is None."""
+    pairs = trial.shared.setdefault("restricted", {})
+    if (o, axis, index) not in pairs:
+        us = tuple(np.zeros_like(u) for u in trial.cotangents)
+        place = () if axis is None else (slice(None),) * axis + (index,)
+        us[o][place] = trial.cotangents[o][place]
+        pairs[o, axis, index] = (trial.rule(us).bars, trial.expected(us).bars)
+    return pairs[o, axis, index]
 
 
 def hint(k: int, names: Sequence[str], runs: Sequence[Run], restricted: Restricted, outputs: Sequence[str]) -> str:

@@ -108,9 +108,9 @@ def noisy(jaxpr: Any, variant: int = 0) -> Any:
     return lambda *args: run(getattr(jaxpr, "jaxpr", jaxpr), jaxpr.consts, args)
 
 
-def nudged(leaves: Any, rng: np.random.Generator) -> tuple[np.ndarray, ...]:
-    """`leaves` with every entry moved by one unit in its last place, up or down."""
-    return tuple(leaf * (1 + np.finfo(np.float64).eps * rng.choice([-1.0, 1.0], leaf.shape)) for leaf in leaves)
+def nudged(leaves: Any, rng: np.random.Generator, eps: float) -> tuple[np.ndarray, ...]:
+    """`leaves` with every entry moved by one unit in its last place, `eps` of it, up or down."""
+    return tuple(leaf * (1 + eps * rng.choice([-1.0, 1.0], leaf.shape)) for leaf in leaves)
 
 
 def _moved(x: Any, variant: int) -> Any:

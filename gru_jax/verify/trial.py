@@ -12,12 +12,8 @@ from gru_jax import _compat
 from gru_jax.verify import rounding
 from gru_jax.verify.compare import Difference, differences, scales
 from gru_jax.verify.evaluate import Evaluated, Flat, Precision, Program, Runner, compiled, derived, gradient, gradient_alone
-from gru_jax.verify.hints import hint
 from gru_jax.verify.rules import Rules, without_rules
 from gru_jax.verify.subject import Arrays, describe, subject, widened
-
-SURELY_WRONG = 1e-4  # of the largest gradient: in float64 no rounding but that of a chaotic function is so large
-SUSPICIOUS = 1e-9  # of the largest gradient: a leaf so small may be rounding
 
 FLOAT64 = Precision("float64", True, float(jnp.finfo(jnp.float64).eps))
 
@@ -174,11 +170,13 @@ class Trial:
         expected = self.expected(cotangents, leaves).bars
         compared = lambda room=None: differences(self.names, got, expected, self.allowed, where, room)
         found = compared()
-        if found and self.truth.x64:
+        if found:
             found = compared(self.noise(cotangents, leaves, 0))
-            largest = max(scales(expected))
+            large = self.eps**0.25 * max(
+                scales(expected)
+            )  # no rounding is so large, but that of a function which chaos amplifies
             for variants in (1, rounding.VARIANTS):
-                if any(d.error * d.scale < SURELY_WRONG * largest for d in found):
+                if any(d.error * d.scale < large for d in found):
                     found = compared(self.noise(cotangents, leaves, variants))
         return found
 
@@ -208,7 +206,7 @@ class Trial:
         exact, known = plain(leaves, *rest), plain.program(leaves, *rest)
         programs = [derived(known, f"noise {k}", partial(noisy_program, k)) for k in range(variants)] or [known]
         rng = np.random.default_rng(0)
-        nudged = lambda part: rounding.nudged(part, rng)
+        nudged = lambda part: rounding.nudged(part, rng, self.truth.eps)
         samples = [plain.run(p, nudged(leaves), *map(nudged, rest)) for p in programs for _ in range(rounding.SAMPLES)]
         far = lambda one, other: float(np.nan_to_num(np.abs(one - other), nan=0.0, posinf=0.0).max(initial=0))
         return [rounding.SAFETY * max(far(sample[k], result) for sample in samples) for k, result in enumerate(exact)]
@@ -219,35 +217,10 @@ class Trial:
         runs = {where: self.expected(us).bars for where, us in self.random_cotangents.items()}
         largest = max(scale for bars in runs.values() for scale in scales(bars))
         most = [max(float(np.abs(bars[k]).max(initial=0)) for bars in runs.values()) for k in range(len(self.names))]
-        if not self.truth.x64 or not any(0 < scale < SUSPICIOUS * largest for scale in most):
+        if not any(0 < scale < self.eps**0.5 * largest for scale in most):
             return []
         noise = [max(pair) for pair in zip(*(self.noise(us) for us in self.random_cotangents.values()), strict=True)]
         return [name for name, scale, rounding in zip(self.names, most, noise, strict=True) if 0 < scale <= rounding]
-
-    def explained(self, found: list[Difference]) -> tuple[Difference, ...]:
-        """The differences, the worst of each leaf, with hints at their causes."""
-        worst: dict[str, Difference] = {}
-        for difference in sorted(found, key=lambda d: -d.error):
-            worst.setdefault(difference.leaf, difference)
-        return tuple(d._replace(hint=self._hint(d.leaf)) for d in worst.values())
-
-    def _hint(self, leaf: str) -> str:
-        """The likely cause of an error in a leaf; the same for every check."""
-        hints = self.shared.setdefault("hints", {})
-        if leaf not in hints:
-            runs = [(us, self.rule(us).bars, self.expected(us).bars) for us in self.random_cotangents.values()]
-            hints[leaf] = hint(self.names.index(leaf), self.names, runs, self._restricted, self.output_names)
-        return hints[leaf]
-
-    def _restricted(self, o: int, axis: int | None, index: int) -> tuple[Arrays, Arrays]:
-        """What rule and reference return for the cotangent of output `o` alone, at `index` of `axis` alone unless that is None."""
-        pairs = self.shared.setdefault("restricted", {})
-        if (o, axis, index) not in pairs:
-            us = tuple(np.zeros_like(u) for u in self.cotangents)
-            place = () if axis is None else (slice(None),) * axis + (index,)
-            us[o][place] = self.cotangents[o][place]
-            pairs[o, axis, index] = (self.rule(us).bars, self.expected(us).bars)
-        return pairs[o, axis, index]
 
 
 def brief(error: BaseException) -> str:

@@ -7,6 +7,7 @@ import pytest
 
 from gru_jax.verify import rounding
 
+EPS = float(np.finfo(np.float64).eps)
 LONGEST = {
     "a product": (lambda a, b: a @ b, 4),
     "a sum": (lambda a, b: (a.sum(), b.sum()), 20),
@@ -47,7 +48,9 @@ def test_noise_is_as_large_as_the_cancellation_makes_it(name, needs_x64):
     fun, x = NOISY[name], jnp.array([8.0, 8.5, 9.0])
     exact = np.ravel(fun(x))
     rng = np.random.default_rng(0)
-    samples = [np.ravel(rounding.noisy(jax.make_jaxpr(fun)(x))(rounding.nudged([np.asarray(x)], rng)[0])[0]) for _ in range(4)]
+    samples = [
+        np.ravel(rounding.noisy(jax.make_jaxpr(fun)(x))(rounding.nudged([np.asarray(x)], rng, EPS)[0])[0]) for _ in range(4)
+    ]
     moved = max(np.abs(sample - exact).max() for sample in samples)
     assert 1e-16 < moved < 2e-15
 
@@ -60,6 +63,6 @@ def test_exact_operations_make_no_noise(needs_x64):
 
 def test_nudged_moves_every_entry_by_one_unit():
     x = np.array([1.0, -3.0, 1e10])
-    moved = rounding.nudged([x], np.random.default_rng(0))[0]
+    moved = rounding.nudged([x], np.random.default_rng(0), EPS)[0]
     assert (moved != x).all()
     assert (np.abs(moved - x) <= np.spacing(np.abs(x)) * 2).all()
