@@ -80,10 +80,21 @@ def test_the_figures_of_both_readmes_are_those_of_the_results():
     four = lambda found: ", ".join(f"{found[name]:.2g}" for name in ("linear RNN", "tanh RNN", "GRU", "LSTM"))
     audit = result("published_derivations")["summary"]
     assert "{} or {}, ".format(*audit["fichou_wrong"].values()) + f"{audit['package_wrong']} |" in README
+    checkers = result("gradient_checkers")["summary"]
+    missed = lambda *names: "; ".join(", ".join(str(kind[name]) for kind in checkers["missed"].values()) for name in names)
+    three = ("check_grads, float32", "check_grads, float64", "gj.verify_vjp")
+    at = lambda kind, what: ", ".join(str(checkers[what][kind][name]) for name in three)
+    assert f"{at('ordinary', 'missed')}; {at('saturated', 'missed')} |" in README
+    assert f"{at('saturated', 'right_rejected')} |" in README
+    assert f"of {checkers['wrong']}, accepted" in README
     percent_of_sums = lambda how: ", ".join(f"{100 * share:.0f}" for share in audit["sums_right"][how])
     cost = result("gradient_flow")["results"]["cost"]
     over_gradient = lambda name: ", ".join(f"{row[f'{name}_ms'] / row['gradient_ms']:.0f}" for row in cost)
     in_the_table = [
+        f"| {missed(*three[:2])} |",
+        f"| {missed('x̄ by ones', 'every leaf, by hand')} |",
+        f"| {missed(three[2])}; {', '.join(map(str, checkers['missed_by_verify_vjp_without_a_word'].values()))} |",
+        f"| {at('saturated', 'right_rejected')} |",
         f"{over_gradient('contributions')}; {over_gradient('contribution_norms')}",
         "| {}; {} |".format(*audit["fichou_wrong"].values()),
         f"of {audit['package_lines']} | | {audit['package_wrong']} |",

@@ -1,8 +1,10 @@
 """`python -m gru_jax.verify`: a table of the built-in cells, or a case of one's own; the exit status says what came out."""
 
 import json
+import os
 import subprocess
 import sys
+from pathlib import Path
 
 import jax.numpy as jnp
 import numpy as np
@@ -10,6 +12,8 @@ import pytest
 
 from gru_jax.verify.__main__ import main
 from tests.verify.rules import arguments, layer_norm
+
+ROOT = Path(__file__).parents[2]
 
 
 def right():
@@ -90,6 +94,7 @@ def test_verifying_ones_own_function_imports_no_case_of_the_cells(tmp_path):
         capture_output=True,
         text=True,
         cwd=tmp_path,
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
         check=False,
     )
     assert run.returncode == 1, run.stderr
