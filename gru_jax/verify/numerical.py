@@ -22,7 +22,8 @@ from gru_jax.verify.trial import Trial
 
 STEPS = 8  # each a quarter of the one before
 FLOOR = 1e-7  # relative; what smooth functions reach by far
-TRUSTED = 1e-3  # estimates worse than this, relative to ‖bar‖, decide nothing
+TRUSTED = 1e-3  # an estimate worse than this, relative to the derivative's size, proves nothing right
+ROUGH = 0.05  # and one worse than this, relative to itself, proves nothing wrong: kinks, chaos
 SLOPE = 1.9
 
 
@@ -33,7 +34,7 @@ def numerical(trial: Trial) -> Check:
     for name, probe in probes(trial).items():
         size, allowed = probe.size or 1.0, probe.allowed(trial.rtol)
         error = abs(probe.derivative - probe.estimate)
-        if error > allowed:
+        if error > allowed and probe.converged:
             where = "along a random direction"
             if probe.slope is not None and probe.slope < SLOPE:
                 where += f" (Taylor's remainder falls as h^{probe.slope:.2f}, not h²)"
@@ -45,8 +46,8 @@ def numerical(trial: Trial) -> Check:
             found.append(
                 Difference(name, error / size, allowed / size, size, (), probe.derivative, probe.estimate, where, cause)
             )
-        elif allowed > max(TRUSTED, trial.rtol) * size and probe.size and name not in drowned:
-            coarse.append(f"{name} (to {allowed / size:.0e})")
+        elif (error > allowed or allowed > max(TRUSTED, trial.rtol) * size) and probe.size and name not in drowned:
+            coarse.append(f"{name} (to {max(allowed, error) / size:.0e})")
         elif name not in drowned:
             worst = max(worst, error / size)
             slopes += [] if probe.slope is None else [probe.slope]
@@ -78,7 +79,8 @@ class Probe(NamedTuple):
     derivative: float  # <bwd(u), v>
     estimate: float  # by differences
     uncertainty: float
-    size: float  # ‖bwd(u)‖·RMS(v), the size of a derivative along a random direction
+    converged: bool  # estimates of neighbouring steps agree to a few per cent, or to rounding
+    size: float  # of a derivative along a random direction: ‖bwd(u)‖·RMS(v), or the estimate where that is more
     slope: float | None  # of Taylor's remainder; None where it is below rounding
 
     def allowed(self, rtol: float) -> float:
@@ -105,16 +107,13 @@ def _probe(trial: Trial, k: int) -> Probe:
     central = [(a - b) / (2 * h) for a, b, h in zip(ahead, behind, steps, strict=True)]
     better = [(16 * fine - coarse) / 15 for coarse, fine in pairwise(central)]
     rounding = [16 * trial.eps * magnitude / h for h in steps]
-    doubts = [max(abs(one - other), r) for one, other, r in zip(better[:-1], better[1:], rounding[2:], strict=True)]
+    triples = zip(better, better[1:], better[2:], rounding[3:], strict=False)
+    doubts = [max(abs(one - two), abs(two - three), r) for one, two, three, r in triples]
     best = int(np.argmin(doubts)) if all(map(math.isfinite, doubts)) else 0
     remainders = [abs(a - value - h * derivative) for a, h in zip(ahead, steps, strict=True)]
-    return Probe(
-        derivative,
-        better[best],
-        doubts[best],
-        float(np.linalg.norm(bar)),
-        _slope(steps, remainders, 64 * trial.eps * magnitude),
-    )
+    size = max(float(np.linalg.norm(bar)), abs(better[best]))
+    converged = 8 * doubts[best] <= ROUGH * abs(better[best]) or doubts[best] <= 4 * rounding[best + 3]
+    return Probe(derivative, better[best], doubts[best], converged, size, _slope(steps, remainders, 64 * trial.eps * magnitude))
 
 
 def _phi(trial: Trial, us: Arrays, leaves: Arrays) -> tuple[float, float]:

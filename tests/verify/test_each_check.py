@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 
 import gru_jax as gj
-from experiments.mutants.passes import spoiled
+from experiments.mutants.passes import spoiled, unrolled
 from gru_jax.verify.report import Check
 from gru_jax.verify.verify import CHECKS, FAST
+from tests.problems import problem
 from tests.verify import rules
 from tests.verify.rules import arguments, fast
 
@@ -239,6 +240,15 @@ def test_numerical_check_says_where_it_cannot_decide():
     assert report["numerical"].status in ("FAIL", "NOT CHECKED")
 
 
+def test_numerical_check_decides_nothing_about_a_chaotic_function():
+    """A random tanh RNN whose gradient chaos makes huge: no step is small enough."""
+    cell = gj.elman()
+    p = problem(cell, steps=150, batch=(2,), input_size=3, hidden_size=20, dtype=jnp.float32, scale=4.0)
+    report = gj.verify_vjp(unrolled(cell), p.params, p.xs, p.h0, checks=("gradient", "numerical", "guard"))
+    assert report.ok, report
+    assert report["numerical"].status == "NOT CHECKED"
+
+
 def test_dot_product_names_the_leaf():
     report = gj.verify_vjp(spoiled(dense, bars=lambda bars: (bars[0], bars[1] * 1.001)), X, W, checks=("dot_product",))
     assert report.wrong_leaves == ("w",)
@@ -285,6 +295,23 @@ def test_a_rule_that_depends_on_the_batch_is_red_under_vmap():
     f = ruled(lambda x: 2 * x, lambda x: (2 * x, x), backward)
     assert gj.verify_vjp(f, X, checks=("gradient",)).ok
     assert not gj.verify_vjp(f, X, checks=("vmap",)).ok
+
+
+def test_an_output_that_a_batch_shares_is_counted_once_per_example_by_jax_and_seen():
+    """out[1] does not depend on w. Batched over w, JAX 0.10 adds its cotangent to x̄ once per example, in silence; JAX 0.12 refuses."""
+
+    def primal(x, w):
+        return jnp.tanh(x @ w), x.sum()
+
+    def backward(saved, u):
+        x, w = saved
+        a = u[0] * (1 - jnp.tanh(x @ w) ** 2)
+        return a @ w.T + u[1], x.T @ a
+
+    f = ruled(primal, lambda x, w: (primal(x, w), (x, w)), backward)
+    report = gj.verify_vjp(f, X, W, checks=("fast", "numerical", "vmap"))
+    assert [check.name for check in report.failed] == ["vmap"]
+    assert "over w" in str(report)
 
 
 def test_a_wrong_dtype_is_red_in_a_scan():
