@@ -13,7 +13,7 @@ import numpy as np
 from jax.sharding import PartitionSpec
 
 from gru_jax import _compat
-from gru_jax.verify.compare import Difference, differences
+from gru_jax.verify.compare import Difference
 from gru_jax.verify.evaluate import Flat, gradient_alone
 from gru_jax.verify.report import FAIL, NOT_CHECKED, PASS, Check
 from gru_jax.verify.subject import Arrays
@@ -182,12 +182,7 @@ def _compared(trial: Trial, name: str, cases: dict[str, Any]) -> Check:
                 refused.append(f"{where}: the reference raises too ({brief(error)})")
                 continue
             return Check(name, FAIL, f"{where}: the rule raises {brief(error)}")
-        allowed = [4 * trial.allowed[0] * len(FACTORS)] * len(trial.names)
-        apart = differences(trial.names, got, expected, allowed, where)
-        if apart and not trial.why_no_reference:
-            noise = [len(FACTORS) * n for n in trial.noise(trial.cotangents)]
-            apart = differences(trial.names, got, expected, allowed, where, noise)
-        found += apart
+        found += trial.alike(got, expected, where, times=4 * len(FACTORS))
     if refused and len(refused) == len(cases):
         return Check(name, NOT_CHECKED, "; ".join(refused))
     return Check(name, FAIL if found else PASS, "; ".join([", ".join(cases), *refused]), tuple(found))

@@ -180,6 +180,15 @@ class Trial:
                     found = compared(self.noise(cotangents, leaves, variants))
         return found
 
+    def alike(self, got: Arrays, expected: Arrays, where: str, times: float = 1.0) -> list[Difference]:
+        """The leaves in which two results of the rule itself, such as eager and jitted, differ by more than `times` what rounding
+        explains."""
+        compared = lambda room=None: differences(self.names, got, expected, [times * a for a in self.allowed], where, room)
+        found = compared()
+        if found and not self.why_no_reference:
+            found = compared([times * n for n in self.noise(self.cotangents)])
+        return found
+
     def noise(self, cotangents: Arrays, leaves: Arrays | None = None, variants: int = rounding.VARIANTS) -> list[float]:
         """How far rounding may move each leaf of the reference's gradient; memoised."""
         leaves = self.leaves if leaves is None else leaves

@@ -16,7 +16,6 @@ from tests.problems import (
     H,
     T,
     assert_close,
-    every_cell,
     gradients,
     main_cells,
     normal_like,
@@ -93,7 +92,7 @@ def test_padding_puts_out_zero_and_holds_the_state_and_length_0_is_h0(cell):
 
 
 @pytest.mark.derivative
-@every_cell
+@main_cells
 @pytest.mark.parametrize("reverse", [False, True])
 @pytest.mark.parametrize("how", ["derived", "local", "both"])
 def test_gradients_equal_autodiff_of_the_plain_scan_under_every_condition(cell, reverse, how):
