@@ -153,6 +153,19 @@ def test_a_function_that_refuses_float64_is_judged_as_it_is():
     assert not fast(spoiled(single, bars=lambda bars: (bars[0], bars[1] * 1.001)), X, W).ok
 
 
+def test_a_function_that_takes_half_precision_only_is_judged_in_it():
+    def half(x, w):
+        if x.dtype != jnp.bfloat16:
+            raise TypeError("bfloat16 only")
+        return right(x, w)
+
+    args = jnp.asarray(X, jnp.bfloat16), jnp.asarray(W, jnp.bfloat16)
+    report = gj.verify_vjp(spoiled(half), *args, checks=("fast", "dot_product", "second_order", "-guard"))
+    assert report.ok, report
+    assert report["dot_product"].status == "PASS"
+    assert not fast(spoiled(half, bars=lambda bars: (bars[0], -bars[1])), *args).ok
+
+
 def test_a_function_that_computes_in_less_than_it_is_given_has_the_tolerance_of_that():
     single = lambda x, w: right(x.astype(jnp.float32), w.astype(jnp.float32)).astype(x.dtype)
     report = fast(spoiled(single), X, W)
