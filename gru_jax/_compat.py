@@ -123,10 +123,11 @@ def map_jaxprs(transform: Any, value: Any) -> Any:
 def custom_rule(equation: JaxprEqn) -> tuple[str, Any] | None:
     """(kind, jaxpr of the primal) where `equation` calls a function with a custom rule, by whichever of JAX's primitives."""
     name = equation.primitive.name
-    if name in ("custom_vjp_call", "custom_jvp_call"):
+    classic, under_vjp3 = CUSTOM_VJP_PRIMITIVES
+    if name in (classic, "custom_jvp_call"):
         return name.removesuffix("_call"), equation.params["call_jaxpr"]
     rule: Any = equation.params.get("_prim")  # under the flag `jax_custom_vjp3`
-    if type(rule).__name__ == "CustomVJPTraced":
+    if type(rule).__name__ == under_vjp3:
         return "custom_vjp", rule.traced.jaxpr
     return None
 

@@ -51,7 +51,7 @@ def _random(tree: Any, seed: int, scale: float = 0.6) -> Any:
 
 
 def _arguments(
-    cell: Any, *, steps: int = T, batch: tuple[int, ...] = (B,), hidden: int = H, bias: bool = True, like: Any = None
+    cell: Any, *, steps: int = T, batch: tuple[int, ...] = (B,), hidden: int = H, bias: bool = True
 ) -> tuple[Any, ...]:
     """(params, xs, h0), all random."""
     params = _random(cell.init(jax.random.key(0), D, hidden, bias=bias), 1)

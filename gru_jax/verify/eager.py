@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from gru_jax.verify import rounding
 from gru_jax.verify.compare import differences
 from gru_jax.verify.report import FAIL, PASS, Check
 from gru_jax.verify.subject import Arrays
@@ -41,7 +42,7 @@ def determinism(trial: Trial) -> Check:
         return Check("determinism", PASS, "the same bits three times")
     if jax.default_backend() != "cpu":
         wide = [tuple(np.asarray(bar, np.float64) for bar in bars) for bars in (first, fresh)]
-        allowed = [8 * trial.longest_sum**0.5 * trial.native.eps] * len(trial.names)
+        allowed = [rounding.tolerance(trial.longest_sum, trial.native.eps)] * len(trial.names)
         if not differences(trial.names, wide[1], wide[0], allowed, "second run"):
             text = f"equal to rounding, not bit for bit, on {jax.default_backend()}: {', '.join(differ)}"
             return Check("determinism", PASS, text)

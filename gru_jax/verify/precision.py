@@ -26,7 +26,7 @@ def native(trial: Trial) -> Check:
     for where, us in trial.random_cotangents.items():
         truth = trial.expected(us).bars
         ours, theirs = (Evaluated(*run(trial.leaves, us)).bars for run in (rule, reference))
-        base = max(rounding.SAFETY * trial.longest_sum**0.5 * max(trial.native.eps, trial.eps), trial.rtol)
+        base = max(rounding.tolerance(trial.longest_sum, max(trial.native.eps, trial.eps)), trial.rtol)
         off = [float(errors(a, b).max(initial=0)) for a, b in zip(theirs, truth, strict=True)]
         room = [rounding.SAFETY * e for e in off]
         if trial.drowned:  # rounding of the size it has in float64, in units of this precision

@@ -31,6 +31,11 @@ _EXACT = frozenset(_EXACT_NAMES.split())
 _CALLS = frozenset(["jit", "pjit", "closed_call", "core_call", "remat2", "checkpoint", "custom_jvp_call", "custom_vjp_call"])
 
 
+def tolerance(longest_sum: int, eps: float) -> float:
+    """C·√n·eps, relative to a leaf's scale."""
+    return SAFETY * longest_sum**0.5 * eps
+
+
 def longest_sum(jaxpr: Any) -> int:
     """n: the most terms that one sum in `jaxpr` adds up, steps of the loops around it included."""
     longest = 1

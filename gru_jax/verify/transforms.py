@@ -89,7 +89,7 @@ def _rule_follows(trial: Trial, on: bool) -> bool:
         jaxpr = jax.make_jaxpr(lambda *leaves: trial.subject.flat(leaves, trial.subject.passengers)[0])(
             *trial.dtyped(trial.truth)
         )
-    return ("CustomVJPTraced" in str(jaxpr)) == on and "custom_jvp_call" not in str(jaxpr)
+    return (_compat.CUSTOM_VJP_PRIMITIVES[1] in str(jaxpr)) == on and "custom_jvp_call" not in str(jaxpr)
 
 
 # The compositions: each makes (leaves, passengers, cotangents) ↦ cotangents of the leaves from a flat function -------------------

@@ -158,7 +158,7 @@ class Trial:
     @property
     def allowed(self) -> list[float]:
         """C·√n·eps relative to each leaf's scale, or the caller's `rtol` where that is more."""
-        return [max(rounding.SAFETY * self.longest_sum**0.5 * self.eps, self.rtol)] * len(self.names)
+        return [max(rounding.tolerance(self.longest_sum, self.eps), self.rtol)] * len(self.names)
 
     def judged(self, got: Arrays, cotangents: Arrays, where: str, leaves: Arrays | None = None) -> list[Difference]:
         """The leaves of a gradient that differ from the reference by more than rounding explains.

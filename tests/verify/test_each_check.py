@@ -1,7 +1,6 @@
 """Every check sees what it is for, and says what it saw."""
 
 import json
-from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -10,7 +9,6 @@ import pytest
 
 import gru_jax as gj
 from experiments.mutants.passes import spoiled, unrolled
-from gru_jax.verify.report import Check
 from gru_jax.verify.verify import CHECKS, FAST
 from tests.problems import problem
 from tests.verify import rules
@@ -231,13 +229,13 @@ def test_numerical_check_uses_the_size_of_the_leaf():
     assert not gj.verify_vjp(spoiled(sine, bars=lambda bars: (bars[0] * 1.0001,)), large, checks=("numerical",)).ok
 
 
-def test_numerical_check_says_where_it_cannot_decide():
+def test_numerical_check_passes_no_rule_of_a_rough_function():
     steps = lambda x: jnp.round(x * 1e3) / 1e3  # rough on every scale that differences look at
     report = gj.verify_vjp(ruled(steps, lambda x: (steps(x), None), lambda _, u: (u,)), X, checks=("numerical",))
-    assert report["numerical"].status in ("FAIL", "NOT CHECKED")
+    assert report["numerical"].status != "PASS"
     rough = lambda x: x + 1e-7 * jnp.sin(x * 1e7)
     report = gj.verify_vjp(ruled(rough, lambda x: (rough(x), None), lambda _, u: (u,)), X, checks=("numerical",))
-    assert report["numerical"].status in ("FAIL", "NOT CHECKED")
+    assert report["numerical"].status != "PASS"
 
 
 def test_numerical_check_decides_nothing_about_a_chaotic_function():
@@ -417,8 +415,3 @@ def test_another_key_gives_other_cotangents_and_is_printed():
     wrong = spoiled(dense, bars=lambda bars: (bars[0] * 1.5, bars[1]))
     figures = {fast(wrong, X, W, key=jax.random.key(seed))["gradient"].differences[0].value for seed in (1, 2)}
     assert len(figures) == 2
-
-
-def test_a_check_is_a_plain_value():
-    assert Check("primal", "PASS", "").differences == ()
-    assert partial(fast, spoiled(dense))(X, W).ok

@@ -147,8 +147,9 @@ def test_a_wrong_normalisation_is_red_and_its_leaf_named(fault):
 
 @pytest.mark.parametrize("fault", rules.PRODUCT_FAULTS)
 def test_a_wrong_product_is_red_and_its_leaf_named(fault):
-    report = fast(rules.scaled_product(fault), *arguments("scaled_product"))
-    assert set(report.wrong_leaves) == rules.PRODUCT_FAULTS[fault]
+    for times in (1.0, 1e4):
+        report = fast(rules.scaled_product(fault), *arguments("scaled_product", times=times))
+        assert set(report.wrong_leaves) == rules.PRODUCT_FAULTS[fault], times
 
 
 @pytest.mark.parametrize("name", MAKE)
