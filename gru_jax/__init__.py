@@ -1,6 +1,7 @@
 """Recurrent networks in JAX whose backward pass is derived by hand on the page, and proven equal to `jax.grad`."""
 
 from gru_jax import cells as cells
+from gru_jax import convert as convert
 from gru_jax import flow as flow
 from gru_jax import heads as heads
 from gru_jax import plot as plot

@@ -27,8 +27,9 @@ MAY_IMPORT = {
     "plot": set(),
     "heads": set(),
     "train": set(),
+    "convert": {"bptt", "cells", "wrappers", "_compat"},  # its tables are by cell
     "verify": {"_compat"},  # verifies any function; cases.py alone knows the cells, and imports them when it is asked for them
-    "__init__": {"bptt", "cells", "wrappers", "flow", "heads", "plot", "train", "verify"},
+    "__init__": {"bptt", "cells", "wrappers", "flow", "heads", "plot", "train", "verify", "convert"},
 }
 CORE_DEPENDENCIES = {"jax", "jaxlib", "jaxtyping", "numpy", "optax"}
 
@@ -108,6 +109,9 @@ def test_the_public_names_are_those_of_the_design():
     assert {"verify_vjp", "assert_vjp", "verify.Report", "verify.Check"} <= here
     cells = {"Cell", "gru", "lstm", "elman", "linear_rnn", "initializers.chrono"}
     wrappers = {"stack", "bidirectional", "zoneout", "variational_dropout"}
+    libraries = {"pytorch", "keras", "flax_linen", "flax_nnx", "haiku", "equinox", "onnx"}
+    assert {f"convert.{way}_{library}" for way in ("from", "to") for library in libraries} <= here
+    assert {f"convert.{way}_{kind}" for way in ("load", "save") for kind in ("onnx", "safetensors")} <= here
     assert cells | wrappers | {"unroll", "step", "unroll_truncated", "heads.dense", "train.fit"} <= here
 
 

@@ -62,7 +62,7 @@ def initializer_for(params_type: Any, absent: tuple[str, ...] = ()) -> Callable[
         def draw(field: str, key: jax.Array) -> jax.Array | None:
             if field in absent or (not bias and field[0] in "bc"):
                 return None
-            shape = _shape(field, input_size, hidden_size)
+            shape = shape_of(field, input_size, hidden_size)
             wide = jnp.promote_types(dtype, jnp.float32)  # orthogonal has no half-precision QR
             return initializer.get(field[0], bias_init)(key, shape, wide).astype(dtype)
 
@@ -86,12 +86,12 @@ def check_for(params_type: Any, absent: tuple[str, ...] = (), required: tuple[st
         for field, leaf in zip(params._fields, params, strict=True):
             if leaf is None:
                 if field in required or field[0] not in _OPTIONAL:
-                    raise TypeError(f"params.{field}: got None, expected an array of shape {_shape(field, D, H)}.")
+                    raise TypeError(f"params.{field}: got None, expected an array of shape {shape_of(field, D, H)}.")
             elif field in absent:
                 raise TypeError(f"params.{field}: got an array, expected None: this cell has no such term.")
-            elif leaf.shape != _shape(field, D, H):
+            elif leaf.shape != shape_of(field, D, H):
                 raise ValueError(
-                    f"params.{field}: got shape {leaf.shape}, expected {_shape(field, D, H)} for input size {D} and hidden "
+                    f"params.{field}: got shape {leaf.shape}, expected {shape_of(field, D, H)} for input size {D} and hidden "
                     f"size {H}. Row vectors here: W is (input, hidden), U (hidden, hidden); transpose weights of PyTorch's."
                 )
         return D
@@ -109,5 +109,6 @@ def _sizes(params: Any) -> tuple[int, int]:
     return W.shape
 
 
-def _shape(field: str, D: int, H: int) -> tuple[int, ...]:
+def shape_of(field: str, D: int, H: int) -> tuple[int, ...]:
+    """The shape of a field."""
     return {"W": (D, H), "U": (H, H)}.get(field[0], (H,))

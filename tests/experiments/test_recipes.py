@@ -168,7 +168,7 @@ def test_the_reader_of_padded_sentences_learns_and_sees_no_padding():
     for b in range(5):
         alone = recipe.logits(params, xs[: lengths[b], b : b + 1], lengths[b : b + 1])
         assert_close(alone, recipe.logits(params, xs, lengths)[b : b + 1])
-    assert recipe.train(steps=300) > 0.9
+    assert recipe.train(steps=300)[1] > 0.9
 
 
 def test_actor_and_learner_agree_and_a_shift_of_the_resets_shows():
@@ -186,3 +186,67 @@ def test_actor_and_learner_agree_and_a_shift_of_the_resets_shows():
         assert float(jnp.abs(recipe.learn(params, h, seen["observation"], shifted)[1] - logits).max()) > 0.01
         h, done = seen["h_last"], seen["done_last"]
     assert not done.all()
+
+
+def test_a_network_of_pytorchs_predicts_the_same_here_and_learns_on():
+    torch = pytest.importorskip("torch") if os.environ.get("GRU_JAX_PEERS", "0") == "0" else importlib.import_module("torch")
+    recipe = importlib.import_module("experiments.recipes.torch_finetune")
+    from experiments import digits
+
+    state_dict = recipe.elsewhere(epochs=8)
+    params = recipe.moved(state_dict)
+    train, test = digits.load()
+    gru, head = torch.nn.GRU(8, digits.HIDDEN), torch.nn.Linear(digits.HIDDEN, digits.CLASSES)
+    gru.load_state_dict({k.removeprefix("rnn."): v for k, v in state_dict.items() if k.startswith("rnn.")})
+    head.load_state_dict({k.removeprefix("head."): v for k, v in state_dict.items() if k.startswith("head.")})
+    with torch.no_grad():
+        theirs = head(gru(torch.tensor(test.xs).transpose(0, 1))[0]).transpose(0, 1).numpy()
+    assert_close(np.asarray(digits.logits(recipe.CELL, params, test.xs)), theirs)
+    train, turned = recipe.upside_down(train), recipe.upside_down(test)
+    before = recipe.accuracy(params, turned)
+    assert recipe.accuracy(params, test) > 0.85
+    assert before < 0.5
+    assert recipe.accuracy(recipe.fine_tuned(params, train), turned) > 0.85
+
+
+def test_onnxruntime_serves_what_was_trained_here(tmp_path):
+    recipe("serve_onnx", "onnxruntime")
+    from experiments.recipes import padded_sentences, serve_onnx
+
+    params, _ = padded_sentences.train(steps=5)
+    serve_onnx.export(tmp_path / "reader.onnx", params)
+    served = serve_onnx.served(tmp_path / "reader.onnx")
+    for number in (1, 6):
+        xs, lengths = padded_sentences.padded(padded_sentences.sentences(np.random.default_rng(number), number))
+        xs = xs.astype(jnp.float32)
+        here = padded_sentences.logits(params, xs, lengths)
+        np.testing.assert_allclose(served(np.asarray(xs), np.asarray(lengths)), here, atol=1e-5)
+
+
+@pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # Keras' own, under NumPy 2
+@pytest.mark.parametrize(
+    ("kind", "options"), [("GRU", {"reset_after": False}), ("GRU", {}), ("LSTM", {}), ("SimpleRNN", {"activation": "relu"})]
+)
+def test_a_layer_of_keras_goes_on_with_what_it_learnt_here(kind, options):
+    os.environ.setdefault("KERAS_BACKEND", "jax")
+    trained = recipe("keras_layer", "keras").trained
+    import keras
+
+    xs = np.random.default_rng(0).normal(size=(B, T, D)).astype(np.float32)
+    ys = np.tanh(np.cumsum(xs[..., :1] * np.ones(H, np.float32), 1))
+    layer = getattr(keras.layers, kind)(H, return_sequences=True, **options)
+    layer.build((B, T, D))
+    error = lambda: float(((np.asarray(layer(xs)) - ys) ** 2).sum(-1).mean())
+    before = error()
+    losses = trained(layer, xs, ys)
+    np.testing.assert_allclose(losses[0], before, rtol=1e-4)
+    assert error() < 0.5 * before
+
+
+def test_a_layer_of_keras_with_other_activations_is_told():
+    os.environ.setdefault("KERAS_BACKEND", "jax")
+    cell_of = recipe("keras_layer", "keras").cell_of
+    import keras
+
+    with pytest.raises(TypeError, match="got GRU with relu, sigmoid"):
+        cell_of(keras.layers.GRU(H, activation="relu"))

@@ -1,0 +1,125 @@
+"""Flax linen and NNX in float64: outputs, final states and gradients in Flax' own tree."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import gru_jax as gj
+from tests.convert.parity import (
+    LENGTHS,
+    XS,
+    B,
+    D,
+    H,
+    T,
+    assert_close,
+    assert_same_bits,
+    assert_same_function,
+    library,
+    normal,
+    random_params,
+    random_state,
+)
+
+pytestmark = pytest.mark.derivative
+
+LINEN = {
+    "GRUCell": gj.gru(reset_after=True),
+    "LSTMCell": gj.lstm(),
+    "OptimizedLSTMCell": gj.lstm(),
+    "SimpleCell": gj.elman("tanh"),
+}
+NNX = LINEN
+
+
+@pytest.fixture
+def linen(needs_x64):
+    return library("flax.linen")
+
+
+@pytest.fixture
+def nnx(needs_x64):
+    library("flax")
+    from flax import nnx
+
+    return nnx
+
+
+def carry(state):
+    """Flax' carry: (c, h) for an LSTM, the state itself otherwise."""
+    return (state.c, state.h) if isinstance(state, tuple) else state
+
+
+@pytest.mark.parametrize("with_lengths", [False, True], ids=["full", "lengths"])
+@pytest.mark.parametrize("name", LINEN)
+def test_outputs_states_and_gradients_are_linens(linen, name, with_lengths):
+    cell = LINEN[name]
+    module = linen.RNN(getattr(linen, name)(H, param_dtype=jnp.float64), time_major=True, return_carry=True)
+    tree = normal(module.init(jax.random.key(0), XS)["params"]["cell"])
+    h0 = random_state(cell, gj.convert.from_flax_linen(cell, tree))
+    lengths = LENGTHS if with_lengths else None
+    valid = jnp.asarray(np.arange(T)[:, None, None] < LENGTHS[:, None]) if with_lengths else jnp.ones((T, B, 1), bool)
+
+    def ours(tree, xs, h0):
+        h_last, ys = gj.unroll(cell, gj.convert.from_flax_linen(cell, tree), xs, h0, lengths=lengths)
+        return carry(h_last), ys
+
+    def theirs(tree, xs, h0):
+        h_last, ys = module.apply({"params": {"cell": tree}}, xs, initial_carry=carry(h0), seq_lengths=lengths)
+        return h_last, jnp.where(valid, ys, 0)  # what Flax has beyond a length is no output
+
+    assert_same_function(ours, theirs, tree, XS, h0)
+
+
+@pytest.mark.parametrize("with_lengths", [False, True], ids=["full", "lengths"])
+@pytest.mark.parametrize("name", NNX)
+def test_outputs_states_and_gradients_are_nnx(nnx, name, with_lengths):
+    cell = NNX[name]
+    module = getattr(nnx, name)(D, H, dtype=jnp.float64, param_dtype=jnp.float64, rngs=nnx.Rngs(0))
+    graph, state = nnx.split(module)
+    state = normal(state)
+    params = gj.convert.from_flax_nnx(cell, state)
+    h0 = random_state(cell, params)
+    lengths = LENGTHS if with_lengths else None
+    valid = jnp.asarray(np.arange(T)[:, None, None] < LENGTHS[:, None]) if with_lengths else jnp.ones((T, B, 1), bool)
+
+    def ours(state, xs, h0):
+        h_last, ys = gj.unroll(cell, gj.convert.from_flax_nnx(cell, state), xs, h0, lengths=lengths)
+        return carry(h_last), ys
+
+    def theirs(state, xs, h0):
+        rnn = nnx.RNN(nnx.merge(graph, state), time_major=True, return_carry=True, rngs=nnx.Rngs(0))
+        h_last, ys = rnn(xs, initial_carry=carry(h0), seq_lengths=lengths)
+        return h_last, jnp.where(valid, ys, 0)
+
+    assert_same_function(ours, theirs, state, XS, h0)
+    if name == "GRUCell":
+        assert params.c_h is None  # NNX' GRU has no such bias
+
+    tree = gj.convert.to_flax_nnx(cell, params, **({"optimized": True} if name.startswith("Optimized") else {}))
+    nnx.update(module, tree)
+    assert_same_bits(gj.convert.from_flax_nnx(cell, nnx.state(module, nnx.Param)), params)
+
+
+@pytest.mark.parametrize("name", LINEN)
+def test_our_weights_run_in_linen(linen, name):
+    cell, params = LINEN[name], random_params(LINEN[name])
+    module = linen.RNN(getattr(linen, name)(H, param_dtype=jnp.float64), time_major=True)
+    tree = gj.convert.to_flax_linen(cell, params)
+    assert jax.tree.structure(tree) == jax.tree.structure(module.init(jax.random.key(0), XS)["params"]["cell"])
+    assert_close(gj.unroll(cell, params, XS)[1], module.apply({"params": {"cell": tree}}, XS))
+
+
+def test_flax_takes_the_last_padded_state_for_a_length_of_0_where_here_it_is_h0(linen):
+    """Flax gathers the state at length − 1 = −1. A sequence without steps has the state that it started with: we follow ONNX' and
+    Keras' "padded steps keep the state"."""
+    cell, params = gj.gru(reset_after=True), random_params(gj.gru(reset_after=True))
+    module = linen.RNN(linen.GRUCell(H, param_dtype=jnp.float64), time_major=True, return_carry=True)
+    variables = {"params": {"cell": gj.convert.to_flax_linen(cell, params)}}
+    lengths, h0 = np.array([T, 3, 0]), random_state(cell, params)
+    theirs, ys = module.apply(variables, XS, initial_carry=h0, seq_lengths=lengths)
+    ours, _ = gj.unroll(cell, params, XS, h0, lengths=lengths)
+    assert_close(ours[:2], theirs[:2])
+    np.testing.assert_array_equal(ours[2], h0[2])
+    np.testing.assert_array_equal(theirs[2], ys[-1, 2])

@@ -1,0 +1,126 @@
+"""Keras 3 on its JAX backend: outputs, final states and gradients of its layers, with masks, with our weights and theirs.
+
+In float32: `keras.ops.matmul` computes in it whatever the layer's dtype (keras issue 23704), so nothing finer can be asked.
+"""
+
+import os
+
+import jax
+import numpy as np
+import pytest
+
+import gru_jax as gj
+from tests.convert.parity import (
+    XS,
+    B,
+    D,
+    H,
+    T,
+    assert_close,
+    assert_same_function,
+    library,
+    normal,
+    random_params,
+    random_state,
+)
+
+pytestmark = [
+    pytest.mark.derivative,
+    pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning"),  # Keras' own, under NumPy 2
+]
+
+CELLS = {
+    "GRU reset before": gj.gru(),
+    "GRU reset after": gj.gru(reset_after=True),
+    "LSTM": gj.lstm(),
+    "SimpleRNN tanh": gj.elman("tanh"),
+    "SimpleRNN relu": gj.elman("relu"),
+    "SimpleRNN sigmoid": gj.elman("sigmoid"),
+    "SimpleRNN linear": gj.elman("identity"),
+}
+XS = XS.astype(np.float32)
+LENGTHS = np.array([T, 3, 0])  # Keras defines 0 as we do: the state stays
+
+
+@pytest.fixture
+def keras():
+    os.environ.setdefault("KERAS_BACKEND", "jax")
+    keras = library("keras")
+    if keras.backend.backend() != "jax":
+        pytest.skip(f"Keras runs on {keras.backend.backend()} here")
+    return keras
+
+
+def layer_of(keras, name, **options):
+    """The Keras layer of a name in CELLS, built for D inputs."""
+    kind, *form = name.split()
+    if kind == "GRU":
+        options["reset_after"] = form[-1] == "after"
+    if kind == "SimpleRNN":
+        options["activation"] = form[0]
+    options = {"return_sequences": True, "return_state": True, "zero_output_for_mask": True} | options
+    return getattr(keras.layers, kind)(H, dtype="float32", **options)
+
+
+@pytest.mark.parametrize("with_lengths", [False, True], ids=["full", "lengths"])
+@pytest.mark.parametrize("name", CELLS)
+def test_outputs_states_and_gradients_are_keras(keras, name, with_lengths):
+    cell, layer = CELLS[name], layer_of(keras, name)
+    layer.build((B, T, D))
+    weights = normal([np.asarray(w) for w in layer.get_weights()])
+    lengths = LENGTHS if with_lengths else None
+    mask = None if lengths is None else np.arange(T)[None] < lengths[:, None]
+    h0 = random_state(cell, gj.convert.from_keras(cell, weights))
+
+    def ours(weights, xs, h0):
+        h_last, ys = gj.unroll(cell, gj.convert.from_keras(cell, weights), xs, h0, lengths=lengths, time_major=False)
+        return ys, jax.tree.leaves(h_last)
+
+    def theirs(weights, xs, h0):
+        start = jax.tree.leaves(h0)
+        (ys, *h_last), _ = layer.stateless_call(
+            weights, [v.value for v in layer.non_trainable_variables], xs, initial_state=start, mask=mask
+        )
+        return ys, h_last
+
+    assert_same_function(ours, theirs, weights, XS.swapaxes(0, 1), h0)
+
+
+@pytest.mark.parametrize("merge", ["concat", "sum"])
+@pytest.mark.parametrize("name", ["GRU reset before", "GRU reset after", "LSTM", "SimpleRNN relu"])
+def test_layers_and_directions_there_and_back(keras, name, merge):
+    """A Keras model of two bidirectional layers: theirs here, and ours there."""
+    of_layer = lambda: keras.layers.Bidirectional(layer_of(keras, name, return_state=False), merge_mode=merge)
+    model = keras.Sequential([keras.Input((T, D), dtype="float32"), of_layer(), of_layer()])
+    cell = gj.stack([gj.bidirectional(CELLS[name], merge=merge)] * 2)
+    model.set_weights(normal([np.asarray(w) for w in model.get_weights()]))
+    xs = XS.swapaxes(0, 1)
+    _, ys = gj.unroll(cell, gj.convert.from_keras(cell, model.get_weights()), xs, time_major=False)
+    assert_close(np.asarray(ys), np.asarray(model(xs)))
+
+    params = random_params(cell, np.float32, seed=3)
+    model.set_weights(gj.convert.to_keras(cell, params))
+    _, ys = gj.unroll(cell, params, xs, time_major=False)
+    assert_close(np.asarray(ys), np.asarray(model(xs)))
+
+
+def test_without_biases(keras):
+    layer = layer_of(keras, "LSTM", use_bias=False)
+    layer.build((B, T, D))
+    params = gj.convert.from_keras(gj.lstm(), layer.get_weights())
+    assert params.b_i is None
+    ys, *_ = layer(XS.swapaxes(0, 1))
+    assert_close(np.asarray(gj.unroll(gj.lstm(), params, XS)[1]), np.asarray(ys).swapaxes(0, 1))
+    layer.set_weights(gj.convert.to_keras(gj.lstm(), random_params(gj.lstm(), np.float32, bias=False)))
+
+
+def test_keras_repeats_its_last_output_beyond_a_length_where_here_it_is_0(keras):
+    """`zero_output_for_mask=False`, Keras' default, leaves the state in the outputs. A padded step has no output: here it is 0."""
+    layer = layer_of(keras, "GRU reset after", zero_output_for_mask=False)
+    layer.build((B, T, D))
+    layer.set_weights(normal([np.asarray(w) for w in layer.get_weights()]))
+    ys, _ = layer(XS.swapaxes(0, 1), mask=np.arange(T)[None] < LENGTHS[:, None])
+    cell = gj.gru(reset_after=True)
+    _, ours = gj.unroll(cell, gj.convert.from_keras(cell, layer.get_weights()), XS, lengths=LENGTHS)
+    assert not ours[3:, 1].any()
+    assert_close(np.asarray(ys)[1, 3:], np.broadcast_to(np.asarray(ours)[2, 1], (T - 3, H)))

@@ -1,0 +1,275 @@
+"""ONNX: written models run in onnxruntime; models written by others are read; what cannot be read is told.
+
+onnxruntime's recurrent operators are float32; the formulas in float64 stand against `onnx.reference` here, gradients against it in
+tests/cells/test_onnx_oracle.py.
+"""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+from onnx.reference import ReferenceEvaluator
+
+import gru_jax as gj
+from gru_jax.wrappers.bidirectional import Bidirectional
+from tests.convert.parity import XS, B, D, H, T, assert_same_bits, library, random_params, random_state
+from tests.problems import CELLS as ALL
+from tests.problems import assert_close, assert_told
+
+CELLS = {name: cell for name, cell in ALL.items() if name != "linear_rnn"}
+LENGTHS = np.array([T, 3, 0], np.int32)
+
+
+BOTH_WAYS = ("gru", "gru_reset_after", "lstm_peephole", "elman_identity")
+COMPOSED = (
+    CELLS
+    | {f"bidirectional {name}": gj.bidirectional(CELLS[name]) for name in BOTH_WAYS}
+    | {"layers": gj.stack([gj.bidirectional(gj.lstm()), gj.gru(), gj.elman("relu")])}
+)
+every_composition = pytest.mark.parametrize("cell", COMPOSED.values(), ids=COMPOSED.keys())
+
+
+def by_name(cell, state, suffix=""):
+    """The states of a model's inputs or outputs, letter by letter: (directions, B, H)."""
+    if hasattr(cell, "cells"):
+        return {k: v for i, (c, s) in enumerate(zip(cell.cells, state, strict=True)) for k, v in by_name(c, s, f"_{i}").items()}
+    directions = state if isinstance(cell, Bidirectional) else (state,)
+    letters = {"h": [s.h if hasattr(s, "h") else s for s in directions]}
+    if hasattr(directions[0], "c"):
+        letters["c"] = [s.c for s in directions]
+    return {f"{letter}{suffix}": np.stack(states) for letter, states in letters.items()}
+
+
+def between(name, word):
+    """h_0 → h0_0, h_last_0."""
+    letter, _, layer = name.partition("_")
+    return f"{letter}{word}" + (f"_{layer}" if layer else "")
+
+
+@pytest.mark.parametrize("with_lengths", [False, True], ids=["full", "lengths"])
+@every_composition
+def test_a_written_model_runs_in_onnxruntime(cell, with_lengths, tmp_path):
+    runtime = library("onnxruntime")
+    params = random_params(cell, np.float32)
+    xs, h0 = XS.astype(np.float32), random_state(cell, params)
+    gj.convert.save_onnx(tmp_path / "model.onnx", cell, params, lengths=with_lengths, h0=True)
+    session = runtime.InferenceSession(tmp_path / "model.onnx")
+    feed = (
+        {"xs": xs} | {between(k, "0"): v for k, v in by_name(cell, h0).items()} | ({"lengths": LENGTHS} if with_lengths else {})
+    )
+    names = [output.name for output in session.get_outputs()]
+    outputs = dict(zip(names, session.run(None, feed), strict=True))
+    h_last, ys = gj.unroll(cell, params, xs, h0, lengths=LENGTHS if with_lengths else None)
+    expected = {"ys": np.asarray(ys)} | {between(k, "_last"): v for k, v in by_name(cell, h_last).items()}
+    assert_close(outputs, expected)
+
+
+# ONNX' own evaluation in NumPy reads forward only, ignores lengths, and has tanh alone for the RNN
+@pytest.mark.parametrize("name", ["elman_tanh", "gru", "gru_reset_after", "lstm", "lstm_peephole"])
+def test_a_written_model_has_our_values_in_float64_by_onnx_own_evaluation(name, needs_x64, tmp_path):
+    cell, params = CELLS[name], random_params(CELLS[name])
+    gj.convert.save_onnx(tmp_path / "model.onnx", cell, params)
+    ys, *_ = ReferenceEvaluator(str(tmp_path / "model.onnx")).run(None, {"xs": XS})
+    assert_close(ys, np.asarray(gj.unroll(cell, params, XS)[1]))
+
+
+@pytest.mark.parametrize("name", CELLS)
+def test_a_model_that_reads_backward_runs_in_onnxruntime(name, tmp_path):
+    runtime = library("onnxruntime")
+    cell, params, xs = CELLS[name], random_params(CELLS[name], np.float32), XS.astype(np.float32)
+    gj.convert.save_onnx(tmp_path / "model.onnx", cell, params, reverse=True, lengths=True)
+    ys, *_ = runtime.InferenceSession(tmp_path / "model.onnx").run(None, {"xs": xs, "lengths": LENGTHS})
+    assert_close(ys, np.asarray(gj.unroll(cell, params, xs, reverse=True, lengths=LENGTHS)[1]))
+    assert gj.convert.load_onnx(tmp_path / "model.onnx").reverse
+
+
+@every_composition
+def test_written_and_read_every_bit_is_the_same(cell, tmp_path):
+    params = random_params(cell, np.float32)
+    gj.convert.save_onnx(tmp_path / "model.onnx", cell, params)
+    layers = zip(cell.cells, params, strict=True) if hasattr(cell, "cells") else [(cell, params)]
+    for i, (layer, own) in enumerate(layers):
+        loaded = gj.convert.load_onnx(tmp_path / "model.onnx", i)
+        assert loaded.cell == layer
+        assert loaded.time_major
+        assert not loaded.reverse
+        assert loaded.h0 is None
+        assert_same_bits(loaded.params, own)
+
+
+# ---- models that others wrote
+
+
+def model_of(kind, tensors, inputs=("xs", "W", "R", "B"), constants=(), nodes=(), **attributes):
+    """A model of one operator, as another program would write it."""
+    operator = helper.make_node(kind, list(inputs), ["ys", "h_last"], name="rnn", **attributes)
+    initializers = [numpy_helper.from_array(np.asarray(v), k) for k, v in tensors.items()] + list(constants)
+    xs = helper.make_tensor_value_info("xs", TensorProto.FLOAT, None)
+    ys = helper.make_tensor_value_info("ys", TensorProto.FLOAT, None)
+    graph = helper.make_graph([*nodes, operator], "others", [xs], [ys], initializers)
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+
+
+def tensors_of(cell, **change):
+    """W, R, B, P of random weights."""
+    return gj.convert.to_onnx(cell, random_params(cell, np.float32)) | change
+
+
+def test_the_attributes_of_an_operator_say_which_cell_it_is():
+    of = gj.convert.load_onnx
+    gru = tensors_of(gj.gru())
+    assert of(model_of("GRU", gru, hidden_size=H)).cell == gj.gru()
+    assert of(model_of("GRU", gru, linear_before_reset=1)).cell == gj.gru(reset_after=True)
+    assert of(model_of("GRU", gru, direction="reverse")).reverse
+    assert not of(model_of("GRU", gru, layout=1)).time_major
+    assert of(model_of("GRU", gru, activations=["Sigmoid", "Tanh"])).cell == gj.gru()
+    both = model_of("GRU", tensors_of(gj.bidirectional(gj.gru())), direction="bidirectional")
+    assert of(both).cell == gj.bidirectional(gj.gru())
+    assert of(model_of("RNN", tensors_of(gj.elman("relu")), activations=["Relu"])).cell == gj.elman("relu")
+    assert of(model_of("RNN", tensors_of(gj.elman()))).cell == gj.elman("tanh")
+    peepholes = tensors_of(gj.lstm(peephole=True))
+    model = model_of("LSTM", peepholes, ("xs", "W", "R", "B", "", "", "", "P"), input_forget=0)
+    assert of(model).cell == gj.lstm(peephole=True)
+    assert of(model_of("LSTM", tensors_of(gj.lstm()))).cell == gj.lstm()
+    no_bias = model_of("LSTM", {k: v for k, v in tensors_of(gj.lstm()).items() if k != "B"}, ("xs", "W", "R"))
+    assert of(no_bias).params.b_i is None
+
+
+@pytest.mark.parametrize("layout", [0, 1])
+def test_a_constant_initial_state_comes_along(layout):
+    h0 = np.random.default_rng(0).normal(size=(2, B, H)).astype(np.float32)
+    constant = numpy_helper.from_array(h0.swapaxes(0, 1) if layout else h0, "h0")
+    cell = gj.bidirectional(gj.gru())
+    tensors = tensors_of(cell)
+    value = helper.make_node("Constant", [], ["h0"], value=constant)
+    inputs = ("xs", "W", "R", "B", "", "h0")
+    for model in (
+        model_of("GRU", tensors, inputs, [constant], direction="bidirectional", layout=layout),
+        model_of("GRU", tensors, inputs, nodes=[value], direction="bidirectional", layout=layout),
+    ):
+        loaded = gj.convert.load_onnx(model)
+        np.testing.assert_array_equal(np.stack(loaded.h0), h0)
+        h_last, _ = gj.unroll(loaded.cell, loaded.params, XS, loaded.h0)
+        assert h_last[0].shape == (B, H)
+    c0 = numpy_helper.from_array(h0[:1], "c0")
+    lstm = model_of("LSTM", tensors_of(gj.lstm()), ("xs", "W", "R", "B", "", "", "c0"), [c0])
+    state = gj.convert.load_onnx(lstm).h0
+    np.testing.assert_array_equal(state.c, h0[0])
+    assert not state.h.any()
+    lengths = numpy_helper.from_array(np.array([3, 1], np.int32), "lengths")
+    loaded = gj.convert.load_onnx(model_of("GRU", tensors_of(gj.gru()), ("xs", "W", "R", "B", "lengths"), [lengths]))
+    assert loaded.lengths.tolist() == [3, 1]
+    assert loaded.h0 is None
+
+
+def refused():
+    """What has no counterpart here, or is no whole tensor."""
+    gru = tensors_of(gj.gru())
+    yield "clip", model_of("GRU", gru, clip=3.0), "GRU 'rnn': got clip=3.0, which no cell here does"
+    yield "input_forget", model_of("LSTM", tensors_of(gj.lstm()), input_forget=1), "got input_forget=1"
+    yield (
+        "activations",
+        model_of("GRU", gru, activations=["HardSigmoid", "Tanh"]),
+        r"got the activations \['hardsigmoid', 'tanh'\]",
+    )
+    yield "activation", model_of("RNN", tensors_of(gj.elman()), activations=["Elu"]), "got the activation elu"
+    scaled = {"activations": ["Affine"], "activation_alpha": [2.0], "activation_beta": [0.0]}
+    yield "affine", model_of("RNN", tensors_of(gj.elman()), **scaled), "got the activation affine.*2.0"
+    yield "direction", model_of("GRU", gru, direction="sideways"), "got direction='sideways'"
+    yield "missing R", model_of("GRU", gru, ("xs", "W", "")), "missing 'R'"
+    yield "computed", model_of("GRU", gru, ("xs", "V", "R")), "got W .'V'. from another operator.*constant folding"
+    yield (
+        "shape",
+        model_of("GRU", gru | {"R": gru["R"][:, :, :-1]}),
+        r"tensors\['W'\]\[0\]: got shape|tensors\['R'\]\[0\]: got shape",
+    )
+    yield "an LSTM's", model_of("GRU", tensors_of(gj.lstm())), "An LSTM has 4 times the hidden size there, a GRU 3"
+    yield (
+        "directions",
+        model_of("GRU", gru, direction="bidirectional"),
+        r"tensors\['W'\]: got shape .*expected 2 on its first axis",
+    )
+    yield "hidden_size", model_of("GRU", gru, hidden_size=7), "got hidden_size=7 beside weights of 5 units"
+    h0 = numpy_helper.from_array(np.zeros((2, B, H), np.float32), "h0")
+    yield (
+        "state",
+        model_of("GRU", gru, ("xs", "W", "R", "B", "", "h0"), [h0]),
+        "initial_h: got shape .2, 3, 5., expected 1 directions",
+    )
+    flat = numpy_helper.from_array(np.zeros(H, np.float32), "h0")
+    yield (
+        "flat state",
+        model_of("GRU", gru, ("xs", "W", "R", "B", "", "h0"), [flat]),
+        "initial_h: got shape .5,., expected 1 directions",
+    )
+    yield "numbers", model_of("GRU", gru | {"W": gru["W"].astype(np.int32)}), "got int32, expected floating-point"
+    short = TensorProto(name="W", data_type=TensorProto.FLOAT, dims=[1, 3 * H, D], raw_data=b"\0" * 8)
+    yield "cut off", model_of("GRU", {k: v for k, v in gru.items() if k != "W"}, constants=[short]), "W: cannot be read: dims"
+    huge = TensorProto(name="W", data_type=TensorProto.FLOAT, dims=[1, 2**40, 2**40], raw_data=b"\0" * 8)
+    yield "huge", model_of("GRU", {k: v for k, v in gru.items() if k != "W"}, constants=[huge]), "W: cannot be read: dims"
+    outside = TensorProto(name="W", data_type=TensorProto.FLOAT, dims=[1, 3 * H, D], data_location=TensorProto.EXTERNAL)
+    outside.external_data.add(key="location", value="../../etc/passwd")
+    yield (
+        "external",
+        model_of("GRU", {k: v for k, v in gru.items() if k != "W"}, constants=[outside]),
+        "stands in a file of its own",
+    )
+    two = model_of("GRU", gru)
+    two.graph.node.append(helper.make_node("GRU", ["xs", "W", "R"], ["other"], name="second"))
+    yield "two operators", two, "got 2 operators.*0: GRU 'rnn'; 1: GRU 'second'"
+    yield "none", helper.make_model(helper.make_graph([], "empty", [], [])), "got 0 operators.*It has none"
+
+
+@pytest.mark.parametrize(("model", "message"), [pytest.param(m, told, id=name) for name, m, told in refused()])
+def test_a_model_that_cannot_be_read_is_told(model, message, tmp_path):
+    assert_told(lambda: gj.convert.load_onnx(model), (TypeError, ValueError), message)
+    (tmp_path / "model.onnx").write_bytes(model.SerializeToString())
+    assert_told(lambda: gj.convert.load_onnx(tmp_path / "model.onnx"), (TypeError, ValueError), f"model.onnx.*{message}")
+
+
+def test_one_of_several_operators_is_chosen_by_name_or_number():
+    model = model_of("GRU", tensors_of(gj.gru()))
+    model.graph.node.append(helper.make_node("GRU", ["xs", "W", "R"], ["other"], name="second", linear_before_reset=1))
+    assert gj.convert.load_onnx(model, "second").cell == gj.gru(reset_after=True)
+    assert gj.convert.load_onnx(model, 0).cell == gj.gru()
+    for node in ("third", 2, -1):
+        assert_told(lambda node=node: gj.convert.load_onnx(model, node), ValueError, "got 0 operators")
+
+
+def test_a_file_that_is_cut_off_anywhere_never_yields_other_weights(tmp_path):
+    """protobuf reads some beginnings of a file as a whole message: then an operator or a weight is missing, and that is told."""
+    params = random_params(gj.gru(), np.float32)
+    gj.convert.save_onnx(tmp_path / "whole.onnx", gj.gru(), params)
+    whole = (tmp_path / "whole.onnx").read_bytes()
+    for end in range(0, len(whole), 7):
+        (tmp_path / "cut.onnx").write_bytes(whole[:end])
+        with pytest.raises((ValueError, TypeError), match=r"cut\.onnx"):
+            gj.convert.load_onnx(tmp_path / "cut.onnx")
+    (tmp_path / "cut.onnx").write_bytes(np.random.default_rng(0).bytes(1000))
+    with pytest.raises(ValueError, match=r"cut\.onnx"):
+        gj.convert.load_onnx(tmp_path / "cut.onnx")
+    with pytest.raises(FileNotFoundError, match=r"none\.onnx"):
+        gj.convert.load_onnx(tmp_path / "none.onnx")
+
+
+def test_what_cannot_be_written_is_told_and_leaves_the_file_as_it_was(tmp_path):
+    path = tmp_path / "model.onnx"
+    path.write_text("before")
+    save = lambda cell, params, **options: lambda: gj.convert.save_onnx(path, cell, params, **options)
+    params = random_params(gj.gru(), np.float32)
+    layers = gj.stack([gj.gru()] * 2, dropout=0.5)
+    assert_told(save(layers, random_params(layers)), TypeError, r"cell\.deterministic\(\)")
+    half = jax.tree.map(lambda leaf: leaf.astype(jnp.bfloat16), params)
+    assert_told(save(gj.gru(), half), TypeError, "params: got bfloat16")
+    both = gj.bidirectional(gj.gru())
+    assert_told(save(both, random_params(both), reverse=True), ValueError, "reverse: got True with two directions")
+    assert_told(save(gj.bidirectional(gj.gru(), merge="sum"), random_params(both)), TypeError, "merge='sum'")
+    assert_told(
+        save(gj.linear_rnn(), random_params(gj.linear_rnn())), TypeError, r"cell: got linear_rnn\(\), which ONNX cannot"
+    )
+    assert_told(save(gj.zoneout(gj.gru(), 0.1).deterministic(), params), TypeError, "cell: got zoneout")
+    assert path.read_text() == "before"
+    assert [p.name for p in tmp_path.iterdir()] == ["model.onnx"]
+    with pytest.raises(FileNotFoundError, match="nowhere"):
+        gj.convert.save_onnx(tmp_path / "nowhere" / "model.onnx", gj.gru(), params)

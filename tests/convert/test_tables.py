@@ -1,0 +1,271 @@
+"""Without any of the libraries: there and back bit for bit, under jit and grad, and what bad input is told."""
+
+import re
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import gru_jax as gj
+from gru_jax.convert import table as tables
+from gru_jax.convert.equinox import EQUINOX
+from gru_jax.convert.flax import LINEN, NNX, NNX_OPTIMIZED
+from gru_jax.convert.haiku import HAIKU
+from gru_jax.convert.keras import KERAS
+from gru_jax.convert.onnx import ONNX
+from gru_jax.convert.pytorch import PYTORCH
+from tests.convert.parity import D, H, assert_same_bits, normal, random_params
+from tests.problems import CELLS, assert_close, assert_told
+
+convert = gj.convert
+AFTER = gj.gru(reset_after=True)
+LIBRARIES = {
+    "pytorch": (PYTORCH, convert.from_pytorch, convert.to_pytorch),
+    "pytorch cell": (PYTORCH, convert.from_pytorch, partial(convert.to_pytorch, of_cell=True)),
+    "keras": (KERAS, convert.from_keras, convert.to_keras),
+    "linen": (LINEN, convert.from_flax_linen, convert.to_flax_linen),
+    "nnx": (NNX, convert.from_flax_nnx, convert.to_flax_nnx),
+    "haiku": (HAIKU, convert.from_haiku, convert.to_haiku),
+    "equinox": (EQUINOX, convert.from_equinox, convert.to_equinox),
+    "onnx": (ONNX, convert.from_onnx, convert.to_onnx),
+}
+PAIRS = [(name, cell) for name, (library, *_) in LIBRARIES.items() for cell in library.tables]
+every_pair = pytest.mark.parametrize(("name", "cell"), PAIRS, ids=lambda item: item if isinstance(item, str) else item.name)
+
+
+def params_for(name, cell, dtype=np.float64, seed=0, bias=True):
+    """Random parameters that the library can hold, with both zeros among the biases."""
+    params = random_params(cell, dtype, seed, bias)
+    if name == "nnx" and cell == AFTER:
+        params = params._replace(c_h=None)
+    if bias and "b_z" in params._fields:
+        params = params._replace(b_z=params.b_z.at[:2].set(jnp.array([0.0, -0.0], dtype)))
+    if name == "haiku" and cell == gj.lstm():  # from there on b_f − 1 is exact; the rest of it is another test
+        params = params._replace(b_f=jnp.asarray(np.linspace(0.5, 2, H), dtype))
+    return params
+
+
+@pytest.mark.parametrize("dtype", [np.float64, np.float32, jnp.bfloat16, np.float16], ids=lambda dtype: np.dtype(dtype).name)
+@every_pair
+def test_there_and_back_every_bit_is_the_same(name, cell, dtype, needs_x64):
+    _, load, save = LIBRARIES[name]
+    params = params_for(name, cell, dtype)
+    assert_same_bits(load(cell, save(cell, params)), params)
+
+
+@every_pair
+def test_under_jit_and_grad_too(name, cell, needs_x64):
+    """A conversion is linear but for offsets: its tangent is the conversion of the tangent, its gradient the transpose."""
+    _, load, save = LIBRARIES[name]
+    params = params_for(name, cell)
+    direct = save(cell, params)
+    traced = jax.jit(partial(save, cell))(params)
+    assert_close(jax.tree.map(np.asarray, traced), direct, tol=0)
+    back, pull = jax.vjp(partial(load, cell), jax.tree.map(jnp.asarray, traced))
+    given = random_params(cell, seed=3)
+    cotangent = type(back)(*(g if leaf is not None else None for g, leaf in zip(given, back, strict=True)))
+    (bar,) = pull(cotangent)
+    dot = lambda a, b: sum(float((x * y).sum()) for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True))
+    moved = jax.tree.map(lambda leaf: jnp.asarray(np.random.default_rng(leaf.size).normal(size=leaf.shape)), traced)
+    _, tangent = jax.jvp(partial(load, cell), (jax.tree.map(jnp.asarray, traced),), (moved,))
+    np.testing.assert_allclose(dot(bar, moved), dot(cotangent, tangent), rtol=1e-12)
+
+
+@pytest.mark.parametrize("name", ["pytorch", "keras", "equinox", "onnx"])
+def test_without_biases(name):
+    library, load, save = LIBRARIES[name]
+    for cell in library.tables:
+        if cell != gj.lstm(peephole=True):
+            params = random_params(cell, np.float32, bias=False)
+            assert_same_bits(load(cell, save(cell, params)), params)
+
+
+def test_layers_and_directions_there_and_back():
+    parts = [gj.bidirectional(gj.lstm()), gj.lstm(), gj.bidirectional(AFTER)]
+    for name, cells in {"pytorch": parts, "keras": [*parts, gj.bidirectional(gj.gru(), merge="sum")]}.items():
+        cell = gj.stack(cells)
+        params = random_params(cell, np.float32)
+        assert_same_bits(LIBRARIES[name][1](cell, LIBRARIES[name][2](cell, params)), params)
+    for cell in (gj.bidirectional(gj.gru()), gj.bidirectional(gj.elman("sigmoid"))):
+        params = random_params(cell, np.float32)
+        assert_same_bits(convert.from_onnx(cell, convert.to_onnx(cell, params)), params)
+
+
+def test_two_rows_of_biases_fold_and_the_function_is_kept():
+    params = random_params(AFTER)
+    state_dict = convert.to_pytorch(AFTER, params)
+    np.testing.assert_array_equal(state_dict["bias_hh_l0"][: 2 * H], -0.0)
+    moved = state_dict | {
+        "bias_ih_l0": state_dict["bias_ih_l0"] - np.r_[np.ones(2 * H), np.zeros(H)],
+        "bias_hh_l0": state_dict["bias_hh_l0"] + np.r_[np.ones(2 * H), np.zeros(H)],
+    }
+    assert_close(convert.from_pytorch(AFTER, moved), params)
+
+
+@every_pair
+def test_from_there_to_here_and_back_every_bit_is_the_same_where_nothing_folds(name, cell):
+    library, load, save = LIBRARIES[name]
+    entries = [part for tensor in library.tables[cell].tensors.values() for row in tables.parts(tensor) for part in row]
+    tensors = normal(jax.tree.map(np.asarray, save(cell, params_for(name, cell, np.float32))), seed=4)
+    back = save(cell, load(cell, tensors))
+    if len({part.field for part in entries}) == len(entries) and not any(part.offset for part in entries):
+        assert_same_bits(jax.tree.map(np.asarray, back), jax.tree.map(np.asarray, tensors))
+    assert_close(load(cell, back), load(cell, tensors))  # and the function, always
+
+
+def test_haikus_forget_bias_is_one_less_and_comes_back_within_a_rounding(needs_x64):
+    params = random_params(gj.lstm())
+    tree = convert.to_haiku(gj.lstm(), params)
+    np.testing.assert_allclose(tree["lstm/linear"]["b"][2 * H : 3 * H], params.b_f - 1, rtol=1e-15)
+    back = convert.from_haiku(gj.lstm(), tree)
+    np.testing.assert_allclose(back.b_f, params.b_f, atol=2 * np.finfo(np.float64).eps)
+    assert_same_bits(back._replace(b_f=None), params._replace(b_f=None))
+
+
+def test_what_is_read_and_written_is_a_copy():
+    """JAX would share the memory of a NumPy array; whoever trains it in place would train ours."""
+    params = random_params(AFTER, np.float32)
+    arrays = convert.to_pytorch(AFTER, params)
+    back = convert.from_pytorch(AFTER, arrays)
+    weights = convert.to_keras(AFTER, params)
+    from_keras = convert.from_keras(AFTER, weights)
+    for array in [*arrays.values(), *weights]:
+        assert array.flags.c_contiguous
+        array += 1
+    assert_same_bits(back, params)
+    assert_same_bits(from_keras, params)
+
+
+# ---- bad input
+
+
+def torch_dict(cell=AFTER, **change):
+    found = convert.to_pytorch(cell, random_params(cell, np.float32))
+    return {k: v for k, v in (found | change).items() if v is not None}
+
+
+BOTH = gj.bidirectional(AFTER)
+BEFORE = "Its GRU resets after the matmul, gj.gru() before it"
+TOLD = {
+    "reset before in PyTorch": (convert.from_pytorch, gj.gru(), {}, TypeError, re.escape(f"cell: got gru(), which PyTorch cannot represent; it has gj.gru(reset_after=True), gj.lstm(peephole=False), gj.elman('tanh'), gj.elman('relu'). {BEFORE}")),
+    "reset before in linen": (convert.from_flax_linen, gj.gru(), {}, TypeError, re.escape(BEFORE)),
+    "reset before in NNX": (convert.from_flax_nnx, gj.gru(), {}, TypeError, re.escape(BEFORE)),
+    "reset before in Equinox": (convert.from_equinox, gj.gru(), {}, TypeError, re.escape(BEFORE)),
+    "reset after in Haiku": (convert.from_haiku, AFTER, {}, TypeError, r"Its GRU resets before the matmul.*Use gj\.gru\(\)"),
+    "peepholes": (convert.from_keras, gj.lstm(peephole=True), [], TypeError, "Keras cannot represent.*has no peepholes"),
+    "sigmoid": (convert.from_pytorch, gj.elman("sigmoid"), {}, TypeError, r"elman\('sigmoid'\), which PyTorch cannot"),
+    "tanh in Haiku": (convert.from_haiku, gj.elman("tanh"), {}, TypeError, "which Haiku cannot represent"),
+    "Elman in Equinox": (convert.from_equinox, gj.elman("tanh"), {}, TypeError, "which Equinox cannot represent"),
+    "a factory": (convert.from_pytorch, gj.gru, {}, TypeError, "cell: got function.*Call the factory"),
+    "noise": (convert.from_pytorch, gj.zoneout(AFTER, 0.1), {}, TypeError, "cell: got zoneout.*PyTorch cannot represent"),
+    "a stack in linen": (convert.from_flax_linen, gj.stack([AFTER]), {}, TypeError, "expected one cell: Flax linen keeps.*Convert each part"),
+    "two directions in Haiku": (convert.from_haiku, gj.bidirectional(gj.gru()), {}, TypeError, "expected one cell: Haiku"),
+    "a stack in ONNX": (convert.from_onnx, gj.stack([AFTER]), {}, TypeError, "expected one layer: each is an operator"),
+    "residual": (convert.from_pytorch, gj.stack([AFTER] * 2, residual=True), {}, TypeError, "residual=True, which PyTorch has no"),
+    "sum": (convert.from_pytorch, gj.bidirectional(AFTER, merge="sum"), {}, TypeError, "merge='sum', which PyTorch does not have"),
+    "layers in a direction": (convert.from_pytorch, gj.bidirectional(gj.stack([AFTER] * 2)), {}, TypeError, r"gj\.stack\(\[gj\.bidirectional\(cell\), …\]\)"),
+    "unequal directions": (convert.from_keras, gj.bidirectional(AFTER, gj.lstm()), [], TypeError, "expected the same cell in both directions"),
+    "a stack in a stack": (convert.from_keras, gj.stack([gj.stack([AFTER])]), [], TypeError, "got a stack in a stack"),
+    "no mapping": (convert.from_pytorch, AFTER, [1], TypeError, r"state_dict: got list.*module\.state_dict\(\)"),
+    "no tree": (convert.from_flax_linen, AFTER, 3, TypeError, "tree: got int, expected a mapping"),
+    "no tensors": (convert.from_onnx, AFTER, 3, TypeError, "tensors: got int, expected a mapping"),
+    "no list": (convert.from_keras, AFTER, {}, TypeError, r"weights: got dict.*layer\.get_weights\(\)"),
+    "missing": (convert.from_pytorch, AFTER, torch_dict(bias_hh_l0=None), ValueError, "state_dict: missing 'bias_hh_l0'. Expected 'weight_ih_l0', 'weight_hh_l0', 'bias_ih_l0', 'bias_hh_l0'"),
+    "surplus": (convert.from_pytorch, AFTER, torch_dict(extra=np.ones(3)), ValueError, "surplus 'extra'"),
+    "of a model": (convert.from_pytorch, AFTER, {f"rnn.{k}": v for k, v in torch_dict().items()}, ValueError, "The names begin with 'rnn.': pass it as prefix"),
+    "two directions": (convert.from_pytorch, AFTER, convert.to_pytorch(BOTH, random_params(BOTH)), ValueError, r"surplus 'bias_hh_l0_reverse'.*The names are those of gj\.bidirectional\(cell\), got gru"),
+    "one direction": (convert.from_pytorch, BOTH, torch_dict(), ValueError, "missing 'weight_ih_l0_reverse'"),
+    "two layers of a cell": (convert.from_pytorch, gj.stack([AFTER] * 2), convert.to_pytorch(AFTER, random_params(AFTER), of_cell=True), ValueError, "missing 'weight_ih_l0'"),
+    "shape": (convert.from_pytorch, AFTER, torch_dict(weight_hh_l0=np.ones((3 * H, H + 1), np.float32)), ValueError, r"state_dict\['weight_hh_l0'\]: got shape \(15, 6\), expected \(18, 6\)"),
+    "transposed": (convert.from_pytorch, gj.elman(), {k: v.T for k, v in torch_dict(gj.elman()).items()}, ValueError, r"state_dict\['weight_ih_l0'\]: got shape \(4, 5\), expected \(5, 5\)"),
+    "an LSTM's": (convert.from_pytorch, AFTER, torch_dict(gj.lstm()), ValueError, "An LSTM has 4 times the hidden size there, a GRU 3"),
+    "no matrix": (convert.from_pytorch, AFTER, torch_dict(weight_hh_l0=np.ones(3, np.float32)), ValueError, r"\['weight_hh_l0'\]: got shape \(3,\), expected a matrix"),
+    "integers": (convert.from_pytorch, AFTER, torch_dict(bias_ih_l0=np.ones(3 * H, int)), TypeError, r"\['bias_ih_l0'\]: got int64, expected floating-point"),
+    "objects": (convert.from_pytorch, AFTER, torch_dict(bias_ih_l0=np.array([None] * 3 * H)), TypeError, r"\['bias_ih_l0'\]: got ndarray, expected an array"),
+    "no array": (convert.from_pytorch, AFTER, torch_dict(bias_ih_l0="text"), TypeError, r"\['bias_ih_l0'\]: got <U4"),
+    "dtypes": (convert.from_pytorch, AFTER, torch_dict(bias_ih_l0=np.ones(3 * H, np.float16)), TypeError, r"got float16 beside the float32.*Pass dtype=jnp\.float32"),
+    "Keras' other GRU": (convert.from_keras, gj.gru(), convert.to_keras(AFTER, random_params(AFTER)), ValueError, r"weights\[2\] \(bias\): got shape \(2, 15\), the two rows of biases of GRU\(reset_after=True\).*Use gj\.gru\(reset_after=True\)"),
+    "Keras' one GRU": (convert.from_keras, AFTER, convert.to_keras(gj.gru(), random_params(gj.gru())), ValueError, r"the one row of biases of GRU\(reset_after=False\).*Use gj\.gru\(\)"),
+    "Keras' number": (convert.from_keras, AFTER, [np.ones(3)] * 4, ValueError, "weights: got 4 arrays, expected 3, or 2 without biases"),
+    "linen's name": (convert.from_flax_linen, AFTER, {"params": {}}, ValueError, r"missing 'ir/kernel'.*variables\['params'\]\['cell'\]"),
+    "linen's place": (convert.from_flax_linen, gj.elman(), {"i": {"kernel": np.ones((D, H)), "bias": np.ones(H)}, "h": {"kernel": np.ones((H, H + 1))}}, ValueError, r"tree\['h'\]\['kernel'\]: got shape \(5, 6\), expected \(5, 5\)"),
+    "Haiku's module": (convert.from_haiku, gj.gru(), {"mine": {"w_i": 1}}, ValueError, "tree under 'gru': missing 'w_i'.*Its modules are 'mine'"),
+    "ONNX' directions": (convert.from_onnx, gj.gru(), {"W": np.ones((3 * H, D)), "R": np.ones((3 * H, H))}, ValueError, r"tensors\['W'\]: got shape \(15, 4\), expected 1 on its first axis"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", TOLD)
+def test_bad_input_is_told(name, needs_x64):
+    load, cell, given, error, message = TOLD[name]
+    assert_told(lambda: load(cell, given), error, message)
+
+
+def test_what_a_library_cannot_hold_is_told():
+    params = random_params(AFTER, np.float32)
+    lacking = params._replace(c_h=None)
+    told = r"params\.c_h: got None, which PyTorch cannot leave out.*params\._replace\(c_h=jnp\.zeros\(\(5,\), jnp\.float32\)\)"
+    assert_told(lambda: convert.to_pytorch(AFTER, lacking), ValueError, told)
+    convert.to_pytorch(AFTER, lacking._replace(c_h=jnp.zeros(5, jnp.float32)))
+    told = r"params\.c_h: got an array, which Flax NNX has no place for.*params\._replace\(c_h=None\)"
+    assert_told(lambda: convert.to_flax_nnx(AFTER, params), ValueError, told)
+    for save, cell in ((convert.to_flax_linen, AFTER), (convert.to_haiku, gj.gru()), (convert.to_haiku, gj.elman("relu"))):
+        bare = random_params(cell, bias=False)
+        assert_told(lambda save=save, cell=cell, bare=bare: save(cell, bare), ValueError, "got None, which .* cannot leave out")
+    assert_told(
+        lambda: convert.to_pytorch(AFTER, random_params(gj.gru())), TypeError, "params: got GRUParams, expected GRUResetAfter"
+    )
+    mixed = gj.bidirectional(gj.gru())
+    half = random_params(mixed)._replace(backward=random_params(gj.gru(), bias=False))
+    assert_told(lambda: convert.to_onnx(mixed, half), ValueError, "params: got biases in some layers or directions")
+    assert_told(lambda: convert.to_keras(mixed, half), ValueError, "params: got biases in some layers or directions")
+    both = gj.bidirectional(AFTER)
+    half = random_params(both)._replace(backward=random_params(AFTER, bias=False))
+    assert_told(lambda: convert.to_pytorch(both, half), ValueError, "params: got biases in some layers or directions")
+    assert_told(
+        lambda: convert.to_pytorch(BOTH, random_params(BOTH), of_cell=True), ValueError, "of_cell: got True for bidirectional"
+    )
+    assert_told(
+        lambda: convert.to_flax_nnx(gj.elman(), random_params(gj.elman()), optimized=True),
+        ValueError,
+        "optimized: got True for",
+    )
+
+
+def test_float64_is_refused_where_jax_would_cut_it():
+    arrays = convert.to_pytorch(AFTER, random_params(AFTER))
+    with jax.enable_x64(False):
+        assert_told(
+            lambda: convert.from_pytorch(AFTER, arrays), TypeError, "got float64, which JAX would cut.*dtype=jnp.float32"
+        )
+        assert convert.from_pytorch(AFTER, arrays, dtype=jnp.float32).W_z.dtype == jnp.float32
+
+
+# ---- the tables
+
+
+def every_table():
+    for name, (library, *_) in LIBRARIES.items():
+        for cell, table in library.tables.items():
+            yield pytest.param(cell, table, id=f"{name} {cell.name}")
+    yield pytest.param(gj.lstm(), NNX_OPTIMIZED, id="nnx optimized")
+
+
+@pytest.mark.parametrize(("cell", "table"), list(every_table()))
+def test_a_table_names_every_parameter_of_its_cell_and_each_entry_can_be_read(cell, table):
+    words = [word for expression in table.tensors.values() for word in expression.replace("/", " ").split()]
+    entries = [part for expression in table.tensors.values() for row in tables.parts(expression) for part in row]
+    assert len(entries) == len(words)
+    present = {field for field, leaf in random_params(cell)._asdict().items() if leaf is not None}
+    named = {part.field for part in entries}
+    assert named == (present - {"c_h"} if "c_h" not in named else present)
+    signs = {part.field: {other.sign for other in entries if other.field == part.field} for part in entries}
+    assert all(len(both) == 1 for both in signs.values())
+    keeps_old = {field for field, sign in signs.items() if sign == {-1}}
+    assert keeps_old in (set(), {"W_z", "U_z", "b_z"})
+    assert type(random_params(cell)) is table.params_type
+
+
+def test_every_built_in_cell_goes_somewhere():
+    assert set(CELLS.values()) == {cell for library, *_ in LIBRARIES.values() for cell in library.tables}
