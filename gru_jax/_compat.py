@@ -9,6 +9,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn, Primitive, jaxpr_as_fun
 from jax.interpreters import ad, batching, mlir
 from jax.sharding import AxisType, PartitionSpec
@@ -75,10 +76,14 @@ def vary_like(tree: Any, *like: Any) -> Any:
     The transpose of this cast is the sum over those axes: a parameter that is replicated comes in through it, and its gradient
     goes out all-reduced, once per call.
     """
-    axes = frozenset().union(*map(_varying_axes, jax.tree.leaves(like)))
+    return varying(tree, *frozenset().union(*map(_varying_axes, jax.tree.leaves(like))))
+
+
+def varying(tree: Any, *axes: str) -> Any:
+    """`tree` varying over these mesh axes, inside `shard_map`."""
 
     def cast(leaf):
-        missing = tuple(axes - _varying_axes(leaf))
+        missing = tuple(axis for axis in axes if axis not in _varying_axes(leaf))
         return jax.lax.pcast(leaf, missing, to="varying") if missing else leaf
 
     return jax.tree.map(cast, tree) if axes else tree
@@ -105,6 +110,27 @@ def _explicit_spec(x: jax.Array) -> tuple[Any, ...]:
     """How the axes of `x` are sharded over Explicit mesh axes; empty where there are none."""
     sharding = jax.typeof(x).sharding
     return tuple(sharding.spec) if AxisType.Explicit in sharding.mesh.axis_types else ()
+
+
+def gathered(leaf: Any) -> Any:
+    """An array that is spread over processes, whole on the host of each; every process must ask."""
+    from jax.experimental import multihost_utils
+
+    return multihost_utils.process_allgather(leaf, tiled=True)
+
+
+def from_every_process(flag: bool) -> Any:
+    """The flags of all processes; every process must ask."""
+    from jax.experimental import multihost_utils
+
+    return multihost_utils.process_allgather(np.array(flag))
+
+
+def wait_for_processes(name: str) -> None:
+    """Returns when every process has come here."""
+    from jax.experimental import multihost_utils
+
+    multihost_utils.sync_global_devices(name)
 
 
 def map_jaxprs(transform: Any, value: Any) -> Any:

@@ -118,6 +118,11 @@ def test_the_figures_of_both_readmes_are_those_of_the_results():
         f"{by_hand['summary']['final_cost']['correct, lr 0.01, cost at every stamp']:.7f}, "
         f"{by_hand['results']['five_sequences']['every_stamp_run_by_last_state']:.7f}",
     ]
+    in_the_table.append(
+        "| "
+        + ", ".join(f"{gain:.2f}" for gain in result("training_speed")["summary"]["gain of one device per core"].values())
+        + " |"
+    )
     table = (ROOT / "experiments" / "README.md").read_text("utf-8")
     for figure in in_both:
         assert figure in README, figure

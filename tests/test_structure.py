@@ -26,7 +26,7 @@ MAY_IMPORT = {
     "flow": {"bptt"},
     "plot": set(),
     "heads": set(),
-    "train": set(),
+    "train": {"_compat"},
     "convert": {"bptt", "cells", "wrappers", "_compat"},  # its tables are by cell
     "verify": {"_compat"},  # verifies any function; cases.py alone knows the cells, and imports them when it is asked for them
     "__init__": {"bptt", "cells", "wrappers", "flow", "heads", "plot", "train", "verify", "convert"},

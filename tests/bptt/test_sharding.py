@@ -12,7 +12,8 @@ ROOT = Path(__file__).parents[2]
 pytestmark = pytest.mark.derivative
 
 
-@pytest.mark.parametrize("devices", [2, pytest.param(4, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("devices", [2, 4])
 def test_every_way_of_sharding_gives_the_results_of_one_device_and_reduces_once(devices):
     script = [sys.executable, "tests/bptt/sharded.py", str(devices)]
     process = subprocess.run(script, cwd=ROOT, capture_output=True, text=True, check=False, env={"PYTHONPATH": str(ROOT)})

@@ -1,7 +1,7 @@
 """The training loop: it learns, repeats itself bit for bit, sees every example, compiles once, and leaves its arguments alone."""
 
+import sys
 from functools import partial
-from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -12,21 +12,10 @@ import pytest
 import gru_jax as gj
 from gru_jax.train.batches import batch_indices
 from tests.problems import assert_told
+from tests.train.problem import KEY, D, N, T, data, init
 
-N, T, D, H = 20, 6, 2, 7
-KEY = jax.random.key(0)
-XS = jax.random.bernoulli(jax.random.key(1), 0.5, (N, T, D)).astype(jnp.float32)
-DATA = (XS, XS.sum((1, 2))[:, None])
-
-
-class Params(NamedTuple):
-    cell: gj.cells.GRUParams
-    readout: gj.heads.DenseParams
-
-
-def init(seed=0):
-    keys = jax.random.split(jax.random.key(seed))
-    return Params(gj.gru().init(keys[0], D, H), gj.heads.init_dense(keys[1], H, 1))
+DATA = data()
+XS = DATA[0]
 
 
 def loss_fn(params, batch, key):
@@ -53,9 +42,9 @@ def test_it_learns_to_count_ones():
 
 def test_it_takes_the_steps_of_a_plain_loop():
     params, opt_state = init(), OPTIMIZER.init(init())
-    losses = []
+    losses, gradient = [], jax.jit(jax.value_and_grad(loss_fn, has_aux=True))
     for _ in range(7):
-        (loss, _), grads = jax.value_and_grad(loss_fn, has_aux=True)(params, DATA, KEY)
+        (loss, _), grads = gradient(params, DATA, KEY)
         updates, opt_state = OPTIMIZER.update(grads, opt_state, params)
         params = optax.apply_updates(params, updates)
         losses.append(loss)
@@ -97,19 +86,28 @@ def test_every_example_is_seen_once_an_epoch_and_batches_are_a_function_of_key_a
     assert ((far >= 0) & (far < N)).all()
 
 
-def test_each_length_of_dispatch_is_traced_once_over_many_calls():
+def counted(loss_fn):
+    """(the function, a list that grows with every trace)."""
     traces = []
 
-    def counted(params, batch, key):
+    def of(*args):
         traces.append(1)
-        return loss_fn(params, batch, key)
+        return loss_fn(*args)
 
-    run = partial(gj.train.fit, counted, init(), OPTIMIZER, DATA, key=KEY, batch_size=4, steps_per_dispatch=5)
+    return of, traces
+
+
+def test_a_batch_shape_is_compiled_once_whatever_the_number_of_steps(tmp_path):
+    of, traces = counted(loss_fn)
+    run = partial(gj.train.fit, of, init(), OPTIMIZER, DATA, key=KEY, steps_per_dispatch=5, batch_size=4)
     run(steps=20)
+    run(steps=22)
+    run(steps=3, evaluate=lambda params: {}, evaluate_every=2)
     assert len(traces) == 1
-    run(steps=22)
-    assert len(traces) == 2  # the two steps left over
-    run(steps=22)
+    run(steps=12, folder=tmp_path)
+    run(steps=21, folder=tmp_path)  # resumed
+    assert len(traces) == 1
+    run(steps=3, batch_size=6)
     assert len(traces) == 2
 
 
@@ -149,9 +147,90 @@ def test_the_progress_bar_shows_the_loss(capsys):
 
 
 def test_without_tqdm_the_bar_says_what_to_install(monkeypatch):
-    monkeypatch.setitem(__import__("sys").modules, "tqdm.auto", None)
+    monkeypatch.setitem(sys.modules, "tqdm.auto", None)
     with pytest.raises(ImportError, match=r"progress: got True, expected tqdm.*pip install tqdm"):
         fit(steps=1, progress=True)
+
+
+def test_schedules_and_injected_hyperparameters_of_optax_do_what_they_say():
+    schedule = optax.piecewise_constant_schedule(1e-2, {3: 0.0})
+    fitted = gj.train.fit(loss_fn, init(), optax.sgd(schedule), DATA, key=KEY, steps=6)
+    after_three = gj.train.fit(loss_fn, init(), optax.sgd(1e-2), DATA, key=KEY, steps=3)
+    assert identical(fitted.params, after_three.params)
+    injected = optax.inject_hyperparams(optax.sgd)(learning_rate=schedule)
+    fitted = gj.train.fit(loss_fn, init(), injected, DATA, key=KEY, steps=6)
+    assert identical(fitted.params, after_three.params)
+    assert float(fitted.opt_state.hyperparams["learning_rate"]) == 0
+
+
+def test_an_optimiser_that_asks_for_the_loss_gets_it():
+    optimizer = optax.chain(optax.sgd(1e-2), optax.contrib.reduce_on_plateau(patience=1, factor=0.5, rtol=1.0))
+    fitted = gj.train.fit(loss_fn, init(), optimizer, DATA, key=KEY, steps=9)
+    assert 0 < float(fitted.opt_state[1].scale) < 1
+
+
+@pytest.mark.parametrize("parts", [2, 5])
+def test_a_gradient_in_parts_is_the_gradient(parts):
+    whole, in_parts = fit(steps=6, batch_size=10), fit(steps=6, batch_size=10, accumulate=parts)
+    for ours, theirs in zip(
+        jax.tree.leaves((in_parts.params, in_parts.history["loss"])),
+        jax.tree.leaves((whole.params, whole.history["loss"])),
+        strict=True,
+    ):
+        np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-5)
+
+
+def test_parts_of_a_masked_mean_count_by_their_weight():
+    """Each part's mean is over another number of steps; only with weights is their mean that of the whole."""
+    mask = jnp.arange(T) < jnp.array([1, 2, 6, 6])[:, None]
+    batch = (jax.random.normal(KEY, (4, T)), mask)
+
+    def masked(params, batch, key):
+        values, mask = batch
+        return jnp.where(mask, (params * values - 1) ** 2, 0).sum() / mask.sum(), {}
+
+    run = partial(gj.train.fit, masked, jnp.float32(2), optax.sgd(0.1), batch, key=KEY, steps=4)
+    whole = float(run().params)
+    np.testing.assert_allclose(float(run(accumulate=2, weight=lambda batch: batch[1].sum()).params), whole, rtol=1e-5)
+    assert abs(float(run(accumulate=2).params) - whole) > 1e-3
+
+
+def test_early_stopping_keeps_the_best_parameters():
+    values = jnp.array([5.0, 3.0, 4.0, jnp.nan, 3.5, 1.0])
+    drift = lambda params, batch, key: (-params, {})  # parameters count the steps
+    of = lambda rule, steps=6: gj.train.fit(
+        drift,
+        jnp.float32(0),
+        optax.sgd(1.0),
+        jnp.ones(2),
+        key=KEY,
+        steps=steps,
+        evaluate=lambda params: {"metric": values[params.astype(int)]},
+        evaluate_every=1,
+        early_stopping=rule,
+    )
+    stopped = of(gj.train.EarlyStopping("metric", patience=3), steps=5)
+    assert (stopped.steps, stopped.stopped, stopped.best_step, float(stopped.best_params)) == (4, "early_stopping", 1, 1.0)
+    kept = of(gj.train.EarlyStopping("metric"), steps=5)
+    assert (kept.steps, kept.stopped, kept.best_step) == (5, None, 5)
+    most = of(gj.train.EarlyStopping("metric", mode="max"), steps=5)
+    assert (most.best_step, float(most.best_params)) == (0, 0.0)
+    assert of(gj.train.EarlyStopping("metric", min_delta=2.5), steps=5).best_step == 5
+    assert fit(steps=2).best_params is None
+
+
+def test_a_callback_sees_every_dispatch_and_may_stop():
+    seen = []
+
+    def callback(moment):
+        seen.append(
+            (moment.step, moment.metrics["loss"].shape, jax.tree.structure(moment.params) == jax.tree.structure(init()))
+        )
+        return moment.step >= 6
+
+    fitted = fit(steps=20, steps_per_dispatch=3, callbacks=[callback])
+    assert seen == [(3, (3,), True), (6, (3,), True)]
+    assert (fitted.steps, fitted.stopped, len(fitted.history["loss"])) == (6, "callback", 6)
 
 
 def constant(result):
@@ -170,6 +249,16 @@ BAD = {
     "batch of nothing": (lambda: fit(steps=1, batch_size=0), ValueError, r"batch_size: got 0, expected 1 to 20"),
     "data of different lengths": (lambda: gj.train.fit(loss_fn, init(), OPTIMIZER, (XS, XS[:3]), key=KEY, steps=1), ValueError, r"data: got leading axes \[3, 20\]"),
     "no data": (lambda: gj.train.fit(loss_fn, init(), OPTIMIZER, None, key=KEY, steps=1), TypeError, r"data: got NoneType, expected arrays"),
+    "save_every without a folder": (lambda: fit(steps=1, save_every=5), ValueError, "save_every: got 5 without a folder"),
+    "keep": (lambda: fit(steps=1, keep=1), ValueError, "keep: got 1, expected at least 2"),
+    "accumulate": (lambda: fit(steps=1, batch_size=10, accumulate=3), ValueError, r"accumulate: got 3 for a batch of shape \(10, 6, 2\)"),
+    "a rule without evaluate": (lambda: fit(steps=1, early_stopping=gj.train.EarlyStopping("loss")), ValueError, "early_stopping: got a rule without evaluate"),
+    "no rule": (lambda: fit(steps=1, early_stopping=3, evaluate=lambda p: {}), TypeError, "early_stopping: got int"),
+    "a mode": (lambda: fit(steps=1, early_stopping=gj.train.EarlyStopping("loss", mode="most"), evaluate=lambda p: {}), ValueError, "mode='most'"),
+    "a metric": (lambda: fit(steps=1, early_stopping=gj.train.EarlyStopping("a"), evaluate=lambda p: {"b": jnp.ones(())}), ValueError, "the metric 'a', expected one of evaluate's: b"),
+    "a mesh": (lambda: fit(steps=1, mesh=jax.sharding.Mesh(np.array(jax.devices()[:1]).reshape(1, 1), ("a", "b"))), TypeError, "mesh: got .*one axis"),
+    "a carry": (lambda: gj.train.fit(lambda p, b, k, c: (jnp.ones(()), {}, c[:1]), jnp.ones(1), OPTIMIZER, DATA, key=KEY, steps=1, carry=jnp.ones(2)), TypeError, r"got a carry of float\d\d\[1\], expected float\d\d\[2\]"),
+    "no carry": (lambda: gj.train.fit(lambda p, b, k, c: (jnp.ones(()), {}), jnp.ones(1), OPTIMIZER, DATA, key=KEY, steps=1, carry=jnp.ones(2)), TypeError, r"expected \(loss, metrics, carry\)"),
     "batch size beside a function": (lambda: gj.train.fit(loss_fn, init(), OPTIMIZER, lambda key: DATA, key=KEY, steps=1, batch_size=4), ValueError, r"batch_size: got 4 beside a function"),
 }  # fmt: skip
 

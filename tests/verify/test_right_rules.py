@@ -12,6 +12,7 @@ from tests.problems import CELLS, normal_like
 from tests.verify.rules import MAKE, arguments, fast
 
 SHAPES = [(5, 2, 3, 4), (1, 1, 1, 1), (7, 3, 4, 5), (2, 4, 1, 3), (6, 1, 5, 2), (3, 2, 4, 1), (8, 3, 2, 6), (9, 2, 5, 3)]
+MAIN = SHAPES[:3]  # the others run with the slow tests
 SEEDS_OF_EACH = 25
 RULES = (*CELLS, *MAKE)  # three of them at each shape
 
@@ -29,7 +30,7 @@ def random_problem(name, seed, shape):
     return params, xs, jax.tree.map(draw, cell.initial_state(params, (batch,)))
 
 
-@pytest.mark.parametrize("shape", SHAPES, ids=str)
+@pytest.mark.parametrize("shape", [pytest.param(s, marks=() if s in MAIN else pytest.mark.slow) for s in SHAPES], ids=str)
 def test_right_rules_are_never_red(shape):
     number = SHAPES.index(shape)
     for seed in range(SEEDS_OF_EACH):

@@ -1,0 +1,134 @@
+"""What a run records: arrays in memory, and one JSON line per step in a file that can be read while it runs.
+
+    {"step": 17, "loss": 0.25, "accuracy": 0.9}           of step 17, before its update
+    {"step": 20, "evaluation": {"nats": 0.3}}             of the parameters after 20 steps
+
+A number that is not finite is null.
+"""
+
+import json
+import math
+import os
+from collections import defaultdict
+from pathlib import Path
+from typing import Any, TextIO
+
+import numpy as np
+
+NAME = "history.jsonl"
+
+
+class History:
+    """Losses, metrics and evaluations of a run, from `step` 0 on."""
+
+    def __init__(
+        self,
+        folder: Path | None,
+        writes: bool,
+        step: int,
+        last_evaluation: int,
+        metrics: dict[str, str],
+        evaluated: dict[str, str],
+    ) -> None:
+        """Opens the history in `folder`, with what it holds of the first `step` steps and of the evaluations up to
+        `last_evaluation`, in these dtypes; without a folder, and in a process that does not write, it grows in memory only."""
+        self.metrics: dict[str, list[np.ndarray]] = defaultdict(list)
+        self.evaluations: dict[str, list[Any]] = defaultdict(list)
+        self._file: TextIO | None = None
+        if folder is None:
+            return
+        kept = _lines(folder / NAME, step, last_evaluation)
+        self._remember(kept, step, metrics, evaluated)
+        if writes:
+            (folder / f".{NAME}").write_text("".join(json.dumps(line) + "\n" for line in kept), "utf-8")
+            os.replace(folder / f".{NAME}", folder / NAME)
+            self._file = open(folder / NAME, "a", encoding="utf-8")  # noqa: SIM115 (closed by close)
+
+    def _remember(self, lines: list[dict[str, Any]], step: int, metrics: dict[str, str], evaluated: dict[str, str]) -> None:
+        steps = {line["step"]: line for line in lines if "evaluation" not in line}
+        missing = next((line for line in steps.values()), {})
+        for name, dtype in metrics.items():
+            like = np.full_like(np.asarray(missing.get(name, 0), np.float64), np.nan)  # where a line is gone
+            rows = [steps.get(i, {}).get(name, like) for i in range(step)]
+            self.metrics[name].append(_numbers(rows, like.shape).astype(dtype))
+        for line in lines:
+            if "evaluation" in line:
+                row = {name: _numbers(value, None) for name, value in line["evaluation"].items()}
+                self.evaluated(
+                    line["step"], {name: value.astype(evaluated.get(name, "float64")) for name, value in row.items()}
+                )
+
+    def add(self, step: int, metrics: dict[str, np.ndarray]) -> None:
+        """The metrics of the steps from `step` on, each `(steps, …)`."""
+        for name, values in metrics.items():
+            self.metrics[name].append(values)
+        if self._file is not None:
+            columns = {name: values.tolist() for name, values in metrics.items()}
+            for i in range(len(next(iter(metrics.values())))):
+                self._write({"step": step + i} | {name: values[i] for name, values in columns.items()})
+            self._file.flush()
+
+    def evaluated(self, step: int, metrics: dict[str, np.ndarray]) -> None:
+        """The metrics of an evaluation after `step` steps."""
+        self.evaluations["step"].append(step)
+        for name, value in metrics.items():
+            self.evaluations[name].append(np.asarray(value))
+        if self._file is not None:
+            self._write({"step": step, "evaluation": {name: np.asarray(value).tolist() for name, value in metrics.items()}})
+            self._file.flush()
+
+    def synced(self) -> None:
+        """Returns when the file is on the disk."""
+        if self._file is not None:
+            self._file.flush()
+            os.fsync(self._file.fileno())
+
+    def close(self) -> None:
+        """Closes the file."""
+        if self._file is not None:
+            self._file.close()
+
+    def arrays(self) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
+        """(metrics, evaluations), each an array."""
+        metrics = {name: np.concatenate(parts) for name, parts in self.metrics.items()}
+        return metrics, {name: np.asarray(values) for name, values in self.evaluations.items()}
+
+    def dtypes(self) -> tuple[dict[str, str], dict[str, str]]:
+        """Of the metrics and of the evaluations, for reading them again."""
+        of = lambda found: {name: str(np.asarray(parts[-1]).dtype) for name, parts in found.items() if parts}
+        return of(self.metrics), of(self.evaluations)
+
+    def _write(self, line: dict[str, Any]) -> None:
+        assert self._file is not None
+        self._file.write(json.dumps(_plain(line), allow_nan=False) + "\n")
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {name: _plain(item) for name, item in value.items()}
+    if isinstance(value, list):
+        return [_plain(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _numbers(value: Any, shape: tuple[int, ...] | None) -> np.ndarray:
+    """Numbers with NaN for null."""
+    array = np.asarray(value, object)
+    numbers = array.astype(np.float64)  # None becomes NaN
+    return numbers.reshape(-1, *shape) if shape is not None else numbers
+
+
+def _lines(path: Path, step: int, last_evaluation: int) -> list[dict[str, Any]]:
+    """The lines that belong to a checkpoint; a line cut off by a crash is left out."""
+    if not path.exists():
+        return []
+    found = []
+    for text in path.read_text("utf-8", errors="replace").splitlines():
+        try:
+            line = json.loads(text)
+            before = line["step"] <= last_evaluation if "evaluation" in line else line["step"] < step
+        except (ValueError, KeyError, TypeError):
+            continue
+        if before:
+            found.append(line)
+    return found

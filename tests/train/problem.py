@@ -1,0 +1,87 @@
+"""The small problem of the training tests: count ones. Also a process of its own: `python -m tests.train.problem FOLDER STEPS PAUSE`.
+
+Prints one JSON line with digests of the parameters, the optimiser's state and the history.
+"""
+
+import hashlib
+import json
+import os
+import sys
+from functools import partial
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+import gru_jax as gj
+from gru_jax.train.folder import named
+
+N, T, D, H = 20, 6, 2, 7
+KEY = jax.random.key(0)
+
+
+class Params(NamedTuple):
+    cell: gj.cells.GRUParams
+    readout: gj.heads.DenseParams
+
+
+def init(seed=0, hidden=H):
+    keys = jax.random.split(jax.random.key(seed))
+    return Params(gj.gru().init(keys[0], D, hidden), gj.heads.init_dense(keys[1], hidden, 1))
+
+
+def data(seed=1):
+    xs = jax.random.bernoulli(jax.random.key(seed), 0.5, (N, T, D)).astype(jnp.float32)
+    return xs, xs.sum((1, 2))[:, None]
+
+
+def loss_fn(params, batch, key):
+    xs, targets = batch
+    h_last, _ = gj.unroll(gj.gru(), params.cell, xs, time_major=False)
+    noise = 0.01 * jax.random.normal(key, targets.shape)
+    loss = gj.heads.squared_error(gj.heads.dense(params.readout, h_last), targets + noise).mean()
+    return loss, {"root": jnp.sqrt(loss)}
+
+
+def evaluate(params):
+    return {"error": jnp.sqrt(loss_fn(params, data(2), KEY)[0])}
+
+
+OPTIMIZER = optax.chain(optax.clip_by_global_norm(1.0), optax.adam(optax.cosine_decay_schedule(1e-2, 1000)))
+fit = partial(gj.train.fit, loss_fn, init(), OPTIMIZER, data(), key=KEY, batch_size=6, steps_per_dispatch=5)
+
+
+def digest(tree):
+    """One text for all bits of a tree."""
+    content = hashlib.sha256()
+    for leaf in named(tree).values():
+        content.update(np.asarray(leaf).tobytes())
+    return content.hexdigest()
+
+
+def digests(fitted):
+    """Of everything a resumed run must have in common with one that was not interrupted."""
+    parts = {name: getattr(fitted, name) for name in ("params", "opt_state", "history", "evaluations", "best_params")}
+    return {name: digest(part) for name, part in parts.items()} | {"steps": fitted.steps}
+
+
+SETTINGS = {"evaluate": evaluate, "evaluate_every": 10, "early_stopping": gj.train.EarlyStopping("error"), "save_every": 5}
+
+if __name__ == "__main__":
+    folder, steps, pause = sys.argv[1], int(sys.argv[2]), float(sys.argv[3])
+
+    def ready(moment):
+        import time
+
+        print(f"step {moment.step}", flush=True)
+        time.sleep(pause)
+
+    fitted = fit(
+        steps=steps,
+        folder=None if folder == "none" else folder,
+        callbacks=[ready],
+        **(SETTINGS | ({"save_every": None} if folder == "none" else {})),
+    )
+    print(json.dumps(digests(fitted) | {"pid": os.getpid()}), flush=True)

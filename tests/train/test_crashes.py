@@ -1,0 +1,236 @@
+"""Crashes at every step of a save, real SIGKILLs, full disks, SIGTERM and SIGINT: what was saved stays, and a run goes on from it."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+import warnings
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from gru_jax.train import checkpoint
+from gru_jax.train.checkpoint import Saved
+from tests.problems import assert_told
+
+ROOT = Path(__file__).parents[2]
+
+
+class Killed(BaseException):
+    """The process ends here: no handler, no clean-up."""
+
+
+def saved(step):
+    return Saved(
+        step, {"W": np.full((3, 4), step, np.float32), "count": np.asarray(step), "nothing": np.zeros((0, 2))}, {"at": step}
+    )
+
+
+def whole(found):
+    """Whether a checkpoint is one of those that were saved."""
+    return found.meta == {"at": found.step} and (found.arrays["W"] == found.step).all() and found.arrays["count"] == found.step
+
+
+CALLS = [(checkpoint, "_write_arrays"), (checkpoint, "write_manifest"), (checkpoint, "_sync"), (os, "rename"), (checkpoint, "publish"), (checkpoint, "prune"), (checkpoint.shutil, "rmtree")]  # fmt: skip
+
+
+@pytest.mark.parametrize("after", [False, True], ids=["before", "after"])
+@pytest.mark.parametrize(("module", "name"), CALLS, ids=[name for _, name in CALLS])
+def test_a_crash_at_any_point_of_a_save_leaves_the_newest_valid_checkpoint(module, name, after, tmp_path, monkeypatch):
+    """Each call of each step of a save in turn, before it and after it."""
+    for nth in range(1, 30):
+        folder = tmp_path / str(nth)
+        for step in (1, 2, 3):
+            checkpoint.save(folder, saved(step), keep=2)
+        calls, original = [], getattr(module, name)
+
+        def crash(*args, nth=nth, calls=calls, original=original, **options):
+            calls.append(1)
+            if len(calls) == nth and not after:
+                raise Killed
+            result = original(*args, **options)
+            if len(calls) == nth:
+                raise Killed
+            return result
+
+        with monkeypatch.context() as patch:
+            patch.setattr(module, name, crash)
+            try:
+                checkpoint.save(folder, saved(4), keep=2)
+                break  # fewer calls than that
+            except Killed:
+                pass
+        found = checkpoint.newest(folder)
+        assert found.step in (3, 4)
+        assert whole(found)
+        checkpoint.save(folder, saved(5), keep=2)  # the next run cleans up
+        assert whole(checkpoint.newest(folder))
+        assert not list(folder.glob(".tmp_*"))
+    assert nth > 1
+
+
+@pytest.mark.parametrize("nth", range(1, 4))
+def test_a_crash_while_a_damaged_checkpoint_is_replaced_leaves_a_whole_one(nth, tmp_path, monkeypatch):
+    for step in (1, 2):
+        checkpoint.save(tmp_path, saved(step), keep=2)
+    (tmp_path / "step_000000000002" / "manifest.json").write_text("")
+    renames, original = [], os.rename  # Orbax' own, the damaged one aside, the new one in its place
+
+    def crash(*args):
+        renames.append(args)
+        if len(renames) == nth:
+            raise Killed
+        original(*args)
+
+    monkeypatch.setattr(os, "rename", crash)
+    with pytest.raises(Killed):
+        checkpoint.save(tmp_path, saved(2), keep=2)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the damaged one may still be there
+        found = checkpoint.newest(tmp_path)
+    assert found.step == 1
+    assert whole(found)
+
+
+@pytest.mark.parametrize(("module", "name"), [(checkpoint, "_write_arrays"), (checkpoint, "_sync"), (os, "rename")])
+@pytest.mark.parametrize("number", [28, 13, 30], ids=["full", "denied", "read only"])
+def test_a_disk_that_does_not_write_is_told_and_nothing_saved_is_lost(module, name, number, tmp_path, monkeypatch):
+    checkpoint.save(tmp_path, saved(1), keep=2)
+
+    def fails(*args):
+        raise OSError(number, os.strerror(number))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(module, name, fails)
+        assert_told(
+            lambda: checkpoint.save(tmp_path, saved(2), keep=2),
+            OSError,
+            f"{tmp_path}; earlier ones are as they were.*{os.strerror(number)}",
+        )
+    assert checkpoint.newest(tmp_path).step == 1
+    assert not list(tmp_path.glob(".tmp_*"))
+
+
+# ---- real processes
+
+
+def process(folder, steps=40, pause=0.0):
+    command = [sys.executable, "-m", "tests.train.problem", str(folder), str(steps), str(pause)]
+    environment = os.environ | {
+        "JAX_COMPILATION_CACHE_DIR": str(folder) + "_cache",
+        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+    }
+    return subprocess.Popen(command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def finished(folder, steps=40):
+    """The digests of a run that is left to end."""
+    out, err = process(folder, steps).communicate(timeout=120)
+    lines = out.splitlines()
+    assert lines, err
+    return {name: value for name, value in json.loads(lines[-1]).items() if name != "pid"}
+
+
+def until(child, line):
+    """Reads until the child says this."""
+    for said in child.stdout:
+        if said.strip() == line:
+            return
+    raise AssertionError(f"the child ended without {line}: {child.stderr.read()}")
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(tmp_path_factory):
+    return finished(tmp_path_factory.mktemp("uninterrupted") / "run")
+
+
+@pytest.mark.parametrize(
+    ("number", "status"), [(signal.SIGTERM, 143), pytest.param(signal.SIGINT, 130, marks=pytest.mark.slow)]
+)
+def test_a_signal_lets_the_dispatch_end_saves_and_exits(number, status, tmp_path, uninterrupted):
+    child = process(tmp_path / "run", pause=0.5)
+    until(child, "step 10")
+    child.send_signal(number)
+    child.communicate(timeout=60)
+    assert child.returncode == status
+    assert checkpoint.newest(tmp_path / "run").step in (10, 15)
+    assert finished(tmp_path / "run") == uninterrupted
+
+
+@pytest.mark.slow
+def test_a_second_signal_exits_at_once(tmp_path):
+    child = process(tmp_path / "run", pause=20.0)
+    until(child, "step 5")
+    child.send_signal(signal.SIGTERM)
+    time.sleep(1)
+    child.send_signal(signal.SIGTERM)
+    child.communicate(timeout=10)
+    assert child.returncode == 143
+
+
+@pytest.mark.slow
+def test_a_killed_run_goes_on_from_its_newest_checkpoint(tmp_path, uninterrupted):
+    child = process(tmp_path / "run", pause=0.3)
+    until(child, "step 20")
+    child.kill()
+    child.communicate()
+    assert checkpoint.newest(tmp_path / "run").step >= 15
+    assert finished(tmp_path / "run") == uninterrupted
+
+
+@pytest.mark.slow
+def test_a_run_that_is_killed_at_random_moments_ends_as_if_it_had_not_been(tmp_path, uninterrupted):
+    rng, kills = np.random.default_rng(int.from_bytes(os.urandom(4), "little")), 0
+    folder, reached = tmp_path / "run", 0
+    for _ in range(60):
+        child = process(folder, pause=0.3)
+        try:
+            out, _ = child.communicate(timeout=rng.uniform(2, 5))
+            break
+        except subprocess.TimeoutExpired:
+            child.kill()
+            child.communicate()
+            kills += 1
+        found = checkpoint.newest(folder)
+        assert (found.step if found else 0) >= reached
+        reached = found.step if found else 0
+    assert {name: value for name, value in json.loads(out.splitlines()[-1]).items() if name != "pid"} == uninterrupted
+
+
+SAVES_FOREVER = """
+import sys; from pathlib import Path; import numpy as np
+from gru_jax.train import checkpoint; from tests.train.test_crashes import saved
+start = checkpoint.newest(Path(sys.argv[1]))
+print("ready", flush=True)
+for step in range(start.step + 1 if start else 1, 10**6): checkpoint.save(Path(sys.argv[1]), saved(step), keep=2)
+"""
+
+
+@pytest.mark.slow
+def test_kills_during_saves_always_leave_a_whole_checkpoint(tmp_path):
+    rng, reached = np.random.default_rng(int.from_bytes(os.urandom(4), "little")), 0
+    for _ in range(12):
+        child = subprocess.Popen(
+            [sys.executable, "-c", SAVES_FOREVER, str(tmp_path)], cwd=ROOT, stdout=subprocess.PIPE, text=True
+        )
+        until(child, "ready")
+        time.sleep(rng.uniform(0.05, 0.6))
+        child.kill()
+        child.communicate()
+        found = checkpoint.newest(tmp_path)
+        if found is not None:
+            assert whole(found)
+            assert found.step >= reached
+            reached = found.step
+    assert reached > 20
+
+
+def test_a_folder_that_cannot_be_written_to_is_told(tmp_path):
+    from tests.train.problem import fit
+
+    (tmp_path / "file").write_text("")
+    with pytest.raises(OSError, match="file"):
+        fit(steps=1, folder=tmp_path / "file" / "run")

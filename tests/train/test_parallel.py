@@ -1,0 +1,56 @@
+"""The batch over devices and over processes gives the parameters of a single device, with one reduction per step."""
+
+import json
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+ROOT = Path(__file__).parents[2]
+
+
+def start(mode, devices, process=0, processes=1, port=0, folder="none"):
+    command = [sys.executable, "-m", "tests.train.distributed", mode, *map(str, (devices, process, processes, port, folder))]
+    environment = os.environ | {"JAX_DISABLE_MOST_OPTIMIZATIONS": "0"}
+    return subprocess.Popen(command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def told(child):
+    out, err = child.communicate(timeout=300)
+    assert child.returncode == 0, err[-3000:]
+    return json.loads(out.splitlines()[-1])
+
+
+@pytest.mark.parametrize(("devices", "names"), [(2, "rows,buckets"), pytest.param(4, "all", marks=pytest.mark.slow)])
+def test_every_source_of_batches_gives_on_a_mesh_what_it_gives_on_one_device(devices, names):
+    found = told(start("compare", devices, folder=names))
+    assert len(found["differences"]) == (7 if names == "all" else 2)
+    for name, difference in found["differences"].items():
+        assert difference < 1e-12, name
+    assert found["all_reduces"] == 1
+
+
+def test_batches_that_do_not_divide_are_told_and_noise_repeats():
+    found = told(start("told", 2))
+    assert "batch_size: got 7, expected a multiple of 2, the devices of the mesh" in found["told"]["batch_size"]
+    assert "data: got 7, expected a multiple of 2" in found["told"]["data"]
+    assert found["repeats"]
+
+
+@pytest.mark.slow
+def test_two_processes_train_the_parameters_of_one_and_resume_them(tmp_path):
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        port = free.getsockname()[1]
+    children = [start("train", 1, process, 2, port, tmp_path / "two") for process in range(2)]
+    alone = start("train", 1, folder=tmp_path / "one")
+    one, first, second = told(alone), *map(told, children)
+    assert (one["devices"], first["devices"], second["devices"]) == (1, 2, 2)
+    for run in ("params", "windows"):
+        assert first[run] == second[run]
+        np.testing.assert_allclose(first[run], one[run], rtol=1e-10, atol=1e-12)
+    assert sorted(path.name for path in (tmp_path / "two").glob("step_*")) == ["step_000000000009", "step_000000000018"]

@@ -1,0 +1,205 @@
+"""A run that was interrupted goes on bit for bit; another one is refused with the difference; damage is seen, the one before used."""
+
+import json
+import shutil
+import warnings
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+import gru_jax as gj
+from tests.problems import assert_told
+from tests.train.problem import KEY, OPTIMIZER, SETTINGS, data, digests, fit, init, loss_fn
+
+run = partial(fit, **SETTINGS)
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """20 steps at once."""
+    return digests(run(steps=20, folder=tmp_path_factory.mktemp("whole")))
+
+
+@pytest.fixture(scope="module")
+def half(tmp_path_factory):
+    """A folder with checkpoints of 5 and 10 steps."""
+    folder = tmp_path_factory.mktemp("half")
+    run(steps=10, folder=folder)
+    return folder
+
+
+@pytest.fixture
+def folder(half, tmp_path):
+    return shutil.copytree(half, tmp_path / "run")
+
+
+def steps_there(folder):
+    return sorted(int(path.name.removeprefix("step_")) for path in folder.glob("step_*"))
+
+
+def test_a_run_in_two_parts_is_the_run_in_one_bit_for_bit(folder, whole):
+    assert steps_there(folder) == [5, 10]
+    assert digests(run(steps=20, folder=folder)) == whole
+    assert steps_there(folder) == [15, 20]
+    again = run(steps=20, folder=folder)  # nothing left to do
+    assert digests(again) == whole
+    assert digests(fit(steps=20, **(SETTINGS | {"save_every": None})))["params"] == whole["params"]
+
+
+def test_the_parts_may_have_other_lengths_of_dispatch(folder, whole):
+    longer = run(steps=20, folder=folder, steps_per_dispatch=7)
+    assert digests(longer)["steps"] == 20
+    for ours, theirs in zip(jax.tree.leaves(longer.params), jax.tree.leaves(fit(steps=20).params), strict=True):
+        np.testing.assert_allclose(ours, theirs, rtol=1e-5, atol=1e-6)
+
+
+def test_the_history_can_be_read_while_it_runs_and_goes_on_after_a_resume(folder, whole):
+    seen = []
+
+    def callback(moment):
+        lines = [json.loads(line) for line in (folder / "history.jsonl").read_text().splitlines()]
+        losses = [line["loss"] for line in lines if "loss" in line]
+        seen.append(len(losses))
+        assert losses[-1] == float(moment.metrics["loss"][-1])
+
+    with open(folder / "history.jsonl", "a") as file:  # what a crash leaves: steps after the checkpoint, half a line
+        file.write('{"step": 10, "loss": 99.0, "root": 9.0}\n{"step": 11, "lo')
+    fitted = run(steps=20, folder=folder, callbacks=[callback])
+    assert seen == [15, 20]
+    assert digests(fitted) == whole
+    lines = [json.loads(line) for line in (folder / "history.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines if "loss" in line] == list(range(20))
+    assert [line["step"] for line in lines if "evaluation" in line] == [0, 10, 20]
+
+
+def test_a_lost_history_leaves_gaps_and_the_rest_goes_on(folder, whole):
+    (folder / "history.jsonl").unlink()
+    fitted = run(steps=20, folder=folder)
+    assert digests(fitted)["params"] == whole["params"]
+    assert np.isnan(fitted.history["loss"][:10]).all()
+    assert np.isfinite(fitted.history["loss"][10:]).all()
+
+
+def test_parameters_are_read_without_training(folder):
+    fitted = run(steps=10, folder=folder)
+    for best, expected in ((False, fitted.params), (True, fitted.best_params)):
+        found = gj.train.load_params(folder, init(), best=best)
+        jax.tree.map(np.testing.assert_array_equal, found, expected)
+    assert_told(
+        lambda: gj.train.load_params(folder, init(hidden=9)),
+        ValueError,
+        r"\.cell\.W_z: float32\[2, 7\] there, float32\[2, 9\] here",
+    )
+    with pytest.raises(FileNotFoundError, match="no valid checkpoint"):
+        gj.train.load_params(folder / "nowhere", init())
+
+
+def test_an_optimiser_with_random_keys_resumes_bit_for_bit(tmp_path):
+    optimizer = optax.chain(optax.add_noise(0.1, 0.5, jax.random.key(4)), optax.sgd(1e-2))
+    noisy = partial(gj.train.fit, loss_fn, init(), optimizer, data(), key=KEY, steps_per_dispatch=5)
+    whole = noisy(steps=8)
+    noisy(steps=4, folder=tmp_path)
+    assert digests(noisy(steps=8, folder=tmp_path))["params"] == digests(whole)["params"]
+
+
+def other(**change):
+    given = {"loss_fn": loss_fn, "params": init(), "optimizer": OPTIMIZER, "data": data(), "key": KEY, "batch_size": 6} | change
+    return lambda folder: gj.train.fit(
+        given.pop("loss_fn"),
+        given.pop("params"),
+        given.pop("optimizer"),
+        given.pop("data"),
+        folder=folder,
+        steps=20,
+        **(SETTINGS | given),
+    )
+
+
+REFUSED = {
+    "batch size": (other(batch_size=5), r"another configuration, at step 10. batch_size: 6 there, 5 here"),
+    "key": (other(key=jax.random.key(3)), r"key: \[0, 0\] there, \[0, 3\] here"),
+    "data": (other(data=data(7)), r"data: '\w{64}' there, '\w{64}' here"),
+    "config": (other(config={"a": 1}), r"config: None there, {'a': 1} here"),
+    "accumulate": (other(accumulate=2), "accumulate: 1 there, 2 here"),
+    "hidden size": (other(params=init(hidden=9)), r"other arrays, at step 10. \['best'\].cell.W_z: float32\[2, 7\] there, float32\[2, 9\] here"),
+    "optimiser": (other(optimizer=optax.sgd(0.1)), r"other arrays.*\['member'\].opt_state\[1\]\[0\].count: int32\[\] there, nothing here"),
+    "half precision": (other(params=jax.tree.map(lambda leaf: leaf.astype(jnp.bfloat16), init())), r"float32\[2, 7\] there, bfloat16\[2, 7\] here"),
+    "no early stopping": (other(early_stopping=None), r"\['best'\].cell.W_z: float32\[2, 7\] there, nothing here"),
+    "no resume": (other(resume=False), "holds a run at step 10. Pass resume=True"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_another_run_is_refused_with_the_difference_and_nothing_is_lost(name, half):
+    train, message = REFUSED[name]
+    before = sorted(path.name for path in half.rglob("*"))
+    assert_told(lambda: train(half), ValueError, message)
+    assert sorted(path.name for path in half.rglob("*") if path.name != ".lock") == [name for name in before if name != ".lock"]
+
+
+def test_a_config_must_be_json_and_a_folder_has_one_process(folder):
+    assert_told(lambda: run(steps=12, folder=folder, config={"a": jnp}), TypeError, "config: got .*expected what JSON can hold")
+    told = []
+
+    def inside(moment):
+        try:
+            run(steps=11, folder=folder)
+        except RuntimeError as error:
+            told.append(str(error))
+
+    run(steps=15, folder=folder, callbacks=[inside])
+    assert "another process is training in" in told[0]
+
+
+DAMAGE = {
+    "a bit": lambda content, at: content[:at] + bytes([content[at] ^ 4]) + content[at + 1 :],
+    "cut off": lambda content, at: content[:at],
+    "emptied": lambda content, at: b"",
+    "grown": lambda content, at: content + b"\0",
+}
+
+
+def files_of(folder, step):
+    return sorted(path for path in (folder / f"step_{step:012d}").rglob("*") if path.is_file())
+
+
+@pytest.mark.parametrize("damage", DAMAGE)
+def test_damage_anywhere_is_seen_and_the_checkpoint_before_is_used(damage, folder):
+    """Every file of the newest checkpoint in turn, at three places: never silently other numbers."""
+    from gru_jax.train import checkpoint
+
+    rng = np.random.default_rng(0)
+    for path in files_of(folder, 10):
+        content = path.read_bytes()
+        for at in {0, len(content) // 2, int(rng.integers(max(len(content), 1)))}:
+            if damage in ("a bit", "cut off") and not content:
+                continue
+            path.write_bytes(DAMAGE[damage](content, at))
+            with pytest.warns(UserWarning, match="step_000000000010 is damaged and left out.*before it is used"):
+                assert checkpoint.newest(folder).step == 5
+        path.write_bytes(content)
+    assert checkpoint.newest(folder).step == 10
+    extra = folder / "step_000000000010" / "arrays" / "surplus"
+    extra.write_text("x")
+    with pytest.warns(UserWarning, match="surplus not as written"):
+        assert checkpoint.newest(folder).step == 5
+    extra.unlink()
+    files_of(folder, 10)[0].unlink()
+    with pytest.warns(UserWarning, match="damaged"):
+        assert checkpoint.newest(folder).step == 5
+
+
+def test_after_damage_the_run_goes_on_from_the_one_before_and_ends_the_same(folder, whole):
+    (folder / "step_000000000010" / "manifest.json").write_text("{}")
+    with pytest.warns(UserWarning, match="damaged"):
+        assert digests(run(steps=20, folder=folder)) == whole
+    for path in folder.glob("step_*"):
+        (path / "manifest.json").write_text("{")
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        assert digests(run(steps=20, folder=folder)) == whole  # from the start
+    assert len([w for w in told if "damaged" in str(w.message)]) == 2
