@@ -27,11 +27,11 @@ class History:
         writes: bool,
         step: int,
         last_evaluation: int,
-        metrics: dict[str, str],
+        metrics: dict[str, tuple[str, list[int]]],
         evaluated: dict[str, str],
     ) -> None:
         """Opens the history in `folder`, with what it holds of the first `step` steps and of the evaluations up to
-        `last_evaluation`, in these dtypes; without a folder, and in a process that does not write, it grows in memory only."""
+        `last_evaluation`, in these forms; without a folder, and in a process that does not write, it grows in memory only."""
         self.metrics: dict[str, list[np.ndarray]] = defaultdict(list)
         self.evaluations: dict[str, list[Any]] = defaultdict(list)
         self._file: TextIO | None = None
@@ -44,16 +44,19 @@ class History:
             os.replace(folder / f".{NAME}", folder / NAME)
             self._file = open(folder / NAME, "a", encoding="utf-8")  # noqa: SIM115 (closed by close)
 
-    def _remember(self, lines: list[dict[str, Any]], step: int, metrics: dict[str, str], evaluated: dict[str, str]) -> None:
+    def _remember(
+        self, lines: list[dict[str, Any]], step: int, metrics: dict[str, tuple[str, list[int]]], evaluated: dict[str, str]
+    ) -> None:
+        """What was recorded before a resume; NaN where a line is gone."""
         steps = {line["step"]: line for line in lines if "evaluation" not in line}
-        missing = next((line for line in steps.values()), {})
-        for name, dtype in metrics.items():
-            like = np.full_like(np.asarray(missing.get(name, 0), np.float64), np.nan)  # where a line is gone
-            rows = [steps.get(i, {}).get(name, like) for i in range(step)]
-            self.metrics[name].append(_numbers(rows, like.shape).astype(dtype))
+        for name, (dtype, shape) in metrics.items():
+            gone = np.full(shape, np.nan).tolist()
+            rows = _numbers([steps.get(i, {}).get(name, gone) for i in range(step)]).reshape(step, *shape)
+            counts = np.issubdtype(np.dtype(dtype), np.integer) and np.isnan(rows).any()  # NaN is no integer
+            self.metrics[name].append(rows if counts else rows.astype(dtype))
         for line in lines:
             if "evaluation" in line:
-                row = {name: _numbers(value, None) for name, value in line["evaluation"].items()}
+                row = {name: _numbers(value) for name, value in line["evaluation"].items()}
                 self.evaluated(
                     line["step"], {name: value.astype(evaluated.get(name, "float64")) for name, value in row.items()}
                 )
@@ -93,10 +96,10 @@ class History:
         metrics = {name: np.concatenate(parts) for name, parts in self.metrics.items()}
         return metrics, {name: np.asarray(values) for name, values in self.evaluations.items()}
 
-    def dtypes(self) -> tuple[dict[str, str], dict[str, str]]:
-        """Of the metrics and of the evaluations, for reading them again."""
-        of = lambda found: {name: str(np.asarray(parts[-1]).dtype) for name, parts in found.items() if parts}
-        return of(self.metrics), of(self.evaluations)
+    def forms(self) -> tuple[dict[str, tuple[str, list[int]]], dict[str, str]]:
+        """Dtype and shape of the metrics, dtype of the evaluations: for reading them again."""
+        metrics = {name: (str(parts[-1].dtype), list(parts[-1].shape[1:])) for name, parts in self.metrics.items()}
+        return metrics, {name: str(np.asarray(values[-1]).dtype) for name, values in self.evaluations.items()}
 
     def _write(self, line: dict[str, Any]) -> None:
         assert self._file is not None
@@ -111,11 +114,9 @@ def _plain(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-def _numbers(value: Any, shape: tuple[int, ...] | None) -> np.ndarray:
-    """Numbers with NaN for null."""
-    array = np.asarray(value, object)
-    numbers = array.astype(np.float64)  # None becomes NaN
-    return numbers.reshape(-1, *shape) if shape is not None else numbers
+def _numbers(value: Any) -> np.ndarray:
+    """Numbers, with NaN for null."""
+    return np.asarray(value, object).astype(np.float64)
 
 
 def _lines(path: Path, step: int, last_evaluation: int) -> list[dict[str, Any]]:

@@ -231,5 +231,5 @@ def _checked(evaluate: Callable[[Any], Any] | None, members: bool = False) -> Ca
     """`evaluate` with its metrics checked, of every member; the same object for the same function, so that it is compiled once."""
     if evaluate is None:
         return None
-    alone = lambda params: checked_metrics("evaluate", evaluate(params), reserved="step")
+    alone = lambda params: checked_metrics("evaluate", evaluate(params), reserved=("step",))
     return jax.vmap(alone) if members else alone

@@ -248,14 +248,14 @@ def checked_loss(
         raise TypeError(
             f"loss_fn: got a carry of {jax.tree.map(_form, after)}, expected {jax.tree.map(_form, carry)}, the given one's."
         )
-    return loss, checked_metrics("loss_fn", metrics, reserved="loss"), jax.lax.stop_gradient(after)
+    return loss, checked_metrics("loss_fn", metrics, reserved=("loss", "step", "evaluation")), jax.lax.stop_gradient(after)
 
 
 def _form(leaf: Any) -> str:
     return f"{jnp.result_type(leaf)}{list(jnp.shape(leaf))}"
 
 
-def checked_metrics(name: str, metrics: Any, reserved: str) -> dict[str, jax.Array]:
+def checked_metrics(name: str, metrics: Any, reserved: tuple[str, ...]) -> dict[str, jax.Array]:
     """Metrics as a dict of scalars.
 
     Raises:
@@ -264,6 +264,7 @@ def checked_metrics(name: str, metrics: Any, reserved: str) -> dict[str, jax.Arr
     """
     if not isinstance(metrics, dict) or any(jnp.shape(value) != () for value in metrics.values()):
         raise TypeError(f"{name}: got metrics {type(metrics).__name__}, expected a dict of scalars.")
-    if reserved in metrics:
-        raise ValueError(f"{name}: got a metric named {reserved!r}, expected another name: this one is recorded already.")
+    for taken in reserved:
+        if taken in metrics:
+            raise ValueError(f"{name}: got a metric named {taken!r}, expected another name: this one is recorded already.")
     return {name: jnp.asarray(value) for name, value in metrics.items()}

@@ -75,7 +75,7 @@ class _Training:
         self.best, self.evaluated = Best(), -1
         self.best_params = _copied(state.member.params) if plan.early_stopping is not None else None
         self.run_folder = None if path is None else folders.Run(path, plan.config or {}, plan.keep)
-        self.done, state, dtypes = self._resumed(state)
+        self.done, state, forms = self._resumed(state)
         if mesh is not None:
             _, addresses = self._addresses(self.done, 1)
             parallel.check_split(mesh, plan.setup.kinds, plan.source.data, addresses, state.member.carry)
@@ -84,10 +84,10 @@ class _Training:
         carry = parallel.place(mesh, state.member.carry, split=True)
         self.state = parallel.place(mesh, state._replace(member=state.member._replace(carry=None)))
         self.state = self.state._replace(member=self.state.member._replace(carry=carry))
-        self.history = History(path, writes, self.done, self.evaluated, *dtypes)
+        self.history = History(path, writes, self.done, self.evaluated, *forms)
 
-    def _resumed(self, state: State) -> tuple[int, State, tuple[dict[str, str], dict[str, str]]]:
-        """The step to go on from, its state, and the dtypes of the metrics and evaluations so far."""
+    def _resumed(self, state: State) -> tuple[int, State, tuple[dict[str, Any], dict[str, str]]]:
+        """The step to go on from, its state, and the forms of the metrics and evaluations so far."""
         if self.run_folder is None:
             return 0, state, ({}, {})
         found = folders.resume(self.run_folder, self._tree(state))
@@ -211,7 +211,7 @@ class _Training:
         tree = self._tree(self.state._replace(member=parallel.on_host(self.state.member)))
         if self.writes and self.run_folder is not None:
             self.history.synced()
-            metrics, evaluations = self.history.dtypes()
+            metrics, evaluations = self.history.forms()
             meta = {"best": list(self.best), "evaluated": self.evaluated, "metrics": metrics, "evaluations": evaluations}
             folders.write(self.run_folder, self.done, tree, meta)
         parallel.wait_for_all(f"saved {self.done}")

@@ -12,7 +12,7 @@ import gru_jax as gj
 from tests.bptt.test_when import LENGTHS, MASK, RESETS, reset_state_of
 from tests.problems import CELLS, B, D, H, T, assert_close, errors, gradients, problem, scan_of_step, tolerance
 
-pytestmark = pytest.mark.derivative
+pytestmark = [pytest.mark.derivative, pytest.mark.slow]
 
 OPTIONS = {
     "cell": list(CELLS),

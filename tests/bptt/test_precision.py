@@ -85,7 +85,8 @@ def test_a_matmul_in_half_precision_is_its_float32_sum_rounded_once():
 LIMITS = {"float32": 2.5e-6, "bfloat16": 0.09, "float16": 6e-3, "bfloat16 operands": 2.2e-2}
 
 
-@pytest.mark.parametrize("name", ["gru", *(pytest.param(other, marks=pytest.mark.slow) for other in ("elman_tanh", "lstm"))])
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["gru", "elman_tanh", "lstm"])
 @pytest.mark.parametrize("precision", LIMITS)
 def test_the_error_against_float64_does_not_grow_with_the_number_of_steps(name, precision, needs_x64):
     """Sums over time and batch are made in float32, so 64 times as many steps cost a half-precision gradient nothing."""

@@ -13,7 +13,7 @@ pytestmark = pytest.mark.derivative
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("devices", [2, 4])
+@pytest.mark.parametrize("devices", [4])
 def test_every_way_of_sharding_gives_the_results_of_one_device_and_reduces_once(devices):
     script = [sys.executable, "tests/bptt/sharded.py", str(devices)]
     process = subprocess.run(script, cwd=ROOT, capture_output=True, text=True, check=False, env={"PYTHONPATH": str(ROOT)})

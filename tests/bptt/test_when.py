@@ -115,6 +115,7 @@ def test_gradients_equal_autodiff_of_the_plain_scan_under_every_condition(cell, 
 
 
 @pytest.mark.derivative
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "sizes", [{"steps": 0}, {"steps": 1}, {"batch": (0,)}, {"batch": (1,)}, {"batch": ()}, {"batch": (2, B)}], ids=str
 )

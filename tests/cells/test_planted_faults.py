@@ -14,7 +14,7 @@ import gru_jax as gj
 from experiments.mutants.lines import FAULTS, with_fault
 from tests.problems import CELLS, GATED, errors, gradients, problem, tolerance
 
-pytestmark = pytest.mark.derivative
+pytestmark = [pytest.mark.derivative, pytest.mark.slow]
 
 
 @cache

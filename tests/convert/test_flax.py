@@ -22,7 +22,7 @@ from tests.convert.parity import (
     random_state,
 )
 
-pytestmark = pytest.mark.derivative
+pytestmark = [pytest.mark.derivative, pytest.mark.peers]
 
 LINEN = {
     "GRUCell": gj.gru(reset_after=True),

@@ -7,7 +7,7 @@ import pytest
 import gru_jax as gj
 from tests.convert.parity import XS, D, H, assert_close, assert_same_function, library, normal, random_params, random_state
 
-pytestmark = pytest.mark.derivative
+pytestmark = [pytest.mark.derivative, pytest.mark.peers]
 
 CELLS = {"GRU": gj.gru(), "LSTM": gj.lstm(), "VanillaRNN": gj.elman("relu")}
 

@@ -26,6 +26,7 @@ from tests.convert.parity import (
 
 pytestmark = [
     pytest.mark.derivative,
+    pytest.mark.peers,
     pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning"),  # Keras' own, under NumPy 2
 ]
 

@@ -47,6 +47,7 @@ def between(name, word):
     return f"{letter}{word}" + (f"_{layer}" if layer else "")
 
 
+@pytest.mark.peers
 @pytest.mark.parametrize("with_lengths", [False, True], ids=["full", "lengths"])
 @every_composition
 def test_a_written_model_runs_in_onnxruntime(cell, with_lengths, tmp_path):
@@ -74,6 +75,7 @@ def test_a_written_model_has_our_values_in_float64_by_onnx_own_evaluation(name, 
     assert_close(ys, np.asarray(gj.unroll(cell, params, XS)[1]))
 
 
+@pytest.mark.peers
 @pytest.mark.parametrize("name", CELLS)
 def test_a_model_that_reads_backward_runs_in_onnxruntime(name, tmp_path):
     runtime = library("onnxruntime")

@@ -9,7 +9,7 @@ import pytest
 import gru_jax as gj
 from tests.convert.parity import LENGTHS, XS, B, D, H, T, assert_close, library, normal, random_params, random_state, stacked
 
-pytestmark = pytest.mark.derivative
+pytestmark = [pytest.mark.derivative, pytest.mark.peers]
 
 CELLS = {
     "GRU": gj.gru(reset_after=True),

@@ -39,6 +39,7 @@ def expected(cell, params):
 every_cell = pytest.mark.parametrize("cell", [gj.gru(), gj.lstm(), gj.elman()], ids=lambda cell: cell.name)
 
 
+@pytest.mark.peers
 @every_cell
 def test_inside_a_flax_linen_module(cell):
     module = recipe("flax_linen", "flax").Recurrent(H, cell)
@@ -48,6 +49,7 @@ def test_inside_a_flax_linen_module(cell):
     assert_close((value, bars["params"]["cell"]), expected(cell, variables["params"]["cell"]))
 
 
+@pytest.mark.peers
 @every_cell
 def test_inside_a_flax_nnx_module(cell):
     recurrent = recipe("flax_nnx", "flax").Recurrent
@@ -61,6 +63,7 @@ def test_inside_a_flax_nnx_module(cell):
     assert_close((value, by_field), expected(cell, params))
 
 
+@pytest.mark.peers
 @every_cell
 def test_inside_an_equinox_module(cell):
     recurrent = recipe("equinox_module", "equinox").Recurrent
@@ -71,6 +74,7 @@ def test_inside_an_equinox_module(cell):
     assert_close((value, bars.params), expected(cell, module.params))
 
 
+@pytest.mark.peers
 @every_cell
 def test_inside_a_haiku_transform(cell):
     recurrent = recipe("haiku_transform", "haiku").Recurrent
@@ -85,6 +89,7 @@ def test_inside_a_haiku_transform(cell):
     assert len(np.unique(tree["rnn"][next(iter(tree["rnn"]))])) > 1
 
 
+@pytest.mark.peers
 def test_the_drop_in_for_scanned_rnn_loads_its_weights_and_gives_its_results_and_gradients():
     ours = recipe("scanned_rnn", "flax").ScannedRNN()
     import flax.linen as nn
@@ -188,6 +193,7 @@ def test_actor_and_learner_agree_and_a_shift_of_the_resets_shows():
     assert not done.all()
 
 
+@pytest.mark.peers
 def test_a_network_of_pytorchs_predicts_the_same_here_and_learns_on():
     torch = pytest.importorskip("torch") if os.environ.get("GRU_JAX_PEERS", "0") == "0" else importlib.import_module("torch")
     recipe = importlib.import_module("experiments.recipes.torch_finetune")
@@ -209,6 +215,7 @@ def test_a_network_of_pytorchs_predicts_the_same_here_and_learns_on():
     assert recipe.accuracy(recipe.fine_tuned(params, train), turned) > 0.85
 
 
+@pytest.mark.peers
 def test_onnxruntime_serves_what_was_trained_here(tmp_path):
     recipe("serve_onnx", "onnxruntime")
     from experiments.recipes import padded_sentences, serve_onnx
@@ -223,6 +230,7 @@ def test_onnxruntime_serves_what_was_trained_here(tmp_path):
         np.testing.assert_allclose(served(np.asarray(xs), np.asarray(lengths)), here, atol=1e-5)
 
 
+@pytest.mark.peers
 @pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # Keras' own, under NumPy 2
 @pytest.mark.parametrize(
     ("kind", "options"), [("GRU", {"reset_after": False}), ("GRU", {}), ("LSTM", {}), ("SimpleRNN", {"activation": "relu"})]
@@ -243,6 +251,7 @@ def test_a_layer_of_keras_goes_on_with_what_it_learnt_here(kind, options):
     assert error() < 0.5 * before
 
 
+@pytest.mark.peers
 def test_a_layer_of_keras_with_other_activations_is_told():
     os.environ.setdefault("KERAS_BACKEND", "jax")
     cell_of = recipe("keras_layer", "keras").cell_of

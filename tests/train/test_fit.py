@@ -242,6 +242,7 @@ BAD = {
     "a loss per example": (lambda: gj.train.fit(constant((jnp.ones(3), {})), jnp.ones(1), OPTIMIZER, DATA, key=KEY, steps=1), TypeError, r"loss_fn: got a loss of shape \(3,\), expected a scalar.*mean"),
     "metrics that are arrays": (lambda: gj.train.fit(constant((jnp.ones(()), {"a": jnp.ones(2)})), jnp.ones(1), OPTIMIZER, DATA, key=KEY, steps=1), TypeError, r"loss_fn: got metrics dict, expected a dict of scalars"),
     "a metric named loss": (lambda: gj.train.fit(constant((jnp.ones(()), {"loss": jnp.ones(())})), jnp.ones(1), OPTIMIZER, DATA, key=KEY, steps=1), ValueError, r"loss_fn: got a metric named 'loss'"),
+    "a metric named step": (lambda: gj.train.fit(constant((jnp.ones(()), {"step": jnp.ones(())})), jnp.ones(1), OPTIMIZER, DATA, key=KEY, steps=1), ValueError, r"loss_fn: got a metric named 'step'"),
     "steps": (lambda: fit(steps=0), ValueError, r"steps: got 0, expected at least 1"),
     "steps per dispatch": (lambda: fit(steps=1, steps_per_dispatch=0), ValueError, r"steps_per_dispatch: got 0"),
     "evaluate every": (lambda: fit(steps=1, evaluate_every=-1), ValueError, r"evaluate_every: got -1"),

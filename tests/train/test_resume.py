@@ -84,6 +84,16 @@ def test_a_lost_history_leaves_gaps_and_the_rest_goes_on(folder, whole):
     assert np.isfinite(fitted.history["loss"][10:]).all()
 
 
+def test_counts_among_the_metrics_survive_too(tmp_path):
+    counting = lambda params, batch, key: ((params * batch).mean(), {"count": (batch > 0).sum()})
+    run = partial(gj.train.fit, counting, jnp.ones(()), optax.sgd(0.1), jnp.arange(-2.0, 4.0), key=KEY, folder=tmp_path)
+    run(steps=2)
+    assert run(steps=4).history["count"].tolist() == [3, 3, 3, 3]
+    assert np.issubdtype(run(steps=4).history["count"].dtype, np.integer)
+    (tmp_path / "history.jsonl").unlink()
+    assert np.isnan(run(steps=5).history["count"][:4]).all()
+
+
 def test_parameters_are_read_without_training(folder):
     fitted = run(steps=10, folder=folder)
     for best, expected in ((False, fitted.params), (True, fitted.best_params)):

@@ -77,6 +77,10 @@ def test_a_search_resumes_bit_for_bit(tmp_path):
     resumed = run(steps=10, folder=tmp_path)
     for ours, theirs in zip(jax.tree.leaves(resumed[:3]), jax.tree.leaves(whole[:3]), strict=True):
         np.testing.assert_array_equal(ours, theirs)
+    (tmp_path / "history.jsonl").unlink()
+    lost = run(steps=12, folder=tmp_path)
+    assert np.isnan(lost.history["loss"][:10]).all()
+    assert np.isfinite(lost.history["loss"][10:]).all()
     assert_told(
         lambda: run(steps=10, folder=tmp_path, hyperparameters={"learning_rate": RATES * 2}), ValueError, "hyperparameters: "
     )

@@ -318,6 +318,7 @@ def elsewhere(flags=(), devices=1, checks="'all'"):
     return run.stdout
 
 
+@pytest.mark.slow
 def test_rules_are_verified_on_two_devices():
     assert elsewhere(devices=2, checks="('fast', 'shard_map')").startswith("PASS")
 
