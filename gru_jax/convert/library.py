@@ -15,13 +15,10 @@ from gru_jax.wrappers.bidirectional import Bidirectional, BidirectionalParams
 from gru_jax.wrappers.stack import Stack
 
 ELMANS = tuple(elman(activation) for activation in get_args(Activation))
+_NEVER = "no weights of one are the other's function."
 WHY = {
-    gru(): "Its GRU resets after the matmul, gj.gru() before it: no weights of one are the other's function. "
-    "Use gj.gru(reset_after=True).",
-    gru(
-        reset_after=True
-    ): "Its GRU resets before the matmul, gj.gru(reset_after=True) after it: no weights of one are the other's "
-    "function. Use gj.gru().",
+    gru(): f"Its GRU resets after the matmul, gj.gru() before it: {_NEVER} Use gj.gru(reset_after=True).",
+    gru(True): f"Its GRU resets before the matmul, gj.gru(reset_after=True) after it: {_NEVER} Use gj.gru().",
     lstm(peephole=True): "Its LSTM has no peepholes.",
 }
 

@@ -13,8 +13,9 @@ from gru_jax.cells.gru import gru
 from gru_jax.cells.gru_reset_after import GRUResetAfterParams
 from gru_jax.cells.lstm import LSTMParams, lstm
 from gru_jax.convert.arrays import check_names, read, write
-from gru_jax.convert.library import Library, Place, build, cells, check_composition, packed
+from gru_jax.convert.library import Library, Place, build, cells, check_composition, each, packed
 from gru_jax.convert.table import Table, unpack
+from gru_jax.wrappers.stack import Stack
 
 BIASES = ("bias_ih", "bias_hh")
 _ELMAN = Table(ElmanParams, {"weight_ih": "W", "weight_hh": "U", "bias_ih": "b", "bias_hh": "b"}, BIASES, rows=True)
@@ -67,10 +68,10 @@ def from_pytorch(cell: Any, state_dict: Mapping[str, Any], *, prefix: str = "", 
         dtype: to cast to; None keeps the tensors'.
 
     Raises:
-        TypeError: a cell that PyTorch does not have (reset before the matmul, peepholes), wrong dtypes.
+        TypeError: a cell that PyTorch does not have (reset before the matmul, peepholes), layers of different kinds, wrong dtypes.
         ValueError: missing or surplus names, wrong shapes.
     """
-    check_composition(cell, PYTORCH.name)
+    _check_module(cell)
     tables = {place: PYTORCH.table(one) for place, one in cells(cell)}
     if not isinstance(state_dict, Mapping):
         raise TypeError(f"state_dict: got {type(state_dict).__name__}, expected a mapping. Pass module.state_dict().")
@@ -111,13 +112,28 @@ def to_pytorch(cell: Any, params: Any, *, prefix: str = "", of_cell: bool = Fals
 
     Raises:
         TypeError: a cell that PyTorch does not have.
-        ValueError: some biases None and others not: PyTorch has all or none.
+        ValueError: layers of different sizes; some biases None and others not: PyTorch has all or none.
     """
-    check_composition(cell, PYTORCH.name)
+    _check_module(cell)
+    sizes = {own[0].shape[1] for _, _, own in each(cell, params)}  # the first field is a W (D, H)
+    if len(sizes) > 1:
+        raise ValueError(
+            f"params: got layers of {sorted(sizes)} units, expected one size: PyTorch's modules have the same in all layers."
+        )
     if of_cell and len(cells(cell)) > 1:
         raise ValueError(f"of_cell: got True for {cell.name}, expected a single cell.")
     found = packed(PYTORCH, cell, params)
     return write({f"{prefix}{name}{_suffix(place, of_cell)}": t for place, tensors in found for name, t in tensors.items()})
+
+
+def _check_module(cell: Any) -> None:
+    """Raises unless one module of PyTorch's is this stack: the same cell and the same directions in every layer."""
+    check_composition(cell, PYTORCH.name)
+    if isinstance(cell, Stack) and len(set(cell.cells)) > 1:
+        layers = ", ".join(dict.fromkeys(part.name for part in cell.cells))
+        raise TypeError(
+            f"cell: got layers {layers} in one stack, expected one kind: a module of PyTorch's has no other. Convert them apart."
+        )
 
 
 def _suffix(place: Place, of_cell: bool) -> str:

@@ -9,7 +9,6 @@ older ones are deleted only then. A folder without a matching manifest is no che
 
 import hashlib
 import json
-import logging
 import os
 import shutil
 import warnings
@@ -36,8 +35,10 @@ def save(folder: Path, saved: Saved, keep: int) -> None:
 
     Raises:
         OSError: the disk is full, the folder cannot be written to; names the folder. Checkpoints that were there still are.
+        ImportError: Orbax is not installed.
     """
     temporary = folder / f"{TEMPORARY}{saved.step:012d}_{os.getpid()}"
+    checkpointing()
     try:
         shutil.rmtree(temporary, ignore_errors=True)
         temporary.mkdir(parents=True)
@@ -57,6 +58,8 @@ def newest(folder: Path) -> Saved | None:
     for path in sorted(checkpoints(folder), reverse=True):
         try:
             return read(path)
+        except ImportError:
+            raise
         except Exception as error:  # whatever damage does to a reader
             warnings.warn(f"{path} is damaged and left out: {error}. The checkpoint before it is used.", stacklevel=2)
     return None
@@ -139,8 +142,8 @@ def _sync(path: Path) -> None:
         os.close(handle)
 
 
-def _orbax() -> Any:
-    """Orbax' checkpointer for this process alone: one process writes and reads for all.
+def checkpointing() -> Any:
+    """(Orbax, its checkpointer for this process alone): one process writes and reads for all.
 
     Raises:
         ImportError: it is not installed.
@@ -151,7 +154,6 @@ def _orbax() -> Any:
         raise ImportError('folder: checkpoints need Orbax, which is not installed. pip install "gru_jax[train]".') from error
     import jax
 
-    logging.getLogger("absl").setLevel(logging.ERROR)
     process = jax.process_index()
     alone = ocp.options.MultiprocessingOptions(
         primary_host=process, active_processes={process}, barrier_sync_key_prefix=f"gru_jax_{process}"
@@ -161,13 +163,13 @@ def _orbax() -> Any:
 
 def _write_arrays(path: Path, arrays: dict[str, np.ndarray]) -> None:
     """Under numbers: names of parameters may hold anything. An array without entries is its shape alone."""
-    _, checkpointer = _orbax()
+    _, checkpointer = checkpointing()
     with checkpointer:
         checkpointer.save(path.absolute(), {str(i): array for i, array in enumerate(arrays.values()) if array.size})
 
 
 def _read_arrays(path: Path, told: list[Any]) -> dict[str, np.ndarray]:
-    ocp, checkpointer = _orbax()
+    ocp, checkpointer = checkpointing()
     wanted = {str(i): ocp.RestoreArgs(restore_type=np.ndarray) for i, (_, shape, _) in enumerate(told) if np.prod(shape)}
     with checkpointer:
         found = checkpointer.restore(path.absolute(), args=ocp.args.PyTreeRestore(restore_args=wanted))

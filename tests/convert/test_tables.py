@@ -83,8 +83,8 @@ def test_without_biases(name):
 
 
 def test_layers_and_directions_there_and_back():
-    parts = [gj.bidirectional(gj.lstm()), gj.lstm(), gj.bidirectional(AFTER)]
-    for name, cells in {"pytorch": parts, "keras": [*parts, gj.bidirectional(gj.gru(), merge="sum")]}.items():
+    mixed = [gj.bidirectional(gj.lstm()), gj.lstm(), gj.bidirectional(AFTER), gj.bidirectional(gj.gru(), merge="sum")]
+    for name, cells in {"pytorch": [gj.bidirectional(gj.lstm())] * 3, "keras": mixed}.items():
         cell = gj.stack(cells)
         params = random_params(cell, np.float32)
         assert_same_bits(LIBRARIES[name][1](cell, LIBRARIES[name][2](cell, params)), params)
@@ -165,6 +165,7 @@ TOLD = {
     "a stack in ONNX": (convert.from_onnx, gj.stack([AFTER]), {}, TypeError, "expected one layer: each is an operator"),
     "residual": (convert.from_pytorch, gj.stack([AFTER] * 2, residual=True), {}, TypeError, "residual=True, which PyTorch has no"),
     "sum": (convert.from_pytorch, gj.bidirectional(AFTER, merge="sum"), {}, TypeError, "merge='sum', which PyTorch does not have"),
+    "layers of different kinds": (convert.from_pytorch, gj.stack([gj.bidirectional(AFTER), AFTER]), {}, TypeError, "expected one kind: a module of PyTorch's has no other"),
     "layers in a direction": (convert.from_pytorch, gj.bidirectional(gj.stack([AFTER] * 2)), {}, TypeError, r"gj\.stack\(\[gj\.bidirectional\(cell\), …\]\)"),
     "unequal directions": (convert.from_keras, gj.bidirectional(AFTER, gj.lstm()), [], TypeError, "expected the same cell in both directions"),
     "a stack in a stack": (convert.from_keras, gj.stack([gj.stack([AFTER])]), [], TypeError, "got a stack in a stack"),
@@ -223,6 +224,9 @@ def test_what_a_library_cannot_hold_is_told():
     both = gj.bidirectional(AFTER)
     half = random_params(both)._replace(backward=random_params(AFTER, bias=False))
     assert_told(lambda: convert.to_pytorch(both, half), ValueError, "params: got biases in some layers or directions")
+    two = gj.stack([AFTER] * 2)
+    sizes = two.init(jax.random.key(0), D, (H, H + 1))
+    assert_told(lambda: convert.to_pytorch(two, sizes), ValueError, r"params: got layers of \[5, 6\] units, expected one size")
     assert_told(
         lambda: convert.to_pytorch(BOTH, random_params(BOTH), of_cell=True), ValueError, "of_cell: got True for bidirectional"
     )

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import sys
 import warnings
 from functools import partial
 
@@ -82,6 +83,14 @@ def test_a_lost_history_leaves_gaps_and_the_rest_goes_on(folder, whole):
     assert digests(fitted)["params"] == whole["params"]
     assert np.isnan(fitted.history["loss"][:10]).all()
     assert np.isfinite(fitted.history["loss"][10:]).all()
+
+
+def test_without_orbax_nothing_is_begun_and_no_checkpoint_called_damaged(folder, monkeypatch):
+    monkeypatch.setitem(sys.modules, "orbax.checkpoint", None)
+    told = r'checkpoints need Orbax.*pip install "gru_jax\[train\]"'
+    assert_told(lambda: run(steps=20, folder=folder), ImportError, told)
+    assert_told(lambda: gj.train.load_params(folder, init()), ImportError, told)
+    assert not fit(steps=1).stopped
 
 
 def test_counts_among_the_metrics_survive_too(tmp_path):
