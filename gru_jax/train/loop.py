@@ -97,14 +97,10 @@ def fit(
         RuntimeError: another process is training in `folder`.
         ImportError: `progress` without tqdm, `folder` without Orbax (the extra `train`).
     """
-    _check_counts(
-        steps=(steps, 1), steps_per_dispatch=(steps_per_dispatch, 1), evaluate_every=(evaluate_every, 1), save_every=(save_every, 1),
-        accumulate=(accumulate, 1), keep=(keep, 2), max_nonfinite=(max_nonfinite, 1),
+    source = _checked_source(
+        data, batch_size, mesh, folder, config, save_every=save_every, steps=steps, steps_per_dispatch=steps_per_dispatch,
+        evaluate_every=evaluate_every, accumulate=accumulate, keep=keep, max_nonfinite=max_nonfinite,
     )  # fmt: skip
-    _check_folder(folder, save_every=save_every, config=config)
-    if mesh is not None:
-        parallel.check_mesh(mesh)
-    source = source_of(data, batch_size)
     if early_stopping is not None:
         _check_stopping(early_stopping, evaluate)
     setup = Setup(loss_fn, optimizer, source.kinds(), accumulate, weight, carry is not None, max_nonfinite, False, False, mesh)
@@ -167,14 +163,10 @@ def search(  # noqa: D417 (the options of fit are told there)
     Raises:
         As `fit`, but for FloatingPointError; ValueError where leading axes are not N.
     """
-    _check_counts(
-        steps=(steps, 1), steps_per_dispatch=(steps_per_dispatch, 1), evaluate_every=(evaluate_every, 1), save_every=(save_every, 1),
-        accumulate=(accumulate, 1), keep=(keep, 2),
+    source = _checked_source(
+        data, batch_size, mesh, folder, config, save_every=save_every, steps=steps, steps_per_dispatch=steps_per_dispatch,
+        evaluate_every=evaluate_every, accumulate=accumulate, keep=keep,
     )  # fmt: skip
-    _check_folder(folder, save_every=save_every, config=config)
-    if mesh is not None:
-        parallel.check_mesh(mesh)
-    source = source_of(data, batch_size)
     number = len(keys)
     hyper = {name: jnp.asarray(values) for name, values in (hyperparameters or {}).items()}
     for name, leaf in [("params", leaf) for leaf in jax.tree.leaves(params)] + [
@@ -202,18 +194,20 @@ def search(  # noqa: D417 (the options of fit are told there)
     return train(plan, State(member, jnp.zeros((), jnp.int32)))
 
 
-def _check_counts(**counts: tuple[int | None, int]) -> None:
-    """Raises where a count is below its least."""
-    for name, (count, least) in counts.items():
+def _checked_source(
+    data: Any, batch_size: int | None, mesh: Any, folder: Any, config: Any, *, save_every: int | None, **counts: int | None
+) -> Any:
+    """The source of batches, after what `fit` and `search` have in common was checked."""
+    for name, count in {"save_every": save_every, **counts}.items():
+        least = 2 if name == "keep" else 1
         if count is not None and count < least:
             raise ValueError(f"{name}: got {count}, expected at least {least}.")
-
-
-def _check_folder(folder: Any, **needed: Any) -> None:
-    """Raises where something is given that means nothing without a folder."""
-    for name, value in needed.items():
+    for name, value in (("save_every", save_every), ("config", config)):
         if value is not None and folder is None:
             raise ValueError(f"{name}: got {value!r} without a folder, expected folder=… beside it.")
+    if mesh is not None:
+        parallel.check_mesh(mesh)
+    return source_of(data, batch_size)
 
 
 def _check_stopping(rule: Any, evaluate: Any) -> None:
