@@ -28,6 +28,8 @@ def read(tensors: Mapping[str, Any], dtype: Any, say: Say) -> dict[str, jax.Arra
         TypeError: not an array of one of the four dtypes, float64 where x64 is off, different dtypes.
     """
     wanted = None if dtype is None else jnp.dtype(dtype)
+    if wanted is not None and wanted.name not in FLOATS:
+        raise TypeError(f"dtype: got {wanted}, expected {', '.join(FLOATS)}, or None.")
     arrays = {name: _array(value, wanted, say(name)) for name, value in tensors.items()}
     kinds = {array.dtype: name for name, array in arrays.items()}
     if len(kinds) > 1:

@@ -38,7 +38,7 @@ def save(folder: Path, saved: Saved, keep: int) -> None:
         ImportError: Orbax is not installed.
     """
     temporary = folder / f"{TEMPORARY}{saved.step:012d}_{os.getpid()}"
-    checkpointing()
+    orbax()
     try:
         shutil.rmtree(temporary, ignore_errors=True)
         temporary.mkdir(parents=True)
@@ -142,8 +142,8 @@ def _sync(path: Path) -> None:
         os.close(handle)
 
 
-def checkpointing() -> Any:
-    """(Orbax, its checkpointer for this process alone): one process writes and reads for all.
+def orbax() -> Any:
+    """The package `orbax.checkpoint`.
 
     Raises:
         ImportError: it is not installed.
@@ -152,26 +152,30 @@ def checkpointing() -> Any:
         import orbax.checkpoint as ocp
     except ImportError as error:
         raise ImportError('folder: checkpoints need Orbax, which is not installed. pip install "gru_jax[train]".') from error
+    return ocp
+
+
+def _checkpointer(ocp: Any) -> Any:
+    """Orbax' checkpointer for this process alone: one process writes and reads for all."""
     import jax
 
     process = jax.process_index()
     alone = ocp.options.MultiprocessingOptions(
         primary_host=process, active_processes={process}, barrier_sync_key_prefix=f"gru_jax_{process}"
     )
-    return ocp, ocp.Checkpointer(ocp.PyTreeCheckpointHandler(multiprocessing_options=alone), multiprocessing_options=alone)
+    return ocp.Checkpointer(ocp.PyTreeCheckpointHandler(multiprocessing_options=alone), multiprocessing_options=alone)
 
 
 def _write_arrays(path: Path, arrays: dict[str, np.ndarray]) -> None:
     """Under numbers: names of parameters may hold anything. An array without entries is its shape alone."""
-    _, checkpointer = checkpointing()
-    with checkpointer:
+    with _checkpointer(orbax()) as checkpointer:
         checkpointer.save(path.absolute(), {str(i): array for i, array in enumerate(arrays.values()) if array.size})
 
 
 def _read_arrays(path: Path, told: list[Any]) -> dict[str, np.ndarray]:
-    ocp, checkpointer = checkpointing()
+    ocp = orbax()
     wanted = {str(i): ocp.RestoreArgs(restore_type=np.ndarray) for i, (_, shape, _) in enumerate(told) if np.prod(shape)}
-    with checkpointer:
+    with _checkpointer(ocp) as checkpointer:
         found = checkpointer.restore(path.absolute(), args=ocp.args.PyTreeRestore(restore_args=wanted))
     arrays = {}
     for i, (name, shape, dtype) in enumerate(told):

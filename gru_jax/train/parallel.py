@@ -45,20 +45,16 @@ def check_split(mesh: Mesh, kinds: tuple[Kind, ...], data: Any, addresses: Any, 
         ("data", leaf.shape[:1])
         for kind, part in zip(kinds, parts, strict=True)
         if kind.data_is_split
-        for leaf in _leaves(part)
+        for leaf in jax.tree.leaves(part)
     ]
     if kinds[0].address_is_split:
-        split += [("batch_size", leaf.shape[-1:]) for leaf in _leaves(addresses)]
-    split += [("carry", leaf.shape[:1]) for leaf in _leaves(carry)]
+        split += [("batch_size", leaf.shape[-1:]) for leaf in jax.tree.leaves(addresses)]
+    split += [("carry", leaf.shape[:1]) for leaf in jax.tree.leaves(carry)]
     for name, size in split:
         if not size or size[0] % mesh.size:
             raise ValueError(
                 f"{name}: got {size[0] if size else 'a scalar'}, expected a multiple of {mesh.size}, the devices of the mesh."
             )
-
-
-def _leaves(tree: Any) -> list[Any]:
-    return jax.tree.leaves(tree)
 
 
 def place(mesh: Mesh | None, tree: Any, *, split: bool = False) -> Any:
@@ -72,9 +68,8 @@ def place(mesh: Mesh | None, tree: Any, *, split: bool = False) -> Any:
 def _placed(sharding: NamedSharding, leaf: Any) -> jax.Array:
     if jax.process_count() == 1:
         return jax.device_put(leaf, sharding)
-    if jax.dtypes.issubdtype(
-        jax.typeof(leaf).dtype, jax.dtypes.prng_key
-    ):  # over processes only arrays of the host can be placed
+    # over processes only arrays of the host can be placed
+    if jax.dtypes.issubdtype(jax.typeof(leaf).dtype, jax.dtypes.prng_key):
         return jax.random.wrap_key_data(_placed(sharding, jax.random.key_data(leaf)), impl=jax.random.key_impl(leaf))
     return jax.device_put(np.asarray(leaf), sharding)
 

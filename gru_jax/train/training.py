@@ -12,7 +12,7 @@ import numpy as np
 
 from gru_jax.train import folder as folders
 from gru_jax.train import parallel
-from gru_jax.train.checkpoint import checkpointing
+from gru_jax.train.checkpoint import orbax
 from gru_jax.train.history import History
 from gru_jax.train.nonfinite import explain
 from gru_jax.train.program import Setup, State, dispatch
@@ -48,7 +48,7 @@ def train(plan: Plan, state: State) -> Fit:
     path = None if plan.folder is None else Path(plan.folder).absolute()
     writes = parallel.first_process()
     if path is not None:
-        checkpointing()  # raises before a step is taken
+        orbax()  # raises before a step is taken
     if path is not None and writes:
         path.mkdir(parents=True, exist_ok=True)
     lock = folders.Lock(path if writes else None)

@@ -51,6 +51,11 @@ def carry(state):
     return (state.c, state.h) if isinstance(state, tuple) else state
 
 
+def steps_of(lengths):
+    """(T, B, 1): the steps that exist. What Flax has beyond a length is no output."""
+    return jnp.arange(T)[:, None, None] < (jnp.full((B, 1), T) if lengths is None else jnp.asarray(lengths)[:, None])
+
+
 @pytest.mark.parametrize("with_lengths", [False, True], ids=["full", "lengths"])
 @pytest.mark.parametrize("name", LINEN)
 def test_outputs_states_and_gradients_are_linens(linen, name, with_lengths):
@@ -59,7 +64,7 @@ def test_outputs_states_and_gradients_are_linens(linen, name, with_lengths):
     tree = normal(module.init(jax.random.key(0), XS)["params"]["cell"])
     h0 = random_state(cell, gj.convert.from_flax_linen(cell, tree))
     lengths = LENGTHS if with_lengths else None
-    valid = jnp.asarray(np.arange(T)[:, None, None] < LENGTHS[:, None]) if with_lengths else jnp.ones((T, B, 1), bool)
+    valid = steps_of(lengths)
 
     def ours(tree, xs, h0):
         h_last, ys = gj.unroll(cell, gj.convert.from_flax_linen(cell, tree), xs, h0, lengths=lengths)
@@ -67,7 +72,7 @@ def test_outputs_states_and_gradients_are_linens(linen, name, with_lengths):
 
     def theirs(tree, xs, h0):
         h_last, ys = module.apply({"params": {"cell": tree}}, xs, initial_carry=carry(h0), seq_lengths=lengths)
-        return h_last, jnp.where(valid, ys, 0)  # what Flax has beyond a length is no output
+        return h_last, jnp.where(valid, ys, 0)
 
     assert_same_function(ours, theirs, tree, XS, h0)
 
@@ -82,7 +87,7 @@ def test_outputs_states_and_gradients_are_nnx(nnx, name, with_lengths):
     params = gj.convert.from_flax_nnx(cell, state)
     h0 = random_state(cell, params)
     lengths = LENGTHS if with_lengths else None
-    valid = jnp.asarray(np.arange(T)[:, None, None] < LENGTHS[:, None]) if with_lengths else jnp.ones((T, B, 1), bool)
+    valid = steps_of(lengths)
 
     def ours(state, xs, h0):
         h_last, ys = gj.unroll(cell, gj.convert.from_flax_nnx(cell, state), xs, h0, lengths=lengths)

@@ -237,6 +237,11 @@ def test_what_a_library_cannot_hold_is_told():
     )
 
 
+def test_a_dtype_that_holds_no_weights_is_told():
+    arrays = convert.to_pytorch(AFTER, random_params(AFTER))
+    assert_told(lambda: convert.from_pytorch(AFTER, arrays, dtype=jnp.int32), TypeError, "dtype: got int32, expected float64")
+
+
 def test_float64_is_refused_where_jax_would_cut_it():
     arrays = convert.to_pytorch(AFTER, random_params(AFTER))
     with jax.enable_x64(False):
