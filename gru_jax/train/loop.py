@@ -105,7 +105,7 @@ def fit(
         _check_stopping(early_stopping, evaluate)
     setup = Setup(loss_fn, optimizer, source.kinds(), accumulate, weight, carry is not None, max_nonfinite, False, False, mesh)
     zero = lambda: jnp.zeros((), jnp.int32)
-    copy = partial(jax.tree.map, partial(jnp.array, copy=True))
+    copy = partial(jax.tree.map, _copied)
     member = Member(copy(params), copy(optimizer.init(params)), copy(carry), zero(), zero())
     run_config = None if folder is None else configuration(config, source, key, accumulate=accumulate, members=None)
     plan = Plan(
@@ -179,7 +179,7 @@ def search(  # noqa: D417 (the options of fit are told there)
     own_order = isinstance(source, Rows)
     setup = Setup(loss_fn, optimizer, source.kinds(), accumulate, weight, False, 0, True, own_order, mesh)
     zeros = lambda: jnp.zeros(number, jnp.int32)
-    copy = partial(jax.tree.map, partial(jnp.array, copy=True))
+    copy = partial(jax.tree.map, _copied)
     member = Member(copy(params), copy(jax.vmap(start)(params, hyper)), None, zeros(), zeros())
     told = {name: values.tolist() for name, values in hyper.items()}
     run_config = (
@@ -208,6 +208,11 @@ def _checked_source(
     if mesh is not None:
         parallel.check_mesh(mesh)
     return source_of(data, batch_size)
+
+
+def _copied(leaf: Any) -> jax.Array:
+    """In memory of its own, and not weakly typed, as `jnp.full(8, -3.0)` is: the program's results are not, and would be compiled for again."""
+    return jnp.array(leaf, jnp.result_type(leaf), copy=True)
 
 
 def _check_stopping(rule: Any, evaluate: Any) -> None:

@@ -111,6 +111,15 @@ def test_a_batch_shape_is_compiled_once_whatever_the_number_of_steps(tmp_path):
     assert len(traces) == 2
 
 
+def test_a_weakly_typed_parameter_is_no_second_compilation():
+    of, traces = counted(lambda params, batch, key: (jnp.square(params - 1.0).sum(), {}))
+    params = jnp.full(3, -3.0)
+    assert params.weak_type
+    fitted = gj.train.fit(of, params, optax.sgd(0.1), lambda key: jax.random.normal(key), key=KEY, steps=15, steps_per_dispatch=5)
+    assert len(traces) == 1
+    assert not fitted.params.weak_type
+
+
 def test_data_may_be_made_inside_the_program_from_a_key():
     def make(key):
         xs = jax.random.bernoulli(key, 0.5, (8, T, D)).astype(jnp.float32)
