@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 import platform
 import sys
 import time
@@ -39,26 +40,31 @@ class Options:
 
 
 class Outcome(NamedTuple):
-    """What an experiment returns: the line it prints last, the record it writes, its figures and its tables by file name."""
+    """What an experiment returns: the line it prints last, the record it writes, its figures, tables and other files by name."""
 
     summary: dict[str, Any]
     results: dict[str, Any]
     figures: dict[str, plt.Figure]
     tables: Mapping[str, str] = MappingProxyType({})  # Markdown
+    files: Mapping[str, bytes] = MappingProxyType({})
 
 
-def main(run: Callable[[Options], Outcome], *, x64: bool = False) -> None:
+def main(run: Callable[..., Outcome], options_type: type[Options] = Options, *, x64: bool = False, all_cores: bool = False) -> None:
     """Parses the command line, runs, writes results.json and the figures, and prints a one-line JSON summary.
 
     Args:
         run: the experiment.
+        options_type: its own command line, where it has one.
         x64: whether it computes in float64.
+        all_cores: makes every CPU core a device of its own, for `mesh=gj.train.data_mesh()`.
     """
     module = sys.modules[run.__module__]
     name = Path(module.__file__ or "").stem
-    options = tyro.cli(Options, prog=f"python -m experiments.{name}", description=module.__doc__)
+    options = tyro.cli(options_type, prog=f"python -m experiments.{name}", description=module.__doc__)
     if x64:
         jax.config.update("jax_enable_x64", True)
+    if all_cores:
+        jax.config.update("jax_num_cpu_devices", os.cpu_count() or 1)
     print(f"{name}: seed {options.seed}, jax {jax.__version__} on {jax.devices()[0].device_kind}, x64 {x64}")
     began = time.perf_counter()
     outcome = run(options)
@@ -71,11 +77,14 @@ def main(run: Callable[[Options], Outcome], *, x64: bool = False) -> None:
         plt.close(figure)
     for file, text in outcome.tables.items():
         (out / file).write_text(text, "utf-8")
+    for file, content in outcome.files.items():
+        (out / file).write_bytes(content)
     record = {
         "experiment": name,
         "command": f"python -m experiments.{name}" + " --quick" * options.quick + f" --seed {options.seed}",
         "versions": {"python": platform.python_version(), "jax": jax.__version__, "gru_jax": gru_jax.__version__},
         "device": jax.devices()[0].device_kind,
+        "devices": len(jax.devices()),
         "seconds": seconds,
         "summary": outcome.summary,
         "results": outcome.results,

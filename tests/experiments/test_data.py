@@ -1,0 +1,250 @@
+"""The data: it is the published data, by counts and by the published baselines; what is damaged, hostile or absent is told, never used."""
+
+import hashlib
+import http.server
+import io
+import os
+import struct
+import threading
+import zlib
+from pathlib import Path
+
+import numpy as np
+import pytest
+import scipy.io
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from experiments import data
+from experiments.music import baselines
+
+needs_the_data = pytest.mark.skipif(
+    not os.environ.get(data.FOLDER_VARIABLE), reason=f"{data.FOLDER_VARIABLE} names no folder with the data"
+)
+PIECES = {  # train, valid, test: pieces, frames
+    "JSB Chorales": ((229, 13807), (76, 4602), (77, 4725)),
+    "Nottingham": ((694, 176561), (173, 45513), (170, 44463)),
+    "MuseData": ((524, 245202), (135, 82755), (124, 64339)),
+    "Piano-midi": ((87, 75911), (12, 8540), (25, 19036)),
+}
+HIGHEST_MIDI_NOTE = {"JSB Chorales": 96, "Nottingham": 93, "MuseData": 105, "Piano-midi": 108}  # Chung's dimensions say the same
+
+
+@needs_the_data
+@pytest.mark.parametrize("name", data.MUSIC)
+def test_the_music_has_the_published_counts_and_baselines(name):
+    music = data.load_music(name)
+    assert tuple((len(pieces), sum(map(len, pieces))) for pieces in music) == PIECES[name]
+    frames = np.concatenate([piece for pieces in music for piece in pieces])
+    assert frames.dtype == np.uint8
+    assert np.flatnonzero(frames.any(0)).max() + data.LOWEST_MIDI_NOTE == HIGHEST_MIDI_NOTE[name]
+    assert {
+        "note 1-gram": f"{baselines.note_1gram(music.train, music.test):.2f}",
+        "note 1-gram (IID)": f"{baselines.note_1gram_iid(music.train, music.test):.2f}",
+    } == baselines.PUBLISHED[name]
+
+
+@needs_the_data
+def test_the_text_is_nine_tenths_and_a_tenth_of_shakespeare():
+    text = data.load_text()
+    assert (len(text.train), len(text.valid), len(text.alphabet)) == (1_003_854, 111_540, 65)
+    assert "".join(text.alphabet[i] for i in text.train[:14]) == "First Citizen:"
+
+
+def matlab(**variables):
+    """A MATLAB file's bytes."""
+    file = io.BytesIO()
+    scipy.io.savemat(file, variables, do_compression=True)
+    return file.getvalue()
+
+
+def cell(*pieces):
+    """A MATLAB cell of pieces."""
+    row = np.empty((1, len(pieces)), object)
+    row[0, :] = pieces
+    return row
+
+
+def piece(T=5, notes=88, seed=0):
+    return np.random.default_rng(seed).integers(0, 2, (T, notes)).astype(np.uint8)
+
+
+SPLITS = {"traindata": cell(piece(5), piece(7)), "validdata": cell(piece(3)), "testdata": cell(piece(4, seed=1))}
+
+
+def read(content, folder):
+    path = Path(folder) / "music.mat"
+    path.write_bytes(content)
+    return data.read_music(path)
+
+
+def test_pieces_are_read_as_they_were_written(tmp_path):
+    music = read(matlab(**SPLITS), tmp_path)
+    assert [len(one) for one in music.train] == [5, 7]
+    np.testing.assert_array_equal(music.test[0], piece(4, seed=1))
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"traindata": None}, "got {.*}, expected {'traindata'"),
+        ({"traindata": piece()}, "expected {'traindata': 'a cell"),
+        ({"validdata": cell()}, "validdata is empty"),
+        ({"testdata": cell(piece(notes=87))}, r"testdata\[0\] has shape \(5, 87\), expected \(T, 88\)"),
+        ({"testdata": cell(piece(T=0))}, r"testdata\[0\] has shape \(0, 88\)"),
+        ({"testdata": cell(piece(), piece() + 1)}, r"testdata\[1\] has entries from 1 to 2, expected 0 and 1"),
+        ({"testdata": cell(np.full((2, 88), np.nan))}, r"testdata\[0\] has entries from nan to nan"),
+        ({"testdata": cell("a text")}, r"testdata\[0\] is <U6, expected numbers"),
+        ({"testdata": cell(piece() * 1j)}, r"testdata\[0\] is complex128, expected numbers"),
+        ({"testdata": cell(cell(piece()))}, r"testdata\[0\] is object, expected numbers"),
+        ({"testdata": cell({"a": 1})}, r"testdata\[0\] is .*, expected numbers"),
+    ],
+)
+def test_a_file_with_other_contents_is_told(tmp_path, changes, message):
+    content = matlab(**{key: value for key, value in (SPLITS | changes).items() if value is not None})
+    with pytest.raises(ValueError, match=message):
+        read(content, tmp_path)
+
+
+def element(kind, body, length=None):
+    return struct.pack("<II", kind, len(body) if length is None else length) + body
+
+
+HEADER = matlab()[:128]
+BOMB = zlib.compress(bytes(10**8), 9)
+
+
+def declared(rows, pieces=2, kind=1):
+    """A compressed cell that says it holds so many pieces, and of them the first is so long."""
+    uint8 = element(6, struct.pack("<II", 9, 0)) + element(5, struct.pack("<ii", rows, 88)) + element(1, b"") + element(2, b"", 2**31 - 8)
+    flags = element(6, struct.pack("<II", kind, 0)) + element(5, struct.pack("<ii", 1, pieces)) + element(1, b"traindata" + bytes(7), 9)
+    return HEADER + element(15, zlib.compress(element(14, flags + element(14, uint8))))
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"", "expected a MATLAB 5 file"),
+        (b"<html>404: not found</html>" * 20, "expected a MATLAB 5 file"),
+        (HEADER, r"got {}, expected {'traindata'"),
+        (HEADER + element(15, zlib.compress(BOMB), None)[:40], "is cut off"),
+        (HEADER + element(15, b"no zlib stream"), "is damaged"),
+        (HEADER + element(15, zlib.compress(bytes(100))[:-6]), "is cut off"),
+        (HEADER + element(14, b"x", 2**32 - 1), "is cut off: the element at byte 128 declares 4,294,967,295 bytes, 1 follow"),
+        (HEADER + element(15, BOMB) * 3, "unpacks to more than"),
+        (declared(2**31 - 1), "got|damaged"),
+        (declared(10, pieces=2**31 - 1), "got|damaged"),
+    ],
+    ids=["empty", "a page", "nothing in it", "cut off", "no stream", "stream cut off", "long element", "bomb", "long piece", "many pieces"],
+)
+def test_a_hostile_file_is_told_at_once(tmp_path, content, message):
+    with pytest.raises(ValueError, match=message):
+        read(content, tmp_path)
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.data())
+def test_a_damaged_file_is_told_or_harmless(drawn):
+    import tempfile
+
+    content = bytearray(matlab(**SPLITS))
+    for _ in range(drawn.draw(st.integers(1, 4))):
+        content[drawn.draw(st.integers(0, len(content) - 1))] = drawn.draw(st.integers(0, 255))
+    content = content[: drawn.draw(st.integers(len(content) // 2, len(content)))]
+    with tempfile.TemporaryDirectory() as folder:
+        try:
+            music = read(bytes(content), folder)
+        except ValueError as error:
+            assert "music.mat" in str(error)
+        else:
+            assert all(one.shape[1] == 88 for pieces in music for one in pieces)
+
+
+def test_an_unknown_set_is_told():
+    with pytest.raises(ValueError, match="name: got 'Bach', expected one of 'JSB Chorales', 'Nottingham'"):
+        data.load_music("Bach")
+
+
+@pytest.fixture
+def server(tmp_path):
+    """A local web server over a folder: (its folder, its address)."""
+    folder = tmp_path / "served"
+    folder.mkdir()
+
+    class Quiet(http.server.SimpleHTTPRequestHandler):
+        def __init__(self, *args, **kwargs):
+            super().__init__(*args, directory=str(folder), **kwargs)
+
+        def log_message(self, *args):
+            pass
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Quiet) as served:
+        threading.Thread(target=served.serve_forever, daemon=True).start()
+        yield folder, f"http://127.0.0.1:{served.server_port}"
+        served.shutdown()
+
+
+@pytest.fixture
+def downloads(tmp_path, server, monkeypatch):
+    """The music of SPLITS served as JSB Chorales, into a cache of its own: (the served file, the cache)."""
+    folder, address = server
+    content = matlab(**SPLITS)
+    (folder / "JSB_Chorales.mat").write_bytes(content)
+    source = data.Source(f"{address}/JSB_Chorales.mat", hashlib.sha256(content).hexdigest())
+    monkeypatch.setitem(data.SOURCES, "JSB_Chorales.mat", source)
+    monkeypatch.delenv(data.FOLDER_VARIABLE, raising=False)
+    cache = tmp_path / "cache"
+    monkeypatch.setattr(data.pooch, "os_cache", lambda name: cache)
+    return folder / "JSB_Chorales.mat", cache
+
+
+def test_a_file_is_downloaded_once_with_a_bar(downloads, capsys):
+    served, cache = downloads
+    assert len(data.load_music("JSB Chorales").train) == 2
+    assert "100%" in capsys.readouterr().err
+    served.unlink()
+    assert len(data.load_music("JSB Chorales").train) == 2
+    assert [path.name for path in cache.iterdir()] == ["JSB_Chorales.mat"]
+
+
+def test_a_download_with_another_hash_is_refused_and_not_kept(downloads):
+    served, cache = downloads
+    served.write_bytes(matlab(**SPLITS | {"traindata": cell(piece())}))
+    with pytest.raises(ValueError, match=r"another SHA-256 than .*GRU_JAX_DATA"):
+        data.load_music("JSB Chorales")
+    assert not list(cache.iterdir())
+
+
+def test_a_damaged_file_in_the_cache_is_downloaded_again(downloads):
+    _, cache = downloads
+    data.load_music("JSB Chorales")
+    (cache / "JSB_Chorales.mat").write_bytes(b"damaged")
+    assert len(data.load_music("JSB Chorales").train) == 2
+
+
+def test_without_a_network_the_way_out_is_told(downloads, monkeypatch):
+    monkeypatch.setitem(data.SOURCES, "JSB_Chorales.mat", data.SOURCES["JSB_Chorales.mat"]._replace(url="http://127.0.0.1:1/x"))
+    with pytest.raises(ConnectionError, match="could not be downloaded.*put JSB_Chorales.mat in a folder and set GRU_JAX_DATA"):
+        data.load_music("JSB Chorales")
+
+
+def test_a_page_that_is_not_there_is_no_music(downloads):
+    downloads[0].unlink()
+    with pytest.raises(ConnectionError, match="could not be downloaded"):
+        data.load_music("JSB Chorales")
+
+
+def test_a_folder_of_ones_own_is_read_and_never_written(downloads, tmp_path, monkeypatch):
+    served, cache = downloads
+    own = tmp_path / "own"
+    own.mkdir()
+    monkeypatch.setenv(data.FOLDER_VARIABLE, str(own))
+    with pytest.raises(FileNotFoundError, match=r"GRU_JAX_DATA: got '.*own', where JSB_Chorales.mat is not"):
+        data.load_music("JSB Chorales")
+    (own / "JSB_Chorales.mat").write_bytes(b"another")
+    with pytest.raises(ValueError, match=r"got SHA-256 .*, expected .*\. The file is not the one"):
+        data.load_music("JSB Chorales")
+    assert (own / "JSB_Chorales.mat").read_bytes() == b"another"
+    (own / "JSB_Chorales.mat").write_bytes(served.read_bytes())
+    assert len(data.load_music("JSB Chorales").train) == 2
+    assert not cache.exists()
