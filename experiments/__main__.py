@@ -3,7 +3,7 @@
 import ast
 from pathlib import Path
 
-SUPPORT = ("__init__", "__main__", "common")
+SUPPORT = ("__init__", "__main__", "common", "data", "network")
 
 
 def experiments() -> dict[str, str]:

@@ -15,7 +15,6 @@ from functools import partial
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import matplotlib.pyplot as plt
 import numpy as np
 import optax
@@ -56,9 +55,7 @@ def learn(name: str, steps: int, chrono: bool, seeds: list[int], updates: int, e
     """One cell at one length, all seeds."""
     cell, rng = CELLS[name], np.random.default_rng([seeds[0], steps])
     train, test = sequences(rng, examples, steps), sequences(rng, TEST, steps)
-    draw = partial(
-        network.init, cell, input_size=2, hidden_size=HIDDEN, output_size=1, longest=steps if chrono else None
-    )
+    draw = partial(network.init, cell, input_size=2, hidden_size=HIDDEN, output_size=1, longest=steps if chrono else None)
     optimizer = optax.chain(optax.clip_by_global_norm(1.0), optax.adam(optax.cosine_decay_schedule(3e-3, updates, 0.01)))
     every = max(updates // 40, 1)
     fitted = network.train_seeds(

@@ -15,7 +15,6 @@ from functools import partial
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import matplotlib.pyplot as plt
 import numpy as np
 import optax
@@ -24,7 +23,12 @@ import gru_jax as gj
 from experiments import network
 from experiments.common import Options, Outcome, main
 
-CELLS: dict[str, gj.Cell] = {"GRU": gj.gru(), "LSTM": gj.lstm(), "tanh RNN": gj.elman("tanh"), "sigmoid RNN": gj.elman("sigmoid")}
+CELLS: dict[str, gj.Cell] = {
+    "GRU": gj.gru(),
+    "LSTM": gj.lstm(),
+    "tanh RNN": gj.elman("tanh"),
+    "sigmoid RNN": gj.elman("sigmoid"),
+}
 PAIRS, BITS, HIDDEN, BATCH, RATE = 5000, 8, 10, 100, 0.1
 LENGTHS = (8, 16, 32, 64)
 uniform = gj.initializers.symmetric_uniform(1.0)
@@ -83,7 +87,8 @@ def learn(name: str, how: str, lowest_first: bool, seeds: list[int], epochs: int
     if lowest_first:
         longer = {bits: sums(rng, 1000, bits) for bits in LENGTHS}
         result["sums_of_bits"] = {
-            bits: jax.vmap(lambda params, task=task: score(cell, task, params)["sums"])(fitted.params) for bits, task in longer.items()
+            bits: jax.vmap(lambda params, task=task: score(cell, task, params)["sums"])(fitted.params)
+            for bits, task in longer.items()
         }
     return result
 
@@ -97,7 +102,9 @@ def run(options: Options) -> Outcome:
         "package, highest bit first": ("package", False, 1 if options.quick else 10),
         "Adam": ("Adam", True, 3 if options.quick else 20),
     }
-    results = {kind: {cell: learn(cell, how, first, seeds, epochs) for cell in cells} for kind, (how, first, epochs) in kinds.items()}
+    results = {
+        kind: {cell: learn(cell, how, first, seeds, epochs) for cell in cells} for kind, (how, first, epochs) in kinds.items()
+    }
     last = lambda kind, cell, metric: np.asarray(results[kind][cell][metric][-1])
     summary = {
         "sums_right": {kind: {cell: last(kind, cell, "sums") for cell in cells} for kind in kinds},

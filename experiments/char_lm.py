@@ -1,12 +1,12 @@
 """How well does a GRU that reads Shakespeare letter by letter guess the next one?
 
-Karpathy's tinyshakespeare: 1,003,854 characters to train on and the last 111,540 to validate, 65 kinds. Windows of 128 characters in 32
-streams, the state carried from window to window; Adam with a cosine to a hundredth, gradient norm clipped at 1, dropout with one mask per
-window. Nats per character on the validation text, read as 30 stretches from a zero state each, every character but each stretch's first
-counted, at the best of the evaluations.
+Karpathy's tinyshakespeare: 1,003,854 characters to train on and the last 111,540 to validate, 65 kinds. Windows of 128 characters in
+32 streams, the state carried from window to window; Adam with a cosine to a hundredth, gradient norm clipped at 1, dropout with one
+mask per window. Nats per character on the validation text, read as 30 stretches from a zero state each, every character but each
+stretch's first counted, at the best of the evaluations.
 
-Published: a bigram model 2.484 (counted from the data), nanoGPT's transformer 1.88 for its small setting on a CPU and 1.4697 for the one
-on a GPU; no GRU figure for this text was found.
+Published: nanoGPT's transformer 1.88 for its small setting on a CPU and 1.4697 for the one on a GPU; no GRU figure for this text was
+found. A bigram model, counted here, is the baseline.
 
 Expectation: below 1.7 with 256 units.
 """
@@ -26,7 +26,7 @@ from experiments.common import Options, Outcome, main
 
 CELL = gj.gru()
 BATCH, WINDOW, RATE, DROPOUT, STRETCHES = 32, 128, 4e-3, 0.1, 30
-PUBLISHED = {"bigram": 2.484, "nanoGPT, small": 1.88, "nanoGPT": 1.4697}
+PUBLISHED = {"nanoGPT, small": 1.88, "nanoGPT": 1.4697}
 
 
 def bigram(text: data.Text) -> float:
@@ -43,8 +43,8 @@ def loss_fn(
     """Nats per character of a window, and the state after it."""
     xs, asked = window.pieces
     cell = gj.variational_dropout(CELL, state=DROPOUT)
-    options = {"time_major": False, "resets": window.resets, "mask": window.mask, "key": key}
-    carry, hs = gj.unroll(cell, params.cell, jax.nn.one_hot(xs, characters), carry, **options)
+    shown = jax.nn.one_hot(xs, characters)
+    carry, hs = gj.unroll(cell, params.cell, shown, carry, time_major=False, resets=window.resets, mask=window.mask, key=key)
     found = gj.heads.dense(params.readout, hs)
     losses = gj.heads.softmax_cross_entropy(found, asked.astype(jnp.int32), window.mask)
     return losses.sum() / window.mask.sum(), {}, carry
@@ -94,7 +94,14 @@ def run(options: Options) -> Outcome:
     best = [float(fit.evaluations["nats"].min()) for fit in fits]
     written = {}
     for temperature in (0.5, 1.0):
-        drawn = sample(fits[int(np.argmin(best))].best_params, 600, characters, jax.random.key(options.seed), text.alphabet.index("\n"), temperature)
+        drawn = sample(
+            fits[int(np.argmin(best))].best_params,
+            600,
+            characters,
+            jax.random.key(options.seed),
+            text.alphabet.index("\n"),
+            temperature,
+        )
         written[temperature] = "".join(text.alphabet[i] for i in np.asarray(drawn))
     summary = {
         "valid_nats": best,

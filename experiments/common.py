@@ -49,7 +49,9 @@ class Outcome(NamedTuple):
     files: Mapping[str, bytes] = MappingProxyType({})
 
 
-def main(run: Callable[..., Outcome], options_type: type[Options] = Options, *, x64: bool = False, all_cores: bool = False) -> None:
+def main(
+    run: Callable[..., Outcome], options_type: type[Options] = Options, *, x64: bool = False, all_cores: bool = False
+) -> None:
     """Parses the command line, runs, writes results.json and the figures, and prints a one-line JSON summary.
 
     Args:

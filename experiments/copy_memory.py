@@ -28,6 +28,7 @@ from experiments.common import Options, Outcome, main
 CELLS: dict[str, gj.Cell] = {"GRU": gj.gru(), "LSTM": gj.lstm()}
 SYMBOLS, LENGTH, HIDDEN, BATCH = 8, 10, 128, 32
 BLANK, BEGIN, CLASSES = 0, SYMBOLS + 1, SYMBOLS + 2
+RATE = 3e-3
 
 
 def baseline(T: int) -> float:
@@ -59,16 +60,26 @@ def score(cell: gj.Cell, test: Any, params: network.Params) -> dict[str, jax.Arr
     }
 
 
+def optimizer(updates: int) -> optax.GradientTransformation:
+    """Adam with a cosine to a hundredth, gradient norm clipped at 1."""
+    return optax.chain(optax.clip_by_global_norm(1.0), optax.adam(optax.cosine_decay_schedule(RATE, updates, 0.01)))
+
+
 def learn(name: str, T: int, chrono: bool, seeds: list[int], updates: int) -> dict[str, Any]:
     """One cell at one length from one kind of start, all seeds."""
     cell = CELLS[name]
     draw = partial(
-        network.init, cell, input_size=CLASSES, hidden_size=HIDDEN, output_size=CLASSES, longest=T + 2 * LENGTH if chrono else None
+        network.init,
+        cell,
+        input_size=CLASSES,
+        hidden_size=HIDDEN,
+        output_size=CLASSES,
+        longest=T + 2 * LENGTH if chrono else None,
     )
     test = batch_of(T, 1000, jax.random.key(2**31 - 1))
     every = max(updates // 40, 1)
     fitted = network.train_seeds(
-        partial(loss_fn, cell), draw, optax.rmsprop(1e-3, decay=0.9), partial(batch_of, T, BATCH), seeds=seeds, steps=updates,
+        partial(loss_fn, cell), draw, optimizer(updates), partial(batch_of, T, BATCH), seeds=seeds, steps=updates,
         steps_per_dispatch=every, evaluate=partial(score, cell, test), evaluate_every=every,
     )  # fmt: skip
     return {name: fitted.evaluations[name] for name in ("step", "nats", "accuracy")}

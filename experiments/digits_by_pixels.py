@@ -68,7 +68,9 @@ def run(options: Options) -> Outcome:
     summary = {"test_accuracy": {name: found["accuracy"][-1] for name, found in results.items()}, "seeds": seeds}
     figure, axes = plt.subplots(figsize=(7, 4), layout="constrained")
     lines = {name: (found["epoch"], 100 * found["accuracy"]) for name, found in results.items()}
-    network.draw_lines(axes, lines, ("chance", 10.0), xlabel="epoch", ylabel="test accuracy (%)", title="Digits, pixel by pixel")
+    network.draw_lines(
+        axes, lines, ("chance", 10.0), xlabel="epoch", ylabel="test accuracy (%)", title="Digits, pixel by pixel"
+    )
     return Outcome(summary, results, {"curves.png": figure})
 
 

@@ -1,1 +1,1 @@
-"""Polyphonic music: `model` is the network and its four averages, `baselines` what needs no network, `midi` what can be heard and seen."""
+"""Polyphonic music: the network and its averages, what needs no network, what can be heard and seen, tables and figures."""

@@ -52,7 +52,9 @@ def encode(roll: np.ndarray, frames_per_beat: float, beats_per_minute: float = 9
 
 def draw(rolls: dict[str, np.ndarray]) -> plt.Figure:
     """Piano rolls one above the other."""
-    figure, all_axes = plt.subplots(len(rolls), 1, figsize=(11, 2.6 * len(rolls)), layout="constrained", sharex=True, squeeze=False)
+    figure, all_axes = plt.subplots(
+        len(rolls), 1, figsize=(11, 2.6 * len(rolls)), layout="constrained", sharex=True, squeeze=False
+    )
     sounding = np.flatnonzero(sum(roll.sum(0) for roll in rolls.values()))
     low, high = sounding.min() - 2, sounding.max() + 3
     for axes, (name, roll) in zip(all_axes[:, 0], rolls.items(), strict=True):

@@ -20,7 +20,7 @@ SILENCE = -3.0  # the read-out's first biases: about four of 88 notes sound at o
 
 
 class Model(NamedTuple):
-    """What is trained, and with which dropout (each mask one per sequence, Gal and Ghahramani 2016, but for the outputs')."""
+    """What is trained; dropout: one mask per window for state and inputs (Gal and Ghahramani 2016), one per frame for outputs."""
 
     cell: gj.Cell
     units: int
@@ -44,28 +44,50 @@ def init(model: Model, key: jax.Array) -> network.Params:
     return params._replace(readout=params.readout._replace(b_y=jnp.full(NOTES, SILENCE, jnp.float32)))
 
 
-def losses(model: Model, params: network.Params, batch: gj.train.Padded, key: jax.Array | None = None) -> jax.Array:
-    """Nats of every frame, `(B, T)`, 0 where there is none; with dropout where a key is given."""
-    frames = batch.sequences.astype(jnp.float32)
-    xs = jnp.concatenate([jnp.zeros_like(frames[:, :1]), frames[:, :-1]], 1)
+def expected(
+    model: Model, params: network.Params, xs: jax.Array, h0: Any = None, *, key: jax.Array | None = None, **options: Any
+) -> tuple[Any, jax.Array]:
+    """The last state, and the logits of the 88 notes after each frame; with dropout where a key is given."""
     if key is None:
-        _, hs = gj.unroll(model.cell, params.cell, xs, time_major=False, lengths=batch.lengths)
+        h_last, hs = gj.unroll(model.cell, params.cell, xs, h0, time_major=False, **options)
     else:
         key, key_outputs = jax.random.split(key)
         cell = gj.variational_dropout(model.cell, inputs=model.inputs, state=model.state)
-        _, hs = gj.unroll(cell, params.cell, xs, time_major=False, lengths=batch.lengths, key=key)
+        h_last, hs = gj.unroll(cell, params.cell, xs, h0, time_major=False, key=key, **options)
         kept = jax.random.bernoulli(key_outputs, 1 - model.outputs, hs.shape)
         hs = jnp.where(kept, hs / (1 - model.outputs), 0)
-    return gj.heads.bernoulli_cross_entropy(gj.heads.dense(params.readout, hs), frames, batch.mask)
+    return h_last, gj.heads.dense(params.readout, hs)
 
 
-def loss_fn(model: Model, params: network.Params, batch: gj.train.Padded, key: jax.Array) -> tuple[jax.Array, dict]:
-    """Nats per frame of the batch, all frames pooled."""
-    return losses(model, params, batch, key).sum() / jnp.maximum(batch.mask.sum(), 1), {}
+def loss_fn(
+    model: Model, params: network.Params, window: gj.train.Window, key: jax.Array, carry: Any
+) -> tuple[jax.Array, dict, Any]:
+    """Nats per frame of a window, all frames pooled, and the state after it."""
+    before, frames = (part.astype(jnp.float32) for part in window.pieces)
+    carry, logits = expected(model, params, before, carry, key=key, resets=window.resets, mask=window.mask)
+    losses = gj.heads.bernoulli_cross_entropy(logits, frames, window.mask)
+    return losses.sum() / jnp.maximum(frames_of(window), 1), {}, carry
+
+
+def frames_of(window: gj.train.Window) -> jax.Array:
+    """What the loss of a window is a mean over."""
+    return window.mask.sum()
+
+
+def with_previous(piece: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The frame before each one, silence before the first, and the frames."""
+    return np.concatenate([np.zeros_like(piece[:1]), piece[:-1]]), piece
+
+
+def losses(model: Model, params: network.Params, batch: gj.train.Padded) -> jax.Array:
+    """Nats of every frame of whole pieces, `(B, T)`, 0 where there is none."""
+    before, frames = (part.astype(jnp.float32) for part in batch.sequences)
+    _, logits = expected(model, params, before, lengths=batch.lengths)
+    return gj.heads.bernoulli_cross_entropy(logits, frames, batch.mask)
 
 
 def averages(batches: list[tuple[jax.Array, jax.Array]]) -> Averages:
-    """The four, from `(losses (B, T), lengths (B,))` of batches that hold every piece once, and nothing (length 0) as often as you like."""
+    """The four, from `(losses (B, T), lengths (B,))` of batches that hold every piece once; a length of 0 is no piece."""
     whole = jnp.concatenate([losses.sum(1) for losses, _ in batches])
     first = jnp.concatenate([losses[:, 0] for losses, _ in batches])
     lengths = jnp.concatenate([lengths for _, lengths in batches])
@@ -90,10 +112,5 @@ def evaluate(model: Model, batches: list[gj.train.Padded], params: network.Param
 
 def batches_of(pieces: list[np.ndarray], buckets: int = 4) -> list[gj.train.Padded]:
     """All pieces in a few batches of similar lengths."""
-    source = gj.train.bucketed(pieces, -(-len(pieces) // buckets), buckets=buckets)
+    source = gj.train.bucketed([with_previous(piece) for piece in pieces], -(-len(pieces) // buckets), buckets=buckets)
     return [batch for batch, _ in source.in_order()]
-
-
-def describe(model: Model) -> dict[str, Any]:
-    """For the record."""
-    return {"units": model.units, "dropout": {"inputs": model.inputs, "state": model.state, "outputs": model.outputs}}

@@ -37,7 +37,12 @@ def table(results: dict[str, Any], baselines: dict[str, Any]) -> str:
     """Markdown: each set's four averages by unit, the mean over seeds with the least and the largest, and the paper's number."""
     lines = ["# Nats per frame on the test pieces: mean over seeds (least – largest)", ""]
     for name, by_unit in results.items():
-        lines += [f"## {name}", "", "| | " + " | ".join(AVERAGES.values()) + " | train, pooled | paper: test |", "|" + "---|" * 7]
+        lines += [
+            f"## {name}",
+            "",
+            "| | " + " | ".join(AVERAGES.values()) + " | train, pooled | paper: test |",
+            "|" + "---|" * 7,
+        ]
         for unit, found in by_unit.items():
             cells = []
             for average in AVERAGES:
@@ -56,7 +61,7 @@ def table(results: dict[str, Any], baselines: dict[str, Any]) -> str:
 
 
 def draw_curves(results: dict[str, Any]) -> plt.Figure:
-    """Validation (full) and training (dashed) by update and by second, a row for each set, a line for each seed: the paper's figures 2 and 3."""
+    """Validation (full) and training (dashed) by update and by second, a row for each set: the paper's figures 2 and 3."""
     figure, all_axes = plt.subplots(len(results), 2, figsize=(12, 3.4 * len(results)), layout="constrained", squeeze=False)
     for row, (name, by_unit) in zip(all_axes, results.items(), strict=True):
         lowest = min(np.min(curve["valid"]) for found in by_unit.values() for curve in found["curves"])

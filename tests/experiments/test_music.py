@@ -12,7 +12,18 @@ import gru_jax as gj
 from experiments import network
 from experiments.data import NOTES
 from experiments.music import midi, report
-from experiments.music.model import Averages, Model, averages, batches_of, evaluate, init, losses
+from experiments.music.model import (
+    Averages,
+    Model,
+    averages,
+    batches_of,
+    evaluate,
+    expected,
+    init,
+    loss_fn,
+    losses,
+    with_previous,
+)
 from experiments.polyphonic_music import UNITS
 
 KEY = jax.random.key(0)
@@ -22,11 +33,6 @@ MODEL = Model(gj.gru(), 6, state=0.3, inputs=0.2, outputs=0.4)
 def pieces(*lengths, seed=0):
     rng = np.random.default_rng(seed)
     return [(rng.random((T, NOTES)) < 0.05).astype(np.uint8) for T in lengths]
-
-
-def padded(*lengths):
-    (batch,) = batches_of(pieces(*lengths), buckets=1)
-    return batch
 
 
 def test_the_four_averages_are_those_of_a_loop_over_pieces():
@@ -59,30 +65,45 @@ def test_a_network_that_knows_frequencies_only_costs_the_note_1gram():
 
 
 def test_a_frame_is_expected_from_those_before_it_only():
-    params, batch = init(MODEL, KEY), padded(9, 6)
-    before = losses(MODEL, params, batch)
-    changed = batch._replace(sequences=batch.sequences.at[:, 4].set(1 - batch.sequences[:, 4]))
-    after = losses(MODEL, params, changed)
-    np.testing.assert_array_equal(before[:, :4], after[:, :4])
-    assert (np.asarray(before != after)[:, 4:6]).all()
+    params, (piece,) = init(MODEL, KEY), pieces(9)
+    changed = piece.copy()
+    changed[4] = 1 - changed[4]
+    before, after = (losses(MODEL, params, batches_of([one], buckets=1)[0])[0] for one in (piece, changed))
+    np.testing.assert_array_equal(before[:4], after[:4])
+    assert (np.asarray(before != after)[4:]).all()
 
 
 def test_padding_costs_nothing_and_a_piece_costs_the_same_in_any_batch():
-    params, batch = init(MODEL, KEY), padded(9, 6)
+    params, both = init(MODEL, KEY), pieces(9, 6)
+    (batch,) = batches_of(both, buckets=1)
     together = losses(MODEL, params, batch)
     assert not np.asarray(together)[np.asarray(~batch.mask)].any()
-    alone = losses(MODEL, params, jax.tree.map(lambda leaf: leaf[:1, :6] if leaf.ndim > 1 else leaf[:1], batch._replace(labels=None)))
-    np.testing.assert_allclose(alone[0], together[0, :6], rtol=1e-5)
+    alone = losses(MODEL, params, batches_of(both[1:], buckets=1)[0])
+    np.testing.assert_allclose(alone[0], together[0, :6], rtol=1e-5)  # the shorter one stands first
+
+
+def test_windows_with_their_states_cost_what_whole_pieces_cost():
+    model = MODEL._replace(state=0.0, inputs=0.0, outputs=0.0)
+    params, both = init(model, KEY), pieces(9, 6, 14)
+    source = gj.train.windows([with_previous(piece) for piece in both], 2, 4)
+    carry, total, frames = model.cell.initial_state(params.cell, 2), 0.0, 0
+    for number in range(source.windows_per_epoch):
+        window = source.kinds()[0].make(source.data, jnp.int32(number), KEY, 1, 0)
+        loss, _, carry = loss_fn(model, params, window, KEY, carry)
+        total, frames = total + float(loss) * int(window.mask.sum()), frames + int(window.mask.sum())
+    assert frames == 29  # the first stream is two pieces, the second one
+    whole = sum(float(losses(model, params, batch).sum()) for batch in batches_of(both, buckets=1))
+    assert total == pytest.approx(whole, rel=1e-5)
 
 
 def test_dropout_is_there_with_a_key_and_absent_without():
-    params, batch = init(MODEL, KEY), padded(9, 6)
-    quiet, again = losses(MODEL, params, batch), losses(MODEL, params, batch)
-    np.testing.assert_array_equal(quiet, again)
-    one, two = losses(MODEL, params, batch, KEY), losses(MODEL, params, batch, jax.random.key(1))
+    params, xs = init(MODEL, KEY), jnp.asarray(np.stack(pieces(9, 9)), jnp.float32)
+    quiet = expected(MODEL, params, xs)[1]
+    np.testing.assert_array_equal(quiet, expected(MODEL, params, xs)[1])
+    one, two = (expected(MODEL, params, xs, key=jax.random.key(seed))[1] for seed in (0, 1))
     assert float(jnp.abs(one - two).max()) > 1e-3
     none = MODEL._replace(state=0.0, inputs=0.0, outputs=0.0)
-    np.testing.assert_allclose(losses(none, params, batch, KEY), quiet, rtol=1e-6)
+    np.testing.assert_allclose(expected(none, params, xs, key=KEY)[1], quiet, rtol=1e-6)
 
 
 def test_the_units_have_the_sizes_of_the_table():

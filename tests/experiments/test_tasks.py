@@ -149,7 +149,9 @@ def test_a_window_costs_what_its_characters_cost_and_hands_its_state_on(monkeypa
     streams = np.stack([text[:-1], text[1:]], -1).reshape(2, 20, 2)
     found = network.logits(char_lm.CELL, params, jax.nn.one_hot(streams[..., 0], 3))
     assert count == 40
-    assert total == pytest.approx(float(gj.heads.softmax_cross_entropy(found, streams[..., 1].astype(np.int32)).sum()), rel=1e-5)
+    assert total == pytest.approx(
+        float(gj.heads.softmax_cross_entropy(found, streams[..., 1].astype(np.int32)).sum()), rel=1e-5
+    )
     stretches = text[:40].reshape(4, 10)
     whole = network.logits(char_lm.CELL, params, jax.nn.one_hot(stretches, 3))[:, :-1]
     expected = gj.heads.softmax_cross_entropy(whole, stretches[:, 1:].astype(np.int32)).mean()

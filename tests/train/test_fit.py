@@ -115,7 +115,9 @@ def test_a_weakly_typed_parameter_is_no_second_compilation():
     of, traces = counted(lambda params, batch, key: (jnp.square(params - 1.0).sum(), {}))
     params = jnp.full(3, -3.0)
     assert params.weak_type
-    fitted = gj.train.fit(of, params, optax.sgd(0.1), lambda key: jax.random.normal(key), key=KEY, steps=15, steps_per_dispatch=5)
+    fitted = gj.train.fit(
+        of, params, optax.sgd(0.1), lambda key: jax.random.normal(key), key=KEY, steps=15, steps_per_dispatch=5
+    )
     assert len(traces) == 1
     assert not fitted.params.weak_type
 
