@@ -81,7 +81,7 @@ def run(options: Options) -> Outcome:
         kinds = {
             **{f"T = 100, {name}": (name, 100, False, 5000) for name in CELLS},
             **{f"T = 100, {name}, chrono": (name, 100, True, 5000) for name in ("GRU", "LSTM")},
-            **{f"T = 400, {name}, chrono": (name, 400, True, 6000) for name in ("GRU", "LSTM")},
+            **{f"T = 400, {name}, chrono": (name, 400, True, 5000) for name in ("GRU", "LSTM")},
         }
     results = {kind: learn(name, T, chrono, seeds, updates, examples) for kind, (name, T, chrono, updates) in kinds.items()}
     summary = {

