@@ -5,8 +5,8 @@ each half, and the sum of their numbers is asked for after the last step. As in 
 1,000 to test, batches of 32, Adam; mean squared error. Guessing 1 costs 1/6 (the 0.1767 of the TCN paper is not that number).
 
 Published for T = 600 and 70,000 parameters: GRU 5.3e-5, LSTM 0.164, tanh RNN 0.177. Pascanu et al. 2013 call it solved when fewer
-than 1 % of the sequences have a squared error above 0.04. Gates start by the chrono rule here (Tallec and Ollivier 2018), which the
-LSTM needs at T = 400 and the GRU does not; both ways are run at T = 100.
+than 1 % of the sequences have a squared error above 0.04. Gates start by the chrono rule (Tallec and Ollivier 2018), the GRU's at
+T = 100 from zero biases too.
 
 Expectation: below 1e-3 at T = 100, and solved at T = 400; the tanh RNN is not.
 """
@@ -63,6 +63,7 @@ def learn(name: str, steps: int, chrono: bool, seeds: list[int], updates: int, e
         steps_per_dispatch=every, evaluate=partial(score, cell, test), evaluate_every=every,
     )  # fmt: skip
     evaluations = fitted.evaluations
+    print(f"T = {steps}, {name}{', chrono' * chrono}: " + " ".join(f"{mse:.1e}" for mse in evaluations["mse"][-1]), flush=True)
     return {
         "step": evaluations["step"],
         "mse": evaluations["mse"],
@@ -79,9 +80,9 @@ def run(options: Options) -> Outcome:
     else:
         examples = TRAIN
         kinds = {
-            **{f"T = 100, {name}": (name, 100, False, 5000) for name in CELLS},
-            **{f"T = 100, {name}, chrono": (name, 100, True, 5000) for name in ("GRU", "LSTM")},
-            **{f"T = 400, {name}, chrono": (name, 400, True, 5000) for name in ("GRU", "LSTM")},
+            **{f"T = 100, {name}": (name, 100, False, 4000) for name in ("GRU", "tanh RNN")},
+            **{f"T = 100, {name}, chrono": (name, 100, True, 4000) for name in ("GRU", "LSTM")},
+            **{f"T = 400, {name}, chrono": (name, 400, True, 3000) for name in ("GRU", "LSTM")},
         }
     results = {kind: learn(name, T, chrono, seeds, updates, examples) for kind, (name, T, chrono, updates) in kinds.items()}
     summary = {

@@ -73,7 +73,7 @@ def run(options: Options) -> Outcome:
     """Trains on every seed, and lets the best of them write."""
     text = data.load_text()
     characters = len(text.alphabet)
-    units, epochs, seeds, train = (32, 1, 1, text.train[:100_000]) if options.quick else (256, 15, 3, text.train)
+    units, epochs, seeds, train = (32, 1, 1, text.train[:100_000]) if options.quick else (256, 8, 3, text.train)
     source = gj.train.windows([(train[:-1], train[1:])], BATCH, WINDOW)
     steps = epochs * source.windows_per_epoch
     stretches = text.valid[: len(text.valid) // STRETCHES * STRETCHES].reshape(STRETCHES, -1)

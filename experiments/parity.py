@@ -3,8 +3,8 @@
 Strings of zeros and ones; after the last one the network says whether the number of ones is odd. As in Delétang et al. 2023 ("Neural
 networks and the Chomsky hierarchy"): lengths 1 to 40 in training, 41 and more in the test, batches of 128, Adam (1e-3), 10,000
 updates, 256 units there. They publish 100 % for a tanh RNN and an LSTM (no figure for a GRU was found); 50 % is chance. Here 64 units,
-batches of mixed lengths (theirs have one length each), as `lengths` of one padded batch, and the read-out at every string's own last
-step.
+Adam (3e-3), 6,000 updates, batches of mixed lengths (theirs have one length each), as `lengths` of one padded batch, and the read-out
+at every string's own last step.
 
 Expectation: at least 99 % at lengths up to 40 for every cell that learns; what is learned is a machine of two states, so that longer
 strings are right too.
@@ -61,7 +61,7 @@ def learn(name: str, seeds: list[int], updates: int) -> dict[str, Any]:
     """One cell, all seeds."""
     cell = CELLS[name]
     draw = partial(network.init, cell, input_size=2, hidden_size=HIDDEN, output_size=2)
-    optimizer = optax.chain(optax.clip_by_global_norm(1.0), optax.adam(1e-3))
+    optimizer = optax.chain(optax.clip_by_global_norm(1.0), optax.adam(3e-3))
     every = max(updates // 40, 1)
     fitted = network.train_seeds(
         partial(loss_fn, cell), draw, optimizer, partial(batch_of, LONGEST), seeds=seeds, steps=updates,
@@ -69,6 +69,10 @@ def learn(name: str, seeds: list[int], updates: int) -> dict[str, Any]:
     )  # fmt: skip
     lengths = np.arange(1, FAR + 1)
     right = jax.vmap(lambda params: accuracy_at(cell, params, lengths, jax.random.key(2**31 - 2)))(fitted.params)
+    print(
+        f"{name:9} right at lengths 1 to {LONGEST}: " + " ".join(f"{share:.1%}" for share in fitted.evaluations["seen"][-1]),
+        flush=True,
+    )
     return {
         **{metric: fitted.evaluations[metric] for metric in ("step", "seen", "longer")},
         "accuracy_at_length": right.T,
@@ -79,7 +83,7 @@ def learn(name: str, seeds: list[int], updates: int) -> dict[str, Any]:
 def run(options: Options) -> Outcome:
     """Every cell."""
     seeds = list(range(options.seed, options.seed + (1 if options.quick else 3)))
-    cells, updates = (["GRU"], 40) if options.quick else (list(CELLS), 10_000)
+    cells, updates = (["GRU"], 40) if options.quick else (list(CELLS), 6_000)
     results = {name: learn(name, seeds, updates) for name in cells}
     summary = {"accuracy": {name: found["accuracy"] for name, found in results.items()}, "seeds": seeds}
     return Outcome(summary, results, {"parity.png": draw(results)})

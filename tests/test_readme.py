@@ -128,3 +128,62 @@ def test_the_figures_of_both_readmes_are_those_of_the_results():
         assert figure in README, figure
     for figure in in_both + in_the_table:
         assert figure in table, figure
+
+
+def figures_of_the_tasks():
+    """By name, the figures of the standard tasks and of the music as both READMEs print them."""
+    music, adding, copying = (result(name)["summary"] for name in ("polyphonic_music", "adding", "copy_memory"))
+    addition, parity, characters = (result(name)["summary"] for name in ("binary_addition", "parity", "char_lm"))
+    records = result("polyphonic_music")["results"]
+    mean = lambda values: sum(values) / len(values)
+    nats = lambda values: ", ".join(f"{value:.2f}" for value in values)
+    shares = lambda values, digits=1: ", ".join(f"{100 * value:.{digits}f}" for value in values) + " %"
+    units = ("tanh RNN", "GRU", "LSTM")
+    found = {}
+    for name, by_unit in music["test"].items():
+        found[f"{name}, means"] = ", ".join(f"{mean(by_unit[unit]):.2f}" for unit in units)
+        found[f"{name}, GRU"] = nats(by_unit["GRU"])
+        if "larger GRU" in by_unit:
+            found[f"{name}, larger GRU"] = nats(by_unit["larger GRU"])
+        runs = [records[name][unit]["runs"] for unit in units]
+        by_average = lambda average, runs=runs: ", ".join(
+            f"{mean([run['test'][average] for run in each]):.2f}" for each in runs
+        )
+        found[f"{name}, per piece"] = by_average("per_piece")
+        found[f"{name}, first counted"] = by_average("pooled_first")
+    for kind, values in adding["mse"].items():
+        found[f"adding, {kind}"] = ", ".join(f"{value:.1e}" for value in values)
+        found[f"adding unsolved, {kind}"] = shares(adding["unsolved"][kind])
+    for T, kinds in copying["accuracy"].items():
+        found |= {f"copying, {T}, {kind}": shares(values) for kind, values in kinds.items()}
+    for how in ("package", "package, highest bit first"):
+        found |= {f"addition, {how}, {cell}": shares(values, 0) for cell, values in addition["sums_right"][how].items()}
+    found |= {f"addition, 64 bits, {cell}": shares(by["64"], 0) for cell, by in addition["sums_right_of_bits"].items()}
+    for cell, by in parity["accuracy"].items():
+        found |= {f"parity, {cell}, {lengths}": shares(values) for lengths, values in by.items()}
+    found["characters"] = ", ".join(f"{value:.3f}" for value in characters["valid_nats"])
+    found["bigram"] = f"{characters['bigram_nats']:.3f}"
+    pixels = result("digits_by_pixels")["summary"]["test_accuracy"]
+    return found | {f"pixels, {kind}": shares(values) for kind, values in pixels.items()}
+
+
+def test_the_figures_of_the_tasks_and_the_music_are_those_of_the_results():
+    table = (ROOT / "experiments" / "README.md").read_text("utf-8")
+    for name, figure in figures_of_the_tasks().items():
+        if name.endswith(("per piece", "first counted")) and not name.startswith("MuseData"):
+            continue  # in the tables of the experiment
+        assert figure in table, (name, figure)
+    figures = figures_of_the_tasks()
+    means = "; ".join(figures[f"{name}, means"] for name in ("JSB Chorales", "Nottingham", "Piano-midi"))
+    larger = f"{figures['JSB Chorales, larger GRU']}; {figures['Nottingham, larger GRU']}"
+    tasks = f"{figures['copying, 30, GRU, zero biases']}; {figures['adding, T = 400, GRU, chrono']}"
+    for row in (means, larger, tasks, figures["characters"]):
+        assert f"| {row} |" in README, row
+
+
+def test_the_minutes_are_those_of_the_results():
+    table = (ROOT / "experiments" / "README.md").read_text("utf-8")
+    for path in sorted((ROOT / "experiments" / "results").iterdir()):
+        minutes = max(round(result(path.name)["seconds"] / 60), 1)
+        (row,) = re.findall(rf"^\| \[{path.name}\].*$", table, re.MULTILINE)
+        assert row.endswith(f"| {minutes} |"), (path.name, minutes)

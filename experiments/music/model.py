@@ -38,9 +38,10 @@ class Averages(NamedTuple):
     per_piece_first: jax.Array
 
 
-def init(model: Model, key: jax.Array) -> network.Params:
-    """A network that starts with few notes."""
-    params = network.init(model.cell, key, input_size=NOTES, hidden_size=model.units, output_size=NOTES)
+def init(model: Model, key: jax.Array, longest: int) -> network.Params:
+    """A network that starts with few notes, and with gates, where it has some, that remember for up to so many frames."""
+    gated = model.cell.name.startswith(("gru", "lstm"))
+    params = network.init(model.cell, key, NOTES, model.units, NOTES, longest=longest if gated else None)
     return params._replace(readout=params.readout._replace(b_y=jnp.full(NOTES, SILENCE, jnp.float32)))
 
 
