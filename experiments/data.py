@@ -105,7 +105,7 @@ def fetch(file: str) -> Path:
     cache = pooch.os_cache("gru_jax")
     try:
         return Path(pooch.retrieve(source.url, f"sha256:{source.sha256}", file, cache, progressbar=True))
-    except ValueError as error:  # pooch has deleted what it got
+    except ValueError:  # pooch has deleted what it got
         raise ValueError(
             f"{source.url}: what came has another SHA-256 than {source.sha256}; it was deleted. A proxy may have answered in "
             f"its place. Get the file by other means, put it in a folder, and set {FOLDER_VARIABLE} to it."

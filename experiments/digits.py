@@ -19,22 +19,15 @@ import jax.numpy as jnp
 import matplotlib.pyplot as plt
 import numpy as np
 import optax
-from jax.typing import ArrayLike
 from sklearn.datasets import load_digits
 from sklearn.model_selection import train_test_split
 
 import gru_jax as gj
 from experiments.common import Options, Outcome, main
+from experiments.network import Params, count, logits
 
 CELLS = {"GRU": gj.gru(), "LSTM": gj.lstm(), "tanh RNN": gj.elman("tanh")}
 HIDDEN, BATCH, CLASSES, SPLIT_SEED = 64, 32, 10, 0
-
-
-class Params(NamedTuple):
-    """The network: a cell and its read-out."""
-
-    cell: Any
-    readout: gj.heads.DenseParams
 
 
 class Digits(NamedTuple):
@@ -58,17 +51,11 @@ def init(cell: gj.Cell, key: jax.Array) -> Params:
     return Params(cell.init(key_cell, 8, HIDDEN), gj.heads.init_dense(key_readout, HIDDEN, CLASSES))
 
 
-def logits(cell: gj.Cell, params: Params, xs: ArrayLike, derivative: Any = "adjoint") -> jax.Array:
-    """The read-out after every row, `(N, 8, 10)`."""
-    _, hs = gj.unroll(cell, params.cell, xs, time_major=False, derivative=derivative)
-    return gj.heads.dense(params.readout, hs)
-
-
 def loss_fn(
     cell: gj.Cell, params: Params, batch: Digits, key: jax.Array, derivative: Any = "adjoint"
 ) -> tuple[jax.Array, dict]:
     """Mean cross-entropy of the class after the last row, in nats."""
-    losses = gj.heads.softmax_cross_entropy(logits(cell, params, batch.xs, derivative)[:, -1], batch.labels)
+    losses = gj.heads.softmax_cross_entropy(logits(cell, params, batch.xs, derivative=derivative)[:, -1], batch.labels)
     return losses.mean(), {}
 
 
@@ -124,7 +111,7 @@ def run(options: Options) -> Outcome:
         accuracies = [float(fitted.evaluations["accuracy"][-1]) for fitted in runs]
         batch = jax.tree.map(lambda leaf: leaf[:BATCH], train)
         difference = gradient_difference(cell, runs[0].params, batch)
-        parameters = sum(leaf.size for leaf in jax.tree.leaves(runs[0].params))
+        parameters = count(runs[0].params)
         cells[name] = {
             "test_accuracy": accuracies,
             "parameters": parameters,
