@@ -77,4 +77,5 @@ def draw_curves(results: dict[str, Any]) -> plt.Figure:
             axes.set(xlabel=label, ylabel="nats per frame", title=name, ylim=(0.85 * lowest, 1.4 * lowest))
             axes.grid(alpha=0.3)
             axes.legend(fontsize="small")
+    figure.suptitle("full: validation; dashed: training, with dropout")
     return figure
