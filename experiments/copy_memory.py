@@ -92,7 +92,7 @@ def run(options: Options) -> Outcome:
     """All lengths and starts."""
     seeds = list(range(options.seed, options.seed + (1 if options.quick else 3)))
     lengths = {5: ["GRU"]} if options.quick else {30: ["GRU", "LSTM"], 100: ["GRU"]}
-    updates = 100 if options.quick else 4000
+    updates = 100 if options.quick else 6000
     results = {
         T: {
             f"{cell}, {'chrono' if chrono else 'zero biases'}": learn(cell, T, chrono, seeds, updates)
