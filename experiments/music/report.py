@@ -53,8 +53,8 @@ def table(results: dict[str, Any], baselines: dict[str, Any]) -> str:
             lines.append(f"| {unit}, {found['units']} units, {found['parameters']:,} parameters | " + " | ".join(cells) + " |")
         for what, published in OTHERS.items():
             if name in published:
-                cells = f"| {published[name]:.2f}" if what.endswith("BL") else f"{published[name]:.2f} |"
-                lines.append(f"| {what} | {cells} | | | | |")
+                first_two = f"| {published[name]:.2f}" if what.endswith("BL") else f"{published[name]:.2f} |"
+                lines.append(f"| {what} | {first_two} | | | | |")
         for what, value in baselines[name].items():
             lines.append(f"| {what}, counted here as BL do | | {value:.2f} | | | | |")
         lines.append("")
