@@ -1,9 +1,9 @@
 """Does a GRU of ten units add binary numbers, in which order of bits, and how far beyond the lengths it was trained on?
 
 The example of the R package `rnn` (its sigmoid RNN is the default there): 5,000 pairs from 0 to 127, eight bits, ten units, batches of
-100, rate 0.1 on the sum of a batch's ½ squared errors, ten epochs, weights U(−1, 1), here without biases. Version 0.8.0 fed the lowest bit first, and
-published 3.970, 3.471, 2.596, 1.465 wrong bits of eight after its first epochs; today's feeds the highest bit first (3.990, 3.868,
-3.742): the carry comes from bits not yet read.
+100, rate 0.1 on the sum of a batch's ½ squared errors, ten epochs, weights U(−1, 1), here without biases. Version 0.8.0 fed the lowest
+bit first, and published 3.970, 3.471, 2.596, 1.465 wrong bits of eight after its first epochs; today's feeds the highest bit first
+(3.990, 3.868, 3.742): the carry comes from bits not yet read.
 
 Then the same networks with cross-entropy and Adam (1e-2), on sums of eight bits, tested on numbers of 8 to 64 bits.
 
