@@ -68,7 +68,7 @@ def learn(name: str, steps: int, chrono: bool, seeds: list[int], updates: int, e
         "step": evaluations["step"],
         "mse": evaluations["mse"],
         "unsolved": evaluations["unsolved"],
-        "parameters": network.count(network.of_seed(fitted.params, 0)),
+        "parameters": network.count(fitted.params) // len(seeds),
     }
 
 

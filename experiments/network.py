@@ -63,11 +63,6 @@ def train_seeds(
     return gj.train.search(loss_fn, jax.jit(jax.vmap(draw))(key_draw), optimizer, data, keys=key_fit, **options)
 
 
-def of_seed(params: Any, index: int) -> Any:
-    """The parameters of one of the seeds."""
-    return jax.tree.map(lambda leaf: leaf[index], params)
-
-
 def draw_lines(
     axes: plt.Axes, lines: Mapping[str, tuple[Any, np.ndarray]], baseline: tuple[str, float] | None = None, **labels: Any
 ) -> None:

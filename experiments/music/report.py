@@ -57,6 +57,13 @@ def table(results: dict[str, Any], baselines: dict[str, Any]) -> str:
                 lines.append(f"| {what} | {first_two} | | | | |")
         for what, value in baselines[name].items():
             lines.append(f"| {what}, counted here as BL do | | {value:.2f} | | | | |")
+        lines += [
+            "",
+            "Validation (pooled, first not counted) of the first seed, by way of training; the least is what is tested:",
+            "",
+        ]
+        for unit, found in by_unit.items():
+            lines.append(f"- {unit}: " + ", ".join(f"{way} {value:.3f}" for way, value in found["tried"].items()))
         lines.append("")
     return "\n".join(lines)
 

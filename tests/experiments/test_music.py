@@ -143,10 +143,11 @@ def test_a_midi_file_holds_the_notes_of_the_roll():
 
 def test_the_table_has_every_unit_its_averages_and_the_papers_numbers():
     run = lambda value: {split: dict.fromkeys(report.AVERAGES, value) for split in ("train", "valid", "test")}
-    found = {"units": 46, "parameters": 22766, "runs": [run(8.0), run(9.0)]}
+    found = {"units": 46, "parameters": 22766, "runs": [run(8.0), run(9.0)], "tried": {"one way": 8.5, "another": 8.25}}
     text = report.table({"JSB Chorales": {"GRU": found}}, {"JSB Chorales": {"note 1-gram": 11.06}})
     assert "| GRU, 46 units, 22,766 parameters | 8.50 (8.00 – 9.00) |" in text
     assert "| 8.54 |" in text
+    assert "- GRU: one way 8.500, another 8.250" in text
     assert "TCN, Bai et al. 2018 | 8.10 |" in text
     assert "RNN, BL | | 8.71 |" in text
     assert "note 1-gram, counted here as BL do | | 11.06 |" in text
