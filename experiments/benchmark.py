@@ -1,143 +1,216 @@
-"""What do the derived derivatives cost, and what lengths, resets and forward mode on top of them?
+"""How fast is a gradient here, and how small, beside every other library's?
 
-For each cell and shape, with and without lengths and resets, the gradient of a weighted sum of all outputs with respect to the
-parameters, three ways: `derivative="adjoint"` (the custom VJP), `"both"` (the custom JVP whose transpose is derived too) and
-`"autodiff"` (the same forward pass); and a tangent in a random direction by `"both"` and by autodiff. float32.
+The gradient of a weighted sum of all outputs by the weights, float32, random everything: `gj.unroll` as it comes, with each kind of
+residuals, and with autodiff; Flax NNX, Equinox, Haiku and Keras (on JAX), each as its users write it and with its step checkpointed;
+PyTorch in a process of its own. All are checked first to make the same gradients from the same weights (moved by `gj.convert`), then
+take turns; medians. The GRU with the reset after the matmul is what most libraries have, before it Haiku and Keras. Beside the time:
+that of tracing and compiling, the memory of temporaries, and the floor: the floating-point operations that cannot be avoided, over the
+rate of a large matmul on this device.
 
-Expectation: the derived gradient is faster than autodiff's and needs less memory, also with lengths and resets; that by `"both"`
-costs little more. A tangent alone is autodiff's game: it makes one pass where `"both"` makes two.
-
-Measured as ratios: the candidates are compiled, compared, then timed in turn, several rounds, medians. The committed times are of two
-CPU cores.
+Then the same over the CPU's cores as devices; over long, wide and bfloat16 sequences; the forward pass alone and the gradient of the
+inputs; a recurrent policy's update; a single step. The targets: never slower than the fastest of the other JAX libraries, 1.4 times as
+fast on the six larger shapes (geometric mean), 1.3 times on the tiny ones.
 """
 
-import statistics
-import time
-from collections.abc import Callable
+import os
+from dataclasses import dataclass, replace
 from functools import partial
+from importlib.util import find_spec
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-import matplotlib.pyplot as plt
-import numpy as np
 
-import gru_jax as gj
 from experiments.common import Options, Outcome, main
+from experiments.speed import report, sharded, torch_process, variants
+from experiments.speed.cases import policy_updates, single_steps
+from experiments.speed.measure import difference, forward_program, gradient_program, interleaved, matmul_rate, once
+from experiments.speed.peers import PEERS, cudnn_lstm, ours, peers_of
+from experiments.speed.problem import CELLS, Candidate, Problem, Shape, floor_flop, posed
 
-CELLS = {"GRU": gj.gru(), "GRU, reset after": gj.gru(reset_after=True), "LSTM": gj.lstm(), "tanh RNN": gj.elman()}
-SHAPES = ((100, 32, 64, 128), (1000, 16, 32, 64), (60, 16, 256, 512))  # T, B, D, H
-QUICK_SHAPES = ((20, 4, 8, 16),)
-CONDITIONS = {"plain": False, "lengths and resets": True}
-GRADIENTS, TANGENTS = ("adjoint", "both", "autodiff"), ("both", "autodiff")
-
-
-def candidates(cell: gj.Cell, shape: tuple[int, ...], conditions: bool, seed: int) -> dict[str, Any]:
-    """Compiled programs by name, all of one argument: the parameters."""
-    T, B, D, H = shape
-    keys = jax.random.split(jax.random.key(seed), 6)
-    params = cell.init(keys[0], D, H)
-    xs, weights = jax.random.normal(keys[1], (T, B, D)), jax.random.normal(keys[2], (T, B, H))
-    lengths, resets = jax.random.randint(keys[3], (B,), T // 2, T + 1), jax.random.bernoulli(keys[4], 0.02, (T, B))
-    direction = jax.tree.map(lambda p: jax.random.normal(keys[5], p.shape), params)
-
-    def loss(how: Any, params: Any, xs: jax.Array, lengths: jax.Array, resets: jax.Array) -> jax.Array:
-        when: Any = {"lengths": lengths, "resets": resets} if conditions else {}
-        return (gj.unroll(cell, params, xs, derivative=how, **when)[1] * weights).sum()
-
-    def tangent(how: str, params: Any, *data: jax.Array) -> jax.Array:
-        return jax.jvp(lambda params: loss(how, params, *data), (params,), (direction,))[1]
-
-    programs: dict[str, Callable[..., Any]] = {f"gradient, {how}": jax.grad(partial(loss, how)) for how in GRADIENTS}
-    programs |= {f"tangent, {how}": partial(tangent, how) for how in TANGENTS}
-    arguments = (params, xs, lengths, resets)
-    compiled = {name: jax.jit(program).lower(*arguments).compile() for name, program in programs.items()}
-    return {name: (program, arguments) for name, program in compiled.items()}
-
-
-def measure(programs: dict[str, Any], rounds: int) -> dict[str, dict[str, Any]]:
-    """Median milliseconds, their spread over the rounds, and MiB of temporaries, by name; the programs take turns."""
-    times: dict[str, list[float]] = {name: [] for name in programs}
-    for i in range(rounds + 1):
-        for name, (program, arguments) in programs.items():
-            began = time.perf_counter()
-            jax.block_until_ready(program(*arguments))
-            if i:  # the first round warms up
-                times[name].append(1e3 * (time.perf_counter() - began))
-    memory = {name: program.memory_analysis().temp_size_in_bytes / 2**20 for name, (program, _) in programs.items()}
-    quartiles = lambda values: np.quantile(values, [0.25, 0.75]).round(3)
-    return {
-        name: {"ms": round(statistics.median(t), 3), "quartiles_ms": quartiles(t), "temp_mib": round(memory[name], 2)}
-        for name, t in times.items()
-    }
+LARGER = [
+    (100, 32, 64, 128),
+    (200, 64, 128, 256),
+    (1000, 16, 32, 64),
+    (500, 32, 1, 128),
+    (100, 128, 512, 512),
+    (60, 16, 256, 512),
+]
+TINY = [
+    (50, 1, 16, 32),
+    (500, 1, 16, 64),
+    (200, 1, 64, 256),
+    (50, 2, 8, 8),
+    (100, 4, 8, 32),
+    (20, 32, 16, 16),
+    (2000, 1, 4, 16),
+]
+BEYOND = {
+    "T": [(10, 16, 32, 64), (100, 16, 32, 64), (1_000, 16, 32, 64), (10_000, 16, 32, 64), (20_000, 16, 32, 64)],
+    "B": [(100, 1, 64, 128), (100, 8, 64, 128), (100, 64, 64, 128), (100, 512, 64, 128)],
+    "H": [(100, 16, 64, 8), (100, 16, 64, 32), (100, 16, 64, 128), (100, 16, 64, 512), (50, 16, 64, 1024)],
+}
+AFTER = "GRU, reset after"
+MODULES = {"Flax NNX": "flax", "Equinox": "equinox", "Haiku": "haiku", "Keras": "keras", "PyTorch": "torch"}
 
 
-def largest_difference(programs: dict[str, Any], kind: str) -> float:
-    """How far the candidates of a kind are from autodiff, relative to each leaf's scale."""
-    results = {name: program(*arguments) for name, (program, arguments) in programs.items() if name.startswith(kind)}
-    reference = results[f"{kind}, autodiff"]
-    relative = lambda a, b: float(jnp.abs(a - b).max() / jnp.abs(b).max())
-    return max(max(jax.tree.leaves(jax.tree.map(relative, result, reference))) for result in results.values())
+@dataclass(frozen=True)
+class BenchmarkOptions(Options):
+    """Also:
+
+    Attributes:
+        shapes: T,B,D,H of each, instead of all.
+        peers: which of the other libraries.
+    """
+
+    shapes: tuple[str, ...] = ()
+    peers: tuple[str, ...] = (*PEERS, "PyTorch")
 
 
-def run(options: Options) -> Outcome:
-    """The benchmark."""
-    rounds = 3 if options.quick else 15
+def candidates_of(problem: Problem, peers: tuple[str, ...], residuals: bool = True) -> dict[str, Candidate]:
+    """By name; the first is what a user gets."""
+    found = {"ours": ours(problem)}
+    if residuals:
+        found |= {f"ours, {kept}": ours(problem, residuals=kept) for kept in ("states", "gates")}
+    found |= {"autodiff": ours(problem, derivative="autodiff")}
+    if problem.cell is CELLS["LSTM"] and jax.default_backend() == "gpu":
+        found["cuDNN"] = cudnn_lstm(problem)
+    return found | {name: maker(problem) for name, maker in peers_of(problem.cell, peers).items()}
+
+
+def gradients(problem: Problem, peers: tuple[str, ...], rounds: int, tolerance: float = 1e-3, **how: Any) -> dict[str, Any]:
+    """Every candidate's gradient: compared, then timed."""
+    candidates = candidates_of(problem, peers, **how)
+    programs = {name: gradient_program(candidate, problem) for name, candidate in candidates.items()}
+    made = {name: program.call(*program.arguments) for name, program in programs.items()}
+    differences = {name: difference(candidates[name], gradient, made["autodiff"]) for name, gradient in made.items()}
+    measured = interleaved(programs, rounds)
+    if "PyTorch" in peers and CELLS[AFTER] is problem.cell and problem.xs.dtype == jnp.float32:
+        device = "cuda" if jax.default_backend() == "gpu" else "cpu"
+        measured["PyTorch"], candidate, theirs = torch_process.timed(problem, min(rounds, 9), device)
+        differences["PyTorch"] = difference(candidate, theirs, made["autodiff"])
+    worst = max(differences.values())
+    assert worst < tolerance, differences  # no speed of a wrong result
+    return {"difference": worst, "measured": measured}
+
+
+def with_floor(case: dict[str, Any], problem: Problem, rate: float) -> dict[str, Any]:
+    """The milliseconds that its operations take at this rate, with and without the gates once more."""
+    ms = {f"floor_{name}_ms": 1e3 * floor_flop(problem, name == "states") / rate for name in ("gates", "states")}
+    return case | {name: round(value, 5) for name, value in ms.items()}
+
+
+def main_table(options: BenchmarkOptions, rounds: int, rate: float) -> list[dict[str, Any]]:
+    """Every cell on every shape; the tables' rows."""
+    given = [Shape(*map(int, text.split(","))) for text in options.shapes]
+    groups = {"given": given} if given else {"larger": LARGER, "tiny": TINY}
+    if options.quick and not given:
+        groups = {"tiny": [(20, 4, 8, 16)]}
     cases = []
-    for shape in QUICK_SHAPES if options.quick else SHAPES:
-        for name, cell in CELLS.items():
-            for condition, conditions in CONDITIONS.items():
-                programs = candidates(cell, shape, conditions, options.seed)
-                difference = max(largest_difference(programs, kind) for kind in ("gradient", "tangent"))
-                assert difference < 1e-3, (shape, name, condition, difference)  # no speed of a wrong result
-                measured = measure(programs, rounds)
-                ms = {program: figures["ms"] for program, figures in measured.items()}
-                mib = {program: figures["temp_mib"] for program, figures in measured.items()}
-                ratios = {
-                    "autodiff_over_adjoint": ms["gradient, autodiff"] / ms["gradient, adjoint"],
-                    "both_over_adjoint": ms["gradient, both"] / ms["gradient, adjoint"],
-                    "tangent_autodiff_over_both": ms["tangent, autodiff"] / ms["tangent, both"],
-                    "temp_adjoint_over_autodiff": mib["gradient, adjoint"] / max(mib["gradient, autodiff"], 1e-9),
-                }
-                case = {"shape": shape, "cell": name, "conditions": condition, "difference": difference}
-                cases.append(case | {"ratios": {key: round(value, 3) for key, value in ratios.items()}, "measured": measured})
-                print(shape, name, condition, {key: f"{value:.2f}" for key, value in ratios.items()}, flush=True)
-    return Outcome(summary(cases), {"rounds": rounds, "cases": cases}, {"ratios.png": draw(cases)})
+    for group, shapes in groups.items():
+        for shape in map(lambda sizes: Shape(*sizes), shapes):
+            for name in (AFTER, "tanh RNN") if options.quick else CELLS:
+                problem = posed(CELLS[name], shape, options.seed)
+                case = {"group": group, "cell": name, "shape": shape} | gradients(problem, options.peers, rounds)
+                cases.append(with_floor(case, problem, rate))
+                print(report.line(cases[-1]), flush=True)
+    return cases
 
 
-def summary(cases: list[dict[str, Any]]) -> dict[str, Any]:
-    """Geometric means over all cases of each condition, and what the conditions themselves cost the derived gradient."""
-    geomean = lambda values: round(float(np.exp(np.mean(np.log(values)))), 3)
-    found: dict[str, Any] = {"cases": len(cases), "largest_difference": max(case["difference"] for case in cases)}
-    for condition in CONDITIONS:
-        chosen = [case for case in cases if case["conditions"] == condition]
-        found[condition] = {key: geomean([case["ratios"][key] for case in chosen]) for key in chosen[0]["ratios"]}
-        found[condition]["slowest_autodiff_over_adjoint"] = min(case["ratios"]["autodiff_over_adjoint"] for case in chosen)
-    gradient = lambda case: case["measured"]["gradient, adjoint"]["ms"]
-    found["conditions_over_plain"] = geomean(
-        [gradient(with_) / gradient(plain) for plain, with_ in zip(cases[::2], cases[1::2], strict=True)]
-    )
+def growth(options: BenchmarkOptions, rounds: int, rate: float) -> dict[str, list[dict[str, Any]]]:
+    """Time and memory over T, B and H, and in bfloat16, against the two libraries that have the GRU and take turns first."""
+    peers = tuple(name for name in ("Flax NNX", "Equinox") if name in options.peers)
+    sweeps: dict[str, Any] = {"T": [(10, 4, 4, 8), (30, 4, 4, 8)]} if options.quick else BEYOND
+    found: dict[str, list[dict[str, Any]]] = {}
+    for axis, shapes in sweeps.items():
+        for shape in map(lambda sizes: Shape(*sizes), shapes):
+            problem = posed(CELLS[AFTER], shape, options.seed)
+            case = {"group": axis, "cell": AFTER, "shape": shape} | gradients(problem, peers, rounds, residuals=False)
+            found.setdefault(axis, []).append(with_floor(case, problem, rate))
+            print(report.line(found[axis][-1]), flush=True)
+    shape = Shape(*(sweeps["T"][1] if options.quick else LARGER[0]))
+    problem = posed(CELLS[AFTER], shape, options.seed, jnp.bfloat16)
+    case = {"group": "bfloat16", "cell": AFTER, "shape": shape} | gradients(problem, peers, rounds, 0.3, residuals=False)
+    found["bfloat16"] = [case]
+    print(report.line(case), flush=True)
     return found
 
 
-def draw(cases: list[dict[str, Any]]) -> plt.Figure:
-    """How many times faster the derived gradient is than autodiff's, and what `both` costs."""
-    figure, axes = plt.subplots(figsize=(11, 0.32 * len(cases) + 1.6), layout="constrained")
-    labels = [f"{case['cell']}, {tuple(case['shape'])}, {case['conditions']}" for case in cases]
-    at = np.arange(len(cases))
-    for i, (key, label) in enumerate(
-        {
-            "autodiff_over_adjoint": "gradient: autodiff / adjoint",
-            "tangent_autodiff_over_both": "tangent: autodiff / both",
-        }.items()
-    ):
-        axes.barh(at + 0.4 * i, [case["ratios"][key] for case in cases], height=0.38, label=label)
-    axes.axvline(1, color="grey", linewidth=1)
-    axes.set(yticks=at + 0.2, yticklabels=labels, xlabel="times faster", title="Derived against autodiff of the same cell")
-    axes.invert_yaxis()
-    axes.legend()
-    return figure
+def other_passes(options: BenchmarkOptions, rounds: int) -> list[dict[str, Any]]:
+    """The loss alone, and the gradient by weights and inputs."""
+    cases = []
+    for shape in map(lambda sizes: Shape(*sizes), [(20, 4, 8, 16)] if options.quick else LARGER):
+        problem = posed(CELLS[AFTER], shape, options.seed)
+        candidates = candidates_of(problem, options.peers, residuals=False)
+        plain = {name: candidate for name, candidate in candidates.items() if "checkpointed" not in name}
+        makers: dict[str, Any] = {"forward": forward_program, "weights and inputs": partial(gradient_program, argnums=(0, 1))}
+        for what, make in makers.items():
+            programs = {name: make(candidate, problem) for name, candidate in plain.items()}
+            if what == "forward":
+                losses = {name: float(program.call(*program.arguments)) for name, program in programs.items()}
+                assert max(losses.values()) - min(losses.values()) < 1e-3 * problem.weights.size**0.5, losses
+            case = {"group": what, "cell": AFTER, "shape": shape, "measured": interleaved(programs, rounds)}
+            cases.append(case)
+            print(report.line(case), flush=True)
+    return cases
+
+
+def over_devices(options: BenchmarkOptions, rounds: int) -> list[dict[str, Any]]:
+    """The larger shapes over one CPU device per core."""
+    devices = max(os.cpu_count() or 1, 2)
+    cases = []
+    for shape in [(20, 4, 8, 16)] if options.quick else LARGER:
+        timed = sharded.timed(AFTER, shape, list(options.peers), rounds, devices)
+        cases.append({"group": f"{devices} devices", "cell": AFTER, "shape": Shape(*shape)} | timed)
+        print(f"{devices} devices", Shape(*shape), {name: found["ms"] for name, found in timed["measured"].items()}, flush=True)
+    return cases
+
+
+def variants_of_the_engine(options: BenchmarkOptions, rounds: int) -> dict[str, dict[str, float]]:
+    """How many times faster each is than the engine as it is, by shape."""
+    backend = jax.default_backend()
+    chosen = variants.VARIANTS | (variants.ON_GPU if backend == "gpu" else {})
+    if options.quick:
+        chosen = {name: chosen[name] for name in ("loop unrolled by 2", "a product per gate")}
+    found: dict[str, dict[str, float]] = {}
+    for shape in [(20, 4, 8, 16)] if options.quick else [LARGER[0], LARGER[4], TINY[3]]:
+        for name, variant in chosen.items():
+            ms = {kind: case["ms"] for kind, case in variants.timed(AFTER, shape, variant, rounds, backend).items()}
+            found.setdefault(name, {})[str(Shape(*shape))] = round(ms["as it is"] / ms["variant"], 3)
+        print(Shape(*shape), {name: by[str(Shape(*shape))] for name, by in found.items()}, flush=True)
+    return found
+
+
+def run(options: BenchmarkOptions) -> Outcome:
+    """All of it; with `--shapes` the first table only."""
+    missing = [name for name in options.peers if find_spec(MODULES[name]) is None]
+    if missing:
+        print(f"not installed, so left out: {', '.join(missing)} (pip install 'gru_jax[peers]')", flush=True)
+        options = replace(options, peers=tuple(name for name in options.peers if name not in missing))
+    rounds = 3 if options.quick else 11
+    rate = matmul_rate()
+    print(f"{rate / 1e9:.0f} GFLOP/s in a matmul", flush=True)
+    results: dict[str, Any] = {"matmul_gflops": rate / 1e9, "cores": os.cpu_count(), "cases": main_table(options, rounds, rate)}
+    if not options.shapes:
+        results["growth"] = growth(options, rounds, rate)
+        results["passes"] = other_passes(options, rounds)
+        if jax.default_backend() == "cpu":
+            results["devices"] = over_devices(options, rounds)
+        sizes = (16, 4, 3, 8) if options.quick else (128, 64, 16, 64)
+        programs = {
+            "policy updates": policy_updates(*sizes, options.peers),
+            "a single step": single_steps(1, 64, options.peers),
+        }
+        for kind in programs.values():
+            for program in kind.values():
+                once(program)
+        results["around"] = {kind: interleaved(found, 3 * rounds) for kind, found in programs.items()}
+        print(
+            {kind: {name: case["ms"] for name, case in found.items()} for kind, found in results["around"].items()}, flush=True
+        )
+    figures = report.draw(results["growth"]) if "growth" in results else {}
+    return Outcome(report.summary(results), results, figures, {"tables.md": report.tables(results)})
 
 
 if __name__ == "__main__":
-    main(run)
+    main(run, BenchmarkOptions)

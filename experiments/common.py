@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import jax
 import matplotlib
@@ -32,11 +32,13 @@ class Options:
         quick: a short run that shows everything works; its numbers are not the published ones.
         seed: of everything random.
         out: the folder to write to; runs/<name> by default.
+        device: cpu or gpu; by default what JAX takes.
     """
 
     quick: bool = False
     seed: int = 0
     out: Path | None = None
+    device: Literal["cpu", "gpu"] | None = None
 
 
 class Outcome(NamedTuple):
@@ -49,17 +51,22 @@ class Outcome(NamedTuple):
     files: Mapping[str, bytes] = MappingProxyType({})
 
 
-def main(run: Callable[[Options], Outcome], *, x64: bool = False, all_cores: bool = False) -> None:
+def main(
+    run: Callable[..., Outcome], options_type: type[Options] = Options, *, x64: bool = False, all_cores: bool = False
+) -> None:
     """Parses the command line, runs, writes results.json and the figures, and prints a one-line JSON summary.
 
     Args:
         run: the experiment.
+        options_type: its own command line, where it has one.
         x64: whether it computes in float64.
         all_cores: makes every CPU core a device of its own, for `mesh=gj.train.data_mesh()`.
     """
     module = sys.modules[run.__module__]
     name = Path(module.__file__ or "").stem
-    options = tyro.cli(Options, prog=f"python -m experiments.{name}", description=module.__doc__)
+    options = tyro.cli(options_type, prog=f"python -m experiments.{name}", description=module.__doc__)
+    if options.device is not None:
+        jax.config.update("jax_platforms", {"gpu": "cuda"}.get(options.device, options.device))
     if x64:
         jax.config.update("jax_enable_x64", True)
     if all_cores:

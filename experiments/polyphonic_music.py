@@ -9,8 +9,9 @@ pool all predicted frames. Four averages are given here (`music.model`): frames 
 counted or not. Here: windows of 64 frames in 16 streams, the state carried (`gj.train.windows`), AdamW with a cosine to a hundredth,
 gradient norm clipped at 1, dropout with one mask per window; gates start by the chrono rule for a window's length. Each unit of each
 set is trained on the first seed in every way of `ways`, the same for all units; the best by validation is kept, trained on the other
-seeds, and only then are the test pieces looked at, once. (The larger GRU has one way.) But what those ways vary, one setting per set, was chosen by hand in more than
-forty single runs, nearly all with GRUs, that printed the test beside the validation: the test set is not an untouched one.
+seeds, and only then are the test pieces looked at, once. (The larger GRU has one way.) But what those ways vary, one setting per set,
+was chosen by hand in more than forty single runs, nearly all with GRUs, that printed the test beside the validation: the test set is
+not an untouched one.
 
 Expectation: GRU-46 at most 8.54 on JSB Chorales, 3.5 on Nottingham, 8.82 on Piano-midi (pooled, first frames not counted); MuseData
 near the 7.0–8.1 of others, not the paper's 5.99; a larger GRU at most 8.43 and 3.3 on the first two, where a TCN has 8.10 and 3.07.

@@ -23,7 +23,7 @@ from gru_jax.bptt import checks
 from gru_jax.bptt.adjoint import adjoint_row
 from gru_jax.bptt.both import tangent_row
 from gru_jax.bptt.linalg import transposed
-from gru_jax.bptt.recursion import How, previous, states
+from gru_jax.bptt.recursion import How, Kept, forward, previous
 from gru_jax.bptt.when import When
 
 Loss = Callable[[jax.Array, jax.Array], jax.Array]
@@ -243,7 +243,7 @@ def _steps(cell: Any, params: Any, xs: Any, h0: Any) -> Steps:
     xs = checks.check_input("xs", xs, input_size, jax.tree.leaves(params)[0].dtype, least_rank=2)
     batch = xs.shape[1:-1]
     h0 = cell.initial_state(params, batch) if h0 is None else checks.check_state("h0", h0, cell, params, batch)
-    hs = states(cell, How(), params, xs, h0, None, When())[1]
+    hs = forward(cell, How(), Kept(hs=True), params, xs, h0, None, When())[1].hs
     h_prevs = previous(h0, hs, False)
     row = adjoint_row(cell)
     g = row.gates(params, cell.project(params, xs), h_prevs)

@@ -70,7 +70,7 @@ def test_the_figures_of_both_readmes_are_those_of_the_results():
         f"{at_its_rates:.7f}",
         str(count_ones["summary"]["equal"]),
     ]
-    speed = result("benchmark")["summary"]
+    speed = result("derivative_cost")["summary"]
     plain, conditions = speed["plain"], speed["lengths and resets"]
     pair = lambda key, by=", ": f"{plain[key]:.2f}{by}{conditions[key]:.2f}"
     ratio = lambda case: f"{case['autodiff_over_adjoint']:.2f}, {case['slowest_autodiff_over_adjoint']:.2f}"
@@ -145,36 +145,65 @@ def figures_of_the_music():
     return found
 
 
+def figures_of_the_benchmark():
+    """By name, the figures of the benchmark as both READMEs print them."""
+    found = result("benchmark")["summary"]
+    after, before = "GRU, reset after", "GRU"
+    pair = lambda entry: f"{entry['mean']:.2f}, {entry['least']:.2f}"
+    groups = lambda cell, key: "; ".join(pair(found[f"{group}, {cell}"][key]) for group in ("larger", "tiny"))
+    figures = {f"{cell}, fastest": groups(cell, "fastest_over_ours") for cell in (after, before, "LSTM", "tanh RNN")}
+    figures |= {f"{cell}, autodiff": groups(cell, "autodiff_over_ours") for cell in (after, before, "LSTM", "tanh RNN")}
+    figures["PyTorch"] = groups(after, "PyTorch_over_ours")
+    larger = found[f"larger, {after}"]
+    for kind in ("plain", "checkpointed"):
+        memory, speed = larger[f"temp_states_over_leanest_{kind}"], larger[f"fastest_{kind}_over_states"]
+        figures[f"states, {kind}"] = f"{memory:.2f}, {speed:.2f}"
+    figures["compile"] = "; ".join(
+        f"{found[f'{group}, {after}']['compile_ours_over_slowest']:.2f}" for group in ("larger", "tiny")
+    )
+    figures["floor"] = f"{larger['time_over_floor']:.2f}"
+    for axis in "TBH":
+        figures[f"over {axis}"] = ", ".join(f"{value:.2f}" for value in found[f"over {axis}, fastest_over_ours"])
+    figures["bfloat16"] = f"{found['over bfloat16, fastest_over_ours'][0]:.2f}"
+    figures["passes"] = "; ".join(pair(found[f"{what}, fastest_over_ours"]) for what in ("forward", "weights and inputs"))
+    figures["devices"] = "; ".join(
+        (pair(found["devices, shard_map"]["fastest_over_ours"]), pair(found["devices, Auto jit"]["autodiff_over_ours"]))
+    )
+    figures["policy"] = f"{found['policy updates']['Flax NNX']:.2f}, {found['policy updates']['autodiff']:.2f}"
+    figures["step"] = f"{found['a single step']['Flax NNX']:.2f}, {found['a single step']['Equinox']:.2f}"
+    return figures
+
+
+def test_the_figures_of_the_benchmark_are_those_of_the_results():
+    table = (ROOT / "experiments" / "README.md").read_text("utf-8")
+    figures = figures_of_the_benchmark()
+    for name, figure in figures.items():
+        assert f"| {figure} |" in table, (name, figure)
+    for name in ("GRU, reset after, fastest", "PyTorch", "states, plain", "states, checkpointed", "devices"):
+        assert f"| {figures[name]} |" in README, name
+
+
 def figures_of_the_tasks():
     """The same of the standard tasks."""
     shares = lambda values, digits=1: ", ".join(f"{100 * value:.{digits}f}" for value in values) + " %"
     found = {}
 
-    def of(name):
-        path = ROOT / "experiments" / "results" / name / "results.json"
-        return json.loads(path.read_text("utf-8"))["summary"] if path.exists() else None  # some full runs are not committed yet
-
-    if adding := of("adding"):
-        for kind, values in adding["mse"].items():
-            found[f"adding, {kind}"] = ", ".join(f"{value:.1e}" for value in values)
-            if kind.startswith("T = 400"):
-                found[f"adding unsolved, {kind}"] = shares(adding["unsolved"][kind])
-    if copying := of("copy_memory"):
-        for T, kinds in copying["accuracy"].items():
-            found |= {f"copying, {T}, {kind}": shares(values) for kind, values in kinds.items()}
-    if addition := of("binary_addition"):
-        for how in ("package", "package, highest bit first"):
-            found |= {f"addition, {how}, {cell}": shares(values, 0) for cell, values in addition["sums_right"][how].items()}
-        found |= {f"addition, 64 bits, {cell}": shares(by["64"], 0) for cell, by in addition["sums_right_of_bits"].items()}
-    if parity := of("parity"):
-        for cell, by in parity["accuracy"].items():
-            found |= {f"parity, {cell}, {lengths}": shares(values) for lengths, values in by.items()}
-    if characters := of("char_lm"):
-        found["characters"] = ", ".join(f"{value:.3f}" for value in characters["valid_nats"])
-        found["bigram"] = f"{characters['bigram_nats']:.3f}"
-    if pixels := of("digits_by_pixels"):
-        found |= {f"pixels, {kind}": shares(values) for kind, values in pixels["test_accuracy"].items()}
-    return found
+    of = lambda name: result(name)["summary"]
+    adding, addition, characters = of("adding"), of("binary_addition"), of("char_lm")
+    for kind, values in adding["mse"].items():
+        found[f"adding, {kind}"] = ", ".join(f"{value:.1e}" for value in values)
+        if kind.startswith("T = 400"):
+            found[f"adding unsolved, {kind}"] = shares(adding["unsolved"][kind])
+    for T, kinds in of("copy_memory")["accuracy"].items():
+        found |= {f"copying, {T}, {kind}": shares(values) for kind, values in kinds.items()}
+    for how in ("package", "package, highest bit first"):
+        found |= {f"addition, {how}, {cell}": shares(values, 0) for cell, values in addition["sums_right"][how].items()}
+    found |= {f"addition, 64 bits, {cell}": shares(by["64"], 0) for cell, by in addition["sums_right_of_bits"].items()}
+    for cell, by in of("parity")["accuracy"].items():
+        found |= {f"parity, {cell}, {lengths}": shares(values) for lengths, values in by.items()}
+    found["characters"] = ", ".join(f"{value:.3f}" for value in characters["valid_nats"])
+    found["bigram"] = f"{characters['bigram_nats']:.3f}"
+    return found | {f"pixels, {kind}": shares(values) for kind, values in of("digits_by_pixels")["test_accuracy"].items()}
 
 
 def test_the_figures_of_the_music_and_the_tasks_are_those_of_the_results():

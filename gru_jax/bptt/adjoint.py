@@ -13,6 +13,7 @@ class AdjointRow(NamedTuple):
     """What the backward pass calls; the fields are documented in `Cell`."""
 
     gates: Callable[[Any, Any, Any], Any]
+    kept: Callable[[Any, Any], Any]  # of (u, g), what `gates` would give: for residuals="gates"
     coefficients: Callable[[Any, Any], Any]
     pull: Callable[[Any, Any, Any], Any]
     collect: Callable[[Any, Any, Any, Any, Any, Any], tuple[Any, Any]]
@@ -25,7 +26,7 @@ def adjoint_row(cell: Cell) -> AdjointRow:
         ValueError: the cell brings a part of the row.
     """
     if cell.coefficients is not None and cell.pull is not None and cell.collect is not None:
-        return AdjointRow(cell.gates, cell.coefficients, cell.pull, cell.collect)
+        return AdjointRow(cell.gates, lambda u, g: g, cell.coefficients, cell.pull, cell.collect)
     missing = [field for field in ("coefficients", "pull", "collect") if getattr(cell, field) is None]
     if len(missing) < 3:
         raise ValueError(
@@ -60,4 +61,4 @@ def _local(cell: Cell) -> AdjointRow:
         _, pull_rest = jax.vjp(all_steps, params, xs)
         return pull_rest(h_bars)
 
-    return AdjointRow(gates, coefficients, pull, collect)
+    return AdjointRow(gates, lambda u, g: u, coefficients, pull, collect)

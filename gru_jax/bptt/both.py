@@ -19,7 +19,7 @@ from jax import lax
 
 from gru_jax.bptt.cell import Cell
 from gru_jax.bptt.linalg import lowered, transposed
-from gru_jax.bptt.recursion import How, outputs_of, previous, states
+from gru_jax.bptt.recursion import How, Kept, forward, outputs_of, previous
 from gru_jax.bptt.when import When, only_counted, reset, select, zeros_like
 
 
@@ -42,7 +42,7 @@ def tangent_row(cell: Cell) -> TangentRow | None:
 @partial(jax.custom_jvp, nondiff_argnums=(0, 1))
 def states_both(cell: Cell, how: How, params: Any, xs: Any, h0: Any, reset_state: Any, when: When) -> Any:
     """The state after every step."""
-    return states(cell, how, params, xs, h0, reset_state, when)[1]
+    return forward(cell, how, Kept(hs=True), params, xs, h0, reset_state, when)[1].hs
 
 
 @states_both.defjvp

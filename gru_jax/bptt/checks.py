@@ -22,6 +22,12 @@ def check_option(name: str, value: Any, choices: tuple[str, ...]) -> None:
         raise ValueError(f"{name}: got {value!r}, expected one of {', '.join(map(repr, choices))}.")
 
 
+def check_block_size(block_size: Any) -> None:
+    """Raises unless it is a number of steps, or None."""
+    if block_size is not None and (isinstance(block_size, bool) or not isinstance(block_size, int) or block_size < 1):
+        raise ValueError(f"block_size: got {block_size!r}, expected a number of steps, at least 1, or None to have it chosen.")
+
+
 def check_cell(cell: Any) -> None:
     """Raises unless `cell` is a cell, rather than the factory that makes one."""
     is_layer = hasattr(cell, "run") and hasattr(cell, "needs_key")  # a stack, two directions

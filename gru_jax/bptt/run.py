@@ -6,6 +6,7 @@ import jax
 
 from gru_jax._compat import is_forward_mode_error, reverse_only
 from gru_jax.bptt.adjoint import adjoint_row
+from gru_jax.bptt.blocks import chosen
 from gru_jax.bptt.both import recursion_both, tangent_row
 from gru_jax.bptt.cell import Cell
 from gru_jax.bptt.recursion import How, outputs_of, recursion, recursion_ref
@@ -56,6 +57,8 @@ def run(layer: Any, how: How, derivative: str, params: Any, sequence: Sequence) 
 
 def _recursion(cell: Cell, how: How, derivative: str, params: Any, xs: Any, h0: Any, reset_state: Any, when: When) -> Any:
     """(h_last, outputs), differentiated as `derivative` says."""
+    residuals, block_size = chosen(how.residuals, how.block_size, how.outputs, jax.tree.leaves(xs)[0], jax.tree.leaves(h0)[0])
+    how = how._replace(residuals=residuals, block_size=block_size if derivative == "adjoint" else None)
     if derivative == "both" and tangent_row(cell) is not None:
         return recursion_both(cell, how, params, xs, h0, reset_state, when)
     if derivative != "adjoint":

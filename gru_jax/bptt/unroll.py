@@ -28,6 +28,8 @@ def unroll(
     outputs: Literal["all", "last", "states"] = "all",
     key: jax.Array | None = None,
     compute_dtype: Any = None,
+    residuals: Literal["auto", "states", "gates"] = "auto",
+    block_size: int | None = None,
     derivative: Literal["adjoint", "both", "autodiff"] = "adjoint",
 ) -> tuple[Any, Any]:
     """Runs `cell` over a sequence; differentiates by the derived backward pass.
@@ -61,6 +63,14 @@ def unroll(
         key: a `jax.random` key, for cells that draw noise (dropout, zoneout); others do without.
         compute_dtype: a narrower dtype for the operands of the matmuls, bfloat16 say; they are summed in at least float32, and all
             else, the state and the gradients too, keeps the dtype of `params`.
+        residuals: what `derivative="adjoint"` keeps for its backward pass: `"states"`, which are the outputs, and computes the gates
+            again; `"gates"`, the gates too, faster where the matmuls are most of the time; `"auto"`, by the shapes: gates from 256
+            units on. With `outputs="last"`, `"auto"` keeps one state per block of a long sequence, and runs each block again: memory
+            grows as √T, time by a forward pass.
+        block_size: the steps that `derivative="adjoint"` takes together: inputs are projected, gates recomputed and weight
+            gradients added up for one block after the other, so that what is not kept is no longer than a block. By default about
+            65,536 states, a divisor of T if there is one near; for other T the last block is shorter, which costs a copy of the
+            inputs and of the states. Neither changes a result beyond rounding; the other derivatives have no use for them.
         derivative: `"adjoint"`, the custom VJP with the derived backward pass; `"both"`, derived tangent and backward pass, for
             forward mode and all that is built on it (a cell without a tangent row is differentiated by autodiff);
             `"autodiff"`, the same forward pass without any rule: the oracle.
@@ -75,11 +85,12 @@ def unroll(
             floats; `h0` or `reset_state` has another structure or dtype; `lengths` are no integers; `mask` or `resets` no booleans;
             forward mode goes through `derivative="adjoint"`.
         ValueError: `xs` has fewer than two axes or another last axis than `params`; another shape does not fit; a length is below 0
-            or above T; `reset_state` without `resets`; no `key` for a cell that draws noise; an unknown option.
+            or above T; `block_size` is no positive int; `reset_state` without `resets`; no `key` for a cell that draws noise; an
+            unknown option.
 
     Differentiable are `params`, `xs`, `h0` and `reset_state`.
 
-    Cost: the backward pass keeps the states and the inputs, T·B·(H + D) numbers, and computes the gates once more, for all t at
+    Cost: the backward pass keeps the states and the inputs, T·B·(H + D) numbers, and computes the gates once more, for a block at
     once: per step and sequence it is (for a GRU) 3·2·(D + H)·H floating-point operations forward, the same again for the
     gates, twice that for the gradients.
 
@@ -88,6 +99,8 @@ def unroll(
     checks.check_cell(cell)
     checks.check_option("derivative", derivative, ("adjoint", "both", "autodiff"))
     checks.check_option("outputs", outputs, ("all", "last", "states"))
+    checks.check_option("residuals", residuals, ("auto", "states", "gates"))
+    checks.check_block_size(block_size)
     params, input_size = checks.check_params(cell, params)
     dtype = jax.tree.leaves(params)[0].dtype
     compute_dtype = checks.check_compute_dtype(compute_dtype, dtype)
@@ -108,7 +121,7 @@ def unroll(
     params, h0, reset_state = vary_like((params, h0, reset_state), params, xs, h0, reset_state, lengths, mask, resets)
     h0, reset_state = shard_like((h0, reset_state), xs, len(batch))
     sequence = Sequence(xs, h0, reset_state, make_when(mask, lengths, resets, steps), key)
-    ran = run(cell, How(bool(reverse), outputs, compute_dtype), derivative, params, sequence)
+    ran = run(cell, How(bool(reverse), outputs, compute_dtype, residuals, block_size), derivative, params, sequence)
     if lengths is not None and is_traced(lengths):
         ran = _nan_where_out_of_range(ran, lengths, steps)
     h_last, out = ran.h_last, ran.states if outputs == "states" else ran.ys

@@ -24,7 +24,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from gru_jax.bptt.cell import Cell
-from gru_jax.bptt.linalg import affine, affine_dot, bias_sum, dot, outer_sum
+from gru_jax.bptt.linalg import affine, affine_dot, bias_sum, dot, dot_sum, dots, outer_sum
 from gru_jax.cells.gru_reset_after import gru_reset_after
 from gru_jax.cells.letters import check_for, initializer_for
 
@@ -71,8 +71,9 @@ def project(params: GRUParams, xs: Float[Array, "*t_b D"]) -> Gates:
 
 def gates(params: GRUParams, u: Gates, h: Steps) -> Gates:
     """(F1) to (F3): the values of a step, or of all steps."""
-    z = jax.nn.sigmoid(u.z + dot(h, params.U_z))  # (F1)
-    r = jax.nn.sigmoid(u.r + dot(h, params.U_r))  # (F2)
+    z_h, r_h = dots(h, params.U_z, params.U_r)
+    z = jax.nn.sigmoid(u.z + z_h)  # (F1)
+    r = jax.nn.sigmoid(u.r + r_h)  # (F2)
     g = jnp.tanh(u.g + dot(r * h, params.U_h))  # (F3)
     return Gates(z, r, g)
 
@@ -124,7 +125,7 @@ def pull(params_T: GRUParams, k: Coefficients, h_bar: Steps) -> Steps:
     s_bar = dot(a_h, params_T.U_h)  # (F3)ᵀ
     a_r = k.a_r * s_bar  # (F2)ᵀ
     a_z = k.a_z * h_bar  # (F4)ᵀ (F1)ᵀ
-    return k.keep * h_bar + k.r * s_bar + dot(a_r, params_T.U_r) + dot(a_z, params_T.U_z)
+    return k.keep * h_bar + k.r * s_bar + dot_sum((a_r, params_T.U_r), (a_z, params_T.U_z))
 
 
 def collect(
@@ -146,7 +147,7 @@ def collect(
         U_h=outer_sum(s, a_h, params.U_h),
         b_h=bias_sum(a_h, params.b_h),
     )
-    return params_bar, dot(a_z, params.W_z.T) + dot(a_r, params.W_r.T) + dot(a_h, params.W_h.T)
+    return params_bar, dot_sum((a_z, params.W_z.T), (a_r, params.W_r.T), (a_h, params.W_h.T))
 
 
 def gru(reset_after: bool = False) -> Cell:

@@ -26,7 +26,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from gru_jax.bptt.cell import Cell
-from gru_jax.bptt.linalg import affine, affine_dot, bias_sum, dot, outer_sum
+from gru_jax.bptt.linalg import affine, affine_dot, bias_sum, dot, dot_sum, dots, outer_sum
 from gru_jax.cells.letters import check_for, initializer_for
 
 Steps = Float[Array, "*t_b H"]
@@ -82,9 +82,10 @@ def project(params: GRUResetAfterParams, xs: Float[Array, "*t_b D"]) -> Projecte
 
 def gates(params: GRUResetAfterParams, u: Projected, h: Steps) -> Gates:
     """(F1) to (F3): the values of a step, or of all steps."""
-    z = jax.nn.sigmoid(u.z + dot(h, params.U_z))  # (F1)
-    r = jax.nn.sigmoid(u.r + dot(h, params.U_r))  # (F2)
-    q = affine(h, params.U_h, params.c_h)  # (F3)
+    z_h, r_h, q = dots(h, params.U_z, params.U_r, params.U_h)
+    z = jax.nn.sigmoid(u.z + z_h)  # (F1)
+    r = jax.nn.sigmoid(u.r + r_h)  # (F2)
+    q = q if params.c_h is None else q + params.c_h  # (F3)
     g = jnp.tanh(u.g + r * q)  # (F3)
     return Gates(z, r, q, g)
 
@@ -137,7 +138,7 @@ def pull(params_T: GRUResetAfterParams, k: Coefficients, h_bar: Steps) -> Steps:
     q_bar = k.q * h_bar  # (F4)ᵀ (F3)ᵀ
     a_r = k.a_r * h_bar  # (F4)ᵀ (F3)ᵀ (F2)ᵀ
     a_z = k.a_z * h_bar  # (F4)ᵀ (F1)ᵀ
-    return k.keep * h_bar + dot(q_bar, params_T.U_h) + dot(a_r, params_T.U_r) + dot(a_z, params_T.U_z)
+    return k.keep * h_bar + dot_sum((q_bar, params_T.U_h), (a_r, params_T.U_r), (a_z, params_T.U_z))
 
 
 def collect(
@@ -165,7 +166,7 @@ def collect(
         b_h=bias_sum(a_h, params.b_h),
         c_h=bias_sum(q_bar, params.c_h),
     )
-    return params_bar, dot(a_z, params.W_z.T) + dot(a_r, params.W_r.T) + dot(a_h, params.W_h.T)
+    return params_bar, dot_sum((a_z, params.W_z.T), (a_r, params.W_r.T), (a_h, params.W_h.T))
 
 
 @cache

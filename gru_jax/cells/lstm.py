@@ -23,7 +23,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from gru_jax.bptt.cell import Cell
-from gru_jax.bptt.linalg import affine, affine_dot, bias_sum, dot, outer_sum
+from gru_jax.bptt.linalg import affine, affine_dot, bias_sum, dot, dot_sum, dots, outer_sum
 from gru_jax.cells.letters import check_for, initializer_for
 
 Steps = Float[Array, "*t_b H"]
@@ -96,11 +96,12 @@ def project(params: LSTMParams, xs: Float[Array, "*t_b D"]) -> Projected:
 def gates(params: LSTMParams, u: Projected, state: LSTMState) -> Gates:
     """(F1) to (F3): the values of a step, or of all steps."""
     h, c = state
-    i = jax.nn.sigmoid(u.i + dot(h, params.U_i) + _peep(c, params.p_i))  # (F1)
-    f = jax.nn.sigmoid(u.f + dot(h, params.U_f) + _peep(c, params.p_f))  # (F1)
-    g = jnp.tanh(u.g + dot(h, params.U_g))  # (F1)
+    i_h, f_h, g_h, o_h = dots(h, params.U_i, params.U_f, params.U_g, params.U_o)
+    i = jax.nn.sigmoid(u.i + i_h + _peep(c, params.p_i))  # (F1)
+    f = jax.nn.sigmoid(u.f + f_h + _peep(c, params.p_f))  # (F1)
+    g = jnp.tanh(u.g + g_h)  # (F1)
     c = f * c + i * g  # (F2)
-    o = jax.nn.sigmoid(u.o + dot(h, params.U_o) + _peep(c, params.p_o))  # (F3)
+    o = jax.nn.sigmoid(u.o + o_h + _peep(c, params.p_o))  # (F3)
     return Gates(i, f, g, c, o)
 
 
@@ -175,7 +176,7 @@ def pull(params_T: LSTMParams, k: Coefficients, state_bar: LSTMState) -> LSTMSta
     """The adjoint of a step by the state: what h̄ becomes one step back."""
     a_i, a_f, a_g, a_o, c_bar = pre_activation_bars(params_T, k, state_bar)
     return LSTMState(
-        h=dot(a_i, params_T.U_i) + dot(a_f, params_T.U_f) + dot(a_g, params_T.U_g) + dot(a_o, params_T.U_o),  # (F1)ᵀ
+        h=dot_sum((a_i, params_T.U_i), (a_f, params_T.U_f), (a_g, params_T.U_g), (a_o, params_T.U_o)),  # (F1)ᵀ
         c=k.keep * c_bar + _peep(a_i, params_T.p_i) + _peep(a_f, params_T.p_f),  # (F2)ᵀ (F1)ᵀ
     )
 
@@ -202,7 +203,7 @@ def collect(
         p_f=bias_sum(prevs.c * a_f, params.p_f),
         p_o=bias_sum(g.c * a_o, params.p_o),
     )
-    return params_bar, dot(a_i, params.W_i.T) + dot(a_f, params.W_f.T) + dot(a_g, params.W_g.T) + dot(a_o, params.W_o.T)
+    return params_bar, dot_sum((a_i, params.W_i.T), (a_f, params.W_f.T), (a_g, params.W_g.T), (a_o, params.W_o.T))
 
 
 def _peep(c: Steps, p: Float[Array, " H"] | None) -> Steps | float:

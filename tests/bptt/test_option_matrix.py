@@ -25,6 +25,8 @@ OPTIONS = {
     "reverse": [False, True],
     "time_major": [True, False],
     "bias": [True, False],
+    "residuals": ["auto", "states", "gates"],
+    "block_size": [None, 1, 3, T - 1],  # chosen: all at once; one step; with a shorter last one; with a last one of one step
 }
 CASES = [dict(zip(OPTIONS, case, strict=True)) for case in AllPairs(list(OPTIONS.values()))]
 
@@ -51,6 +53,7 @@ def test_values_and_gradients_equal_autodiff_of_the_plain_scan(case, needs_x64):
     def measured(given, xs, h0):
         params, reset_state = given
         how = {"derivative": "both" if case["derivative"] == "both" else "adjoint", "reset_state": reset_state} | options
+        how |= {"residuals": case["residuals"], "block_size": case["block_size"]}
         if case["time_major"]:
             return gj.unroll(tested, params, xs, h0, **how, **when)
         turned = {name: value if name == "lengths" else value.T for name, value in when.items()}

@@ -69,8 +69,7 @@ def test_outer_and_bias_sums_add_half_precision_up_in_float32():
     for dtype in (jnp.bfloat16, jnp.float16):
         x, a = jax.random.uniform(key_x, (300, 20, 2), dtype), jax.random.uniform(key_a, (300, 20, 3), dtype)
         exact = jnp.einsum("tbd,tbh->dh", x.astype(jnp.float32), a.astype(jnp.float32))
-        assert outer_sum(x, a).dtype == bias_sum(a, a[0, 0]).dtype == dtype
-        assert jnp.allclose(outer_sum(x, a).astype(jnp.float32), exact, rtol=2 * float(jnp.finfo(dtype).eps))
-        total = a.astype(jnp.float32).sum((0, 1))
-        assert jnp.allclose(bias_sum(a, a[0, 0]).astype(jnp.float32), total, rtol=2 * float(jnp.finfo(dtype).eps))
+        assert outer_sum(x, a).dtype == bias_sum(a, a[0, 0]).dtype == jnp.float32  # rounded by the engine, after all blocks
+        assert jnp.allclose(outer_sum(x, a), exact, rtol=1e-5)
+        assert jnp.allclose(bias_sum(a, a[0, 0]), a.astype(jnp.float32).sum((0, 1)), rtol=1e-5)
     assert bias_sum(a, None) is None

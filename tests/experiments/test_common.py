@@ -32,13 +32,7 @@ def test_a_record_holds_no_number_json_cannot():
     json.dumps(plain, allow_nan=False)
 
 
-PENDING = ("char_lm", "copy_memory", "parity")
-NOT_YET = pytest.mark.xfail(strict=True, raises=FileNotFoundError, reason="its full run is not committed yet")
-
-
-@pytest.mark.parametrize(
-    "name", [pytest.param(name, marks=NOT_YET if name in PENDING else ()) for name in sorted(experiments())]
-)
+@pytest.mark.parametrize("name", sorted(experiments()))
 def test_committed_results_are_those_of_a_full_run(name):
     record = json.loads((ROOT / "experiments" / "results" / name / "results.json").read_text("utf-8"))
     assert record["experiment"] == name

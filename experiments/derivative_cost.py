@@ -1,0 +1,124 @@
+"""What do the derived derivatives cost, and what lengths, resets and forward mode on top of them?
+
+For each cell and shape, with and without lengths and resets, the gradient of a weighted sum of all outputs with respect to the
+parameters, three ways: `derivative="adjoint"` (the custom VJP), `"both"` (the custom JVP whose transpose is derived too) and
+`"autodiff"` (the same forward pass); and a tangent in a random direction by `"both"` and by autodiff. float32.
+
+Expectation: the derived gradient is faster than autodiff's and needs less memory, also with lengths and resets; that by `"both"`
+costs little more. A tangent alone is autodiff's game: it makes one pass where `"both"` makes two.
+
+Measured as ratios: the candidates are compiled, compared, then timed in turn, several rounds, medians. The committed times are of two
+CPU cores.
+"""
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import matplotlib.pyplot as plt
+import numpy as np
+
+import gru_jax as gj
+from experiments.common import Options, Outcome, main
+from experiments.speed.measure import Program, compiled, interleaved
+
+CELLS = {"GRU": gj.gru(), "GRU, reset after": gj.gru(reset_after=True), "LSTM": gj.lstm(), "tanh RNN": gj.elman()}
+SHAPES = ((100, 32, 64, 128), (1000, 16, 32, 64), (60, 16, 256, 512))  # T, B, D, H
+QUICK_SHAPES = ((20, 4, 8, 16),)
+CONDITIONS = {"plain": False, "lengths and resets": True}
+GRADIENTS, TANGENTS = ("adjoint", "both", "autodiff"), ("both", "autodiff")
+
+
+def candidates(cell: gj.Cell, shape: tuple[int, ...], conditions: bool, seed: int) -> dict[str, Program]:
+    """Compiled programs by name, all of one argument: the parameters."""
+    T, B, D, H = shape
+    keys = jax.random.split(jax.random.key(seed), 6)
+    params = cell.init(keys[0], D, H)
+    xs, weights = jax.random.normal(keys[1], (T, B, D)), jax.random.normal(keys[2], (T, B, H))
+    lengths, resets = jax.random.randint(keys[3], (B,), T // 2, T + 1), jax.random.bernoulli(keys[4], 0.02, (T, B))
+    direction = jax.tree.map(lambda p: jax.random.normal(keys[5], p.shape), params)
+
+    def loss(how: Any, params: Any, xs: jax.Array, lengths: jax.Array, resets: jax.Array) -> jax.Array:
+        when: Any = {"lengths": lengths, "resets": resets} if conditions else {}
+        return (gj.unroll(cell, params, xs, derivative=how, **when)[1] * weights).sum()
+
+    def tangent(how: str, params: Any, *data: jax.Array) -> jax.Array:
+        return jax.jvp(lambda params: loss(how, params, *data), (params,), (direction,))[1]
+
+    programs: dict[str, Callable[..., Any]] = {f"gradient, {how}": jax.grad(partial(loss, how)) for how in GRADIENTS}
+    programs |= {f"tangent, {how}": partial(tangent, how) for how in TANGENTS}
+    arguments = (params, xs, lengths, resets)
+    return {name: compiled(program, *arguments) for name, program in programs.items()}
+
+
+def largest_difference(programs: dict[str, Program], kind: str) -> float:
+    """How far the candidates of a kind are from autodiff, relative to each leaf's scale."""
+    results = {name: program.call(*program.arguments) for name, program in programs.items() if name.startswith(kind)}
+    reference = results[f"{kind}, autodiff"]
+    relative = lambda a, b: float(jnp.abs(a - b).max() / jnp.abs(b).max())
+    return max(max(jax.tree.leaves(jax.tree.map(relative, result, reference))) for result in results.values())
+
+
+def run(options: Options) -> Outcome:
+    """Every shape, cell and condition."""
+    rounds = 3 if options.quick else 15
+    cases = []
+    for shape in QUICK_SHAPES if options.quick else SHAPES:
+        for name, cell in CELLS.items():
+            for condition, conditions in CONDITIONS.items():
+                programs = candidates(cell, shape, conditions, options.seed)
+                difference = max(largest_difference(programs, kind) for kind in ("gradient", "tangent"))
+                assert difference < 1e-3, (shape, name, condition, difference)  # no speed of a wrong result
+                measured = interleaved(programs, rounds)
+                ms = {program: figures["ms"] for program, figures in measured.items()}
+                mib = {program: figures["temp_mib"] for program, figures in measured.items()}
+                ratios = {
+                    "autodiff_over_adjoint": ms["gradient, autodiff"] / ms["gradient, adjoint"],
+                    "both_over_adjoint": ms["gradient, both"] / ms["gradient, adjoint"],
+                    "tangent_autodiff_over_both": ms["tangent, autodiff"] / ms["tangent, both"],
+                    "temp_adjoint_over_autodiff": mib["gradient, adjoint"] / max(mib["gradient, autodiff"], 1e-9),
+                }
+                case = {"shape": shape, "cell": name, "conditions": condition, "difference": difference}
+                cases.append(case | {"ratios": {key: round(value, 3) for key, value in ratios.items()}, "measured": measured})
+                print(shape, name, condition, {key: f"{value:.2f}" for key, value in ratios.items()}, flush=True)
+    return Outcome(summary(cases), {"rounds": rounds, "cases": cases}, {"ratios.png": draw(cases)})
+
+
+def summary(cases: list[dict[str, Any]]) -> dict[str, Any]:
+    """Geometric means over all cases of each condition, and what the conditions themselves cost the derived gradient."""
+    geomean = lambda values: round(float(np.exp(np.mean(np.log(values)))), 3)
+    found: dict[str, Any] = {"cases": len(cases), "largest_difference": max(case["difference"] for case in cases)}
+    for condition in CONDITIONS:
+        chosen = [case for case in cases if case["conditions"] == condition]
+        found[condition] = {key: geomean([case["ratios"][key] for case in chosen]) for key in chosen[0]["ratios"]}
+        found[condition]["slowest_autodiff_over_adjoint"] = min(case["ratios"]["autodiff_over_adjoint"] for case in chosen)
+    gradient = lambda case: case["measured"]["gradient, adjoint"]["ms"]
+    found["conditions_over_plain"] = geomean(
+        [gradient(with_) / gradient(plain) for plain, with_ in zip(cases[::2], cases[1::2], strict=True)]
+    )
+    return found
+
+
+def draw(cases: list[dict[str, Any]]) -> plt.Figure:
+    """How many times faster the derived gradient is than autodiff's, and what `both` costs."""
+    figure, axes = plt.subplots(figsize=(11, 0.32 * len(cases) + 1.6), layout="constrained")
+    labels = [f"{case['cell']}, {tuple(case['shape'])}, {case['conditions']}" for case in cases]
+    at = np.arange(len(cases))
+    for i, (key, label) in enumerate(
+        {
+            "autodiff_over_adjoint": "gradient: autodiff / adjoint",
+            "tangent_autodiff_over_both": "tangent: autodiff / both",
+        }.items()
+    ):
+        axes.barh(at + 0.4 * i, [case["ratios"][key] for case in cases], height=0.38, label=label)
+    axes.axvline(1, color="grey", linewidth=1)
+    axes.set(yticks=at + 0.2, yticklabels=labels, xlabel="times faster", title="Derived against autodiff of the same cell")
+    axes.invert_yaxis()
+    axes.legend()
+    return figure
+
+
+if __name__ == "__main__":
+    main(run)

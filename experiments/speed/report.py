@@ -1,0 +1,163 @@
+"""The tables, the summary and the figures of the benchmark."""
+
+import math
+from typing import Any
+
+import matplotlib.pyplot as plt
+import numpy as np
+
+OWN = ("ours", "ours, states", "ours, gates", "autodiff", "PyTorch", "cuDNN")  # everything but the other JAX libraries
+
+
+def fastest(measured: dict[str, Any], checkpointed: bool | None = None) -> tuple[str, float]:
+    """The other JAX library that takes least, and its milliseconds; of the plain ones, the checkpointed ones, or all."""
+    others = {name: found["ms"] for name, found in measured.items() if name not in OWN}
+    if checkpointed is not None:
+        others = {name: ms for name, ms in others.items() if ("checkpointed" in name) == checkpointed}
+    return min(others.items(), key=lambda pair: pair[1], default=("", math.nan))
+
+
+def leanest(measured: dict[str, Any], checkpointed: bool) -> float:
+    """The least MiB of temporaries of the other JAX libraries, with their step checkpointed or not."""
+    return min(
+        (found["temp_mib"] for name, found in measured.items() if name not in OWN and ("checkpointed" in name) == checkpointed),
+        default=math.nan,
+    )
+
+
+def line(case: dict[str, Any]) -> str:
+    """One case in a line, for the terminal."""
+    measured = case["measured"]
+    own = measured["ours"]["ms"]
+    ratios = {name: round(found["ms"] / own, 2) for name, found in measured.items() if name != "ours"}
+    return f"{case['group']:10} {case['cell']:16} {case['shape']!s:22} {own:9.3f} ms; others over ours {ratios}"
+
+
+def geomean(values: Any) -> float:
+    """The geometric mean."""
+    return round(float(np.exp(np.mean(np.log(list(values))))), 3)
+
+
+def over(ratios: list[float]) -> dict[str, float]:
+    """Mean and least."""
+    return {"mean": geomean(ratios), "least": round(min(ratios), 3)}
+
+
+def of_gradients(cases: list[dict[str, Any]]) -> dict[str, Any]:
+    """Others' time over ours; memory; compile time; the floor. Of one cell over the shapes of a group."""
+    ms = lambda name: [case["measured"][name]["ms"] for case in cases]
+    mib = lambda name: [max(case["measured"][name]["temp_mib"], 1e-4) for case in cases]
+    ratios = lambda others, own: [other / one for other, one in zip(others, own, strict=True)]
+    entry: dict[str, Any] = {"shapes": len(cases), "autodiff_over_ours": over(ratios(ms("autodiff"), ms("ours")))}
+    entry["temp_ours_over_autodiff"] = geomean(ratios(mib("ours"), mib("autodiff")))
+    entry["time_over_floor"] = geomean(ratios(ms("ours"), [case["floor_gates_ms"] for case in cases]))
+    if "PyTorch" in cases[0]["measured"]:
+        entry["PyTorch_over_ours"] = over(ratios(ms("PyTorch"), ms("ours")))
+    if math.isnan(fastest(cases[0]["measured"])[1]):
+        return entry
+    entry["fastest_over_ours"] = over(ratios([fastest(case["measured"])[1] for case in cases], ms("ours")))
+    for kind, checkpointed in (("plain", False), ("checkpointed", True)):
+        lean = [max(leanest(case["measured"], checkpointed), 1e-4) for case in cases]
+        entry[f"temp_states_over_leanest_{kind}"] = geomean(ratios(mib("ours, states"), lean))
+        entry[f"fastest_{kind}_over_states"] = geomean(
+            ratios([fastest(case["measured"], checkpointed)[1] for case in cases], ms("ours, states"))
+        )
+    compiling = [max(found["compile_s"] for name, found in case["measured"].items() if name not in OWN) for case in cases]
+    entry["compile_ours_over_slowest"] = geomean(ratios([case["measured"]["ours"]["compile_s"] for case in cases], compiling))
+    return entry
+
+
+def of_devices(cases: list[dict[str, Any]], way: str) -> dict[str, Any]:
+    """The same over several devices, in one of the two ways."""
+    best, plain = [], []
+    for case in cases:
+        ms = {name.partition(": ")[2]: found["ms"] for name, found in case["measured"].items() if name.startswith(way)}
+        best.append(min(value for name, value in ms.items() if name not in OWN) / ms["ours"])
+        plain.append(ms["autodiff"] / ms["ours"])
+    return {"fastest_over_ours": over(best), "autodiff_over_ours": over(plain)}
+
+
+def summary(results: dict[str, Any]) -> dict[str, Any]:
+    """For each group and cell."""
+    found: dict[str, Any] = {"matmul_gflops": round(results["matmul_gflops"], 1), "cores": results["cores"]}
+    for group, cell in dict.fromkeys((case["group"], case["cell"]) for case in results["cases"]):
+        chosen = [case for case in results["cases"] if (case["group"], case["cell"]) == (group, cell)]
+        found[f"{group}, {cell}"] = of_gradients(chosen)
+    ratio = lambda case: round(fastest(case["measured"])[1] / case["measured"]["ours"]["ms"], 3)
+    for axis, cases in results.get("growth", {}).items():
+        found[f"over {axis}, fastest_over_ours"] = [ratio(case) for case in cases]
+    for what in dict.fromkeys(case["group"] for case in results.get("passes", [])):
+        found[f"{what}, fastest_over_ours"] = over([ratio(case) for case in results["passes"] if case["group"] == what])
+    if results.get("devices"):
+        found |= {f"devices, {way}": of_devices(results["devices"], way) for way in ("shard_map", "Auto jit")}
+    for kind, programs in results.get("around", {}).items():
+        others = {name: program for name, program in programs.items() if name != "ours"}
+        found[kind] = {name: round(program["ms"] / programs["ours"]["ms"], 3) for name, program in others.items()}
+    return found
+
+
+def tables(results: dict[str, Any]) -> str:
+    """Markdown: a table for each group and cell, milliseconds and MiB of temporaries."""
+    text = ["# Milliseconds of a gradient (MiB of temporaries)", ""]
+    text += ["Shapes are (T, B, D, H). Floor: operations over the rate of a large matmul.", ""]
+    everything = [
+        *results["cases"],
+        *(case for cases in results.get("growth", {}).values() for case in cases),
+        *results.get("passes", []),
+    ]
+    everything += results.get("devices", [])
+    for group, cell in dict.fromkeys((case["group"], case["cell"]) for case in everything):
+        chosen = [case for case in everything if (case["group"], case["cell"]) == (group, cell)]
+        names = list(chosen[0]["measured"])
+        text += [f"## {cell}: {group}", "", "| shape | floor | " + " | ".join(names) + " |", "|" + "---|" * (len(names) + 2)]
+        for case in chosen:
+            cells = []
+            for name in names:
+                found = case["measured"][name]
+                cells.append(f"{found['ms']:.3g}" + (f" ({found['temp_mib']:.3g})" if "temp_mib" in found else ""))
+            floor = f"{case['floor_gates_ms']:.3g}" if "floor_gates_ms" in case else "–"
+            text.append(f"| {case['shape']} | {floor} | " + " | ".join(cells) + " |")
+        text.append("")
+    if by_variant := results.get("variants"):
+        shapes = list(next(iter(by_variant.values())))
+        text += [
+            "## Variants of the engine: how many times faster",
+            "",
+            "| | " + " | ".join(shapes) + " |",
+            "|" + "---|" * (len(shapes) + 1),
+        ]
+        text += [
+            f"| {name} | " + " | ".join(f"{by[shape]:.2f}" for shape in shapes) + " |" for name, by in by_variant.items()
+        ] + [""]
+    for kind, programs in results.get("around", {}).items():
+        text += [
+            f"## {kind}",
+            "",
+            "| | ms |",
+            "|---|---|",
+            *(f"| {name} | {found['ms']:.4g} |" for name, found in programs.items()),
+            "",
+        ]
+    return "\n".join(text)
+
+
+def draw(growth: dict[str, list[dict[str, Any]]]) -> dict[str, plt.Figure]:
+    """Time over T, B and H with the floor, and memory over T, on logarithmic axes."""
+    axes_names = [axis for axis in growth if axis in "TBH"]
+    figure, all_axes = plt.subplots(1, len(axes_names) + 1, figsize=(4.6 * (len(axes_names) + 1), 4), layout="constrained")
+    for axes, axis in zip(all_axes, axes_names, strict=False):
+        cases = growth[axis]
+        at = [case["shape"]["TBDH".index(axis)] for case in cases]
+        for name in cases[0]["measured"]:
+            axes.plot(at, [case["measured"][name]["ms"] for case in cases], "o-" if name == "ours" else ".--", label=name)
+        axes.plot(at, [case["floor_gates_ms"] for case in cases], ":", color="grey", label="floor")
+        axes.set(xscale="log", yscale="log", xlabel=axis, ylabel="ms", title=f"time over {axis}")
+        axes.legend(fontsize="x-small")
+    for name in growth["T"][0]["measured"]:
+        of = [case["measured"][name] for case in growth["T"]]
+        if "temp_mib" in of[0]:
+            at = [case["shape"][0] for case in growth["T"]]
+            all_axes[-1].plot(at, [found["temp_mib"] for found in of], "o-" if name == "ours" else ".--", label=name)
+    all_axes[-1].set(xscale="log", yscale="log", xlabel="T", ylabel="MiB of temporaries", title="memory over T")
+    all_axes[-1].legend(fontsize="x-small")
+    return {"growth.png": figure}

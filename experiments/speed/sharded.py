@@ -1,0 +1,74 @@
+"""The same gradient with the batch over several CPU devices, in a process of its own: their number is fixed when JAX starts.
+
+Two ways. In `shard_map`, the best practice, every device makes its gradient and they are added up once. Under plain `jit` of sharded
+data, XLA's partitioner decides, and nobody's code changes.
+
+`python -m experiments.speed.sharded '{"devices": 2, "cell": …, "shape": […], "peers": […], "rounds": …}'` prints JSON.
+"""
+
+import json
+import subprocess
+import sys
+from typing import Any
+
+
+def timed(cell: str, shape: Any, peers: list[str], rounds: int, devices: int) -> dict[str, Any]:
+    """Milliseconds by way and candidate, from a process of its own."""
+    given = {"cell": cell, "shape": list(shape), "peers": peers, "rounds": rounds, "devices": devices}
+    command = [sys.executable, "-m", "experiments.speed.sharded", json.dumps(given)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise RuntimeError(f"the process with {devices} devices ended with {done.returncode}:\n{done.stderr[-2000:]}")
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def main(given: dict[str, Any]) -> None:
+    """The child."""
+    import jax
+
+    jax.config.update("jax_num_cpu_devices", given["devices"])
+    from jax.sharding import AxisType, NamedSharding
+    from jax.sharding import PartitionSpec as P
+
+    from experiments.speed.measure import compiled, difference, interleaved, once
+    from experiments.speed.peers import ours, peers_of
+    from experiments.speed.problem import CELLS, Shape, posed
+
+    cell = CELLS[given["cell"]]
+    problem = posed(cell, Shape(*given["shape"]))
+    candidates = {"ours": ours(problem), "autodiff": ours(problem, derivative="autodiff")}
+    candidates |= {name: maker(problem) for name, maker in peers_of(cell, given["peers"]).items()}
+    mesh = jax.make_mesh((given["devices"],), ("batch",), axis_types=(AxisType.Auto,))
+    programs, gradients = {}, {}
+    for name, candidate in candidates.items():
+        spec = P("batch") if candidate.batch_major else P(None, "batch")
+        place = lambda array, spec=spec: jax.device_put(array, NamedSharding(mesh, spec))
+        turned = (lambda a: a.swapaxes(0, 1)) if candidate.batch_major else (lambda a: a)
+        tree = jax.device_put(candidate.tree, NamedSharding(mesh, P()))
+        arguments = (tree, place(turned(problem.xs)), place(turned(problem.weights)))
+        gradient = jax.grad(candidate.loss)
+
+        def local(tree: Any, xs: Any, weights: Any, gradient: Any = gradient) -> Any:
+            return jax.lax.psum(gradient(tree, xs, weights), "batch")
+
+        mapped = jax.shard_map(local, mesh=mesh, in_specs=(P(), spec, spec), out_specs=P(), check_vma=False)
+        for way, function in {"shard_map": mapped, "Auto jit": gradient}.items():
+            programs[f"{way}: {name}"] = program = compiled(function, *arguments)
+            once(program)
+            gradients[name, way] = jax.device_get(program.call(*program.arguments))
+    reference = gradients["autodiff", "Auto jit"]
+    worst = max(difference(candidates[name], gradient, reference) for (name, _), gradient in gradients.items())
+    assert worst < 1e-3, worst
+    print(
+        json.dumps(
+            {
+                "difference": worst,
+                "devices": jax.device_count(),
+                "measured": interleaved(programs, given["rounds"], queued=False),
+            }
+        )
+    )
+
+
+if __name__ == "__main__":
+    main(json.loads(sys.argv[1]))

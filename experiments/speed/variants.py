@@ -1,0 +1,64 @@
+"""What the engine could do otherwise, each in a process of its own beside what it does: steps of the loop unrolled, recurrent products
+by gate or side by side, kinds of residuals, precisions; on a GPU TensorFloat-32 and loops captured into CUDA graphs too.
+
+`python -m experiments.speed.variants '{"cell": …, "shape": […], "rounds": …, "variant": {…}}'` prints JSON.
+"""
+
+import json
+import os
+import subprocess
+import sys
+from typing import Any
+
+VARIANTS: dict[str, dict[str, Any]] = {
+    "loop unrolled by 2": {"unroll": 2},
+    "loop unrolled by 4": {"unroll": 4},
+    "loop unrolled by 8": {"unroll": 8},
+    "a product per gate": {"wide_up_to": 0},
+    "products side by side": {"wide_up_to": 2**31},
+    "states kept": {"how": {"residuals": "states"}},
+    "gates kept": {"how": {"residuals": "gates"}},
+    "one block": {"how": {"block_size": 2**31}},
+    "bfloat16 operands": {"how": {"compute_dtype": "bfloat16"}},
+}
+ON_GPU: dict[str, dict[str, Any]] = {
+    "TensorFloat-32": {"precision": "tensorfloat32"},
+    "full float32": {"precision": "highest"},
+    "loops in CUDA graphs": {"flags": "--xla_gpu_enable_command_buffer=+WHILE"},
+}
+
+
+def timed(cell: str, shape: Any, variant: dict[str, Any], rounds: int, platform: str) -> dict[str, Any]:
+    """Milliseconds of the engine as it is and of a variant, from a process of its own."""
+    given = {"cell": cell, "shape": list(shape), "variant": variant, "rounds": rounds}
+    flags = f"{os.environ.get('XLA_FLAGS', '')} {variant.get('flags', '')}".strip()
+    environment = os.environ | {"XLA_FLAGS": flags, "JAX_PLATFORMS": {"gpu": "cuda"}.get(platform, platform)}
+    command = [sys.executable, "-m", "experiments.speed.variants", json.dumps(given)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
+    if done.returncode:
+        raise RuntimeError(f"the process of {variant} ended with {done.returncode}:\n{done.stderr[-2000:]}")
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def main(given: dict[str, Any]) -> None:
+    """The child."""
+    import jax
+
+    from experiments.speed.measure import gradient_program, interleaved, once
+    from experiments.speed.peers import ours
+    from experiments.speed.problem import CELLS, Shape, posed
+    from gru_jax.bptt import linalg, recursion
+
+    problem, variant = posed(CELLS[given["cell"]], Shape(*given["shape"])), given["variant"]
+    programs = {"as it is": gradient_program(ours(problem), problem)}
+    recursion.UNROLL = variant.get("unroll", recursion.UNROLL)
+    linalg.WIDE_UP_TO = variant.get("wide_up_to", linalg.WIDE_UP_TO)
+    with jax.default_matmul_precision(variant.get("precision")):
+        programs["variant"] = gradient_program(ours(problem, **variant.get("how", {})), problem)
+    for program in programs.values():
+        once(program)
+    print(json.dumps(interleaved(programs, given["rounds"])))
+
+
+if __name__ == "__main__":
+    main(json.loads(sys.argv[1]))

@@ -1,0 +1,94 @@
+"""Time in blocks: a scan over blocks around the scans over their steps.
+
+What is done for all t at once, the projection of the input, the gates of the backward pass, the weight gradients, is done for one
+block at a time: its arrays stay in the cache, and none is as long as the sequence but inputs, states and their cotangents.
+"""
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from gru_jax._compat import replicated
+
+
+def scan_blocks(
+    body: Callable[[Any, Any, Any], tuple[Any, Any, Any]],
+    carry: Any,
+    over_time: Any,
+    per_block: Any,
+    block_size: int | None,
+    *,
+    reverse: bool,
+) -> tuple[Any, Any, Any]:
+    """`body(carry, over_time, per_block) -> (carry, over_time, per_block)` over blocks of `block_size` steps and a shorter last one.
+
+    Leaves of `over_time` have the steps as their first axis, those of `per_block` the blocks, both in the order of time. Blocks lie
+    at multiples of `block_size` whichever the direction: the shorter one holds the last steps, and comes first in reverse.
+    """
+    steps = jax.tree.leaves(over_time)[0].shape[0]
+    size = min(block_size or steps, steps)
+    if size == steps:  # no loop around a single block
+        carry, out, of_block = body(carry, over_time, jax.tree.map(lambda leaf: leaf[0], per_block))
+        return carry, out, jax.tree.map(lambda leaf: leaf[None], of_block)
+    blocks, rest = divmod(steps, size)
+    cut = lambda leaf: leaf[: blocks * size].reshape(blocks, size, *leaf.shape[1:])
+    whole = jax.tree.map(cut, over_time), jax.tree.map(lambda leaf: leaf[:blocks], per_block)
+    last = jax.tree.map(lambda leaf: leaf[blocks * size :], over_time), jax.tree.map(lambda leaf: leaf[-1], per_block)
+
+    def whole_blocks(carry):
+        def scan_body(carry, at):
+            carry, out, of_block = body(carry, *at)
+            return carry, (out, of_block)
+
+        carry, (out, of_block) = lax.scan(scan_body, carry, whole, reverse=reverse)
+        return carry, jax.tree.map(lambda leaf: leaf.reshape(blocks * size, *leaf.shape[2:]), out), of_block
+
+    if not rest:
+        return whole_blocks(carry)
+    if reverse:
+        carry, last_out, last_of_block = body(carry, *last)
+        carry, out, of_block = whole_blocks(carry)
+    else:
+        carry, out, of_block = whole_blocks(carry)
+        carry, last_out, last_of_block = body(carry, *last)
+    joined = lambda one, other: jnp.concatenate([one, other])
+    return (
+        carry,
+        jax.tree.map(joined, out, last_out),
+        jax.tree.map(lambda all_, one: joined(all_, one[None]), of_block, last_of_block),
+    )
+
+
+def chosen(residuals: str, block_size: int | None, outputs: str, xs: jax.Array, h0: jax.Array) -> tuple[str, int]:
+    """What `residuals="auto"` and `block_size=None` stand for, by the shapes.
+
+    `outputs="last"` keeps the state that each block starts from ("starts") and runs the block once more. Else the states are kept,
+    which are the outputs; from 256 units on the gates too: there the matmuls that bring them back cost more than their memory traffic.
+    """
+    steps, sequences, units = xs.shape[0], math.prod(h0.shape[:-1]), h0.shape[-1]
+    if block_size is None:
+        # a sum over a sharded batch is reduced over the devices of an Explicit mesh at once, which should happen once
+        block_size = max(steps, 1) if replicated(xs) else size_for(steps, sequences, units, least=math.isqrt(steps) // 4)
+    if residuals == "auto" and outputs == "last" and block_size < steps:
+        return "starts", block_size
+    if residuals == "auto":
+        residuals = "gates" if units >= 256 else "states"
+    return residuals, block_size
+
+
+def size_for(steps: int, sequences: int, units: int, least: int = 4) -> int:
+    """A block of about 65,536 states, but 512 to 4,096 rows of time times batch: small enough for a cache, large enough that a
+    weight gradient pays for being added to the sum. A divisor of `steps` if there is one near, so that no block is shorter.
+
+    `least` is a quarter of √steps: what one block holds, some 16 arrays, then grows as slowly as what all blocks keep.
+    """
+    rows = min(max(65_536 // max(units, 1), 512), 4_096)
+    size = max(rows // max(sequences, 1), least, 4)
+    if steps <= 1.5 * size:
+        return max(steps, 1)
+    near = [divisor for divisor in range(size // 2 + 1, 2 * size) if steps % divisor == 0]
+    return min(near, key=lambda divisor: abs(math.log(divisor / size)), default=size)

@@ -1,0 +1,170 @@
+"""Time in blocks, and what is kept from the forward pass: no choice changes a result; what memory each takes.
+
+Every cell, dtype and option beside every other: test_option_matrix.py.
+"""
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import gru_jax as gj
+from gru_jax.bptt.blocks import scan_blocks, size_for
+from tests.bptt.test_when import LENGTHS, MASK, RESETS, reset_state_of
+from tests.problems import (
+    T,
+    assert_close,
+    assert_told,
+    gradients,
+    normal_like,
+    problem,
+    scan_of_step,
+)
+
+pytestmark = pytest.mark.derivative
+
+
+def posed(cell, outputs, dtype=None):
+    """A problem whose params have a reset state beside them, with cotangents for these outputs."""
+    p = problem(cell, dtype=dtype)
+    out = jax.eval_shape(partial(gj.unroll, cell, outputs=outputs), p.params, p.xs, p.h0)
+    return p._replace(params=(p.params, reset_state_of(cell, p.params)), cotangents=normal_like(jax.random.key(5), out))
+
+
+def measured(cell, options, when, given, xs, h0):
+    params, reset_state = given
+    return gj.unroll(cell, params, xs, h0, reset_state=reset_state if "resets" in when else None, **options, **when)
+
+
+@pytest.mark.parametrize("derived", [True, pytest.param(False, marks=pytest.mark.slow)], ids=["derived", "local"])
+@pytest.mark.parametrize("reverse", [False, True], ids=["forward", "reverse"])
+@pytest.mark.parametrize("outputs", ["all", "last"])
+@pytest.mark.parametrize("cell", [gj.gru(), gj.lstm(peephole=True)], ids=["gru", "lstm"])
+def test_blocks_and_residuals_do_not_change_values_or_gradients(cell, outputs, reverse, derived, needs_x64):
+    tested = cell if derived else cell._replace(coefficients=None, pull=None, collect=None)
+    p, when = posed(cell, outputs), {"lengths": LENGTHS, "mask": MASK, "resets": RESETS}
+    oracle = lambda given, xs, h0: scan_of_step(
+        cell, given[0], xs, h0, reset_state=given[1], outputs=outputs, reverse=reverse, **when
+    )
+    expected = jax.jit(partial(gradients, oracle))(p)
+    for block_size, residuals in ((3, "auto"), (T - 1, "gates"), (1, "states")):
+        options = {"outputs": outputs, "reverse": reverse, "block_size": block_size, "residuals": residuals}
+        assert_close(jax.jit(partial(gradients, partial(measured, tested, options, when)))(p), expected)
+
+
+@pytest.mark.parametrize("residuals", ["states", pytest.param("gates", marks=pytest.mark.slow)])
+def test_second_order_and_vmap_go_through_blocks(residuals, needs_x64):
+    cell, p = gj.gru(), problem(gj.gru())
+    loss = lambda how, params, xs: jnp.sum(gj.unroll(cell, params, xs, p.h0, **how)[1] ** 3)
+    blocked, plain = {"residuals": residuals, "block_size": 3}, {"derivative": "autodiff"}
+    direction = normal_like(jax.random.key(8), p.params)
+    along = lambda how, xs: jax.grad(lambda t: loss(how, jax.tree.map(lambda a, b: a + t * b, p.params, direction), xs))
+    second = lambda how: jax.jit(jax.grad(along(how, p.xs)))(0.3)
+    assert_close(second(blocked), second(plain))
+    many = jnp.stack([p.xs, 2 * p.xs])
+    for axes in (None, 0):
+        params = p.params if axes is None else jax.tree.map(lambda leaf: jnp.stack([leaf, 1.1 * leaf]), p.params)
+        mapped = lambda how: jax.jit(jax.vmap(jax.grad(partial(loss, how)), in_axes=(axes, 0)))(params, many)
+        assert_close(mapped(blocked), mapped(plain))
+
+
+def test_a_stack_of_two_directions_takes_blocks(needs_x64):
+    layers = gj.stack([gj.bidirectional(gj.gru()), gj.lstm()])
+    params = layers.init(jax.random.key(0), 4, 5, dtype=jnp.float64)
+    xs = problem(gj.gru()).xs
+    gradient = lambda **how: jax.jit(jax.grad(lambda p: jnp.sum(gj.unroll(layers, p, xs, **how)[1] ** 2)))(params)
+    assert_close(gradient(block_size=3, residuals="gates"), gradient(derivative="autodiff"))
+
+
+@pytest.mark.parametrize("residuals", ["states", "gates"])
+@pytest.mark.parametrize(
+    "cell", [gj.zoneout(gj.gru(), 0.3), gj.variational_dropout(gj.gru(), inputs=0.3, state=0.4)], ids=["zoneout", "dropout"]
+)
+def test_noise_is_the_same_in_every_block(cell, residuals, needs_x64):
+    plain = problem(gj.gru())
+    loss = lambda how, params: jnp.sum(gj.unroll(cell, params, plain.xs, key=jax.random.key(2), **how)[1] ** 2)
+    gradient = lambda **how: jax.jit(jax.grad(partial(loss, how)))(plain.params)
+    assert_close(gradient(block_size=3, residuals=residuals), gradient(derivative="autodiff"))
+
+
+@pytest.mark.parametrize("wrong", [0, -3, 2.0, True, "4"])
+def test_a_block_size_that_is_none_is_told(wrong):
+    p = problem(gj.gru())
+    assert_told(
+        lambda: gj.unroll(gj.gru(), p.params, p.xs, block_size=wrong),
+        ValueError,
+        "block_size: got .*expected a number of steps",
+    )
+    assert_told(
+        lambda: gj.unroll(gj.gru(), p.params, p.xs, residuals="all"), ValueError, "residuals: got 'all', expected one of"
+    )
+
+
+@given(st.integers(0, 40), st.integers(1, 45), st.booleans())
+@settings(max_examples=20, deadline=None)
+def test_blocks_are_the_scan_of_their_steps(steps, block_size, reverse):
+    """A running sum with each block's number beside it, against a loop."""
+    xs = np.arange(1, steps + 1, dtype=np.int32)
+
+    def body(carry, over_time, number):
+        carry, sums = jax.lax.scan(lambda c, x: (2 * c + x, 2 * c + x), carry, over_time, reverse=reverse)
+        return carry, sums, number
+
+    blocks = max(-(-steps // block_size), 1)
+    carry, sums, numbers = scan_blocks(body, jnp.int32(1), jnp.asarray(xs), jnp.arange(blocks), block_size, reverse=reverse)
+    expected, c = [], 1
+    for x in xs[::-1] if reverse else xs:
+        c = (2 * c + int(x)) % 2**32
+        expected.append(c)
+    assert np.asarray(sums).astype(np.uint32).tolist() == (expected[::-1] if reverse else expected)
+    assert int(np.uint32(carry)) == c
+    assert numbers.tolist() == list(range(blocks))
+
+
+@given(st.integers(1, 20_000), st.integers(1, 5_000), st.integers(1, 2_000))
+def test_the_chosen_blocks_cover_the_sequence(steps, sequences, units):
+    size = size_for(steps, sequences, units)
+    assert 1 <= size <= steps
+    assert size == steps or size >= min(steps, 3)
+
+
+@pytest.fixture
+def optimized():
+    """As users compile: memory is planned by the passes that the suite leaves out."""
+    before = jax.config.read("jax_disable_most_optimizations")
+    jax.config.update("jax_disable_most_optimizations", False)
+    yield
+    jax.config.update("jax_disable_most_optimizations", before)
+
+
+def temporaries(cell, T, B, D, H, **how):
+    """Bytes that the compiled gradient needs beside arguments and results."""
+    params = jax.eval_shape(lambda: cell.init(jax.random.key(0), D, H, dtype=jnp.float32))
+    of = lambda *shape: jax.ShapeDtypeStruct(shape, jnp.float32)
+
+    def loss(params, xs, weights):
+        h_last, ys = gj.unroll(cell, params, xs, **how)
+        return jnp.sum(jax.tree.leaves(h_last)[0]) if ys is None else jnp.sum(weights * ys)
+
+    return jax.jit(jax.grad(loss)).lower(params, of(T, B, D), of(T, B, H)).compile().memory_analysis().temp_size_in_bytes
+
+
+@pytest.mark.parametrize("cell", [gj.gru(), gj.lstm()], ids=["gru", "lstm"])
+def test_with_only_the_last_state_memory_grows_as_the_root_of_time(cell, optimized):
+    sizes = {steps: temporaries(cell, steps, 16, 4, 32, outputs="last") for steps in (1_000, 10_000, 100_000)}
+    assert sizes[100_000] <= 3.5 * sizes[10_000]  # √10 = 3.2
+    assert sizes[10_000] <= 3.5 * sizes[1_000]
+    assert sizes[100_000] < 100_000 * 16 * 32 * 4 / 15  # of the states alone
+
+
+def test_states_keep_the_states_and_a_block_while_gates_keep_four_times_as_much(optimized):
+    T, B, H = 20_000, 16, 32
+    states, block = 4 * T * B * H, 4 * 65_536
+    found = {residuals: temporaries(gj.gru(), T, B, 4, H, residuals=residuals) for residuals in ("states", "gates")}
+    assert found["states"] < states + 20 * block
+    assert 4 * states < found["gates"] < 4 * states + 20 * block
+    assert temporaries(gj.gru(), T, B, 4, H, derivative="autodiff") > 7 * states

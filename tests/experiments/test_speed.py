@@ -1,0 +1,148 @@
+"""The benchmark: what it compares, what it counts, and how it tells it. No time is asserted."""
+
+import os
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import gru_jax as gj
+from experiments.speed import report
+from experiments.speed.measure import difference, forward_program, gradient_program, interleaved
+from experiments.speed.peers import PEERS, cudnn_lstm, ours, peers_of
+from experiments.speed.problem import CELLS, Candidate, Shape, floor_flop, posed
+from tests.convert.parity import library
+
+SHAPE = Shape(6, 3, 4, 5)
+
+
+def programs_of(name, candidate):
+    problem = posed(CELLS[name], SHAPE)
+    reference = gradient_program(ours(problem, derivative="autodiff"), problem)
+    program = gradient_program(candidate(problem), problem)
+    return problem, program.call(*program.arguments), reference.call(*reference.arguments)
+
+
+@pytest.mark.peers
+@pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # Keras' own, under NumPy 2
+@pytest.mark.parametrize("checkpointed", [False, True], ids=["plain", "checkpointed"])
+@pytest.mark.parametrize(
+    ("name", "peer"), [(name, peer) for peer, (_, cells) in PEERS.items() for name in CELLS if CELLS[name] in cells]
+)
+def test_every_peer_computes_the_same_gradient(name, peer, checkpointed):
+    os.environ.setdefault("KERAS_BACKEND", "jax")
+    library({"Flax NNX": "flax", "Equinox": "equinox", "Haiku": "haiku", "Keras": "keras"}[peer])
+    makers = peers_of(CELLS[name], [peer])
+    maker = makers[f"{peer}, checkpointed" if checkpointed else peer]
+    problem, gradient, reference = programs_of(name, maker)
+    assert difference(maker(problem), gradient, reference) < 1e-5
+
+
+def test_cudnns_reference_computes_our_lstm():
+    problem, gradient, reference = programs_of("LSTM", cudnn_lstm)
+    assert difference(cudnn_lstm(problem), gradient, reference) < 1e-5
+
+
+def test_a_wrong_gradient_is_far_from_the_reference():
+    problem, gradient, reference = programs_of("GRU", ours)
+    assert difference(ours(problem), gradient, reference) < 1e-5
+    assert difference(ours(problem), gradient._replace(U_z=gradient.U_z.T), reference) > 0.1
+    assert difference(ours(problem), gradient._replace(b_r=1.01 * gradient.b_r), reference) == pytest.approx(0.01, rel=0.01)
+
+
+def test_a_bias_in_two_parts_has_the_gradient_in_both():
+    problem, _, reference = programs_of("tanh RNN", ours)
+    in_two = Candidate(
+        None, {"W": problem.params.W, "U": problem.params.U, "b": (problem.params.b, problem.params.b)},
+        lambda tree: problem.params._replace(W=tree["W"], U=tree["U"], b=tree["b"][0] + tree["b"][1]),
+    )  # fmt: skip
+    gradient = {"W": reference.W, "U": reference.U, "b": (reference.b, reference.b)}
+    assert difference(in_two, gradient, reference) < 1e-6
+    assert difference(in_two, gradient | {"b": (reference.b, 0 * reference.b)}, reference) > 0.9
+
+
+def test_the_forward_programs_loss_is_the_weighted_sum():
+    problem = posed(CELLS["GRU"], SHAPE)
+    program = forward_program(ours(problem), problem)
+    ys = gj.unroll(problem.cell, problem.params, problem.xs)[1]
+    assert float(program.call(*program.arguments)) == pytest.approx(float((ys * problem.weights).sum()), rel=1e-4)
+
+
+@pytest.mark.parametrize(("name", "gates"), [("GRU", 3), ("GRU, reset after", 3), ("LSTM", 4), ("tanh RNN", 1)])
+def test_the_floor_counts_the_products(name, gates):
+    T, B, D, H = SHAPE
+    rows = T * B
+    forward, weights, states = 2 * rows * (D + H) * gates * H, 2 * rows * (D + H) * gates * H, 2 * rows * H * gates * H
+    problem = posed(CELLS[name], SHAPE)
+    assert floor_flop(problem, False) == forward + weights + states
+    assert floor_flop(problem, True) == 2 * forward + weights + states
+
+
+def test_programs_take_turns_and_are_all_measured():
+    program = gradient_program(ours(posed(CELLS["tanh RNN"], SHAPE)), posed(CELLS["tanh RNN"], SHAPE))
+    found = interleaved({"one": program, "other": program}, 3)
+    assert list(found) == ["one", "other"]
+    for measured in found.values():
+        assert 0 < measured["ms_low"] <= measured["ms"] <= measured["ms_high"]
+        assert measured["rounds"] == 3
+
+
+def case(group, ms, mib, **more):
+    measured = {name: {"ms": value, "temp_mib": mib[name], "compile_s": 1.0} for name, value in ms.items()}
+    return {"group": group, "cell": "GRU", "shape": SHAPE, "measured": measured, "floor_gates_ms": 0.5} | more
+
+
+def results():
+    ms = {"ours": 1.0, "ours, states": 1.0, "ours, gates": 2.0, "autodiff": 4.0, "Haiku": 3.0, "Haiku, checkpointed": 2.0}
+    mib = dict.fromkeys(ms, 8.0) | {"ours, states": 2.0, "Haiku, checkpointed": 1.0}
+    slower = {name: 2 * value for name, value in ms.items()} | {"Haiku": 4.0, "Haiku, checkpointed": 16.0}
+    devices = case("2 devices", {f"{way}: {name}": ms[name] for way in ("shard_map", "Auto jit") for name in ms}, {
+        f"{way}: {name}": mib[name] for way in ("shard_map", "Auto jit") for name in mib
+    })  # fmt: skip
+    return {
+        "matmul_gflops": 100.0,
+        "cores": 2,
+        "cases": [case("tiny", ms, mib), case("tiny", slower, mib)],
+        "growth": {"T": [case("T", ms, mib)]},
+        "passes": [case("forward", {name: ms[name] for name in ("ours", "Haiku")}, mib)],
+        "devices": [devices],
+        "variants": {"loop unrolled by 2": {str(SHAPE): 0.97}},
+        "around": {"a single step": {"ours": {"ms": 2.0}, "Equinox": {"ms": 3.0}}},
+    }
+
+
+def test_the_summary_names_means_and_the_worst():
+    found = report.summary(results())
+    tiny = found["tiny, GRU"]
+    assert tiny["autodiff_over_ours"] == {"mean": 4.0, "least": 4.0}
+    assert tiny["fastest_over_ours"] == {"mean": 2.0, "least": 2.0}  # checkpointed in the first case, plain in the second
+    assert tiny["temp_states_over_leanest_plain"] == 0.25
+    assert tiny["temp_states_over_leanest_checkpointed"] == 2.0
+    assert tiny["fastest_checkpointed_over_states"] == 4.0
+    assert tiny["time_over_floor"] == pytest.approx(np.sqrt(2 * 4), rel=1e-3)
+    assert found["over T, fastest_over_ours"] == [2.0]
+    assert found["forward, fastest_over_ours"] == {"mean": 3.0, "least": 3.0}
+    assert found["devices, shard_map"]["fastest_over_ours"]["mean"] == 2.0
+    assert found["a single step"] == {"Equinox": 1.5}
+
+
+def test_the_tables_hold_every_case():
+    text = report.tables(results())
+    assert text.count(str(SHAPE)) == 6  # two tiny, T, forward, devices; the variants' head
+    assert "| loop unrolled by 2 | 0.97 |" in text
+    assert "| Equinox | 3 |" in text
+    for block in text.split("\n## ")[1:]:
+        assert len({line.count("|") for line in block.splitlines() if line.startswith("|")}) == 1
+
+
+def test_the_figure_draws_what_grows():
+    (figure,) = report.draw(results()["growth"]).values()
+    assert len(figure.axes) == 2
+
+
+def test_a_problem_is_random_and_its_reset_bias_zero():
+    problem = posed(CELLS["GRU, reset after"], SHAPE, dtype=jnp.bfloat16)
+    assert {leaf.dtype for leaf in jax.tree.leaves(problem.params)} == {jnp.dtype(jnp.bfloat16)}
+    assert not problem.params.c_h.any()
+    assert float(jnp.std(problem.params.b_z.astype(jnp.float32))) > 0.01
