@@ -76,7 +76,7 @@ def interleaved(programs: Mapping[str, Program], rounds: int, queued: bool = Tru
     for program in programs.values():
         once(program)
     first = {name: once(program) for name, program in programs.items()}
-    rounds = min(rounds, max(3, int(20 / sum(max(seconds, LEAST) for seconds in first.values()))))
+    rounds = min(rounds, max(3, int(10 / sum(max(seconds, LEAST) for seconds in first.values()))))
     times: dict[str, list[float]] = {name: [] for name in programs}
     for turn in range(rounds):
         for name in list(programs)[:: 1 if turn % 2 else -1]:

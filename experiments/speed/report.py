@@ -57,6 +57,8 @@ def of_gradients(cases: list[dict[str, Any]]) -> dict[str, Any]:
         return entry
     entry["fastest_over_ours"] = over(ratios([fastest(case["measured"])[1] for case in cases], ms("ours")))
     for kind, checkpointed in (("plain", False), ("checkpointed", True)):
+        if math.isnan(leanest(cases[0]["measured"], checkpointed)):
+            continue
         lean = [max(leanest(case["measured"], checkpointed), 1e-4) for case in cases]
         entry[f"temp_states_over_leanest_{kind}"] = geomean(ratios(mib("ours, states"), lean))
         entry[f"fastest_{kind}_over_states"] = geomean(

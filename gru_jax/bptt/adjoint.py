@@ -17,6 +17,7 @@ class AdjointRow(NamedTuple):
     coefficients: Callable[[Any, Any], Any]
     pull: Callable[[Any, Any, Any], Any]
     collect: Callable[[Any, Any, Any, Any, Any, Any], tuple[Any, Any]]
+    gates_from_state: Callable[[Any], Any] | None = None
 
 
 def adjoint_row(cell: Cell) -> AdjointRow:
@@ -26,7 +27,7 @@ def adjoint_row(cell: Cell) -> AdjointRow:
         ValueError: the cell brings a part of the row.
     """
     if cell.coefficients is not None and cell.pull is not None and cell.collect is not None:
-        return AdjointRow(cell.gates, lambda u, g: g, cell.coefficients, cell.pull, cell.collect)
+        return AdjointRow(cell.gates, lambda u, g: g, cell.coefficients, cell.pull, cell.collect, cell.gates_from_state)
     missing = [field for field in ("coefficients", "pull", "collect") if getattr(cell, field) is None]
     if len(missing) < 3:
         raise ValueError(

@@ -43,6 +43,8 @@ class Cell(NamedTuple):
             `params` with each matrix transposed, once, outside the loop. Linear in `h_bar`.
         collect: `collect(params, xs, h_prevs, g, k, h_bars) -> (params_bar, xs_bar)`: the other adjoints, for all t at once;
             `params_bar` in the type of `params` (None where it is None). Linear in `h_bars`.
+        gates_from_state: `gates_from_state(h) -> g`: what `gates` gave, from the new state, where that tells it all (an Elman RNN's
+            is its state): it spares the backward pass a matmul. Part of the adjoint row; optional.
         push: `push(params, k, h_dot) -> h_dot`: the tangent of the step with respect to the state.
         drive: `drive(params, params_dot, xs, xs_dot, h_prevs, g, k) -> ws`: the tangent of the step with respect to params
             and input, for all t at once. A None in `params` is a None in `params_dot`.
@@ -120,6 +122,7 @@ class Cell(NamedTuple):
     name: str = "cell"
     randomize: Callable[[Array, Any, Any], tuple[Any, Any]] | None = None
     expectation: "Cell | None" = None
+    gates_from_state: Callable[[Any], Any] | None = None
 
     def step(self, params: Any, h: Any, x: Array) -> tuple[Any, Array]:
         """One time step: (state, input) to (new state, output), the carry and the output of `lax.scan`.

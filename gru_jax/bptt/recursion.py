@@ -118,7 +118,7 @@ def recursion_bwd(cell: Cell, how: How, saved: Saved, cotangents: tuple[Any, Any
             _, (hs, g, _) = forward_steps(cell, how, Kept(hs=True, gates=True), low, us, h_start, reset_state, when)
         h_prevs = reset(when, reset_state, previous(h_start, hs, how.reverse))  # (R)
         if how.residuals == "states":
-            g = row.gates(low, us, h_prevs)
+            g = row.gates_from_state(hs) if row.gates_from_state else row.gates(low, us, h_prevs)
         k = row.coefficients(g, h_prevs)
         steps = jax.tree.leaves(hs)[0].shape[0]
         (delta, reset_bar), h_bars = lax.scan(

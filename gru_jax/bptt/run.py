@@ -58,6 +58,8 @@ def run(layer: Any, how: How, derivative: str, params: Any, sequence: Sequence) 
 def _recursion(cell: Cell, how: How, derivative: str, params: Any, xs: Any, h0: Any, reset_state: Any, when: When) -> Any:
     """(h_last, outputs), differentiated as `derivative` says."""
     residuals, block_size = chosen(how.residuals, how.block_size, how.outputs, jax.tree.leaves(xs)[0], jax.tree.leaves(h0)[0])
+    if residuals == "gates" and cell.gates_from_state is not None:
+        residuals = "states"  # which are the gates
     how = how._replace(residuals=residuals, block_size=block_size if derivative == "adjoint" else None)
     if derivative == "both" and tangent_row(cell) is not None:
         return recursion_both(cell, how, params, xs, h0, reset_state, when)

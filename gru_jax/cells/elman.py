@@ -58,6 +58,11 @@ def update(g: Steps, h: Steps) -> Steps:
     return g
 
 
+def gates_from_state(h: Steps) -> Steps:
+    """The value of (F1) is the new state."""
+    return h
+
+
 def coefficients(activation: Activation, g: Steps, h_prev: Steps) -> Steps:
     """g₁′, from the value."""
     _, g1_prime = ACTIVATIONS[activation]
@@ -127,4 +132,5 @@ def _elman(activation: Activation) -> Cell:
         drive=drive,
         pull=pull,
         collect=collect,
+        gates_from_state=gates_from_state,
     )

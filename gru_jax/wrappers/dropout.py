@@ -92,6 +92,7 @@ def _variational_dropout(cell: Cell, p_x: float, p_h: float) -> Cell:
         drive=None,
         pull=None,
         collect=None,
+        gates_from_state=None,
         zero_state=partial(checks.zero_state, cell),
     )
 

@@ -143,6 +143,7 @@ def _cell(cell: Cell, rates: Any) -> Cell:
         drive=of(drive, "drive", rates),
         pull=of(pull, "pull", rates),
         collect=of(collect, "collect", rates),
+        gates_from_state=None,
         zero_state=partial(checks.zero_state, cell),
     )
 
