@@ -202,6 +202,7 @@ def run(options: BenchmarkOptions) -> Outcome:
         results["passes"] = other_passes(options, rounds)
         if jax.default_backend() == "cpu":
             results["devices"] = over_devices(options, rounds)
+        results["variants"] = variants_of_the_engine(options, rounds)
         sizes = (16, 4, 3, 8) if options.quick else (128, 64, 16, 64)
         programs = {
             "policy updates": policy_updates(*sizes, options.peers),

@@ -70,12 +70,6 @@ def test_the_figures_of_both_readmes_are_those_of_the_results():
         f"{at_its_rates:.7f}",
         str(count_ones["summary"]["equal"]),
     ]
-    speed = result("derivative_cost")["summary"]
-    plain, conditions = speed["plain"], speed["lengths and resets"]
-    pair = lambda key, by=", ": f"{plain[key]:.2f}{by}{conditions[key]:.2f}"
-    ratio = lambda case: f"{case['autodiff_over_adjoint']:.2f}, {case['slowest_autodiff_over_adjoint']:.2f}"
-    assert f"{ratio(plain)} and {ratio(conditions)}" in README
-    assert pair("temp_adjoint_over_autodiff", " and ") in README
     flow = result("gradient_flow")["summary"]
     four = lambda found: ", ".join(f"{found[name]:.2g}" for name in ("linear RNN", "tanh RNN", "GRU", "LSTM"))
     audit = result("published_derivations")["summary"]
@@ -103,11 +97,7 @@ def test_the_figures_of_both_readmes_are_those_of_the_results():
         "; ".join(map(percent_of_sums, audit["sums_right"])) + " %",
         *(four(flow[key]) for key in ("kept_before", "kept_after", "loss_after")),
         f"{flow['largest_difference_of_the_sum']:.1e}",
-        ratio(plain),
-        ratio(conditions),
-        pair("temp_adjoint_over_autodiff"),
-        pair("both_over_adjoint"),
-        pair("tangent_autodiff_over_both"),
+        *figures_of_the_derivatives().values(),
         percent("lstm"),
         percent("tanh"),
         f"{count_ones['summary']['rprop_wx']:.4f}, {count_ones['summary']['rprop_wrec']:.4f}",
@@ -118,11 +108,7 @@ def test_the_figures_of_both_readmes_are_those_of_the_results():
         f"{by_hand['summary']['final_cost']['correct, lr 0.01, cost at every stamp']:.7f}, "
         f"{by_hand['results']['five_sequences']['every_stamp_run_by_last_state']:.7f}",
     ]
-    in_the_table.append(
-        "| "
-        + ", ".join(f"{gain:.2f}" for gain in result("training_speed")["summary"]["gain of one device per core"].values())
-        + " |"
-    )
+    in_the_table += [f"| {figure} |" for figure in figures_of_training_speed().values()]
     table = (ROOT / "experiments" / "README.md").read_text("utf-8")
     for figure in in_both:
         assert figure in README, figure
@@ -143,6 +129,30 @@ def figures_of_the_music():
         for average in ("per_piece", "pooled_first"):
             found[f"{name}, {average}"] = ", ".join(f"{mean([run['test'][average] for run in each]):.2f}" for each in runs)
     return found
+
+
+def figures_of_the_derivatives():
+    """By name, what derived derivatives cost, as both READMEs print it."""
+    speed = result("derivative_cost")["summary"]
+    kinds = ("plain", "lengths and resets")
+    pair = lambda key: ", ".join(f"{speed[kind][key]:.2f}" for kind in kinds)
+    found = {
+        kind: f"{speed[kind]['autodiff_over_adjoint']:.2f}, {speed[kind]['slowest_autodiff_over_adjoint']:.2f}"
+        for kind in kinds
+    }
+    keys = {"memory": "temp_adjoint_over_autodiff", "both": "both_over_adjoint", "tangent": "tangent_autodiff_over_both"}
+    return found | {name: pair(key) for name, key in keys.items()}
+
+
+def figures_of_training_speed():
+    """By name, the figures of training as the README of the experiments prints them."""
+    speed = result("training_speed")["summary"]
+    gains = lambda key: ", ".join(f"{gain:.2f}" for gain in speed[key].values())
+    return {
+        "devices": gains("gain of one device per core"),
+        "loop": gains("gain over a Python loop"),
+        "start": "; ".join(f"{seconds:.2f}" for seconds in speed["seconds at the start"].values()),
+    }
 
 
 def figures_of_the_benchmark():
@@ -181,6 +191,8 @@ def test_the_figures_of_the_benchmark_are_those_of_the_results():
         assert f"| {figure} |" in table, (name, figure)
     for name in ("GRU, reset after, fastest", "PyTorch", "states, plain", "states, checkpointed", "devices"):
         assert f"| {figures[name]} |" in README, name
+    cost = figures_of_the_derivatives()
+    assert f"| {cost['plain']}; {cost['lengths and resets']} |" in README
 
 
 def figures_of_the_tasks():

@@ -81,14 +81,15 @@ def chosen(residuals: str, block_size: int | None, outputs: str, xs: jax.Array, 
 
 
 def size_for(steps: int, sequences: int, units: int, least: int = 4) -> int:
-    """A block of about 65,536 states, but 512 to 4,096 rows of time times batch: small enough for a cache, large enough that a
-    weight gradient pays for being added to the sum. A divisor of `steps` if there is one near, so that no block is shorter.
+    """A block of about 65,536 states, but 512 to 4,096 rows of time times batch, and no fewer rows than units: small enough for a
+    cache, large enough that a weight gradient pays for being added to the sum. A divisor of `steps` if there is one near, so that
+    no block is shorter; no blocks where there would be two.
 
     `least` is a quarter of √steps: what one block holds, some 16 arrays, then grows as slowly as what all blocks keep.
     """
-    rows = min(max(65_536 // max(units, 1), 512), 4_096)
+    rows = max(min(max(65_536 // max(units, 1), 512), 4_096), units)
     size = max(rows // max(sequences, 1), least, 4)
-    if steps <= 1.5 * size:
+    if steps <= 2 * size:
         return max(steps, 1)
     near = [divisor for divisor in range(size // 2 + 1, 2 * size) if steps % divisor == 0]
     return min(near, key=lambda divisor: abs(math.log(divisor / size)), default=size)

@@ -13,7 +13,9 @@ from jaxtyping import Array, Float
 
 from gru_jax._compat import replicated
 
-WIDE_UP_TO = 128  # units; beyond, on a CPU, putting operands side by side costs more than one matmul saves
+WIDE_UP_TO = (
+    128  # units; beyond, on a CPU, putting operands side by side costs what one matmul saves; experiments.benchmark measures it
+)
 
 
 def dot(x: Float[Array, "*t_b K"], W: Float[Array, "K H"]) -> Float[Array, "*t_b H"]:

@@ -30,7 +30,7 @@ from gru_jax.bptt.cell import Cell
 from gru_jax.bptt.linalg import lowered, sum_dtype, transposed
 from gru_jax.bptt.when import When, only_counted, reset, select, zeros_like
 
-UNROLL = 1  # steps of a loop's body: more gain nothing on a CPU (experiments.benchmark measures it)
+UNROLL = 1  # steps in a loop's body; experiments.benchmark measures others
 
 
 class How(NamedTuple):
@@ -39,7 +39,7 @@ class How(NamedTuple):
     reverse: bool = False
     outputs: str = "all"  # "last", "states"; for `run` also "ys and states"
     compute_dtype: Any = None
-    residuals: str = "auto"  # "states", "gates"; after `blocks.settled` also "starts", and never "auto"
+    residuals: str = "auto"  # "states", "gates"; after `blocks.chosen` also "starts", and never "auto"
     block_size: int | None = None  # None: all of time at once
 
 

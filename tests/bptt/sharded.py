@@ -48,11 +48,11 @@ def posed(cell):
 SPECS = {"xs": P(None, "batch", None), "lengths": P("batch"), "resets": P(None, "batch"), "targets": P(None, "batch", None)}
 
 
-def loss(cell, conditions, derivative, weights, data):
+def loss(cell, conditions, derivative, block_size, weights, data):
     """A sum over the batch, so that shards add up."""
     params, reset_state = weights
     when = {"lengths": data["lengths"], "resets": data["resets"], "reset_state": reset_state} if conditions else {}
-    h_last, ys = gj.unroll(cell, params, data["xs"], derivative=derivative, **when)
+    h_last, ys = gj.unroll(cell, params, data["xs"], derivative=derivative, block_size=block_size, **when)
     return jnp.sum((ys - data["targets"]) ** 2) + sum(jnp.sum(leaf**2) for leaf in jax.tree.leaves(h_last))
 
 
@@ -107,15 +107,21 @@ def difference(tree, reference):
 
 def main():
     found = {}
-    cases = [("elman", False, "adjoint"), *((name, True, "adjoint") for name in CELLS if name != "elman")]
-    cases += [("gru", True, "both"), ("gru", True, "autodiff")]
-    for name, conditions, derivative in cases:
+    cases = [("elman", False, "adjoint", None), *((name, True, "adjoint", None) for name in CELLS if name != "elman")]
+    cases += [
+        ("gru", True, "both", None),
+        ("gru", True, "autodiff", None),
+        ("gru", True, "adjoint", 3),
+        ("lstm", False, "adjoint", 2),
+    ]
+    for name, conditions, derivative, block_size in cases:
         weights, data = posed(CELLS[name])
-        value_and_grad = jax.value_and_grad(partial(loss, CELLS[name], conditions, derivative))
+        value_and_grad = jax.value_and_grad(partial(loss, CELLS[name], conditions, derivative, block_size))
         expected = jax.jit(value_and_grad)(weights, data)
         for way, program, *args in programs(value_and_grad, weights, data):
             inside, outside = all_reduces(program.as_text())
-            case = f"{name}, {derivative}, {'lengths and resets' if conditions else 'plain'}, {way}"
+            blocks = "" if block_size is None else f", blocks of {block_size}"
+            case = f"{name}, {derivative}, {'lengths and resets' if conditions else 'plain'}{blocks}, {way}"
             found[case] = {"difference": difference(program(*args), expected), "inside": inside, "outside": outside}
     print(json.dumps({"devices": jax.device_count(), "found": found}))
 

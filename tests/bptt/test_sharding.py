@@ -24,7 +24,8 @@ def test_every_way_of_sharding_gives_the_results_of_one_device_and_reduces_once(
     assert {case.rsplit(", ", 1)[1] for case in found} == {"Auto mesh", "Explicit mesh", "shard_map"}
     for case, result in found.items():
         assert result["difference"] < 1e-13, case
-        if "autodiff" not in case:
+        # blocks that are asked for on a mesh of Auto or Explicit axes are reduced one by one; never steps, and in shard_map nothing
+        if "autodiff" not in case and ("blocks" not in case or "shard_map" in case):
             assert result["inside"] == 0, case
             assert result["outside"] >= 1, case
     assert found["gru, autodiff, lengths and resets, Auto mesh"]["inside"] > 0  # and the test would see one
