@@ -35,8 +35,8 @@ def dots(x: Float[Array, "*t_b K"], *weights: Float[Array, "K H"]) -> list[Float
 
 
 def dot_sum(*pairs: tuple[Float[Array, "*t_b K"], Float[Array, "K H"]]) -> Float[Array, "*t_b H"]:
-    """Σ a W over pairs (a, W): the transpose of `dots`. One by one in half precision: where the weights are constants, jaxlib 0.12 takes
-    the single matmul apart again on a CPU, and has no code for bfloat16 parts that are summed in float32."""
+    """Σ a W over pairs (a, W): the transpose of `dots`. One by one in half precision: where the weights are constants, jaxlib
+    0.12 takes the single matmul apart again on a CPU, and has no code for bfloat16 parts that are summed in float32."""
     operands, weights = zip(*pairs, strict=True)
     if weights[0].shape[0] > WIDE_UP_TO or jnp.finfo(weights[0].dtype).bits < 32:
         return functools.reduce(jnp.add, [dot(a, W) for a, W in pairs])
