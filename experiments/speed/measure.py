@@ -34,14 +34,18 @@ def compiled(function: Callable[..., Any], *arguments: Any) -> Program:
 
 def gradient_program(candidate: Candidate, problem: Problem, argnums: Any = 0) -> Program:
     """The gradient of a candidate's loss by its weights, or by what `argnums` says."""
-    turned = (lambda a: jnp.array(jnp.swapaxes(a, 0, 1))) if candidate.batch_major else (lambda a: a)
-    return compiled(jax.grad(candidate.loss, argnums), candidate.tree, turned(problem.xs), turned(problem.weights))
+    return compiled(jax.grad(candidate.loss, argnums), *_arguments(candidate, problem))
 
 
 def forward_program(candidate: Candidate, problem: Problem) -> Program:
     """The loss alone."""
-    turned = (lambda a: jnp.array(jnp.swapaxes(a, 0, 1))) if candidate.batch_major else (lambda a: a)
-    return compiled(candidate.loss, candidate.tree, turned(problem.xs), turned(problem.weights))
+    return compiled(candidate.loss, *_arguments(candidate, problem))
+
+
+def _arguments(candidate: Candidate, problem: Problem) -> tuple[Any, jax.Array, jax.Array]:
+    """Of its loss, laid out as it wants them."""
+    turned = (lambda a: jnp.swapaxes(a, 0, 1)) if candidate.batch_major else (lambda a: a)
+    return candidate.tree, turned(problem.xs), turned(problem.weights)
 
 
 def difference(candidate: Candidate, gradient: Any, reference: Any) -> float:

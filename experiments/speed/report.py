@@ -9,12 +9,12 @@ import numpy as np
 OWN = ("ours", "ours, states", "ours, gates", "autodiff", "PyTorch", "cuDNN")  # everything but the other JAX libraries
 
 
-def fastest(measured: dict[str, Any], checkpointed: bool | None = None) -> tuple[str, float]:
-    """The other JAX library that takes least, and its milliseconds; of the plain ones, the checkpointed ones, or all."""
+def fastest(measured: dict[str, Any], checkpointed: bool | None = None) -> float:
+    """Milliseconds of the other JAX library that takes least; of the plain ones, the checkpointed ones, or all."""
     others = {name: found["ms"] for name, found in measured.items() if name not in OWN}
     if checkpointed is not None:
         others = {name: ms for name, ms in others.items() if ("checkpointed" in name) == checkpointed}
-    return min(others.items(), key=lambda pair: pair[1], default=("", math.nan))
+    return min(others.values(), default=math.nan)
 
 
 def leanest(measured: dict[str, Any], checkpointed: bool) -> float:
@@ -53,16 +53,16 @@ def of_gradients(cases: list[dict[str, Any]]) -> dict[str, Any]:
     entry["time_over_floor"] = geomean(ratios(ms("ours"), [case["floor_gates_ms"] for case in cases]))
     if "PyTorch" in cases[0]["measured"]:
         entry["PyTorch_over_ours"] = over(ratios(ms("PyTorch"), ms("ours")))
-    if math.isnan(fastest(cases[0]["measured"])[1]):
+    if math.isnan(fastest(cases[0]["measured"])):
         return entry
-    entry["fastest_over_ours"] = over(ratios([fastest(case["measured"])[1] for case in cases], ms("ours")))
+    entry["fastest_over_ours"] = over(ratios([fastest(case["measured"]) for case in cases], ms("ours")))
     for kind, checkpointed in (("plain", False), ("checkpointed", True)):
         if math.isnan(leanest(cases[0]["measured"], checkpointed)):
             continue
         lean = [max(leanest(case["measured"], checkpointed), 1e-4) for case in cases]
         entry[f"temp_states_over_leanest_{kind}"] = geomean(ratios(mib("ours, states"), lean))
         entry[f"fastest_{kind}_over_states"] = geomean(
-            ratios([fastest(case["measured"], checkpointed)[1] for case in cases], ms("ours, states"))
+            ratios([fastest(case["measured"], checkpointed) for case in cases], ms("ours, states"))
         )
     compiling = [max(found["compile_s"] for name, found in case["measured"].items() if name not in OWN) for case in cases]
     entry["compile_ours_over_slowest"] = geomean(ratios([case["measured"]["ours"]["compile_s"] for case in cases], compiling))
@@ -85,7 +85,7 @@ def summary(results: dict[str, Any]) -> dict[str, Any]:
     for group, cell in dict.fromkeys((case["group"], case["cell"]) for case in results["cases"]):
         chosen = [case for case in results["cases"] if (case["group"], case["cell"]) == (group, cell)]
         found[f"{group}, {cell}"] = of_gradients(chosen)
-    ratio = lambda case: round(fastest(case["measured"])[1] / case["measured"]["ours"]["ms"], 3)
+    ratio = lambda case: round(fastest(case["measured"]) / case["measured"]["ours"]["ms"], 3)
     for axis, cases in results.get("growth", {}).items():
         found[f"over {axis}, fastest_over_ours"] = [ratio(case) for case in cases]
     for what in dict.fromkeys(case["group"] for case in results.get("passes", [])):

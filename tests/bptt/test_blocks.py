@@ -28,16 +28,16 @@ from tests.problems import (
 pytestmark = pytest.mark.derivative
 
 
-def posed(cell, outputs, dtype=None):
+def posed(cell, outputs):
     """A problem whose params have a reset state beside them, with cotangents for these outputs."""
-    p = problem(cell, dtype=dtype)
+    p = problem(cell)
     out = jax.eval_shape(partial(gj.unroll, cell, outputs=outputs), p.params, p.xs, p.h0)
     return p._replace(params=(p.params, reset_state_of(cell, p.params)), cotangents=normal_like(jax.random.key(5), out))
 
 
 def measured(cell, options, when, given, xs, h0):
     params, reset_state = given
-    return gj.unroll(cell, params, xs, h0, reset_state=reset_state if "resets" in when else None, **options, **when)
+    return gj.unroll(cell, params, xs, h0, reset_state=reset_state, **options, **when)
 
 
 @pytest.mark.parametrize("derived", [True, pytest.param(False, marks=pytest.mark.slow)], ids=["derived", "local"])
