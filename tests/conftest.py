@@ -1,19 +1,28 @@
 """float64 on, unless JAX_ENABLE_X64=0: CI runs the derivative tests a second time so.
 
 Most of the suite's time is compilation, so XLA optimises little here unless GRU_JAX_TESTS_OPTIMIZED=1, as in CI on Python 3.12.
+Two flags of jaxlib 0.10 take two thirds of what is left: each program goes to LLVM in one part, and without MLIR before it. A later
+jaxlib ends at a flag it does not know.
 
-Many tests compile the same programs: each process keeps what it compiled, in a folder of its own that goes when it ends.
+Many tests compile the same programs: each process keeps what it compiled, in a folder of its own that goes when it ends. What it has
+in memory is let go from time to time: a program takes about ten of the 65,530 mappings that Linux gives a process, which then crashes.
 """
 
 import atexit
 import os
 import shutil
 import tempfile
+from importlib.metadata import version
+from pathlib import Path
 
 import jax
 import pytest
 
-jax.config.update("jax_disable_most_optimizations", os.environ.get("GRU_JAX_TESTS_OPTIMIZED", "0") == "0")
+optimized = os.environ.get("GRU_JAX_TESTS_OPTIMIZED", "0") != "0"
+jax.config.update("jax_disable_most_optimizations", not optimized)
+if not optimized and version("jaxlib").startswith("0.10."):
+    flags = os.environ.get("XLA_FLAGS", ""), "--xla_cpu_use_fusion_emitters=false", "--xla_cpu_parallel_codegen_split_count=1"
+    os.environ["XLA_FLAGS"] = " ".join(filter(None, flags))
 jax.config.update("jax_enable_x64", os.environ.get("JAX_ENABLE_X64", "1") != "0")
 
 compiled = tempfile.mkdtemp(prefix="gru_jax_tests_")
@@ -27,6 +36,14 @@ jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
 def _highest_matmul_precision():
     with jax.default_matmul_precision("highest"):
         yield
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _programs_are_let_go():
+    yield
+    mappings = Path("/proc/self/maps")  # Linux only
+    if mappings.exists() and mappings.read_bytes().count(b"\n") > 20_000:
+        jax.clear_caches()
 
 
 @pytest.fixture

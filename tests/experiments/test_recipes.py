@@ -240,6 +240,7 @@ def test_a_layer_of_keras_goes_on_with_what_it_learnt_here(kind, options):
     trained = recipe("keras_layer", "keras").trained
     import keras
 
+    keras.utils.set_random_seed(0)
     xs = np.random.default_rng(0).normal(size=(B, T, D)).astype(np.float32)
     ys = np.tanh(np.cumsum(xs[..., :1] * np.ones(H, np.float32), 1))
     layer = getattr(keras.layers, kind)(H, return_sequences=True, **options)
