@@ -59,24 +59,30 @@ def flax_nnx(problem: Problem, checkpointed: bool) -> Candidate:
     return Candidate(loss, state, as_params)
 
 
-def equinox(problem: Problem, checkpointed: bool) -> Candidate:
-    """A scan of its cell, vmapped over the batch, as in its documentation."""
+def equinox_cell(problem: Problem) -> tuple[Any, Callable[[Any], Any]]:
+    """(the arrays of its cell; what makes of such arrays the cell, for one sequence)."""
     import equinox as eqx
 
     cell, params, xs, weights = problem
     name = {gj.gru(reset_after=True): "GRUCell", gj.lstm(): "LSTMCell"}[cell]
-    units = weights.shape[-1]
-    module = getattr(eqx.nn, name)(xs.shape[-1], units, key=jax.random.key(0), dtype=xs.dtype)
+    module = getattr(eqx.nn, name)(xs.shape[-1], weights.shape[-1], key=jax.random.key(0), dtype=xs.dtype)
     fields = gj.convert.to_equinox(cell, params)
     module = eqx.tree_at(lambda m: [getattr(m, field) for field in fields], module, list(fields.values()))
     arrays, static = eqx.partition(module, eqx.is_array)
+    return arrays, lambda arrays: eqx.combine(arrays, static)
+
+
+def equinox(problem: Problem, checkpointed: bool) -> Candidate:
+    """A scan of its cell, vmapped over the batch, as in its documentation."""
+    cell = problem.cell
+    arrays, cell_of = equinox_cell(problem)
 
     def loss(arrays, xs, weights):
         def step(h, x):
-            h = jax.vmap(eqx.combine(arrays, static))(x, h)
+            h = jax.vmap(cell_of(arrays))(x, h)
             return h, h[0] if isinstance(h, tuple) else h
 
-        zeros = jnp.zeros((xs.shape[1], units), xs.dtype)
+        zeros = jnp.zeros(weights.shape[1:], xs.dtype)
         return (_scanned(step, (zeros, zeros) if cell is gj.lstm() else zeros, xs, checkpointed) * weights).sum()
 
     return Candidate(loss, arrays, lambda tree: gj.convert.from_equinox(cell, tree))

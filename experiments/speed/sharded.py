@@ -7,19 +7,16 @@ data, XLA's partitioner decides, and nobody's code changes.
 """
 
 import json
-import subprocess
 import sys
 from typing import Any
+
+from experiments.speed.child import told
 
 
 def timed(cell: str, shape: Any, peers: list[str], rounds: int, devices: int) -> dict[str, Any]:
     """Milliseconds by way and candidate, from a process of its own."""
     given = {"cell": cell, "shape": list(shape), "peers": peers, "rounds": rounds, "devices": devices}
-    command = [sys.executable, "-m", "experiments.speed.sharded", json.dumps(given)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    if done.returncode:
-        raise RuntimeError(f"the process with {devices} devices ended with {done.returncode}:\n{done.stderr[-2000:]}")
-    return json.loads(done.stdout.splitlines()[-1])
+    return told("sharded", json.dumps(given))
 
 
 def main(given: dict[str, Any]) -> None:

@@ -7,7 +7,6 @@ beside them, and prints the milliseconds.
 import json
 import os
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
@@ -18,6 +17,7 @@ from typing import Any
 import numpy as np
 
 import gru_jax as gj
+from experiments.speed.child import told
 from experiments.speed.measure import LEAST
 from experiments.speed.problem import Candidate, Problem
 
@@ -29,14 +29,11 @@ def timed(problem: Problem, rounds: int, device: str) -> tuple[dict[str, Any], C
         tree = gj.convert.to_pytorch(problem.cell, problem.params)
         weights = {f"weight:{name}": array for name, array in tree.items()}
         np.savez(file, xs=np.asarray(problem.xs), outputs=np.asarray(problem.weights), **weights)
-        command = [sys.executable, "-m", "experiments.speed.torch_process", str(file), str(rounds), device]
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
-        if done.returncode:
-            raise RuntimeError(f"PyTorch's process ended with {done.returncode}:\n{done.stderr[-2000:]}")
-        with np.load(file.with_suffix(".gradient.npz")) as found:
-            gradient = {name: found[name] for name in tree}
+        found = told("torch_process", str(file), str(rounds), device)
+        with np.load(file.with_suffix(".gradient.npz")) as written:
+            gradient = {name: written[name] for name in tree}
     candidate = Candidate(None, tree, partial(gj.convert.from_pytorch, problem.cell))
-    return json.loads(done.stdout.splitlines()[-1]), candidate, gradient
+    return found, candidate, gradient
 
 
 def main(path: str, rounds: int, device: str) -> None:
@@ -69,8 +66,8 @@ def main(path: str, rounds: int, device: str) -> None:
     np.savez(Path(path).with_suffix(".gradient.npz"), **{name: bar.cpu().numpy() for name, bar in named})
     low, middle, high = statistics.quantiles(times, n=4)
     ms = {"ms": middle, "ms_low": low, "ms_high": high}
-    told = {key: round(1e3 * value, 5) for key, value in ms.items()}
-    print(json.dumps(told | {"rounds": rounds, "threads": torch.get_num_threads(), "torch": torch.__version__}))
+    rounded = {key: round(1e3 * value, 5) for key, value in ms.items()}
+    print(json.dumps(rounded | {"rounds": rounds, "threads": torch.get_num_threads(), "torch": torch.__version__}))
 
 
 if __name__ == "__main__":

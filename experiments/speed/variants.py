@@ -6,9 +6,10 @@ by gate or side by side, kinds of residuals, precisions; on a GPU TensorFloat-32
 
 import json
 import os
-import subprocess
 import sys
 from typing import Any
+
+from experiments.speed.child import told
 
 VARIANTS: dict[str, dict[str, Any]] = {
     "loop unrolled by 2": {"unroll": 2},
@@ -32,12 +33,8 @@ def timed(cell: str, shape: Any, variant: dict[str, Any], rounds: int, platform:
     """Milliseconds of the engine as it is and of a variant, from a process of its own."""
     given = {"cell": cell, "shape": list(shape), "variant": variant, "rounds": rounds}
     flags = f"{os.environ.get('XLA_FLAGS', '')} {variant.get('flags', '')}".strip()
-    environment = os.environ | {"XLA_FLAGS": flags, "JAX_PLATFORMS": {"gpu": "cuda"}.get(platform, platform)}
-    command = [sys.executable, "-m", "experiments.speed.variants", json.dumps(given)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
-    if done.returncode:
-        raise RuntimeError(f"the process of {variant} ended with {done.returncode}:\n{done.stderr[-2000:]}")
-    return json.loads(done.stdout.splitlines()[-1])
+    environment = {"XLA_FLAGS": flags, "JAX_PLATFORMS": {"gpu": "cuda"}.get(platform, platform)}
+    return told("variants", json.dumps(given), environment=environment)
 
 
 def main(given: dict[str, Any]) -> None:
