@@ -4,6 +4,7 @@ import json
 import math
 import os
 import platform
+import shlex
 import sys
 import time
 from collections.abc import Callable, Mapping
@@ -87,7 +88,7 @@ def main(
         (out / file).write_bytes(content)
     record = {
         "experiment": name,
-        "command": f"python -m experiments.{name}" + " --quick" * options.quick + f" --seed {options.seed}",
+        "command": _command(name, sys.argv[1:]),
         "versions": {"python": platform.python_version(), "jax": jax.__version__, "gru_jax": gru_jax.__version__},
         "device": jax.devices()[0].device_kind,
         "devices": len(jax.devices()),
@@ -97,6 +98,13 @@ def main(
     }
     (out / "results.json").write_text(json.dumps(_plain(record), indent=1, allow_nan=False) + "\n", "utf-8")
     print(json.dumps(_plain({"experiment": name, "out": str(out), "seconds": seconds, **outcome.summary}), allow_nan=False))
+
+
+def _command(name: str, arguments: list[str]) -> str:
+    """What makes this record again, wherever it is written to."""
+    where = [i for i, argument in enumerate(arguments) if argument == "--out"]
+    kept = [argument for i, argument in enumerate(arguments) if i not in where and i - 1 not in where]
+    return shlex.join(["python", "-m", f"experiments.{name}", *kept])
 
 
 def _plain(value: Any) -> Any:

@@ -16,15 +16,15 @@ from functools import partial
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import matplotlib.pyplot as plt
 import numpy as np
 
 import gru_jax as gj
 from experiments.common import Options, Outcome, main
-from experiments.speed.measure import Program, compiled, interleaved
+from experiments.speed.measure import Program, compiled, interleaved, relative_difference
+from experiments.speed.problem import CELLS
+from experiments.speed.report import geomean
 
-CELLS = {"GRU": gj.gru(), "GRU, reset after": gj.gru(reset_after=True), "LSTM": gj.lstm(), "tanh RNN": gj.elman()}
 SHAPES = ((100, 32, 64, 128), (1000, 16, 32, 64), (60, 16, 256, 512))  # T, B, D, H
 QUICK_SHAPES = ((20, 4, 8, 16),)
 CONDITIONS = {"plain": False, "lengths and resets": True}
@@ -57,8 +57,7 @@ def largest_difference(programs: dict[str, Program], kind: str) -> float:
     """How far the candidates of a kind are from autodiff, relative to each leaf's scale."""
     results = {name: program.call(*program.arguments) for name, program in programs.items() if name.startswith(kind)}
     reference = results[f"{kind}, autodiff"]
-    relative = lambda a, b: float(jnp.abs(a - b).max() / jnp.abs(b).max())
-    return max(max(jax.tree.leaves(jax.tree.map(relative, result, reference))) for result in results.values())
+    return float(np.max([relative_difference(result, reference) for result in results.values()]))
 
 
 def run(options: Options) -> Outcome:
@@ -69,7 +68,7 @@ def run(options: Options) -> Outcome:
         for name, cell in CELLS.items():
             for condition, conditions in CONDITIONS.items():
                 programs = candidates(cell, shape, conditions, options.seed)
-                difference = max(largest_difference(programs, kind) for kind in ("gradient", "tangent"))
+                difference = float(np.max([largest_difference(programs, kind) for kind in ("gradient", "tangent")]))
                 assert difference < 1e-3, (shape, name, condition, difference)  # no speed of a wrong result
                 measured = interleaved(programs, rounds)
                 ms = {program: figures["ms"] for program, figures in measured.items()}
@@ -88,7 +87,6 @@ def run(options: Options) -> Outcome:
 
 def summary(cases: list[dict[str, Any]]) -> dict[str, Any]:
     """Geometric means over all cases of each condition, and what the conditions themselves cost the derived gradient."""
-    geomean = lambda values: round(float(np.exp(np.mean(np.log(values)))), 3)
     found: dict[str, Any] = {"cases": len(cases), "largest_difference": max(case["difference"] for case in cases)}
     for condition in CONDITIONS:
         chosen = [case for case in cases if case["conditions"] == condition]

@@ -3,14 +3,15 @@
 Every printed line of Fichou's "GRU units", of the GRU in the R package `rnn`, and every error of Seo's script x_gru.py, evaluated as
 printed beside the true cotangent from `jax.grad` (`experiments/published` holds the lines). A line is judged by itself, everything
 it uses being right, and within its own chain; where it is wrong the corrected line stands beside it, and the corrected chain must
-reproduce `jax.grad` to rounding: over one step, and over two layers and several steps, where δ24 enters the layer below and δ23
-the step before. Where the names W and U are ambiguous both readings are judged.
+reproduce `jax.grad` to rounding: over one step, and Fichou's over two layers and several steps too, where δ24 enters the layer
+below and δ23 the step before. Where the names W and U are ambiguous both readings are judged.
 
 Then the double sum of the general RNN formulas, ∂J/∂U = Σ_t Σ_{k≤t} ∂J_t/∂h_t J_tᵀ … J_{k+1}ᵀ ∂⁺h_k/∂U, evaluated literally,
 term by term.
 
-Expectation: the verdicts of those who read the derivations by eye hold; corrected chains agree to 1e-15; binary addition (the R
-package's own example: 5,000 pairs, eight bits, ten units, rate 0.1) is learned with the right gradient, not with the printed ones.
+Expectation: the verdicts of those who read the derivations by eye hold (they missed two errors); corrected chains agree to 1e-15;
+binary addition (the R package's own example: 5,000 pairs, eight bits, ten units, rate 0.1) is learned with the right gradient, not
+with the printed ones.
 """
 
 from typing import Any

@@ -3,16 +3,13 @@
 `gj.train.fit` with a GRU, Adam, batches of 64 sequences, four sizes, many steps per dispatch, on one CPU device and on one per core;
 beside it the loop that everyone writes first: a jitted step called from Python, a batch gathered in NumPy for each. Each in processes
 of its own, one after the other in turns, since the number of devices is fixed when JAX starts; medians over the turns. And what a
-program waits for at its start: importing jax, importing gru_jax after it, and the first step of a small model, which compiles.
+program waits for at its start: importing jax, importing gru_jax after it, and the first gradient of a small model, which compiles.
 
 Expectation: XLA uses both cores inside one matmul already, so a second device pays where a step is many small operations, and costs
 where the reduction of gradients weighs more than the step; a dispatch per step costs where steps are tiny.
 """
 
-import json
 import os
-import subprocess
-import sys
 import time
 from typing import Any
 
@@ -20,6 +17,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 
 from experiments.common import Options, Outcome, main
+from experiments.speed.child import told
 
 SIZES = {"tiny": (50, 8, 16), "small": (100, 32, 64), "medium": (100, 128, 256), "large": (50, 256, 512)}  # T, D, H
 BATCH = 64
@@ -96,15 +94,9 @@ def by_loop(steps: int, size: str) -> float:
     return steps * BATCH / float(np.median(seconds[1:]))
 
 
-def in_a_process(*command: str) -> Any:
-    """What a process of its own prints, as JSON."""
-    done = subprocess.run([sys.executable, *command], capture_output=True, text=True, check=True)
-    return json.loads(done.stdout.splitlines()[-1])
-
-
-def measured(call: str) -> float:
+def measured(call: str) -> Any:
     """A function here, in a process of its own."""
-    return in_a_process("-c", f"from experiments.training_speed import *; print({call})")
+    return told("-c", f"from experiments.training_speed import *; print({call})")
 
 
 def run(options: Options) -> Outcome:
@@ -116,7 +108,7 @@ def run(options: Options) -> Outcome:
     found: dict[str, dict[str, list[float]]] = {size: {way: [] for way in ways} for size in sizes}
     starts = []
     for turn in range(turns):
-        starts.append(in_a_process("-m", "experiments.speed.start"))
+        starts.append(told("-m", "experiments.speed.start"))
         for size in sizes:
             for way in list(ways)[:: 1 if turn % 2 else -1]:  # whatever comes first has the colder machine
                 found[size][way].append(measured(ways[way].format(10 if options.quick else steps[size], size)))

@@ -1,4 +1,4 @@
-"""Recurrent networks in JAX whose backward pass is derived by hand on the page, and proven equal to `jax.grad`."""
+"""Recurrent networks in JAX whose backward pass is derived by hand on the page, and checked against `jax.grad`."""
 
 from gru_jax import cells as cells
 from gru_jax import convert as convert

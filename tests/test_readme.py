@@ -110,7 +110,7 @@ def test_the_figures_of_both_readmes_are_those_of_the_results():
     ]
     in_the_table += [f"| {figure} |" for figure in figures_of_training_speed().values()]
     table = (ROOT / "experiments" / "README.md").read_text("utf-8")
-    for figure in in_both:
+    for figure in [*in_both, f"| {figures_of_training_speed()['devices']} |"]:
         assert figure in README, figure
     for figure in in_both + in_the_table:
         assert figure in table, figure
@@ -224,7 +224,7 @@ def test_the_figures_of_the_music_and_the_tasks_are_those_of_the_results():
     in_the_text = {name for name in music if name.endswith(("per_piece", "pooled_first")) and not name.startswith("MuseData")}
     for name, figure in (music | figures_of_the_tasks()).items():
         assert name in in_the_text or figure in table, (name, figure)
-    means = "; ".join(music[f"{name}, means"] for name in ("JSB Chorales", "Nottingham", "Piano-midi"))
+    means = "; ".join(music[f"{name}, means"] for name in ("JSB Chorales", "Nottingham", "MuseData", "Piano-midi"))
     for row in (means, f"{music['JSB Chorales, larger GRU']}; {music['Nottingham, larger GRU']}"):
         assert f"| {row} |" in README, row
 

@@ -15,43 +15,44 @@ from experiments.speed.problem import Candidate, Shape, posed
 
 
 def policy_updates(steps: int, actors: int, networks: int, units: int, peers: Sequence[str]) -> dict[str, Program]:
-    """One Adam step of each of several networks on episodes that begin anew here and there, as recurrent PPO makes it: by
-    `gj.unroll(resets=…)`, by autodiff of the same, and by Flax' cell in a scan with a `where`, as PureJaxRL writes it. Their
-    gradients are compared first."""
+    """One Adam step of each of several networks, on its own episodes that begin anew here and there, as recurrent PPO makes it: by
+    `gj.unroll(resets=…)`, by autodiff of the same, and by Flax' cell in a scan with a `where`, as PureJaxRL writes it. The first
+    network's gradients are compared first."""
     cell, inputs = gj.gru(reset_after=True), 32
-    problem = posed(cell, Shape(steps, actors, inputs, units))
-    resets = jax.random.bernoulli(jax.random.key(3), 0.02, (steps, actors))
+    problems = [posed(cell, Shape(steps, actors, inputs, units), seed) for seed in range(networks)]
+    resets = jax.random.bernoulli(jax.random.key(networks), 0.02, (networks, steps, actors))
+    data = jnp.stack([problem.xs for problem in problems]), jnp.stack([problem.weights for problem in problems]), resets
     optimizer = optax.chain(optax.clip_by_global_norm(0.5), optax.adam(3e-4))
 
-    def ours(how: Any) -> Candidate:
-        def loss(params: Any, xs: Any, weights: Any) -> jax.Array:
+    def ours(how: Any) -> list[Candidate]:
+        def loss(params: Any, xs: Any, weights: Any, resets: Any) -> jax.Array:
             return (gj.unroll(cell, params, xs, resets=resets, derivative=how)[1] * weights).sum()
 
-        return Candidate(loss, problem.params, lambda params: params)
+        return [Candidate(loss, problem.params, lambda params: params) for problem in problems]
 
     candidates = {"ours": ours("adjoint"), "autodiff": ours("autodiff")}
     if "Flax NNX" in peers:
-        step_of, _ = flax_nnx_step(problem)
+        step_of, _ = flax_nnx_step(problems[0])
 
-        def loss(state: Any, xs: Any, weights: Any) -> jax.Array:
+        def loss(state: Any, xs: Any, weights: Any, resets: Any) -> jax.Array:
             step = lambda h, at: step_of(state)(jnp.where(at[1][:, None], 0, h), at[0])
             return (jax.lax.scan(step, jnp.zeros(weights.shape[1:]), (xs, resets))[1] * weights).sum()
 
-        candidates["Flax NNX"] = flax_nnx(problem, checkpointed=False)._replace(loss=loss)
+        candidates["Flax NNX"] = [flax_nnx(problem, checkpointed=False)._replace(loss=loss) for problem in problems]
 
-    def update_of(candidate: Candidate) -> Program:
-        def update(tree: Any, state: Any) -> Any:
-            updates, state = optimizer.update(jax.grad(candidate.loss)(tree, problem.xs, problem.weights), state, tree)
+    def update_of(loss: Any, trees: Sequence[Any]) -> Program:
+        def update(tree: Any, state: Any, *data: Any) -> Any:
+            updates, state = optimizer.update(jax.grad(loss)(tree, *data), state, tree)
             return optax.apply_updates(tree, updates), state
 
-        many = jax.tree.map(lambda leaf: jnp.stack([leaf] * networks), candidate.tree)
-        return compiled(jax.vmap(update), many, jax.vmap(optimizer.init)(many))
+        many = jax.tree.map(lambda *leaves: jnp.stack(leaves), *trees)
+        return compiled(jax.vmap(update), many, jax.vmap(optimizer.init)(many), *data)
 
-    gradient = lambda candidate: jax.jit(jax.grad(candidate.loss))(candidate.tree, problem.xs, problem.weights)
-    reference = gradient(candidates["autodiff"])
-    differences = {name: difference(candidate, gradient(candidate), reference) for name, candidate in candidates.items()}
-    assert max(differences.values()) < 1e-3, differences
-    return {name: update_of(candidate) for name, candidate in candidates.items()}
+    first = [part[0] for part in data]
+    gradients = {name: jax.jit(jax.grad(each[0].loss))(each[0].tree, *first) for name, each in candidates.items()}
+    differences = {name: difference(candidates[name][0], one, gradients["autodiff"]) for name, one in gradients.items()}
+    assert all(error < 1e-3 for error in differences.values()), differences
+    return {name: update_of(each[0].loss, [candidate.tree for candidate in each]) for name, each in candidates.items()}
 
 
 def single_steps(sequences: int, units: int, peers: Sequence[str]) -> dict[str, Program]:

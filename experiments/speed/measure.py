@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from experiments.speed.problem import Candidate, Problem
 
@@ -53,9 +54,15 @@ def difference(candidate: Candidate, gradient: Any, reference: Any) -> float:
     array's largest. Our gradient goes over by the transpose of the weights' way here, for two biases may have become one."""
     params, pull = jax.vjp(candidate.as_params, candidate.tree)
     (expected,) = pull(type(params)(*map(_where, params, reference)))
-    worst = lambda one, other: float(jnp.abs(one - other).max() / jnp.maximum(jnp.abs(other).max(), 1e-30))
-    pairs = zip(jax.tree.leaves(gradient), jax.tree.leaves(expected), strict=True)
-    return max(worst(jnp.asarray(one, jnp.float32), jnp.asarray(other, jnp.float32)) for one, other in pairs)
+    return relative_difference(gradient, expected)
+
+
+def relative_difference(tree: Any, reference: Any) -> float:
+    """The largest error of an entry over its array's largest; NaN where there is one in either."""
+    one, other = ([jnp.asarray(leaf, jnp.float32) for leaf in jax.tree.leaves(part)] for part in (tree, reference))
+    assert [leaf.shape for leaf in one] == [leaf.shape for leaf in other]
+    worst = lambda one, other: jnp.abs(one - other).max() / jnp.maximum(jnp.abs(other).max(), 1e-30)
+    return float(np.max([worst(*pair) for pair in zip(one, other, strict=True)]))  # Python's max would pass over a NaN
 
 
 def _where(own: Any, bar: Any) -> Any:
@@ -80,10 +87,12 @@ def interleaved(programs: Mapping[str, Program], rounds: int, queued: bool = Tru
     for program in programs.values():
         once(program)
     first = {name: once(program) for name, program in programs.items()}
-    rounds = min(rounds, max(3, int(10 / sum(max(seconds, LEAST) for seconds in first.values()))))
+    rounds = min(rounds, max(5, int(10 / sum(max(seconds, LEAST) for seconds in first.values()))))
     times: dict[str, list[float]] = {name: [] for name in programs}
-    for turn in range(rounds):
-        for name in list(programs)[:: 1 if turn % 2 else -1]:
+    names = list(programs)
+    order = np.random.default_rng(0)  # so that nobody always runs after a program that leaves the cache as it likes it
+    for _ in range(rounds):
+        for name in order.permutation(names):
             times[name].append(once(programs[name], max(1, int(LEAST / first[name])), queued))
     found = {}
     for name, program in programs.items():

@@ -29,7 +29,7 @@ def timed(problem: Problem, rounds: int, device: str) -> tuple[dict[str, Any], C
         tree = gj.convert.to_pytorch(problem.cell, problem.params)
         weights = {f"weight:{name}": array for name, array in tree.items()}
         np.savez(file, xs=np.asarray(problem.xs), outputs=np.asarray(problem.weights), **weights)
-        found = told("torch_process", str(file), str(rounds), device)
+        found = told("-m", "experiments.speed.torch_process", str(file), str(rounds), device)
         with np.load(file.with_suffix(".gradient.npz")) as written:
             gradient = {name: written[name] for name in tree}
     candidate = Candidate(None, tree, partial(gj.convert.from_pytorch, problem.cell))

@@ -34,14 +34,14 @@ def timed(cell: str, shape: Any, variant: dict[str, Any], rounds: int, platform:
     given = {"cell": cell, "shape": list(shape), "variant": variant, "rounds": rounds}
     flags = f"{os.environ.get('XLA_FLAGS', '')} {variant.get('flags', '')}".strip()
     environment = {"XLA_FLAGS": flags, "JAX_PLATFORMS": {"gpu": "cuda"}.get(platform, platform)}
-    return told("variants", json.dumps(given), environment=environment)
+    return told("-m", "experiments.speed.variants", json.dumps(given), environment=environment)
 
 
 def main(given: dict[str, Any]) -> None:
     """The child."""
     import jax
 
-    from experiments.speed.measure import gradient_program, interleaved, once
+    from experiments.speed.measure import gradient_program, interleaved, relative_difference
     from experiments.speed.peers import ours
     from experiments.speed.problem import CELLS, Shape, posed
     from gru_jax.bptt import linalg, recursion
@@ -52,8 +52,10 @@ def main(given: dict[str, Any]) -> None:
     linalg.WIDE_UP_TO = variant.get("wide_up_to", linalg.WIDE_UP_TO)
     with jax.default_matmul_precision(variant.get("precision")):
         programs["variant"] = gradient_program(ours(problem, **variant.get("how", {})), problem)
-    for program in programs.values():
-        once(program)
+    made = [program.call(*program.arguments) for program in programs.values()]
+    loose = {"compute_dtype", "precision"} & {*variant, *variant.get("how", {})}
+    found = relative_difference(made[1], made[0])
+    assert found < (0.1 if loose else 1e-3), found
     print(json.dumps(interleaved(programs, given["rounds"])))
 
 

@@ -1,7 +1,8 @@
 """Time in blocks: a scan over blocks around the scans over their steps.
 
 What is done for all t at once, the projection of the input, the gates of the backward pass, the weight gradients, is done for one
-block at a time: its arrays stay in the cache, and none is as long as the sequence but inputs, states and their cotangents.
+block at a time: its arrays stay in the cache, and none is as long as the sequence but inputs, states, their cotangents, and the gates
+where they are kept.
 """
 
 import math
@@ -66,13 +67,15 @@ def scan_blocks(
 def chosen(residuals: str, block_size: int | None, outputs: str, xs: jax.Array, h0: jax.Array) -> tuple[str, int]:
     """What `residuals="auto"` and `block_size=None` stand for, by the shapes.
 
-    `outputs="last"` keeps the state that each block starts from ("starts") and runs the block once more. Else the states are kept,
-    which are the outputs; from 256 units on the gates too: there the matmuls that bring them back cost more than their memory traffic.
+    `outputs="last"` in several blocks keeps the state that each starts from ("starts") and runs the block once more. Else the states
+    are kept, most of which are the outputs; from 256 units on the gates too: there the matmuls that bring them back cost more than
+    their memory traffic.
     """
     steps, sequences, units = xs.shape[0], math.prod(h0.shape[:-1]), h0.shape[-1]
     if block_size is None:
         # a sum over a sharded batch is reduced over the devices of an Explicit mesh at once, which should happen once
-        block_size = max(steps, 1) if replicated(xs) else size_for(steps, sequences, units, least=math.isqrt(steps) // 4)
+        whole = replicated(xs) is not None
+        block_size = max(steps, 1) if whole else size_for(steps, sequences, units, least=math.isqrt(steps) // 4)
     if residuals == "auto" and outputs == "last" and block_size < steps:
         return "starts", block_size
     if residuals == "auto":
@@ -83,7 +86,7 @@ def chosen(residuals: str, block_size: int | None, outputs: str, xs: jax.Array, 
 def size_for(steps: int, sequences: int, units: int, least: int = 4) -> int:
     """A block of about 65,536 states, but 512 to 4,096 rows of time times batch, and no fewer rows than units: small enough for a
     cache, large enough that a weight gradient pays for being added to the sum. A divisor of `steps` if there is one near, so that
-    no block is shorter; no blocks where there would be two.
+    no block is shorter; no blocks where two of the size aimed at would do.
 
     `least` is a quarter of √steps: what one block holds, some 16 arrays, then grows as slowly as what all blocks keep.
     """

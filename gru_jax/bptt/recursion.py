@@ -11,8 +11,8 @@ What lengths, masks and resets do to it is derived in `when`; its lines (I), (R)
 blocks, and what is kept from the forward pass, is chosen in `blocks`.
 
 `jax.grad` of the forward scan stores every intermediate (nine arrays a step for a GRU) and adds up the weight gradients inside
-the loop. Here nothing has to be saved but the states, which are the outputs themselves; or, where those are not asked for either, the
-state that each block starts from.
+the loop. Here nothing has to be saved but the states, most of which are the outputs themselves; the gates too where that is faster;
+or, where only the last state is asked for, the state that each block starts from.
 
 The functions are positional and check nothing: `unroll` has.
 """
@@ -40,7 +40,7 @@ class How(NamedTuple):
     outputs: str = "all"  # "last", "states"; for `run` also "ys and states"
     compute_dtype: Any = None
     residuals: str = "auto"  # "states", "gates"; after `blocks.chosen` also "starts", and never "auto"
-    block_size: int | None = None  # None: all of time at once
+    block_size: int | None = None  # None: by the shapes, as `blocks.chosen` says; all of time at once in the functions here
 
 
 class Kept(NamedTuple):

@@ -69,8 +69,9 @@ def unroll(
             grows as √T, time by a forward pass.
         block_size: the steps that `derivative="adjoint"` takes together: inputs are projected, gates recomputed and weight
             gradients added up for one block after the other, so that what is not kept is no longer than a block. By default about
-            65,536 states, a divisor of T if there is one near; for other T the last block is shorter, which costs a copy of the
-            inputs and of the states. Neither changes a result beyond rounding; the other derivatives have no use for them.
+            65,536 states, but 512 to 4,096 rows of time times batch and no fewer than H; a divisor of T if there is one near; for
+            other T the last block is shorter, which costs a copy of the inputs and of the states. Neither changes a result beyond
+            rounding; the other derivatives have no use for them.
         derivative: `"adjoint"`, the custom VJP with the derived backward pass; `"both"`, derived tangent and backward pass, for
             forward mode and all that is built on it (a cell without a tangent row is differentiated by autodiff);
             `"autodiff"`, the same forward pass without any rule: the oracle.
@@ -90,9 +91,9 @@ def unroll(
 
     Differentiable are `params`, `xs`, `h0` and `reset_state`.
 
-    Cost: the backward pass keeps the states and the inputs, T·B·(H + D) numbers, and computes the gates once more, for a block at
-    once: per step and sequence it is (for a GRU) 3·2·(D + H)·H floating-point operations forward, the same again for the
-    gates, twice that for the gradients.
+    Cost: with `residuals="states"` the backward pass keeps the states and the inputs, T·B·(H + D) numbers, and computes the gates
+    once more, for a block at once: per step and sequence it is (for a GRU) 3·2·(D + H)·H floating-point operations forward, the
+    same again for the gates, twice that for the gradients.
 
     After Chung et al. 2014 (arXiv 1412.3555); derivation in each cell's module.
     """

@@ -22,6 +22,7 @@ from jax.sharding import PartitionSpec as P
 import gru_jax as gj
 
 T, B, D, H = 7, 8, 4, 5
+LONG = 2_000  # steps: blocks are chosen, but not on a mesh of Explicit axes
 CELLS = {
     "elman": gj.elman(),
     "gru": gj.gru(),
@@ -31,7 +32,7 @@ CELLS = {
 }
 
 
-def posed(cell):
+def posed(cell, T=T):
     keys = jax.random.split(jax.random.key(0), 6)
     params = cell.init(keys[0], D, H, dtype=jnp.float64, bias_init=jax.nn.initializers.normal(0.5))
     data = {
@@ -113,15 +114,17 @@ def main():
         ("gru", True, "autodiff", None),
         ("gru", True, "adjoint", 3),
         ("lstm", False, "adjoint", 2),
+        ("gru, long", True, "adjoint", None),
     ]
-    for name, conditions, derivative, block_size in cases:
-        weights, data = posed(CELLS[name])
+    for label, conditions, derivative, block_size in cases:
+        name, *long = label.split(", ")
+        weights, data = posed(CELLS[name], LONG if long else T)
         value_and_grad = jax.value_and_grad(partial(loss, CELLS[name], conditions, derivative, block_size))
         expected = jax.jit(value_and_grad)(weights, data)
         for way, program, *args in programs(value_and_grad, weights, data):
             inside, outside = all_reduces(program.as_text())
             blocks = "" if block_size is None else f", blocks of {block_size}"
-            case = f"{name}, {derivative}, {'lengths and resets' if conditions else 'plain'}{blocks}, {way}"
+            case = f"{label}, {derivative}, {'lengths and resets' if conditions else 'plain'}{blocks}, {way}"
             found[case] = {"difference": difference(program(*args), expected), "inside": inside, "outside": outside}
     print(json.dumps({"devices": jax.device_count(), "found": found}))
 

@@ -13,7 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import gru_jax as gj
-from gru_jax.bptt.blocks import scan_blocks, size_for
+from gru_jax.bptt import linalg
+from gru_jax.bptt.blocks import chosen, scan_blocks, size_for
 from tests.bptt.test_when import LENGTHS, MASK, RESETS, reset_state_of
 from tests.problems import (
     T,
@@ -126,10 +127,51 @@ def test_blocks_are_the_scan_of_their_steps(steps, block_size, reverse):
 
 
 @given(st.integers(1, 20_000), st.integers(1, 5_000), st.integers(1, 2_000))
-def test_the_chosen_blocks_cover_the_sequence(steps, sequences, units):
+@settings(deadline=None)
+def test_a_block_has_the_rows_that_are_documented(steps, sequences, units):
     size = size_for(steps, sequences, units)
-    assert 1 <= size <= steps
-    assert size == steps or size >= min(steps, 3)
+    rows = 65_536 // units if 16 <= units <= 128 else max(512, units) if units > 128 else 4_096
+    aimed = max(rows // sequences, 4)
+    if steps <= 2 * aimed:
+        assert size == steps
+    else:
+        assert aimed // 2 < size < 2 * aimed
+        assert steps % size == 0 or not [n for n in range(aimed // 2 + 1, 2 * aimed) if steps % n == 0]
+
+
+@pytest.mark.parametrize(
+    ("asked", "steps", "units", "outputs", "expected"),
+    [
+        (("auto", None), 100, 128, "all", ("states", 100)),
+        (("auto", None), 100, 255, "all", ("states", 100)),
+        (("auto", None), 100, 256, "all", ("gates", 100)),
+        (("gates", None), 100, 8, "all", ("gates", 100)),
+        (("states", None), 100, 512, "all", ("states", 100)),
+        (("auto", 7), 100, 128, "all", ("states", 7)),
+        (("auto", None), 100_000, 128, "all", ("states", 500)),
+        (("auto", None), 100_000, 128, "last", ("starts", 500)),
+        (("states", None), 100_000, 128, "last", ("states", 500)),
+        (("auto", None), 100, 128, "last", ("states", 100)),
+        (("auto", 7), 100, 300, "last", ("starts", 7)),
+    ],
+)
+def test_what_auto_stands_for(asked, steps, units, outputs, expected):
+    xs, h0 = jnp.zeros((steps, 1, 2)), jnp.zeros((1, units))
+    assert chosen(*asked, outputs, xs, h0) == expected
+
+
+@pytest.mark.parametrize("cell", [gj.gru(), gj.gru(reset_after=True), gj.lstm(peephole=True)], ids=lambda cell: cell.name)
+def test_products_by_gate_are_those_side_by_side(cell, needs_x64, monkeypatch):
+    """What is chosen beyond 128 units, at the sizes of these tests; and, once, beyond 128 units."""
+    p = problem(cell)
+    expected = gradients(partial(scan_of_step, cell), p)
+    monkeypatch.setattr(linalg, "WIDE_UP_TO", 0)
+    assert_close(gradients(partial(gj.unroll, cell), p), expected)
+    assert_close(gradients(partial(scan_of_step, cell), p), expected)
+    large = problem(cell, hidden_size=131, steps=3)
+    by_gate = gradients(partial(gj.unroll, cell), large)
+    monkeypatch.setattr(linalg, "WIDE_UP_TO", 131)
+    assert_close(by_gate, gradients(partial(scan_of_step, cell), large))
 
 
 @pytest.fixture

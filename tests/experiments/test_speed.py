@@ -1,6 +1,7 @@
 """The benchmark: what it compares, what it counts, and how it tells it. No time is asserted."""
 
 import os
+import time
 
 import jax
 import jax.numpy as jnp
@@ -8,8 +9,9 @@ import numpy as np
 import pytest
 
 import gru_jax as gj
+from experiments import benchmark
 from experiments.speed import report
-from experiments.speed.measure import difference, forward_program, gradient_program, interleaved
+from experiments.speed.measure import Program, difference, forward_program, gradient_program, interleaved, relative_difference
 from experiments.speed.peers import PEERS, cudnn_lstm, ours, peers_of
 from experiments.speed.problem import CELLS, Candidate, Shape, floor_flop, posed
 from tests.convert.parity import library
@@ -51,6 +53,22 @@ def test_a_wrong_gradient_is_far_from_the_reference():
     assert difference(ours(problem), gradient._replace(b_r=1.01 * gradient.b_r), reference) == pytest.approx(0.01, rel=0.01)
 
 
+def test_a_gradient_of_nan_or_of_another_shape_is_no_small_difference():
+    one = {"a": jnp.ones(3), "b": jnp.ones((2, 2)), "c": jnp.ones(1)}
+    assert relative_difference(one, one) == 0
+    for name, at in (("a", 0), ("b", (1, 1)), ("c", 0)):
+        assert np.isnan(relative_difference(one | {name: one[name].at[at].set(jnp.nan)}, one))
+    with pytest.raises(AssertionError):
+        relative_difference(one | {"b": jnp.ones((1, 2))}, one)
+
+
+@pytest.mark.parametrize("text", ["100,32,64", "100,32,64,", "a,b,c,d", "0,1,1,1", "1.5,1,1,1", "1,2,3,4,5", "-1,2,3,4"])
+def test_a_shape_that_is_none_is_told(text):
+    with pytest.raises(SystemExit, match=r"--shapes: got .*expected T,B,D,H"):
+        benchmark.shapes_of((text,))
+    assert benchmark.shapes_of(("6,3,4,5",)) == [SHAPE]
+
+
 def test_a_bias_in_two_parts_has_the_gradient_in_both():
     problem, _, reference = programs_of("tanh RNN", ours)
     in_two = Candidate(
@@ -79,13 +97,18 @@ def test_the_floor_counts_the_products(name, gates):
     assert floor_flop(problem, True) == 2 * forward + weights + states
 
 
-def test_programs_take_turns_and_are_all_measured():
-    program = gradient_program(ours(posed(CELLS["tanh RNN"], SHAPE)), posed(CELLS["tanh RNN"], SHAPE))
-    found = interleaved({"one": program, "other": program}, 3)
-    assert list(found) == ["one", "other"]
+def test_programs_take_turns_in_changing_order_and_are_all_measured():
+    calls = []
+    names = ["one", "other", "third"]
+    programs = {name: Program(lambda name=name: calls.append(name) or time.sleep(0.02), (), 1.0, 0.0) for name in names}
+    found = interleaved(programs, 5)
+    assert list(found) == names
+    turns = [calls[i : i + 3] for i in range(0, len(calls), 3)]
+    assert all(sorted(turn) == names for turn in turns)
+    assert len({tuple(turn) for turn in turns}) > 2
     for measured in found.values():
         assert 0 < measured["ms_low"] <= measured["ms"] <= measured["ms_high"]
-        assert measured["rounds"] == 3
+        assert measured["rounds"] == 5
 
 
 def case(group, ms, mib, **more):
@@ -125,6 +148,22 @@ def test_the_summary_names_means_and_the_worst():
     assert found["forward, fastest_over_ours"] == {"mean": 3.0, "least": 3.0}
     assert found["devices, shard_map"]["fastest_over_ours"]["mean"] == 2.0
     assert found["a single step"] == {"Equinox": 1.5}
+
+
+def test_without_another_library_the_summary_is_of_ours_alone():
+    found = results()
+    alone = lambda case: (
+        case
+        | {"measured": {name: one for name, one in case["measured"].items() if "Haiku" not in name and "Equinox" not in name}}
+    )
+    for key in ("cases", "passes", "devices"):
+        found[key] = [alone(case) for case in found[key]]
+    found["growth"] = {"T": [alone(case) for case in found["growth"]["T"]]}
+    told = report.summary(found)
+    assert told["tiny, GRU"]["autodiff_over_ours"] == {"mean": 4.0, "least": 4.0}
+    assert "fastest_over_ours" not in told["tiny, GRU"]
+    assert np.isnan(told["devices, shard_map"]["fastest_over_ours"]["mean"])
+    assert report.tables(found)
 
 
 def test_the_tables_hold_every_case():

@@ -69,6 +69,8 @@ def test_a_crash_at_any_point_of_a_save_leaves_the_newest_valid_checkpoint(modul
         checkpoint.save(folder, saved(5), keep=2)  # the next run cleans up
         assert whole(checkpoint.newest(folder))
         assert not list(folder.glob(".tmp_*"))
+    else:
+        pytest.fail("29 calls were not all of them")
     assert nth > 1
 
 
@@ -191,7 +193,8 @@ def test_a_run_that_is_killed_at_random_moments_ends_as_if_it_had_not_been(tmp_p
     for kill in range(8):
         child = process(folder, steps=200, pause=0.1)
         if kill % 2:
-            child.stdout.readline()  # its first dispatch has ended
+            child.stdout.readline()
+            child.stdout.readline()  # the second dispatch has ended, so the first is saved
             time.sleep(rng.uniform(0, 0.5))
         else:
             time.sleep(rng.uniform(0, took))
@@ -205,11 +208,11 @@ def test_a_run_that_is_killed_at_random_moments_ends_as_if_it_had_not_been(tmp_p
 
 
 SAVES_FOREVER = """
-import sys; from pathlib import Path; import numpy as np
+import sys; from pathlib import Path; import numpy as np; import orbax.checkpoint
 from gru_jax.train import checkpoint; from tests.train.test_crashes import saved
 start = checkpoint.newest(Path(sys.argv[1]))
 print("ready", flush=True)
-for step in range(start.step + 1 if start else 1, 10**6): checkpoint.save(Path(sys.argv[1]), saved(step), keep=2)
+for step in range(start.step + 1 if start else 1, 10**6): print(checkpoint.save(Path(sys.argv[1]), saved(step), keep=2), flush=True)
 """
 
 
@@ -221,7 +224,9 @@ def test_kills_during_saves_always_leave_a_whole_checkpoint(tmp_path):
             [sys.executable, "-c", SAVES_FOREVER, str(tmp_path)], cwd=ROOT, stdout=subprocess.PIPE, text=True
         )
         until(child, "ready")
-        time.sleep(rng.uniform(0.05, 0.6))
+        for _ in range(rng.integers(2, 20)):
+            child.stdout.readline()  # a save has ended
+        time.sleep(rng.uniform(0, 0.05))
         child.kill()
         child.communicate()
         found = checkpoint.newest(tmp_path)
