@@ -1,4 +1,4 @@
-"""On a GPU: the same values and gradients as on the CPU, with everything that is chosen by shape. Skipped where there is none."""
+"""On a GPU: the same values and gradients as on the CPU, with what is chosen by shape. Skipped where there is none."""
 
 from functools import partial
 
@@ -34,8 +34,12 @@ def test_values_and_gradients_are_those_of_the_cpu(cell, residuals, gpu):
         assert_close(jax.device_get(there), jax.jit(partial(gradients, run))(jax.device_put(p, jax.devices("cpu")[0])))
 
 
-def test_a_larger_gradient_is_autodiffs(gpu):
-    cell, p = gj.gru(), problem(gj.gru(), steps=300, batch=(16,), input_size=32, hidden_size=64, dtype=jnp.float32)
+@pytest.mark.parametrize("units", [64, 300])  # products side by side, states kept; products by gate, gates kept
+@pytest.mark.parametrize("outputs", ["all", "last"])
+def test_a_larger_gradient_is_autodiffs(units, outputs, gpu):
+    cell, p = gj.gru(), problem(gj.gru(), steps=300, batch=(16,), input_size=32, hidden_size=units, dtype=jnp.float32)
+    if outputs == "last":
+        p = p._replace(cotangents=(p.cotangents[0], None))
     p = jax.device_put(p, gpu)
-    by = lambda how: jax.jit(partial(gradients, partial(gj.unroll, cell, derivative=how)))(p)
+    by = lambda how: jax.jit(partial(gradients, partial(gj.unroll, cell, derivative=how, outputs=outputs)))(p)
     assert_close(by("adjoint"), by("autodiff"), tol=1e-4)
