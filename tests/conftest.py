@@ -1,8 +1,8 @@
 """float64 on, unless JAX_ENABLE_X64=0: CI runs the derivative tests a second time so.
 
 Most of the suite's time is compilation, so XLA optimises little here unless GRU_JAX_TESTS_OPTIMIZED=1, as in CI on Python 3.12.
-Two flags of jaxlib 0.10 take two thirds of what is left: each program goes to LLVM in one part, and without MLIR before it. A later
-jaxlib ends at a flag it does not know.
+Two flags take two thirds of what is left: each program goes to LLVM in one part, and on jaxlib 0.10 without MLIR before it. A jaxlib
+ends at a flag it does not know, so only those have them that do.
 
 Many tests compile the same programs: each process keeps what it compiled, in a folder of its own that goes when it ends. What it has
 in memory is let go from time to time: a program takes about ten of the 65,530 mappings that Linux gives a process, which then crashes.
@@ -20,9 +20,11 @@ import pytest
 
 optimized = os.environ.get("GRU_JAX_TESTS_OPTIMIZED", "0") != "0"
 jax.config.update("jax_disable_most_optimizations", not optimized)
-if not optimized and version("jaxlib").startswith("0.10."):
-    flags = os.environ.get("XLA_FLAGS", ""), "--xla_cpu_use_fusion_emitters=false", "--xla_cpu_parallel_codegen_split_count=1"
-    os.environ["XLA_FLAGS"] = " ".join(filter(None, flags))
+if version("jaxlib").startswith(("0.10.", "0.12.")):
+    flags = ["--xla_cpu_parallel_codegen_split_count=1"]
+    if not optimized and version("jaxlib").startswith("0.10."):
+        flags.append("--xla_cpu_use_fusion_emitters=false")
+    os.environ["XLA_FLAGS"] = " ".join(filter(None, [os.environ.get("XLA_FLAGS", ""), *flags]))
 jax.config.update("jax_enable_x64", os.environ.get("JAX_ENABLE_X64", "1") != "0")
 
 compiled = tempfile.mkdtemp(prefix="gru_jax_tests_")
