@@ -5,6 +5,7 @@ least float32, and returns the dtype of the other operand, which is the state's.
 """
 
 import functools
+import math
 from typing import Any
 
 import jax
@@ -13,9 +14,8 @@ from jaxtyping import Array, Float
 
 from gru_jax._compat import replicated
 
-WIDE_UP_TO = (
-    128  # units; beyond, on a CPU, putting operands side by side costs what one matmul saves; experiments.benchmark measures it
-)
+# units; beyond, on a CPU, putting operands side by side costs what one matmul saves; experiments.benchmark measures it
+WIDE_UP_TO = 128
 
 
 def dot(x: Float[Array, "*t_b K"], W: Float[Array, "K H"]) -> Float[Array, "*t_b H"]:
@@ -27,9 +27,11 @@ def dots(x: Float[Array, "*t_b K"], *weights: Float[Array, "K H"]) -> list[Float
     """x W for each of the weights, by one matmul of the weights side by side.
 
     XLA puts them side by side before a loop. One matmul in the loop takes half the time of three where the state is small, and the
-    same or more where it is large; the projections are added after it, for slices of a stacked array are what is slow.
+    same or more where it is large, which it is later for 64 rows and more; the projections are added after it, for slices of a
+    stacked array are what is slow.
     """
-    if weights[0].shape[-1] > WIDE_UP_TO:
+    up_to = WIDE_UP_TO if math.prod(x.shape[:-1]) < 64 else 2 * WIDE_UP_TO
+    if weights[0].shape[-1] > up_to:
         return [dot(x, W) for W in weights]
     return jnp.split(dot(x, jnp.concatenate(weights, -1)), len(weights), -1)
 

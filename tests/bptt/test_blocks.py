@@ -126,11 +126,11 @@ def test_blocks_are_the_scan_of_their_steps(steps, block_size, reverse):
     assert numbers.tolist() == list(range(blocks))
 
 
-@given(st.integers(1, 20_000), st.integers(1, 5_000), st.integers(1, 2_000))
+@given(st.integers(1, 20_000), st.integers(1, 5_000), st.integers(1, 2_000), st.sampled_from([512, 1_536]))
 @settings(deadline=None)
-def test_a_block_has_the_rows_that_are_documented(steps, sequences, units):
-    size = size_for(steps, sequences, units)
-    rows = 65_536 // units if 16 <= units <= 128 else max(512, units) if units > 128 else 4_096
+def test_a_block_has_the_rows_that_are_documented(steps, sequences, units, fewest):
+    size = size_for(steps, sequences, units, fewest)
+    rows = max(4_096 if units < 16 else 65_536 // units, fewest, units)
     aimed = max(rows // sequences, 4)
     if steps <= 2 * aimed:
         assert size == steps
@@ -140,23 +140,31 @@ def test_a_block_has_the_rows_that_are_documented(steps, sequences, units):
 
 
 @pytest.mark.parametrize(
-    ("asked", "steps", "units", "outputs", "expected"),
+    ("asked", "steps", "sequences", "units", "outputs", "expected"),
     [
-        (("auto", None), 100, 128, "all", ("states", 100)),
-        (("auto", None), 100, 255, "all", ("states", 100)),
-        (("auto", None), 100, 256, "all", ("gates", 100)),
-        (("gates", None), 100, 8, "all", ("gates", 100)),
-        (("states", None), 100, 512, "all", ("states", 100)),
-        (("auto", 7), 100, 128, "all", ("states", 7)),
-        (("auto", None), 100_000, 128, "all", ("states", 500)),
-        (("auto", None), 100_000, 128, "last", ("starts", 500)),
-        (("states", None), 100_000, 128, "last", ("states", 500)),
-        (("auto", None), 100, 128, "last", ("states", 100)),
-        (("auto", 7), 100, 300, "last", ("starts", 7)),
+        (("auto", None), 100, 1, 128, "all", ("states", 100)),
+        (("auto", None), 100, 1, 255, "all", ("states", 100)),
+        (("auto", None), 100, 1, 256, "all", ("gates", 100)),
+        (("gates", None), 100, 1, 8, "all", ("gates", 100)),
+        (("states", None), 100, 1, 512, "all", ("states", 100)),
+        (("auto", 7), 100, 1, 128, "all", ("states", 7)),
+        (("auto", None), 100_000, 1, 128, "all", ("states", 1_250)),
+        (("gates", None), 100_000, 1, 128, "all", ("gates", 1_250)),
+        (("auto", None), 100_000, 1, 128, "last", ("starts", 1_250)),
+        (("auto", None), 100_000, 1, 129, "all", ("states", 500)),
+        (("states", None), 100_000, 1, 128, "all", ("states", 500)),
+        (("states", None), 100_000, 1, 128, "last", ("states", 500)),
+        (("auto", None), 100, 1, 128, "last", ("states", 100)),
+        (("auto", 7), 100, 1, 300, "last", ("starts", 7)),
+        (("auto", None), 48, 32, 16, "all", ("gates", 48)),
+        (("auto", None), 48, 32, 16, "last", ("gates", 48)),
+        (("auto", None), 49, 32, 16, "all", ("states", 49)),
+        (("auto", None), 48, 32, 15, "all", ("states", 48)),
+        (("states", None), 48, 32, 16, "all", ("states", 48)),
     ],
 )
-def test_what_auto_stands_for(asked, steps, units, outputs, expected):
-    xs, h0 = jnp.zeros((steps, 1, 2)), jnp.zeros((1, units))
+def test_what_auto_stands_for(asked, steps, sequences, units, outputs, expected):
+    xs, h0 = jnp.zeros((steps, sequences, 2)), jnp.zeros((sequences, units))
     assert chosen(*asked, outputs, xs, h0) == expected
 
 
