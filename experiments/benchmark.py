@@ -200,7 +200,8 @@ def over_devices(options: BenchmarkOptions, rounds: int) -> list[dict[str, Any]]
     cases = []
     for shape in [(20, 4, 8, 16)] if options.quick else LARGER:
         devices = max(math.gcd(os.cpu_count() or 1, shape[1]), 2)  # the batch divides by it
-        timed = sharded.timed(AFTER, shape, list(options.peers[: 1 if options.quick else None]), rounds, devices)
+        peers = list(options.peers[: 1 if options.quick else None])
+        timed = sharded.timed(AFTER, shape, peers, rounds, devices, options.seed)
         cases.append({"group": f"{devices} devices", "cell": AFTER, "shape": Shape(*shape)} | timed)
         print(f"{devices} devices", Shape(*shape), {name: found["ms"] for name, found in timed["measured"].items()}, flush=True)
     return cases
@@ -215,7 +216,8 @@ def variants_of_the_engine(options: BenchmarkOptions, rounds: int) -> dict[str, 
     found: dict[str, dict[str, float]] = {}
     for shape in [(20, 4, 8, 16)] if options.quick else [LARGER[0], LARGER[4]]:
         for name, variant in chosen.items():
-            ms = {kind: case["ms"] for kind, case in variants.timed(AFTER, shape, variant, rounds, backend).items()}
+            timed = variants.timed(AFTER, shape, variant, rounds, backend, options.seed)
+            ms = {kind: case["ms"] for kind, case in timed.items()}
             found.setdefault(name, {})[str(Shape(*shape))] = round(ms["as it is"] / ms["variant"], 3)
         print(Shape(*shape), {name: by[str(Shape(*shape))] for name, by in found.items()}, flush=True)
     return found
@@ -241,8 +243,8 @@ def run(options: BenchmarkOptions) -> Outcome:
         results["variants"] = variants_of_the_engine(options, rounds)
         sizes = (16, 4, 2, 8) if options.quick else (128, 64, 16, 64)
         programs = {
-            "policy updates": policy_updates(*sizes, options.peers),
-            "a single step": single_steps(1, 64, options.peers),
+            "policy updates": policy_updates(*sizes, options.peers, options.seed),
+            "a single step": single_steps(1, 64, options.peers, options.seed),
         }
         results["around"] = {kind: interleaved(found, 3 * rounds) for kind, found in programs.items()}
         print(

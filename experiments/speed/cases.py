@@ -14,13 +14,15 @@ from experiments.speed.peers import equinox_cell, flax_nnx, flax_nnx_step
 from experiments.speed.problem import Candidate, Shape, posed
 
 
-def policy_updates(steps: int, actors: int, networks: int, units: int, peers: Sequence[str]) -> dict[str, Program]:
+def policy_updates(
+    steps: int, actors: int, networks: int, units: int, peers: Sequence[str], seed: int = 0
+) -> dict[str, Program]:
     """One Adam step of each of several networks, on its own episodes that begin anew here and there, as recurrent PPO makes it: by
     `gj.unroll(resets=…)`, by autodiff of the same, and by Flax' cell in a scan with a `where`, as PureJaxRL writes it. The first
     network's gradients are compared first."""
     cell, inputs = gj.gru(reset_after=True), 32
-    problems = [posed(cell, Shape(steps, actors, inputs, units), seed) for seed in range(networks)]
-    resets = jax.random.bernoulli(jax.random.key(networks), 0.02, (networks, steps, actors))
+    problems = [posed(cell, Shape(steps, actors, inputs, units), networks * seed + network) for network in range(networks)]
+    resets = jax.random.bernoulli(jax.random.key(networks + seed), 0.02, (networks, steps, actors))
     data = jnp.stack([problem.xs for problem in problems]), jnp.stack([problem.weights for problem in problems]), resets
     optimizer = optax.chain(optax.clip_by_global_norm(0.5), optax.adam(3e-4))
 
@@ -55,10 +57,10 @@ def policy_updates(steps: int, actors: int, networks: int, units: int, peers: Se
     return {name: update_of(each[0].loss, [candidate.tree for candidate in each]) for name, each in candidates.items()}
 
 
-def single_steps(sequences: int, units: int, peers: Sequence[str]) -> dict[str, Program]:
+def single_steps(sequences: int, units: int, peers: Sequence[str], seed: int = 0) -> dict[str, Program]:
     """One step of a cell, as an actor or a server calls it. The new states are compared first."""
     cell = gj.gru(reset_after=True)
-    problem = posed(cell, Shape(1, sequences, 16, units))
+    problem = posed(cell, Shape(1, sequences, 16, units), seed)
     h, x = problem.weights[0], problem.xs[0]
     found = {"ours": compiled(cell.step, problem.params, h, x)}
     if "Flax NNX" in peers:

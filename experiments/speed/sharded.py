@@ -3,7 +3,7 @@
 Two ways. In `shard_map`, the best practice, every device makes its gradient and they are added up once. Under plain `jit` of sharded
 data, XLA's partitioner decides, and nobody's code changes.
 
-`python -m experiments.speed.sharded '{"devices": 2, "cell": …, "shape": […], "peers": […], "rounds": …}'` prints JSON.
+`python -m experiments.speed.sharded '{"devices": 2, "cell": …, "shape": […], "peers": […], "rounds": …, "seed": …}'` prints JSON.
 """
 
 import json
@@ -13,9 +13,9 @@ from typing import Any
 from experiments.speed.child import told
 
 
-def timed(cell: str, shape: Any, peers: list[str], rounds: int, devices: int) -> dict[str, Any]:
+def timed(cell: str, shape: Any, peers: list[str], rounds: int, devices: int, seed: int = 0) -> dict[str, Any]:
     """Milliseconds by way and candidate, from a process of its own."""
-    given = {"cell": cell, "shape": list(shape), "peers": peers, "rounds": rounds, "devices": devices}
+    given = {"cell": cell, "shape": list(shape), "peers": peers, "rounds": rounds, "devices": devices, "seed": seed}
     return told("-m", "experiments.speed.sharded", json.dumps(given), environment={"JAX_PLATFORMS": "cpu"})
 
 
@@ -32,7 +32,7 @@ def main(given: dict[str, Any]) -> None:
     from experiments.speed.problem import CELLS, Shape, posed
 
     cell = CELLS[given["cell"]]
-    problem = posed(cell, Shape(*given["shape"]))
+    problem = posed(cell, Shape(*given["shape"]), given["seed"])
     candidates = {"ours": ours(problem), "autodiff": ours(problem, derivative="autodiff")}
     candidates |= {name: maker(problem) for name, maker in peers_of(cell, given["peers"]).items()}
     mesh = jax.make_mesh((given["devices"],), ("batch",), axis_types=(AxisType.Auto,))

@@ -1,7 +1,7 @@
 """What the engine could do otherwise, each in a process of its own beside what it does: steps of the loop unrolled, recurrent products
 by gate or side by side, kinds of residuals, precisions; on a GPU TensorFloat-32 and loops captured into CUDA graphs too.
 
-`python -m experiments.speed.variants '{"cell": …, "shape": […], "rounds": …, "variant": {…}}'` prints JSON.
+`python -m experiments.speed.variants '{"cell": …, "shape": […], "rounds": …, "seed": …, "variant": {…}}'` prints JSON.
 """
 
 import json
@@ -29,9 +29,9 @@ ON_GPU: dict[str, dict[str, Any]] = {
 }
 
 
-def timed(cell: str, shape: Any, variant: dict[str, Any], rounds: int, platform: str) -> dict[str, Any]:
+def timed(cell: str, shape: Any, variant: dict[str, Any], rounds: int, platform: str, seed: int = 0) -> dict[str, Any]:
     """Milliseconds of the engine as it is and of a variant, from a process of its own."""
-    given = {"cell": cell, "shape": list(shape), "variant": variant, "rounds": rounds}
+    given = {"cell": cell, "shape": list(shape), "variant": variant, "rounds": rounds, "seed": seed}
     flags = f"{os.environ.get('XLA_FLAGS', '')} {variant.get('flags', '')}".strip()
     environment = {"XLA_FLAGS": flags, "JAX_PLATFORMS": {"gpu": "cuda"}.get(platform, platform)}
     return told("-m", "experiments.speed.variants", json.dumps(given), environment=environment)
@@ -46,7 +46,7 @@ def main(given: dict[str, Any]) -> None:
     from experiments.speed.problem import CELLS, Shape, posed
     from gru_jax.bptt import linalg, recursion
 
-    problem, variant = posed(CELLS[given["cell"]], Shape(*given["shape"])), given["variant"]
+    problem, variant = posed(CELLS[given["cell"]], Shape(*given["shape"]), given["seed"]), given["variant"]
     programs = {"as it is": gradient_program(ours(problem), problem)}
     recursion.UNROLL = variant.get("unroll", recursion.UNROLL)
     linalg.WIDE_UP_TO = variant.get("wide_up_to", linalg.WIDE_UP_TO)

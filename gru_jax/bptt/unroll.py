@@ -72,7 +72,8 @@ def unroll(
             gradients added up for one block after the other, so that what is not kept is no longer than a block. By default about
             65,536 states, but 512 to 4,096 rows of time times batch and no fewer than H (up to 128 units at least 1,536, unless
             "states" are asked for); a divisor of T if there is one near; for other T the last block is shorter, which costs a copy of
-            the inputs and of the states. Neither changes a result beyond rounding; the other derivatives have no use for them.
+            the inputs and of the states. The axes of `jax.vmap` are not seen: under a large one, shorter blocks are faster. Neither
+            changes a result beyond rounding; the other derivatives have no use for them.
         derivative: `"adjoint"`, the custom VJP with the derived backward pass; `"both"`, derived tangent and backward pass, for
             forward mode and all that is built on it (a cell without a tangent row is differentiated by autodiff);
             `"autodiff"`, the same forward pass without any rule: the oracle.

@@ -1,6 +1,7 @@
 """The batch over several devices: the same results to rounding, and no all-reduce inside a loop over steps."""
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -16,7 +17,9 @@ pytestmark = pytest.mark.derivative
 @pytest.mark.parametrize("devices", [4])
 def test_every_way_of_sharding_gives_the_results_of_one_device_and_reduces_once(devices):
     script = [sys.executable, "tests/bptt/sharded.py", str(devices)]
-    process = subprocess.run(script, cwd=ROOT, capture_output=True, text=True, check=False, env={"PYTHONPATH": str(ROOT)})
+    process = subprocess.run(
+        script, cwd=ROOT, capture_output=True, text=True, check=False, env=os.environ | {"PYTHONPATH": str(ROOT)}
+    )
     assert process.returncode == 0, process.stderr
     report = json.loads(process.stdout.splitlines()[-1])
     assert report["devices"] == devices

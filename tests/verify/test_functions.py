@@ -1,5 +1,6 @@
 """What may be verified: partials, bound methods, jitted functions, rules at any depth, integers, complex numbers, other people's rules."""
 
+import os
 import subprocess
 import sys
 from functools import partial
@@ -312,7 +313,8 @@ print(report["shard_map"].status, report["flags"].text)
 
 def elsewhere(flags=(), devices=1, checks="'all'"):
     code = PROGRAM.format(flags=list(flags), checks=checks)
-    environment = {"XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}", "PYTHONPATH": ".", "PATH": "/usr/bin:/bin"}
+    flags = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count={devices}"
+    environment = os.environ | {"XLA_FLAGS": flags.strip(), "PYTHONPATH": str(ROOT), "JAX_ENABLE_X64": "0"}
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, env=environment, check=False)
     assert run.returncode == 0, run.stderr[-3000:]
     return run.stdout
