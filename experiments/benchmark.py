@@ -200,7 +200,7 @@ def over_devices(options: BenchmarkOptions, rounds: int) -> list[dict[str, Any]]
     cases = []
     for shape in [(20, 4, 8, 16)] if options.quick else LARGER:
         devices = max(math.gcd(os.cpu_count() or 1, shape[1]), 2)  # the batch divides by it
-        peers = list(options.peers[: 1 if options.quick else None])
+        peers: list[str] = list(options.peers[: 1 if options.quick else None])
         timed = sharded.timed(AFTER, shape, peers, rounds, devices, options.seed)
         cases.append({"group": f"{devices} devices", "cell": AFTER, "shape": Shape(*shape)} | timed)
         print(f"{devices} devices", Shape(*shape), {name: found["ms"] for name, found in timed["measured"].items()}, flush=True)
