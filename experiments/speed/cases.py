@@ -14,9 +14,7 @@ from experiments.speed.peers import equinox_cell, flax_nnx, flax_nnx_step
 from experiments.speed.problem import Candidate, Shape, posed
 
 
-def policy_updates(
-    steps: int, actors: int, networks: int, units: int, peers: Sequence[str], seed: int = 0
-) -> dict[str, Program]:
+def policy_updates(steps: int, actors: int, networks: int, units: int, peers: Sequence[str], seed: int) -> dict[str, Program]:
     """One Adam step of each of several networks, on its own episodes that begin anew here and there, as recurrent PPO makes it: by
     `gj.unroll(resets=…)`, by autodiff of the same, and by Flax' cell in a scan with a `where`, as PureJaxRL writes it. The first
     network's gradients are compared first."""
@@ -57,7 +55,7 @@ def policy_updates(
     return {name: update_of(each[0].loss, [candidate.tree for candidate in each]) for name, each in candidates.items()}
 
 
-def single_steps(sequences: int, units: int, peers: Sequence[str], seed: int = 0) -> dict[str, Program]:
+def single_steps(sequences: int, units: int, peers: Sequence[str], seed: int) -> dict[str, Program]:
     """One step of a cell, as an actor or a server calls it. The new states are compared first."""
     cell = gj.gru(reset_after=True)
     problem = posed(cell, Shape(1, sequences, 16, units), seed)

@@ -13,7 +13,7 @@ from typing import Any
 from experiments.speed.child import told
 
 
-def timed(cell: str, shape: Any, peers: list[str], rounds: int, devices: int, seed: int = 0) -> dict[str, Any]:
+def timed(cell: str, shape: Any, peers: list[str], rounds: int, devices: int, seed: int) -> dict[str, Any]:
     """Milliseconds by way and candidate, from a process of its own."""
     given = {"cell": cell, "shape": list(shape), "peers": peers, "rounds": rounds, "devices": devices, "seed": seed}
     return told("-m", "experiments.speed.sharded", json.dumps(given), environment={"JAX_PLATFORMS": "cpu"})

@@ -29,7 +29,7 @@ ON_GPU: dict[str, dict[str, Any]] = {
 }
 
 
-def timed(cell: str, shape: Any, variant: dict[str, Any], rounds: int, platform: str, seed: int = 0) -> dict[str, Any]:
+def timed(cell: str, shape: Any, variant: dict[str, Any], rounds: int, platform: str, seed: int) -> dict[str, Any]:
     """Milliseconds of the engine as it is and of a variant, from a process of its own."""
     given = {"cell": cell, "shape": list(shape), "variant": variant, "rounds": rounds, "seed": seed}
     flags = f"{os.environ.get('XLA_FLAGS', '')} {variant.get('flags', '')}".strip()

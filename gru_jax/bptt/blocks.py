@@ -91,7 +91,7 @@ def chosen(residuals: str, block_size: int | None, outputs: str, xs: jax.Array, 
     return residuals, block_size
 
 
-def size_for(steps: int, sequences: int, units: int, fewest_rows: int = 512, least: int = 4) -> int:
+def size_for(steps: int, sequences: int, units: int, fewest_rows: int, least: int = 4) -> int:
     """A block of about 65,536 states, but `fewest_rows` to 4,096 rows of time times batch, and no fewer rows than units: small enough
     for a cache, large enough that a weight gradient pays for being added to the sum. A divisor of `steps` if there is one near, so
     that no block is shorter; no blocks where two of the size aimed at would do.

@@ -27,8 +27,8 @@ def dots(x: Float[Array, "*t_b K"], *weights: Float[Array, "K H"]) -> list[Float
     """x W for each of the weights, by one matmul of the weights side by side.
 
     XLA puts them side by side before a loop. One matmul in the loop takes half the time of three where the state is small, and the
-    same or more where it is large, which it is later for 64 rows and more; the projections are added after it, for slices of a
-    stacked array are what is slow.
+    same or more where it is large; with 64 rows it pays up to twice as many units. The projections are added after it, for slices
+    of a stacked array are what is slow.
     """
     up_to = WIDE_UP_TO if math.prod(x.shape[:-1]) < 64 else 2 * WIDE_UP_TO
     if weights[0].shape[-1] > up_to:

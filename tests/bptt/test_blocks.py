@@ -168,6 +168,12 @@ def test_what_auto_stands_for(asked, steps, sequences, units, outputs, expected)
     assert chosen(*asked, outputs, xs, h0) == expected
 
 
+@pytest.mark.parametrize(("rows", "units", "products"), [(63, 128, 1), (63, 129, 3), (64, 256, 1), (64, 257, 3)])
+def test_products_are_side_by_side_up_to_a_size(rows, units, products):
+    program = jax.make_jaxpr(lambda x, *weights: linalg.dots(x, *weights))(jnp.zeros((rows, 5)), *[jnp.zeros((5, units))] * 3)
+    assert str(program).count("dot_general") == products
+
+
 @pytest.mark.parametrize("cell", [gj.gru(), gj.gru(reset_after=True), gj.lstm(peephole=True)], ids=lambda cell: cell.name)
 def test_products_by_gate_are_those_side_by_side(cell, needs_x64, monkeypatch):
     """What is chosen beyond 128 units, at the sizes of these tests; and, once, beyond 128 units."""
