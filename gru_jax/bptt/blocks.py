@@ -64,29 +64,32 @@ def scan_blocks(
     )
 
 
-ROWS = 1_536  # of time times batch: measured on two cores (experiments.benchmark), like the other sizes here
+# measured on two cores (experiments.benchmark), like the other sizes here
+ROWS = 1_536  # of time times batch
+SMALL = 2**18  # states: a sequence of them is 1 MiB in float32
 
 
 def chosen(residuals: str, block_size: int | None, outputs: str, xs: jax.Array, h0: jax.Array) -> tuple[str, int]:
     """What `residuals="auto"` and `block_size=None` stand for, by the shapes.
 
+    A small sequence is one block: it fits into a cache, and blocks cost up to a third of its time. Up to 128 units blocks of three
+    times as many rows as beyond are up to a tenth faster. Neither where "states" is asked for by name, which asks for little memory.
+
     `outputs="last"` in several blocks keeps the state that each starts from ("starts") and runs the block once more. Else the states
     are kept, most of which are the outputs. The gates too, where bringing them back costs more than their memory traffic: from 256
-    units on for the matmuls, and where a sequence fits into a cache and a step has enough states that storing them is cheap.
-
-    Up to 128 units blocks of three times as many rows are up to a tenth faster, and taken unless "states" is asked for by name, which
-    asks for little memory.
+    units on for the matmuls, and for a small sequence where a step has enough states that storing them is cheap.
     """
     steps, sequences, units = xs.shape[0], math.prod(h0.shape[:-1]), h0.shape[-1]
+    small = steps * sequences * units <= SMALL
     if block_size is None:
         # a sum over a sharded batch is reduced over the devices of an Explicit mesh at once, which should happen once
-        whole = replicated(xs) is not None
+        whole = replicated(xs) is not None or (small and residuals != "states")
         fewest = 512 if residuals == "states" or units > 128 else ROWS
         block_size = max(steps, 1) if whole else size_for(steps, sequences, units, fewest, least=math.isqrt(steps) // 4)
     if residuals == "auto" and outputs == "last" and block_size < steps:
         return "starts", block_size
     if residuals == "auto":
-        short = steps * sequences <= ROWS and sequences * units >= 512
+        short = small and block_size >= steps and sequences * units >= 512
         residuals = "gates" if units >= 256 or short else "states"
     return residuals, block_size
 

@@ -1,4 +1,4 @@
-"""What every cell needs: the projection of the input, a weight's and a bias's gradient, and weights transposed.
+"""What every cell needs: pre-activations, a weight's and a bias's gradient, and weights transposed.
 
 Precision: a product takes its operands in the dtype of the weight (which `compute_dtype` lowers, see `lowered`), sums in at
 least float32, and returns the dtype of the other operand, which is the state's.
@@ -6,7 +6,7 @@ least float32, and returns the dtype of the other operand, which is the state's.
 
 import functools
 import math
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -16,6 +16,17 @@ from gru_jax._compat import replicated
 
 # units; beyond, on a CPU, putting operands side by side costs what one matmul saves; experiments.benchmark measures it
 WIDE_UP_TO = 128
+
+# inputs and units together; up to here, on a CPU, [x, h] [W; U] in the loop takes less time than x W before it and h U in it
+JOINT_UP_TO = 64
+
+
+class Affine(NamedTuple):
+    """A pre-activation, x W + h U + b."""
+
+    W: Float[Array, "D H"]
+    U: Float[Array, "H H"]
+    b: Float[Array, " H"] | None
 
 
 def dot(x: Float[Array, "*t_b K"], W: Float[Array, "K H"]) -> Float[Array, "*t_b H"]:
@@ -48,6 +59,25 @@ def dot_sum(*pairs: tuple[Float[Array, "*t_b K"], Float[Array, "K H"]]) -> Float
 def affine(x: Float[Array, "*t_b D"], W: Float[Array, "D H"], b: Float[Array, " H"] | None) -> Float[Array, "*t_b H"]:
     """x W + b, for one step or for all of them: the input's share of a pre-activation."""
     return dot(x, W) if b is None else dot(x, W) + b
+
+
+def projected(x: Float[Array, "*t_b D"], *affines: Affine) -> Any:
+    """What `pre_activations` needs of x, for all t: a tuple of x W + b of each; or x itself, for a small cell in at least float32
+    (in half precision for the reason that `dot_sum` has)."""
+    W = affines[0].W
+    if sum(W.shape) <= JOINT_UP_TO and jnp.finfo(W.dtype).bits >= 32:
+        return x
+    return tuple(affine(x, W, b) for W, _, b in affines)
+
+
+def pre_activations(u: Any, h: Float[Array, "*t_b H"], *affines: Affine) -> list[Float[Array, "*t_b H"]]:
+    """x W + h U + b of each, where u is their `projected` x: by `dots` of h, or where u is x by one matmul, [x, h] [W; U]."""
+    Ws, Us, bs = zip(*affines, strict=True)
+    if isinstance(u, tuple):
+        return [x_share + h_share for x_share, h_share in zip(u, dots(h, *Us), strict=True)]
+    joint = jnp.concatenate([jnp.concatenate(Ws, -1), jnp.concatenate(Us, -1)])
+    parts = jnp.split(dot(jnp.concatenate([u, h], -1), joint), len(affines), -1)
+    return [part if b is None else part + b for part, b in zip(parts, bs, strict=True)]
 
 
 def affine_dot(

@@ -17,14 +17,14 @@ line it names. All but h̄ and s̄ is known for every t before the reverse scan 
 """
 
 from functools import cache
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from gru_jax.bptt.cell import Cell
-from gru_jax.bptt.linalg import affine, affine_dot, bias_sum, dot, dot_sum, dots, outer_sum
+from gru_jax.bptt.linalg import Affine, affine, affine_dot, bias_sum, dot, dot_sum, outer_sum, pre_activations, projected
 from gru_jax.cells.gru_reset_after import gru_reset_after
 from gru_jax.cells.letters import check_for, initializer_for
 
@@ -45,8 +45,15 @@ class GRUParams(NamedTuple):
     b_h: Float[Array, " H"] | None
 
 
+class Projected(NamedTuple):
+    """The input's share of the pre-activations."""
+
+    z_r: Any  # from `projected`
+    g: Steps
+
+
 class Gates(NamedTuple):
-    """One value per gate: z, r and g themselves, or the input's share of their pre-activations."""
+    """The values of a step: update gate, reset gate, candidate."""
 
     z: Steps
     r: Steps
@@ -63,17 +70,22 @@ class Coefficients(NamedTuple):
     a_r: Steps  # h₋ r (1 − r)       s̄ → a_r
 
 
-def project(params: GRUParams, xs: Float[Array, "*t_b D"]) -> Gates:
+def z_and_r(params: GRUParams) -> tuple[Affine, Affine]:
+    """(F1) and (F2) without σ."""
+    p = params
+    return Affine(p.W_z, p.U_z, p.b_z), Affine(p.W_r, p.U_r, p.b_r)
+
+
+def project(params: GRUParams, xs: Float[Array, "*t_b D"]) -> Projected:
     """The input's share of the pre-activations, for all t: x W + b."""
-    W_z, _, b_z, W_r, _, b_r, W_h, _, b_h = params
-    return Gates(z=affine(xs, W_z, b_z), r=affine(xs, W_r, b_r), g=affine(xs, W_h, b_h))
+    return Projected(z_r=projected(xs, *z_and_r(params)), g=affine(xs, params.W_h, params.b_h))
 
 
-def gates(params: GRUParams, u: Gates, h: Steps) -> Gates:
+def gates(params: GRUParams, u: Projected, h: Steps) -> Gates:
     """(F1) to (F3): the values of a step, or of all steps."""
-    z_h, r_h = dots(h, params.U_z, params.U_r)
-    z = jax.nn.sigmoid(u.z + z_h)  # (F1)
-    r = jax.nn.sigmoid(u.r + r_h)  # (F2)
+    z_pre, r_pre = pre_activations(u.z_r, h, *z_and_r(params))
+    z = jax.nn.sigmoid(z_pre)  # (F1)
+    r = jax.nn.sigmoid(r_pre)  # (F2)
     g = jnp.tanh(u.g + dot(r * h, params.U_h))  # (F3)
     return Gates(z, r, g)
 

@@ -16,14 +16,14 @@ output is h.
 """
 
 from functools import cache
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from gru_jax.bptt.cell import Cell
-from gru_jax.bptt.linalg import affine, affine_dot, bias_sum, dot, dot_sum, dots, outer_sum
+from gru_jax.bptt.linalg import Affine, affine_dot, bias_sum, dot, dot_sum, outer_sum, pre_activations, projected
 from gru_jax.cells.letters import check_for, initializer_for
 
 Steps = Float[Array, "*t_b H"]
@@ -57,15 +57,6 @@ class LSTMState(NamedTuple):
     c: Steps
 
 
-class Projected(NamedTuple):
-    """The input's share of each pre-activation."""
-
-    i: Steps
-    f: Steps
-    g: Steps
-    o: Steps
-
-
 class Gates(NamedTuple):
     """The values of a step: input and forget gate, candidate, memory, output gate."""
 
@@ -87,21 +78,26 @@ class Coefficients(NamedTuple):
     keep: Steps  # f                 c̄ → c̄₋
 
 
-def project(params: LSTMParams, xs: Float[Array, "*t_b D"]) -> Projected:
+def affines(params: LSTMParams) -> tuple[Affine, ...]:
+    """The pre-activations of i, f, g and o without peepholes."""
+    W_i, U_i, b_i, W_f, U_f, b_f, W_g, U_g, b_g, W_o, U_o, b_o, *_ = params
+    return Affine(W_i, U_i, b_i), Affine(W_f, U_f, b_f), Affine(W_g, U_g, b_g), Affine(W_o, U_o, b_o)
+
+
+def project(params: LSTMParams, xs: Float[Array, "*t_b D"]) -> Any:
     """The input's share of the pre-activations, for all t: x W + b."""
-    W_i, _, b_i, W_f, _, b_f, W_g, _, b_g, W_o, _, b_o, *_ = params
-    return Projected(i=affine(xs, W_i, b_i), f=affine(xs, W_f, b_f), g=affine(xs, W_g, b_g), o=affine(xs, W_o, b_o))
+    return projected(xs, *affines(params))
 
 
-def gates(params: LSTMParams, u: Projected, state: LSTMState) -> Gates:
-    """(F1) to (F3): the values of a step, or of all steps."""
+def gates(params: LSTMParams, u: Any, state: LSTMState) -> Gates:
+    """(F1) to (F3): the values of a step, or of all steps. `u` is from `project`."""
     h, c = state
-    i_h, f_h, g_h, o_h = dots(h, params.U_i, params.U_f, params.U_g, params.U_o)
-    i = jax.nn.sigmoid(u.i + i_h + _peep(c, params.p_i))  # (F1)
-    f = jax.nn.sigmoid(u.f + f_h + _peep(c, params.p_f))  # (F1)
-    g = jnp.tanh(u.g + g_h)  # (F1)
+    i_pre, f_pre, g_pre, o_pre = pre_activations(u, h, *affines(params))
+    i = jax.nn.sigmoid(i_pre + _peep(c, params.p_i))  # (F1)
+    f = jax.nn.sigmoid(f_pre + _peep(c, params.p_f))  # (F1)
+    g = jnp.tanh(g_pre)  # (F1)
     c = f * c + i * g  # (F2)
-    o = jax.nn.sigmoid(u.o + o_h + _peep(c, params.p_o))  # (F3)
+    o = jax.nn.sigmoid(o_pre + _peep(c, params.p_o))  # (F3)
     return Gates(i, f, g, c, o)
 
 

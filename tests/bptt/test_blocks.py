@@ -156,11 +156,17 @@ def test_a_block_has_the_rows_that_are_documented(steps, sequences, units, fewes
         (("states", None), 100_000, 1, 128, "last", ("states", 500)),
         (("auto", None), 100, 1, 128, "last", ("states", 100)),
         (("auto", 7), 100, 1, 300, "last", ("starts", 7)),
-        (("auto", None), 48, 32, 16, "all", ("gates", 48)),
-        (("auto", None), 48, 32, 16, "last", ("gates", 48)),
-        (("auto", None), 49, 32, 16, "all", ("states", 49)),
-        (("auto", None), 48, 32, 15, "all", ("states", 48)),
-        (("states", None), 48, 32, 16, "all", ("states", 48)),
+        (("auto", None), 64, 64, 64, "all", ("gates", 64)),
+        (("auto", None), 64, 64, 64, "last", ("gates", 64)),
+        (("auto", None), 65, 64, 64, "all", ("states", 13)),
+        (("auto", None), 65, 64, 64, "last", ("starts", 13)),
+        (("auto", 13), 64, 64, 64, "all", ("states", 13)),
+        (("gates", None), 64, 64, 64, "all", ("gates", 64)),
+        (("states", None), 64, 64, 64, "all", ("states", 16)),
+        (("auto", None), 8_192, 2, 16, "all", ("states", 8_192)),
+        (("auto", None), 512, 2, 256, "all", ("gates", 512)),
+        (("auto", None), 100, 32, 16, "all", ("gates", 100)),
+        (("auto", None), 100, 31, 16, "all", ("states", 100)),
     ],
 )
 def test_what_auto_stands_for(asked, steps, sequences, units, outputs, expected):
@@ -174,12 +180,36 @@ def test_products_are_side_by_side_up_to_a_size(rows, units, products):
     assert str(program).count("dot_general") == products
 
 
+@pytest.mark.parametrize(
+    ("inputs", "units", "dtype", "products"), [(24, 40, "float32", 1), (25, 40, "float32", 3), (24, 40, "bfloat16", 3)]
+)
+def test_the_products_of_input_and_state_are_one_up_to_a_size(inputs, units, dtype, products):
+    """Three: of x by each of the weights, and of h by both."""
+    of = lambda *shape: jax.ShapeDtypeStruct(shape, dtype)
+    gate = linalg.Affine(of(inputs, units), of(units, units), of(units))
+    by_product = lambda x, h, *gates: linalg.pre_activations(linalg.projected(x, *gates), h, *gates)
+    program = jax.make_jaxpr(by_product)(of(7, inputs), of(7, units), gate, gate)
+    assert str(program).count("dot_general") == products
+
+
+@pytest.mark.parametrize("cell", [gj.gru(), gj.lstm(peephole=True)], ids=lambda cell: cell.name)
+@pytest.mark.parametrize("derivative", ["adjoint", "both"])
+def test_products_of_input_and_state_apart_are_the_joint_one(cell, derivative, needs_x64, monkeypatch):
+    """What is chosen for larger cells, and in half precision, at the sizes of these tests."""
+    p = problem(cell)
+    expected = gradients(partial(scan_of_step, cell), p)
+    monkeypatch.setattr(linalg, "JOINT_UP_TO", 0)
+    assert_close(gradients(partial(gj.unroll, cell, derivative=derivative), p), expected)
+    assert_close(gradients(partial(scan_of_step, cell), p), expected)
+
+
 @pytest.mark.parametrize("cell", [gj.gru(), gj.gru(reset_after=True), gj.lstm(peephole=True)], ids=lambda cell: cell.name)
 def test_products_by_gate_are_those_side_by_side(cell, needs_x64, monkeypatch):
     """What is chosen beyond 128 units, at the sizes of these tests; and, once, beyond 128 units."""
     p = problem(cell)
     expected = gradients(partial(scan_of_step, cell), p)
     monkeypatch.setattr(linalg, "WIDE_UP_TO", 0)
+    monkeypatch.setattr(linalg, "JOINT_UP_TO", 0)
     assert_close(gradients(partial(gj.unroll, cell), p), expected)
     assert_close(gradients(partial(scan_of_step, cell), p), expected)
     large = problem(cell, hidden_size=131, steps=3)

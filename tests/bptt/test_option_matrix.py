@@ -9,6 +9,7 @@ import pytest
 from allpairspy import AllPairs
 
 import gru_jax as gj
+from gru_jax.bptt import linalg
 from tests.bptt.test_when import LENGTHS, MASK, RESETS, reset_state_of
 from tests.problems import CELLS, B, D, H, T, assert_close, errors, gradients, problem, scan_of_step, tolerance
 
@@ -27,6 +28,7 @@ OPTIONS = {
     "bias": [True, False],
     "residuals": ["auto", "states", "gates"],
     "block_size": [None, 1, 3, T - 1],  # chosen: all at once; one step; with a shorter last one; with a last one of one step
+    "products": ["joint", "apart"],  # [x, h] [W; U] in the loop, or x W before it and h U in it
 }
 CASES = [dict(zip(OPTIONS, case, strict=True)) for case in AllPairs(list(OPTIONS.values()))]
 
@@ -37,7 +39,7 @@ def test_the_cases_hold_every_pair():
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: "-".join(map(str, case.values())))
-def test_values_and_gradients_equal_autodiff_of_the_plain_scan(case, needs_x64):
+def test_values_and_gradients_equal_autodiff_of_the_plain_scan(case, needs_x64, monkeypatch):
     cell, dtype = CELLS[case["cell"]], jnp.dtype(case["dtype"])
     tested = cell._replace(coefficients=None, pull=None, collect=None) if case["derivative"] == "local" else cell
     p = problem(cell, dtype=dtype, bias=case["bias"])
@@ -64,7 +66,9 @@ def test_values_and_gradients_equal_autodiff_of_the_plain_scan(case, needs_x64):
         params, reset_state = given
         return scan_of_step(cell, params, xs, h0, reset_state=reset_state, **options, **when)
 
-    result = jax.jit(partial(gradients, measured))(p)
+    with monkeypatch.context() as patch:
+        patch.setattr(linalg, "JOINT_UP_TO", D + H if case["products"] == "joint" else 0)
+        result = jax.jit(partial(gradients, measured))(p)
     assert {leaf.dtype for leaf in jax.tree.leaves(result)} == {dtype}
     autodiff = jax.jit(partial(gradients, oracle))
     if dtype == jnp.float64:

@@ -4,10 +4,17 @@ import jax
 import jax.numpy as jnp
 import pytest
 
+from gru_jax.bptt import linalg
 from gru_jax.bptt.linalg import bias_sum, outer_sum, transposed
-from tests.problems import SEEDS, B, T, assert_close, every_cell, normal_like, problem
+from tests.problems import SEEDS, B, D, H, T, assert_close, every_cell, normal_like, problem
 
 pytestmark = pytest.mark.derivative
+
+
+@pytest.fixture(params=[D + H, 0], ids=["joint", "apart"], autouse=True)
+def products(request, monkeypatch):
+    """[x, h] [W; U] in the loop, or x W before it and h U in it."""
+    monkeypatch.setattr(linalg, "JOINT_UP_TO", request.param)
 
 
 def at_random_states(cell, seed):
