@@ -72,7 +72,7 @@ SMALL = 2**18  # states: a sequence of them is 1 MiB in float32
 def chosen(residuals: str, block_size: int | None, outputs: str, xs: jax.Array, h0: jax.Array) -> tuple[str, int]:
     """What `residuals="auto"` and `block_size=None` stand for, by the shapes.
 
-    A small sequence is one block: it fits into a cache, and blocks cost up to a third of its time. Up to 128 units blocks of three
+    A small sequence is one block: it fits into a cache, and blocks cost up to a quarter of its time. Up to 128 units blocks of three
     times as many rows as beyond are up to a tenth faster. Neither where "states" is asked for by name, which asks for little memory.
 
     `outputs="last"` in several blocks keeps the state that each starts from ("starts") and runs the block once more. Else the states

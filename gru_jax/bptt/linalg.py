@@ -29,6 +29,9 @@ class Affine(NamedTuple):
     b: Float[Array, " H"] | None
 
 
+InputShares = tuple[Array, ...] | Array  # x W + b of each pre-activation, or x itself: from `projected`
+
+
 def dot(x: Float[Array, "*t_b K"], W: Float[Array, "K H"]) -> Float[Array, "*t_b H"]:
     """x W."""
     return jnp.matmul(x.astype(W.dtype), W, preferred_element_type=sum_dtype(x)).astype(x.dtype)
@@ -61,16 +64,16 @@ def affine(x: Float[Array, "*t_b D"], W: Float[Array, "D H"], b: Float[Array, " 
     return dot(x, W) if b is None else dot(x, W) + b
 
 
-def projected(x: Float[Array, "*t_b D"], *affines: Affine) -> Any:
-    """What `pre_activations` needs of x, for all t: a tuple of x W + b of each; or x itself, for a small cell in at least float32
-    (in half precision for the reason that `dot_sum` has)."""
+def projected(x: Float[Array, "*t_b D"], *affines: Affine) -> InputShares:
+    """What `pre_activations` needs of x, for all t: x W + b of each; for a small cell x itself, which is joined to h in the loop.
+    Not in half precision, for the reason that `dot_sum` has."""
     W = affines[0].W
     if sum(W.shape) <= JOINT_UP_TO and jnp.finfo(W.dtype).bits >= 32:
         return x
     return tuple(affine(x, W, b) for W, _, b in affines)
 
 
-def pre_activations(u: Any, h: Float[Array, "*t_b H"], *affines: Affine) -> list[Float[Array, "*t_b H"]]:
+def pre_activations(u: InputShares, h: Float[Array, "*t_b H"], *affines: Affine) -> list[Float[Array, "*t_b H"]]:
     """x W + h U + b of each, where u is their `projected` x: by `dots` of h, or where u is x by one matmul, [x, h] [W; U]."""
     Ws, Us, bs = zip(*affines, strict=True)
     if isinstance(u, tuple):

@@ -17,14 +17,25 @@ line it names. All but h̄ and s̄ is known for every t before the reverse scan 
 """
 
 from functools import cache
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from gru_jax.bptt.cell import Cell
-from gru_jax.bptt.linalg import Affine, affine, affine_dot, bias_sum, dot, dot_sum, outer_sum, pre_activations, projected
+from gru_jax.bptt.linalg import (
+    Affine,
+    InputShares,
+    affine,
+    affine_dot,
+    bias_sum,
+    dot,
+    dot_sum,
+    outer_sum,
+    pre_activations,
+    projected,
+)
 from gru_jax.cells.gru_reset_after import gru_reset_after
 from gru_jax.cells.letters import check_for, initializer_for
 
@@ -48,7 +59,7 @@ class GRUParams(NamedTuple):
 class Projected(NamedTuple):
     """The input's share of the pre-activations."""
 
-    z_r: Any  # from `projected`
+    z_r: InputShares
     g: Steps
 
 
@@ -72,8 +83,7 @@ class Coefficients(NamedTuple):
 
 def z_and_r(params: GRUParams) -> tuple[Affine, Affine]:
     """(F1) and (F2) without σ."""
-    p = params
-    return Affine(p.W_z, p.U_z, p.b_z), Affine(p.W_r, p.U_r, p.b_r)
+    return Affine(params.W_z, params.U_z, params.b_z), Affine(params.W_r, params.U_r, params.b_r)
 
 
 def project(params: GRUParams, xs: Float[Array, "*t_b D"]) -> Projected:

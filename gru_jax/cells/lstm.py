@@ -16,14 +16,24 @@ output is h.
 """
 
 from functools import cache
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from gru_jax.bptt.cell import Cell
-from gru_jax.bptt.linalg import Affine, affine_dot, bias_sum, dot, dot_sum, outer_sum, pre_activations, projected
+from gru_jax.bptt.linalg import (
+    Affine,
+    InputShares,
+    affine_dot,
+    bias_sum,
+    dot,
+    dot_sum,
+    outer_sum,
+    pre_activations,
+    projected,
+)
 from gru_jax.cells.letters import check_for, initializer_for
 
 Steps = Float[Array, "*t_b H"]
@@ -84,13 +94,13 @@ def affines(params: LSTMParams) -> tuple[Affine, ...]:
     return Affine(W_i, U_i, b_i), Affine(W_f, U_f, b_f), Affine(W_g, U_g, b_g), Affine(W_o, U_o, b_o)
 
 
-def project(params: LSTMParams, xs: Float[Array, "*t_b D"]) -> Any:
+def project(params: LSTMParams, xs: Float[Array, "*t_b D"]) -> InputShares:
     """The input's share of the pre-activations, for all t: x W + b."""
     return projected(xs, *affines(params))
 
 
-def gates(params: LSTMParams, u: Any, state: LSTMState) -> Gates:
-    """(F1) to (F3): the values of a step, or of all steps. `u` is from `project`."""
+def gates(params: LSTMParams, u: InputShares, state: LSTMState) -> Gates:
+    """(F1) to (F3): the values of a step, or of all steps."""
     h, c = state
     i_pre, f_pre, g_pre, o_pre = pre_activations(u, h, *affines(params))
     i = jax.nn.sigmoid(i_pre + _peep(c, params.p_i))  # (F1)
