@@ -57,6 +57,7 @@ TINY = [
     (20, 32, 16, 16),
     (2000, 1, 4, 16),
 ]
+BATCHED = [(50, 128, 16, 16), (100, 64, 16, 32), (300, 32, 8, 32), (100, 128, 32, 64)]  # many sequences, few units
 BEYOND = {
     "T": [(10, 16, 32, 64), (100, 16, 32, 64), (1_000, 16, 32, 64), (10_000, 16, 32, 64), (20_000, 16, 32, 64)],
     "B": [(100, 1, 64, 128), (100, 8, 64, 128), (100, 64, 64, 128), (100, 512, 64, 128)],
@@ -131,7 +132,7 @@ def shapes_of(texts: tuple[str, ...]) -> list[Shape]:
 def main_table(options: BenchmarkOptions, rounds: int, rate: float) -> list[dict[str, Any]]:
     """Every cell on every shape; the tables' rows."""
     given = shapes_of(options.shapes)
-    groups = {"given": given} if given else {"larger": LARGER, "tiny": TINY}
+    groups = {"given": given} if given else {"larger": LARGER, "tiny": TINY, "batched": BATCHED}
     if options.quick and not given:
         groups = {"tiny": [(20, 4, 8, 16)]}
     cases = []
@@ -167,25 +168,26 @@ def growth(options: BenchmarkOptions, rounds: int, rate: float) -> dict[str, lis
 
 
 def other_passes(options: BenchmarkOptions, rounds: int) -> list[dict[str, Any]]:
-    """The loss alone, and the gradient by weights and inputs."""
+    """The loss alone, of the gated cells, and the gradient by weights and inputs."""
     cases = []
+    of = [("forward", name) for name in (AFTER, "GRU", "LSTM")[: 1 if options.quick else None]] + [
+        ("weights and inputs", AFTER)
+    ]
     for shape in map(lambda sizes: Shape(*sizes), [(20, 4, 8, 16)] if options.quick else LARGER):
-        problem = posed(CELLS[AFTER], shape, options.seed)
-        peers = options.peers[: 1 if options.quick else None]
-        candidates = candidates_of(problem, peers, residuals=False, checkpointed=False)
-        makers: dict[str, Any] = {"forward": forward_program, "weights and inputs": partial(gradient_program, argnums=(0, 1))}
-        for what, make in makers.items():
+        for what, cell in of:
+            problem = posed(CELLS[cell], shape, options.seed)
+            peers = options.peers[: 1 if options.quick else None]
+            candidates = candidates_of(problem, peers, residuals=False, checkpointed=False)
+            make: Any = forward_program if what == "forward" else partial(gradient_program, argnums=(0, 1))
             programs = {name: make(candidate, problem) for name, candidate in candidates.items()}
+            made = {name: program.call(*program.arguments) for name, program in programs.items()}
             if what == "forward":
-                losses = np.array([program.call(*program.arguments) for program in programs.values()])
-                assert np.ptp(losses) < 1e-3 * problem.weights.size**0.5, losses
+                assert np.ptp(np.array(list(made.values()))) < 1e-3 * problem.weights.size**0.5, made
             else:
-                made = {name: program.call(*program.arguments) for name, program in programs.items()}
                 differences = [difference_of_both(candidates[name], both, made["autodiff"]) for name, both in made.items()]
                 assert np.max(differences) < 1e-3, dict(zip(made, differences, strict=True))
-            case = {"group": what, "cell": AFTER, "shape": shape, "measured": interleaved(programs, rounds)}
-            cases.append(case)
-            print(report.line(case), flush=True)
+            cases.append({"group": what, "cell": cell, "shape": shape, "measured": interleaved(programs, rounds)})
+            print(report.line(cases[-1]), flush=True)
     return cases
 
 

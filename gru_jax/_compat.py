@@ -102,6 +102,11 @@ def replicated(*summed: jax.Array) -> PartitionSpec | None:
     return PartitionSpec() if any(any(_explicit_spec(x)[:-1]) for x in summed) else None
 
 
+def explicitly_sharded(*arrays: jax.Array) -> bool:
+    """Whether one of them is sharded over Explicit mesh axes: `concatenate` and others then want the same of all."""
+    return any(any(_explicit_spec(x)) for x in arrays)
+
+
 def _varying_axes(x: Any) -> frozenset[str]:
     return jax.typeof(x).manual_axis_type.varying
 

@@ -28,6 +28,7 @@ CELLS = {
     "lstm": gj.lstm(),
     "lstm_peephole": gj.lstm(peephole=True),
 }
+JOINT = ("gru", "lstm", "lstm_peephole")  # cells whose small sizes take [x, h] [W; U] in one product
 GATED = ("gru", "gru_reset_after", "lstm", "lstm_peephole")
 
 every_cell = pytest.mark.parametrize("cell", CELLS.values(), ids=CELLS.keys())

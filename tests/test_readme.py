@@ -175,7 +175,11 @@ def figures_of_the_benchmark():
     for axis in "TBH":
         figures[f"over {axis}"] = ", ".join(f"{value:.2f}" for value in found[f"over {axis}, fastest_over_ours"])
     figures["bfloat16"] = f"{found['over bfloat16, fastest_over_ours'][0]:.2f}"
-    figures["passes"] = "; ".join(pair(found[f"{what}, fastest_over_ours"]) for what in ("forward", "weights and inputs"))
+    figures["batched"] = "; ".join(
+        pair(found[f"batched, {cell}"]["fastest_over_ours"]) for cell in (after, before, "LSTM", "tanh RNN")
+    )
+    figures["forward"] = "; ".join(pair(found[f"forward, {cell}, fastest_over_ours"]) for cell in (after, before, "LSTM"))
+    figures["inputs"] = pair(found[f"weights and inputs, {after}, fastest_over_ours"])
     figures["devices"] = "; ".join(
         (pair(found["devices, shard_map"]["fastest_over_ours"]), pair(found["devices, Auto jit"]["autodiff_over_ours"]))
     )

@@ -90,8 +90,9 @@ def summary(results: dict[str, Any]) -> dict[str, Any]:
     ratio = lambda case: round(fastest(case["measured"]) / case["measured"]["ours"]["ms"], 3)
     for axis, cases in results.get("growth", {}).items():
         found[f"over {axis}, fastest_over_ours"] = [ratio(case) for case in cases]
-    for what in dict.fromkeys(case["group"] for case in results.get("passes", [])):
-        found[f"{what}, fastest_over_ours"] = over([ratio(case) for case in results["passes"] if case["group"] == what])
+    for what, cell in dict.fromkeys((case["group"], case["cell"]) for case in results.get("passes", [])):
+        chosen = [case for case in results["passes"] if (case["group"], case["cell"]) == (what, cell)]
+        found[f"{what}, {cell}, fastest_over_ours"] = over([ratio(case) for case in chosen])
     if results.get("devices"):
         found |= {f"devices, {way}": of_devices(results["devices"], way) for way in ("shard_map", "Auto jit")}
     for kind, programs in results.get("around", {}).items():

@@ -67,6 +67,7 @@ def scan_blocks(
 # measured on two cores (experiments.benchmark), like the other sizes here
 ROWS = 1_536  # of time times batch
 SMALL = 2**18  # states: a sequence of them is 1 MiB in float32
+LONG = 4_096  # steps: jaxlib 0.11.1 takes a time quadratic in them where a step has fewer than 64 states (test_jaxlib_bugs.py)
 
 
 def chosen(residuals: str, block_size: int | None, outputs: str, xs: jax.Array, h0: jax.Array) -> tuple[str, int]:
@@ -80,7 +81,7 @@ def chosen(residuals: str, block_size: int | None, outputs: str, xs: jax.Array, 
     units on for the matmuls, and for a small sequence where a step has enough states that storing them is cheap.
     """
     steps, sequences, units = xs.shape[0], math.prod(h0.shape[:-1]), h0.shape[-1]
-    small = steps * sequences * units <= SMALL
+    small = steps * sequences * units <= SMALL and steps <= LONG
     if block_size is None:
         # a sum over a sharded batch is reduced over the devices of an Explicit mesh at once, which should happen once
         whole = replicated(xs) is not None or (small and residuals != "states")

@@ -6,6 +6,8 @@
 | tangent | `drive`                                         | `push`                                   |
 | adjoint | `collect`                                       | `pull`                                   |
 
+(Where that is faster, a small GRU or LSTM leaves the input's products to the loop as well: `linalg.prepared`.)
+
 `push` and `pull` are transposes of each other, `drive` and `collect` too, and the tangent row is the derivative of the value
 row: each piece can be proven by itself (tests/cells/test_rows.py does).
 """
@@ -35,7 +37,8 @@ class Cell(NamedTuple):
     Attributes:
         init: `init(key, input_size, hidden_size, **options) -> params`; params is a pytree of floating-point arrays of one
             dtype, for preference a NamedTuple with one array per gate.
-        project: `project(params, xs) -> us`: the part of the pre-activations that needs no state, any pytree.
+        project: `project(params, xs) -> us`: the part of the pre-activations that needs no state, any pytree. Only `gates` of the
+            same cell reads it: replace both or none (a small GRU's or LSTM's is the input itself, see `linalg.prepared`).
         gates: `gates(params, u, h) -> g`: every value of the step that the adjoint needs, any pytree.
         update: `update(g, h) -> h`: the new state, of the same structure, shapes and dtypes as `h`.
         coefficients: `coefficients(g, h_prev) -> k`: what the linearised step needs of the values; elementwise.

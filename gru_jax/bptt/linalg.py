@@ -12,12 +12,13 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from gru_jax._compat import replicated
+from gru_jax._compat import explicitly_sharded, replicated
 
 # units; beyond, on a CPU, putting operands side by side costs what one matmul saves; experiments.benchmark measures it
 WIDE_UP_TO = 128
 
-# inputs and units together; up to here, on a CPU, [x, h] [W; U] in the loop takes less time than x W before it and h U in it
+# inputs and units together; up to here a GRU or an LSTM is small: on a CPU [x, h] [W; U] in the loop takes it less time than x W
+# before the loop and h U in it
 JOINT_UP_TO = 64
 
 
@@ -29,7 +30,13 @@ class Affine(NamedTuple):
     b: Float[Array, " H"] | None
 
 
-InputShares = tuple[Array, ...] | Array  # x W + b of each pre-activation, or x itself: from `projected`
+class Unprojected(NamedTuple):
+    """The input of a small cell, which `pre_activations` joins to h."""
+
+    x: Float[Array, "*t_b D"]
+
+
+Prepared = list[Array] | Unprojected  # x W + b of each pre-activation; or x itself
 
 
 def dot(x: Float[Array, "*t_b K"], W: Float[Array, "K H"]) -> Float[Array, "*t_b H"]:
@@ -64,23 +71,28 @@ def affine(x: Float[Array, "*t_b D"], W: Float[Array, "D H"], b: Float[Array, " 
     return dot(x, W) if b is None else dot(x, W) + b
 
 
-def projected(x: Float[Array, "*t_b D"], *affines: Affine) -> InputShares:
-    """What `pre_activations` needs of x, for all t: x W + b of each; for a small cell x itself, which is joined to h in the loop.
-    Not in half precision, for the reason that `dot_sum` has."""
+def prepared(x: Float[Array, "*t_b D"], *affines: Affine) -> Prepared:
+    """What the `pre_activations` of a GRU or an LSTM need of x, for all t: x W + b of each; x itself if the cell is small. Not in
+    half precision, for the reason that `dot_sum` has."""
     W = affines[0].W
-    if sum(W.shape) <= JOINT_UP_TO and jnp.finfo(W.dtype).bits >= 32:
-        return x
-    return tuple(affine(x, W, b) for W, _, b in affines)
+    if sum(W.shape) <= JOINT_UP_TO and jnp.finfo(W.dtype).bits >= 32 and not explicitly_sharded(x):
+        return Unprojected(x)
+    return _shares(x, affines)
 
 
-def pre_activations(u: InputShares, h: Float[Array, "*t_b H"], *affines: Affine) -> list[Float[Array, "*t_b H"]]:
-    """x W + h U + b of each, where u is their `projected` x: by `dots` of h, or where u is x by one matmul, [x, h] [W; U]."""
+def pre_activations(u: Prepared, h: Float[Array, "*t_b H"], *affines: Affine) -> list[Float[Array, "*t_b H"]]:
+    """x W + h U + b of each, where u is their `prepared` x: by `dots` of h; or by one matmul, [x, h] [W; U]."""
     Ws, Us, bs = zip(*affines, strict=True)
-    if isinstance(u, tuple):
-        return [x_share + h_share for x_share, h_share in zip(u, dots(h, *Us), strict=True)]
-    joint = jnp.concatenate([jnp.concatenate(Ws, -1), jnp.concatenate(Us, -1)])
-    parts = jnp.split(dot(jnp.concatenate([u, h], -1), joint), len(affines), -1)
-    return [part if b is None else part + b for part, b in zip(parts, bs, strict=True)]
+    if isinstance(u, Unprojected) and not explicitly_sharded(h, *Ws, *Us):
+        joint = jnp.concatenate([jnp.concatenate(Ws, -1), jnp.concatenate(Us, -1)])
+        parts = jnp.split(dot(jnp.concatenate([u.x, h], -1), joint), len(affines), -1)
+        return [part if b is None else part + b for part, b in zip(parts, bs, strict=True)]
+    shares = _shares(u.x, affines) if isinstance(u, Unprojected) else u
+    return [x_share + h_share for x_share, h_share in zip(shares, dots(h, *Us), strict=True)]
+
+
+def _shares(x: Float[Array, "*t_b D"], affines: tuple[Affine, ...]) -> list[Float[Array, "*t_b H"]]:
+    return [affine(x, W, b) for W, _, b in affines]
 
 
 def affine_dot(

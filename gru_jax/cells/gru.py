@@ -26,7 +26,7 @@ from jaxtyping import Array, Float
 from gru_jax.bptt.cell import Cell
 from gru_jax.bptt.linalg import (
     Affine,
-    InputShares,
+    Prepared,
     affine,
     affine_dot,
     bias_sum,
@@ -34,7 +34,7 @@ from gru_jax.bptt.linalg import (
     dot_sum,
     outer_sum,
     pre_activations,
-    projected,
+    prepared,
 )
 from gru_jax.cells.gru_reset_after import gru_reset_after
 from gru_jax.cells.letters import check_for, initializer_for
@@ -57,10 +57,10 @@ class GRUParams(NamedTuple):
 
 
 class Projected(NamedTuple):
-    """The input's share of the pre-activations."""
+    """What the pre-activations need of the input."""
 
-    z_r: InputShares
-    g: Steps
+    z_r: Prepared
+    g: Steps  # x W_h + b_h
 
 
 class Gates(NamedTuple):
@@ -87,8 +87,8 @@ def z_and_r(params: GRUParams) -> tuple[Affine, Affine]:
 
 
 def project(params: GRUParams, xs: Float[Array, "*t_b D"]) -> Projected:
-    """The input's share of the pre-activations, for all t: x W + b."""
-    return Projected(z_r=projected(xs, *z_and_r(params)), g=affine(xs, params.W_h, params.b_h))
+    """What the pre-activations need of the input, for all t: x W + b, or x itself (see `prepared`)."""
+    return Projected(z_r=prepared(xs, *z_and_r(params)), g=affine(xs, params.W_h, params.b_h))
 
 
 def gates(params: GRUParams, u: Projected, h: Steps) -> Gates:

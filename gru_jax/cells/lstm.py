@@ -25,14 +25,14 @@ from jaxtyping import Array, Float
 from gru_jax.bptt.cell import Cell
 from gru_jax.bptt.linalg import (
     Affine,
-    InputShares,
+    Prepared,
     affine_dot,
     bias_sum,
     dot,
     dot_sum,
     outer_sum,
     pre_activations,
-    projected,
+    prepared,
 )
 from gru_jax.cells.letters import check_for, initializer_for
 
@@ -94,12 +94,12 @@ def affines(params: LSTMParams) -> tuple[Affine, ...]:
     return Affine(W_i, U_i, b_i), Affine(W_f, U_f, b_f), Affine(W_g, U_g, b_g), Affine(W_o, U_o, b_o)
 
 
-def project(params: LSTMParams, xs: Float[Array, "*t_b D"]) -> InputShares:
-    """The input's share of the pre-activations, for all t: x W + b."""
-    return projected(xs, *affines(params))
+def project(params: LSTMParams, xs: Float[Array, "*t_b D"]) -> Prepared:
+    """What the pre-activations need of the input, for all t: x W + b, or x itself (see `prepared`)."""
+    return prepared(xs, *affines(params))
 
 
-def gates(params: LSTMParams, u: InputShares, state: LSTMState) -> Gates:
+def gates(params: LSTMParams, u: Prepared, state: LSTMState) -> Gates:
     """(F1) to (F3): the values of a step, or of all steps."""
     h, c = state
     i_pre, f_pre, g_pre, o_pre = pre_activations(u, h, *affines(params))

@@ -20,9 +20,10 @@ from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 import gru_jax as gj
+from gru_jax.bptt import linalg
 
 T, B, D, H = 7, 8, 4, 5
-LONG = 2_000  # steps: blocks are chosen, but not on a mesh of Explicit axes
+LONG = 10_000  # steps: blocks are chosen, but not on a mesh of Explicit axes
 CELLS = {
     "elman": gj.elman(),
     "gru": gj.gru(),
@@ -106,7 +107,23 @@ def difference(tree, reference):
     return max(jax.tree.leaves(jax.tree.map(relative, jax.device_get(tree), jax.device_get(reference))))
 
 
+def steps_of_unlike_shardings(cell):
+    """One step on a mesh of Explicit axes where only the input's batch is sharded, and where only the state's is."""
+    (params, _), data = posed(cell)
+    x, h = data["xs"][0], jax.tree.map(lambda leaf: leaf + 0.5, cell.initial_state(params, B))
+    expected = cell.step(params, h, x)
+    mesh = jax.make_mesh((DEVICES,), ("batch",), axis_types=(AxisType.Explicit,))
+    with jax.set_mesh(mesh):
+        whole, parts = (partial(jax.device_put, device=NamedSharding(mesh, spec)) for spec in (P(), P("batch", None)))
+        params = whole(params)
+        return [
+            difference(cell.step(params, whole(h), parts(x)), expected),
+            difference(cell.step(params, parts(h), whole(x)), expected),
+        ]
+
+
 def main():
+    unlike = {name: steps_of_unlike_shardings(CELLS[name]) for name in ("elman", "gru", "lstm")}
     found = {}
     cases = [("elman", False, "adjoint", None), *((name, True, "adjoint", None) for name in CELLS if name != "elman")]
     cases += [
@@ -115,10 +132,13 @@ def main():
         ("gru", True, "adjoint", 3),
         ("lstm", False, "adjoint", 2),
         ("gru, long", True, "adjoint", None),
+        ("gru, products apart", True, "adjoint", None),
+        ("lstm, products apart", True, "adjoint", None),
     ]
     for label, conditions, derivative, block_size in cases:
-        name, *long = label.split(", ")
-        weights, data = posed(CELLS[name], LONG if long else T)
+        name, _, what = label.partition(", ")
+        linalg.JOINT_UP_TO = 0 if what == "products apart" else D + H  # what larger cells and smaller ones do
+        weights, data = posed(CELLS[name], LONG if what == "long" else T)
         value_and_grad = jax.value_and_grad(partial(loss, CELLS[name], conditions, derivative, block_size))
         expected = jax.jit(value_and_grad)(weights, data)
         for way, program, *args in programs(value_and_grad, weights, data):
@@ -126,7 +146,7 @@ def main():
             blocks = "" if block_size is None else f", blocks of {block_size}"
             case = f"{label}, {derivative}, {'lengths and resets' if conditions else 'plain'}{blocks}, {way}"
             found[case] = {"difference": difference(program(*args), expected), "inside": inside, "outside": outside}
-    print(json.dumps({"devices": jax.device_count(), "found": found}))
+    print(json.dumps({"devices": jax.device_count(), "found": found, "unlike": unlike}))
 
 
 if __name__ == "__main__":

@@ -163,7 +163,9 @@ def test_a_block_has_the_rows_that_are_documented(steps, sequences, units, fewes
         (("auto", 13), 64, 64, 64, "all", ("states", 13)),
         (("gates", None), 64, 64, 64, "all", ("gates", 64)),
         (("states", None), 64, 64, 64, "all", ("states", 16)),
-        (("auto", None), 8_192, 2, 16, "all", ("states", 8_192)),
+        (("auto", None), 4_096, 2, 16, "all", ("states", 4_096)),
+        (("auto", None), 4_097, 1, 16, "all", ("states", 4_097)),
+        (("auto", None), 8_193, 1, 16, "all", ("states", 2_731)),
         (("auto", None), 512, 2, 256, "all", ("gates", 512)),
         (("auto", None), 100, 32, 16, "all", ("gates", 100)),
         (("auto", None), 100, 31, 16, "all", ("states", 100)),
@@ -187,7 +189,7 @@ def test_the_products_of_input_and_state_are_one_up_to_a_size(inputs, units, dty
     """Three: of x by each of the weights, and of h by both."""
     of = lambda *shape: jax.ShapeDtypeStruct(shape, dtype)
     gate = linalg.Affine(of(inputs, units), of(units, units), of(units))
-    by_product = lambda x, h, *gates: linalg.pre_activations(linalg.projected(x, *gates), h, *gates)
+    by_product = lambda x, h, *gates: linalg.pre_activations(linalg.prepared(x, *gates), h, *gates)
     program = jax.make_jaxpr(by_product)(of(7, inputs), of(7, units), gate, gate)
     assert str(program).count("dot_general") == products
 

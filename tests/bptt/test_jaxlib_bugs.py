@@ -29,20 +29,20 @@ def loops(jaxpr, outer=1):
     return found
 
 
-@pytest.mark.parametrize("residuals", ["states", "gates"])
-def test_no_loop_stacks_more_than_a_block_of_small_steps(residuals):
+@pytest.mark.parametrize(("T", "residuals"), [(100_000, "states"), (100_000, "gates"), (100_000, "auto"), (50_000, "auto")])
+def test_no_loop_stacks_more_than_a_block_of_small_steps(T, residuals):
     """jaxlib 0.11.1 writes the whole stacked output of a loop anew at each step where a step's part is below 256 bytes (jax issue
     40101), which makes time quadratic in its length. The loops over steps have the length of a block, and the one over blocks adds a
     block at a time, which is larger."""
-    T, B, D, H = 100_000, 1, 3, 5
+    B, D, H = 1, 3, 5
     params = gj.gru().init(jax.random.key(0), D, H)
     loss = lambda params, xs: jnp.sum(gj.unroll(gj.gru(), params, xs, residuals=residuals)[1] ** 2)
     jaxpr = jax.make_jaxpr(jax.grad(loss, (0, 1)))(params, jnp.zeros((T, B, D))).jaxpr
     found = loops(jaxpr)
     assert len(found) == 4  # blocks and steps, forward and backward
     for length, has_inner, outer in found:
-        assert length * outer >= 20  # blocks, or all steps
-        assert length <= (T / 1000 if has_inner else 4_200)
+        assert length * outer >= 10  # blocks, or all steps
+        assert length <= (T / 1000 if has_inner else 8_192)
     assert {outer * length for length, has_inner, outer in found if not has_inner} == {T}
 
 

@@ -6,27 +6,31 @@ import pytest
 
 from gru_jax.bptt import linalg
 from gru_jax.bptt.linalg import bias_sum, outer_sum, transposed
-from tests.problems import SEEDS, B, D, H, T, assert_close, every_cell, normal_like, problem
+from tests.problems import CELLS, JOINT, SEEDS, B, D, H, T, assert_close, normal_like, problem
 
 pytestmark = pytest.mark.derivative
 
 
-@pytest.fixture(params=[D + H, 0], ids=["joint", "apart"], autouse=True)
-def products(request, monkeypatch):
-    """[x, h] [W; U] in the loop, or x W before it and h U in it."""
-    monkeypatch.setattr(linalg, "JOINT_UP_TO", request.param)
+FORMS = [(name, True) for name in CELLS] + [(name, False) for name in JOINT]
+
+
+@pytest.fixture(params=FORMS, ids=lambda form: form[0] + ("" if form[1] else ", products apart"))
+def cell(request, monkeypatch):
+    """Each of them; GRU and LSTM also as what larger ones do: x W before the loop and h U in it, not [x, h] [W; U]."""
+    name, joint = request.param
+    monkeypatch.setattr(linalg, "JOINT_UP_TO", D + H if joint else 0)
+    return CELLS[name]
 
 
 def at_random_states(cell, seed):
     """Values of a cell at random previous states, all steps independent."""
-    p = problem(cell, seed)
+    p = problem(cell, seed, bias=seed != SEEDS[-1])
     h_prevs = normal_like(jax.random.key(100 + seed), cell.initial_state(p.params, (T, B)))
     h_bars = normal_like(jax.random.key(200 + seed), h_prevs)
     g = cell.gates(p.params, cell.project(p.params, p.xs), h_prevs)
     return p.params, p.xs, h_prevs, h_bars, g, cell.coefficients(g, h_prevs)
 
 
-@every_cell
 def test_pull_is_the_transpose_of_the_step_with_respect_to_the_state(cell):
     for seed in SEEDS:
         params, xs, h_prevs, h_bars, _, k = at_random_states(cell, seed)
@@ -35,7 +39,6 @@ def test_pull_is_the_transpose_of_the_step_with_respect_to_the_state(cell):
         assert_close(cell.pull(transposed(params), k, h_bars), transpose(h_bars)[0])
 
 
-@every_cell
 def test_collect_is_the_transpose_of_all_steps_with_respect_to_params_and_input(cell):
     for seed in SEEDS:
         params, xs, h_prevs, h_bars, g, k = at_random_states(cell, seed)
@@ -45,7 +48,6 @@ def test_collect_is_the_transpose_of_all_steps_with_respect_to_params_and_input(
         assert_close(cell.collect(params, xs, h_prevs, g, k, h_bars), transpose(h_bars))
 
 
-@every_cell
 def test_push_and_drive_are_the_tangents_of_the_step(cell):
     for seed in SEEDS:
         params, xs, h_prevs, _, g, k = at_random_states(cell, seed)
@@ -58,7 +60,6 @@ def test_push_and_drive_are_the_tangents_of_the_step(cell):
         assert_close(cell.drive(params, dots[0], xs, dots[1], h_prevs, g, k), by_rest)
 
 
-@every_cell
 def test_one_step_and_all_steps_at_once_are_the_same_function(cell):
     params, xs, h_prevs, h_bars, g, k = at_random_states(cell, 0)
     one = lambda tree: jax.tree.map(lambda leaf: leaf[2], tree)

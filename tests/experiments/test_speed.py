@@ -145,7 +145,7 @@ def test_the_summary_names_means_and_the_worst():
     assert tiny["fastest_checkpointed_over_states"] == 4.0
     assert tiny["time_over_floor"] == pytest.approx(np.sqrt(2 * 4), rel=1e-3)
     assert found["over T, fastest_over_ours"] == [2.0]
-    assert found["forward, fastest_over_ours"] == {"mean": 3.0, "least": 3.0}
+    assert found["forward, GRU, fastest_over_ours"] == {"mean": 3.0, "least": 3.0}
     assert found["devices, shard_map"]["fastest_over_ours"]["mean"] == 2.0
     assert found["a single step"] == {"Equinox": 1.5}
 
