@@ -7,7 +7,7 @@ where they are kept.
 
 import math
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -66,33 +66,47 @@ def scan_blocks(
 
 # measured on two cores (experiments.benchmark), like the other sizes here
 ROWS = 1_536  # of time times batch
-SMALL = 2**18  # states: a sequence of them is 1 MiB in float32
+SMALL = 2**19  # states: a sequence of fewer is below 2 MiB in float32
 LONG = 4_096  # steps: jaxlib 0.11.1 takes a time quadratic in them where a step has fewer than 64 states (test_jaxlib_bugs.py)
 
 
-def chosen(residuals: str, block_size: int | None, outputs: str, xs: jax.Array, h0: jax.Array) -> tuple[str, int]:
-    """What `residuals="auto"` and `block_size=None` stand for, by the shapes.
+class Chosen(NamedTuple):
+    """What `residuals="auto"` and `block_size=None` stand for."""
 
-    A small sequence is one block: it fits into a cache, and blocks cost up to a quarter of its time. Up to 128 units blocks of three
-    times as many rows as beyond are up to a tenth faster. Neither where "states" is asked for by name, which asks for little memory.
+    residuals: str
+    block_size: int
+    value_block_size: int  # of the forward pass where nothing is differentiated
+
+
+def chosen(residuals: str, block_size: int | None, outputs: str, xs: jax.Array, h0: jax.Array) -> Chosen:
+    """By the shapes; what is asked for stays.
+
+    A small sequence is one block: it fits into a cache, and blocks cost up to a quarter of its time; one twice as large is, where
+    nothing is differentiated. Up to 128 units blocks of three times as many rows as beyond are up to a tenth faster. Neither where
+    "states" is asked for by name, which asks for little memory.
 
     `outputs="last"` in several blocks keeps the state that each starts from ("starts") and runs the block once more. Else the states
     are kept, most of which are the outputs. The gates too, where bringing them back costs more than their memory traffic: from 256
     units on for the matmuls, and for a small sequence where a step has enough states that storing them is cheap.
     """
     steps, sequences, units = xs.shape[0], math.prod(h0.shape[:-1]), h0.shape[-1]
-    small = steps * sequences * units <= SMALL and steps <= LONG
-    if block_size is None:
+    states = steps * sequences * units if steps <= LONG else math.inf
+    lean, whole = residuals == "states", max(steps, 1)
+    if block_size is not None:
+        value_block_size = block_size
+    elif replicated(xs) is not None:
         # a sum over a sharded batch is reduced over the devices of an Explicit mesh at once, which should happen once
-        whole = replicated(xs) is not None or (small and residuals != "states")
-        fewest = 512 if residuals == "states" or units > 128 else ROWS
-        block_size = max(steps, 1) if whole else size_for(steps, sequences, units, fewest, least=math.isqrt(steps) // 4)
+        block_size = value_block_size = whole
+    else:
+        cut = size_for(steps, sequences, units, 512 if lean or units > 128 else ROWS, least=math.isqrt(steps) // 4)
+        block_size = whole if states < SMALL and not lean else cut
+        value_block_size = whole if states < 2 * SMALL and not lean else cut
     if residuals == "auto" and outputs == "last" and block_size < steps:
-        return "starts", block_size
-    if residuals == "auto":
-        short = small and block_size >= steps and sequences * units >= 512
+        residuals = "starts"
+    elif residuals == "auto":
+        short = states < SMALL and block_size >= steps and sequences * units >= 512
         residuals = "gates" if units >= 256 or short else "states"
-    return residuals, block_size
+    return Chosen(residuals, block_size, value_block_size)
 
 
 def size_for(steps: int, sequences: int, units: int, fewest_rows: int, least: int = 4) -> int:

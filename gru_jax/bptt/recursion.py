@@ -41,6 +41,7 @@ class How(NamedTuple):
     compute_dtype: Any = None
     residuals: str = "auto"  # "states", "gates"; after `blocks.chosen` also "starts", and never "auto"
     block_size: int | None = None  # None: by the shapes, as `blocks.chosen` says; all of time at once in the functions here
+    value_block_size: int | None = None  # the same where nothing is differentiated; `blocks.chosen` sets it
 
 
 class Kept(NamedTuple):
@@ -72,7 +73,7 @@ def recursion_ref(cell: Cell, how: How, params: Any, xs: Any, h0: Any, reset_sta
 @partial(jax.custom_vjp, nondiff_argnums=(0, 1))
 def recursion(cell: Cell, how: How, params: Any, xs: Any, h0: Any, reset_state: Any, when: When) -> tuple[Any, Any]:
     """`recursion_ref` with the derived backward pass."""
-    return recursion_ref(cell, how, params, xs, h0, reset_state, when)
+    return recursion_ref(cell, how._replace(block_size=how.value_block_size), params, xs, h0, reset_state, when)
 
 
 def recursion_fwd(

@@ -57,10 +57,12 @@ def run(layer: Any, how: How, derivative: str, params: Any, sequence: Sequence) 
 
 def _recursion(cell: Cell, how: How, derivative: str, params: Any, xs: Any, h0: Any, reset_state: Any, when: When) -> Any:
     """(h_last, outputs), differentiated as `derivative` says."""
-    residuals, block_size = chosen(how.residuals, how.block_size, how.outputs, jax.tree.leaves(xs)[0], jax.tree.leaves(h0)[0])
-    if residuals == "gates" and cell.gates_from_state is not None:
-        residuals = "states"  # which are the gates
-    how = how._replace(residuals=residuals, block_size=block_size if derivative == "adjoint" else None)
+    of_xs, of_h0 = jax.tree.leaves(xs)[0], jax.tree.leaves(h0)[0]
+    how = how._replace(**chosen(how.residuals, how.block_size, how.outputs, of_xs, of_h0)._asdict())
+    if how.residuals == "gates" and cell.gates_from_state is not None:
+        how = how._replace(residuals="states")  # which are the gates
+    if derivative != "adjoint":
+        how = how._replace(block_size=None)
     if derivative == "both" and tangent_row(cell) is not None:
         return recursion_both(cell, how, params, xs, h0, reset_state, when)
     if derivative != "adjoint":
