@@ -88,36 +88,46 @@ def chosen(residuals: str, block_size: int | None, outputs: str, xs: jax.Array, 
     `outputs="last"` in several blocks keeps the state that each starts from ("starts") and runs the block once more. Else the states
     are kept, most of which are the outputs. The gates too, where bringing them back costs more than their memory traffic: from 256
     units on for the matmuls, and for a small sequence where a step has enough states that storing them is cheap.
+
+    In half precision, on a CPU with jaxlib 0.10, the time of a step grows with the loop around it and with the arrays it stacks: so
+    blocks have √T steps, which makes both loops short, and no gates are kept. One block takes up to seven times as long there, and
+    four fifths of the time with jaxlib 0.12.
     """
     steps, sequences, units = xs.shape[0], math.prod(h0.shape[:-1]), h0.shape[-1]
     states = steps * sequences * units if steps <= LONG else math.inf
-    lean, whole = residuals == "states", max(steps, 1)
+    half, whole = h0.dtype.itemsize < 4, max(steps, 1)
+    lean = half or residuals == "states"
     if block_size is not None:
         value_block_size = block_size
     elif replicated(xs) is not None:
         # a sum over a sharded batch is reduced over the devices of an Explicit mesh at once, which should happen once
         block_size = value_block_size = whole
     else:
-        cut = size_for(steps, sequences, units, 512 if lean or units > 128 else ROWS, least=math.isqrt(steps) // 4)
+        fewest = 512 if lean or units > 128 else ROWS
+        root = math.isqrt(steps)
+        cut = even(steps, max(root, 4)) if half else size_for(steps, sequences, units, fewest, least=root // 4)
         block_size = whole if states < SMALL and not lean else cut
         value_block_size = whole if states < 2 * SMALL and not lean else cut
     if residuals == "auto" and outputs == "last" and block_size < steps:
         residuals = "starts"
     elif residuals == "auto":
         short = states < SMALL and block_size >= steps and sequences * units >= 512
-        residuals = "gates" if units >= 256 or short else "states"
+        residuals = "gates" if (units >= 256 or short) and not half else "states"
     return Chosen(residuals, block_size, value_block_size)
 
 
 def size_for(steps: int, sequences: int, units: int, fewest_rows: int, least: int = 4) -> int:
     """A block of about 65,536 states, but `fewest_rows` to 4,096 rows of time times batch, and no fewer rows than units: small enough
-    for a cache, large enough that a weight gradient pays for being added to the sum. A divisor of `steps` if there is one near, so
-    that no block is shorter; no blocks where two of the size aimed at would do.
+    for a cache, large enough that a weight gradient pays for being added to the sum.
 
     `least` is a quarter of √steps: what one block holds, some 16 arrays, then grows as slowly as what all blocks keep.
     """
     rows = max(min(65_536 // max(units, 1), 4_096), fewest_rows, units)
-    size = max(rows // max(sequences, 1), least, 4)
+    return even(steps, max(rows // max(sequences, 1), least, 4))
+
+
+def even(steps: int, size: int) -> int:
+    """About `size`: a divisor of `steps` if there is one near, so that no block is shorter; all of them where two blocks would do."""
     if steps <= 2 * size:
         return max(steps, 1)
     near = [divisor for divisor in range(size // 2 + 1, 2 * size) if steps % divisor == 0]

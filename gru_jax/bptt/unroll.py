@@ -73,7 +73,8 @@ def unroll(
             sequence is one block, and one twice as large where nothing is differentiated; others are cut into blocks of about 65,536
             states, but 512 to 4,096 rows of time times batch and no fewer than H (up to 128 units at least 1,536): into equal ones
             if T has a divisor near, else the last is shorter, which costs a copy of the inputs and of the states. Where `"states"` is
-            asked for, small sequences are cut too, and 512 rows are enough. The axes of `jax.vmap` are not seen: under a large one,
+            asked for, small sequences are cut too, and 512 rows are enough. In half precision, where `"auto"` keeps no gates, blocks
+            have about √T steps. The axes of `jax.vmap` are not seen: under a large one,
             shorter blocks take less memory and can be faster. Neither changes a result beyond rounding; the other derivatives have
             no use for them.
         derivative: `"adjoint"`, the custom VJP with the derived backward pass; `"both"`, derived tangent and backward pass, for

@@ -177,6 +177,22 @@ def test_what_auto_stands_for(asked, steps, sequences, units, outputs, expected)
     assert chosen(*asked, outputs, xs, h0)[:2] == expected
 
 
+@pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16])
+@pytest.mark.parametrize(
+    ("asked", "steps", "units", "outputs", "expected"),
+    [
+        (("auto", None), 400, 8, "all", ("states", 20, 20)),
+        (("auto", None), 401, 512, "all", ("states", 20, 20)),
+        (("auto", None), 100, 8, "last", ("starts", 10, 10)),
+        (("gates", None), 100, 8, "all", ("gates", 10, 10)),
+        (("states", None), 8, 8, "all", ("states", 8, 8)),
+        (("auto", 7), 400, 512, "all", ("states", 7, 7)),
+    ],
+)
+def test_what_auto_stands_for_in_half_precision(asked, steps, units, outputs, expected, dtype):
+    assert chosen(*asked, outputs, jnp.zeros((steps, 64, 2), dtype), jnp.zeros((64, units), dtype)) == expected
+
+
 @pytest.mark.parametrize(
     ("asked", "steps", "sequences", "expected"),
     [
