@@ -64,7 +64,7 @@ def scan_blocks(
     )
 
 
-# measured on two cores (experiments.benchmark), like the other sizes here
+# swept by hand on two cores, like the other sizes here; experiments.benchmark measures what comes of them
 ROWS = 1_536  # of time times batch
 SMALL = 2**19  # states: a sequence of fewer is below 2 MiB in float32
 LONG = 4_096  # steps: jaxlib 0.11.1 takes a time quadratic in them where a step has fewer than 64 states (test_jaxlib_bugs.py)
@@ -90,7 +90,7 @@ def chosen(residuals: str, block_size: int | None, outputs: str, xs: jax.Array, 
     units on for the matmuls, and for a small sequence where a step has enough states that storing them is cheap.
 
     In half precision, on a CPU with jaxlib 0.10, the time of a step grows with the loop around it and with the arrays it stacks: so
-    blocks have √T steps, which makes both loops short, and no gates are kept. One block takes up to seven times as long there, and
+    blocks have √T steps, which makes both loops short, and no gates are kept. One block took up to seven times as long there, and
     four fifths of the time with jaxlib 0.12.
     """
     steps, sequences, units = xs.shape[0], math.prod(h0.shape[:-1]), h0.shape[-1]
@@ -103,8 +103,7 @@ def chosen(residuals: str, block_size: int | None, outputs: str, xs: jax.Array, 
         # a sum over a sharded batch is reduced over the devices of an Explicit mesh at once, which should happen once
         block_size = value_block_size = whole
     else:
-        fewest = 512 if lean or units > 128 else ROWS
-        root = math.isqrt(steps)
+        root, fewest = math.isqrt(steps), 512 if lean or units > 128 else ROWS
         cut = even(steps, max(root, 4)) if half else size_for(steps, sequences, units, fewest, least=root // 4)
         block_size = whole if states < SMALL and not lean else cut
         value_block_size = whole if states < 2 * SMALL and not lean else cut

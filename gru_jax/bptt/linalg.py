@@ -18,7 +18,7 @@ from gru_jax._compat import explicitly_sharded, replicated
 WIDE_UP_TO = 128
 
 # inputs and units together; up to here a GRU or an LSTM is small: on a CPU [x, h] [W; U] in the loop takes it less time than x W
-# before the loop and h U in it
+# before the loop and h U in it (swept by hand)
 JOINT_UP_TO = 64
 
 
