@@ -21,7 +21,7 @@ import optax
 
 import gru_jax as gj
 from experiments import network
-from experiments.common import Options, Outcome, main
+from experiments.common import Options, Outcome, main, mesh_for
 
 CELLS: dict[str, gj.Cell] = {"GRU": gj.gru(), "LSTM": gj.lstm(), "tanh RNN": gj.elman("tanh")}
 HIDDEN, BATCH, TRAIN, TEST, SOLVED = 64, 32, 50_000, 1_000, 0.04
@@ -60,7 +60,7 @@ def learn(name: str, steps: int, chrono: bool, seeds: list[int], updates: int, e
     every = max(updates // 40, 1)
     fitted = network.train_seeds(
         partial(loss_fn, cell), draw, optimizer, train, seeds=seeds, steps=updates, batch_size=BATCH,
-        steps_per_dispatch=every, evaluate=partial(score, cell, test), evaluate_every=every,
+        steps_per_dispatch=every, evaluate=partial(score, cell, test), evaluate_every=every, mesh=mesh_for(BATCH),
     )  # fmt: skip
     evaluations = fitted.evaluations
     print(f"T = {steps}, {name}{', chrono' * chrono}: " + " ".join(f"{mse:.1e}" for mse in evaluations["mse"][-1]), flush=True)
@@ -106,4 +106,4 @@ def draw(results: dict[str, Any]) -> plt.Figure:
 
 
 if __name__ == "__main__":
-    main(run)
+    main(run, all_cores=True)

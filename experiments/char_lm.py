@@ -22,7 +22,7 @@ import optax
 
 import gru_jax as gj
 from experiments import data, network
-from experiments.common import Options, Outcome, main
+from experiments.common import Options, Outcome, main, mesh_for
 
 CELL = gj.gru()
 BATCH, WINDOW, RATE, DROPOUT, STRETCHES = 32, 128, 4e-3, 0.1, 30
@@ -87,7 +87,7 @@ def run(options: Options) -> Outcome:
         fit = gj.train.fit(
             loss, params, optimizer, source, key=key_fit, steps=steps, steps_per_dispatch=source.windows_per_epoch, evaluate=score,
             evaluate_every=source.windows_per_epoch, early_stopping=gj.train.EarlyStopping("nats"),
-            carry=CELL.initial_state(params.cell, BATCH), weight=lambda window: window.mask.sum(), mesh=gj.train.data_mesh(),
+            carry=CELL.initial_state(params.cell, BATCH), weight=lambda window: window.mask.sum(), mesh=mesh_for(BATCH),
         )  # fmt: skip
         fits.append(fit)
         print(f"seed {seed}: {fit.evaluations['nats'].min():.4f} nats per character after {fit.best_step} updates")

@@ -17,6 +17,7 @@ import jax
 import matplotlib
 import numpy as np
 import tyro
+from jax.sharding import Mesh
 
 import gru_jax
 
@@ -61,7 +62,7 @@ def main(
         run: the experiment.
         options_type: its own command line, where it has one.
         x64: whether it computes in float64.
-        all_cores: makes every CPU core a device of its own, for `mesh=gj.train.data_mesh()`.
+        all_cores: makes every CPU core a device of its own, for `mesh=mesh_for(batch_size)`.
     """
     module = sys.modules[run.__module__]
     name = Path(module.__file__ or "").stem
@@ -98,6 +99,13 @@ def main(
     }
     (out / "results.json").write_text(json.dumps(_plain(record), indent=1, allow_nan=False) + "\n", "utf-8")
     print(json.dumps(_plain({"experiment": name, "out": str(out), "seconds": seconds, **outcome.summary}), allow_nan=False))
+
+
+def mesh_for(batch_size: int, least: int = 8) -> Mesh | None:
+    """A mesh of as many devices as divide a batch and leave at least so many sequences to each; None for one."""
+    devices = jax.devices()
+    count = max(n for n in range(1, len(devices) + 1) if n == 1 or (batch_size % n == 0 and batch_size // n >= least))
+    return gru_jax.train.data_mesh(devices[:count]) if count > 1 else None
 
 
 def _command(name: str, arguments: list[str]) -> str:

@@ -24,7 +24,7 @@ import optax
 
 import gru_jax as gj
 from experiments import network
-from experiments.common import Options, Outcome, main
+from experiments.common import Options, Outcome, main, mesh_for
 
 CELLS: dict[str, gj.Cell] = {"GRU": gj.gru(), "LSTM": gj.lstm()}
 SYMBOLS, LENGTH, HIDDEN, BATCH = 8, 10, 128, 32
@@ -81,7 +81,7 @@ def learn(name: str, T: int, chrono: bool, seeds: list[int], updates: int) -> di
     every = max(updates // 40, 1)
     fitted = network.train_seeds(
         partial(loss_fn, cell), draw, optimizer(updates), partial(batch_of, T, BATCH), seeds=seeds, steps=updates,
-        steps_per_dispatch=every, evaluate=partial(score, cell, test), evaluate_every=every,
+        steps_per_dispatch=every, evaluate=partial(score, cell, test), evaluate_every=every, mesh=mesh_for(BATCH),
     )  # fmt: skip
     told = " ".join(f"{share:.1%}" for share in fitted.evaluations["accuracy"][-1])
     print(f"{T} blanks, {name}{', chrono' * chrono}: {told} right", flush=True)
@@ -120,4 +120,4 @@ def draw(results: dict[int, Any]) -> plt.Figure:
 
 
 if __name__ == "__main__":
-    main(run)
+    main(run, all_cores=True)

@@ -21,7 +21,7 @@ import optax
 
 import gru_jax as gj
 from experiments import network
-from experiments.common import Options, Outcome, main
+from experiments.common import Options, Outcome, main, mesh_for
 from experiments.digits import BATCH, CLASSES, Digits, load
 
 HIDDEN, RATE = 64, 5e-3
@@ -63,6 +63,7 @@ def run(options: Options) -> Outcome:
         fitted = network.train_seeds(
             partial(loss_fn, cell), draw, optimizer, train, seeds=seeds, steps=steps, batch_size=BATCH,
             steps_per_dispatch=per_epoch, evaluate=partial(score, cell, test), evaluate_every=per_epoch,
+            mesh=mesh_for(BATCH),
         )  # fmt: skip
         results[name] = {"epoch": np.arange(epochs + 1), "accuracy": fitted.evaluations["accuracy"]}
         print(f"{name:13} " + " ".join(f"{accuracy:.2%}" for accuracy in results[name]["accuracy"][-1]))
@@ -76,4 +77,4 @@ def run(options: Options) -> Outcome:
 
 
 if __name__ == "__main__":
-    main(run)
+    main(run, all_cores=True)

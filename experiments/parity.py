@@ -21,7 +21,7 @@ import optax
 
 import gru_jax as gj
 from experiments import network
-from experiments.common import Options, Outcome, main
+from experiments.common import Options, Outcome, main, mesh_for
 
 CELLS: dict[str, gj.Cell] = {"GRU": gj.gru(), "LSTM": gj.lstm(), "tanh RNN": gj.elman("tanh")}
 HIDDEN, BATCH, LONGEST, FAR = 32, 128, 40, 500
@@ -65,7 +65,7 @@ def learn(name: str, seeds: list[int], updates: int) -> dict[str, Any]:
     every = max(updates // 40, 1)
     fitted = network.train_seeds(
         partial(loss_fn, cell), draw, optimizer, partial(batch_of, LONGEST), seeds=seeds, steps=updates,
-        steps_per_dispatch=every, evaluate=partial(score, cell), evaluate_every=every,
+        steps_per_dispatch=every, evaluate=partial(score, cell), evaluate_every=every, mesh=mesh_for(BATCH),
     )  # fmt: skip
     lengths = np.arange(1, FAR + 1)
     right = jax.vmap(lambda params: accuracy_at(cell, params, lengths, jax.random.key(2**31 - 2)))(fitted.params)
@@ -102,4 +102,4 @@ def draw(results: dict[str, Any]) -> plt.Figure:
 
 
 if __name__ == "__main__":
-    main(run)
+    main(run, all_cores=True)

@@ -40,6 +40,15 @@ def test_committed_results_are_those_of_a_full_run(name):
     assert record["summary"]
 
 
+@pytest.mark.parametrize(
+    ("devices", "batch", "expected"), [(1, 32, None), (2, 32, 2), (6, 32, 4), (64, 128, 16), (4, 8, None), (3, 32, 2)]
+)
+def test_a_mesh_has_the_devices_that_divide_a_batch_and_leaves_sequences_to_each(monkeypatch, devices, batch, expected):
+    monkeypatch.setattr(jax, "devices", lambda: jax.local_devices() * devices)
+    mesh = common.mesh_for(batch)
+    assert (None if mesh is None else mesh.size) == expected
+
+
 def test_an_experiment_writes_its_record_and_prints_its_summary_last(tmp_path):
     command = [sys.executable, "-m", "experiments.gru_by_hand", "--quick", "--seed", "3", "--out", str(tmp_path)]
     printed = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
