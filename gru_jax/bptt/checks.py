@@ -22,10 +22,16 @@ def check_option(name: str, value: Any, choices: tuple[str, ...]) -> None:
         raise ValueError(f"{name}: got {value!r}, expected one of {', '.join(map(repr, choices))}.")
 
 
-def check_block_size(block_size: Any) -> None:
-    """Raises unless it is a number of steps, or None."""
-    if block_size is not None and (isinstance(block_size, bool) or not isinstance(block_size, int) or block_size < 1):
-        raise ValueError(f"block_size: got {block_size!r}, expected a number of steps, at least 1, or None to have it chosen.")
+def check_block_size(block_size: Any) -> int | None:
+    """A number of steps, or None."""
+    return None if block_size is None else check_steps("block_size", block_size, ", or None to have it chosen")
+
+
+def check_steps(name: str, steps: Any, otherwise: str = "") -> int:
+    """A number of steps, at least one; NumPy's integers are numbers too."""
+    if isinstance(steps, bool) or not isinstance(steps, Integral) or steps < 1:
+        raise ValueError(f"{name}: got {steps!r}, expected a number of steps, at least 1{otherwise}.")
+    return int(steps)
 
 
 def check_cell(cell: Any) -> None:
@@ -154,7 +160,8 @@ def check_lengths(lengths: Any, batch: tuple[int, ...], steps: int) -> jax.Array
             f"lengths: got {int(lengths[where])} at {tuple(map(int, where))}, expected 0 to {steps}, the number of steps of xs. "
             "Pad xs to the longest sequence, or cut the lengths (jnp.minimum(lengths, xs.shape[0]))."
         )
-    return jnp.asarray(lengths)
+    # the number of steps may be beyond a narrow dtype, and differences below an unsigned one
+    return jnp.asarray(lengths, jnp.int64 if lengths.dtype.itemsize == 8 and traced else jnp.int32)
 
 
 def check_flags(name: str, flags: Any, shape: tuple[int, ...], axes: str) -> jax.Array:

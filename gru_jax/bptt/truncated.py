@@ -63,8 +63,7 @@ def unroll_truncated(
     """
     checks.check_cell(cell)
     _check_one_direction(cell)
-    if isinstance(window, bool) or not isinstance(window, int) or window < 1:
-        raise ValueError(f"window: got {window!r}, expected a number of steps, at least 1.")
+    window = checks.check_steps("window", window)
     everything: Any = partial(unroll, cell, params, reverse=reverse, time_major=time_major, **options)
     jax.eval_shape(
         partial(everything, key=key, lengths=lengths, mask=mask, resets=resets), xs, h0

@@ -5,6 +5,7 @@ Each layer runs over the whole sequence before the next one starts, so its input
 
 from collections.abc import Callable
 from functools import cache
+from numbers import Integral
 from typing import Any, NamedTuple
 
 import jax
@@ -48,7 +49,7 @@ class Stack(NamedTuple):
         Raises:
             ValueError: as many sizes as layers are not given; else as a cell's `init`.
         """
-        sizes = (hidden_size,) * len(self.cells) if isinstance(hidden_size, int) else tuple(hidden_size)
+        sizes = (hidden_size,) * len(self.cells) if isinstance(hidden_size, int | Integral) else tuple(hidden_size)
         if len(sizes) != len(self.cells):
             raise ValueError(f"hidden_size: got {hidden_size}, expected one number or {len(self.cells)}, one for each layer.")
         params = []

@@ -24,7 +24,7 @@ def test_with_one_window_it_is_full_back_propagation(cell, when):
         assert_close(gradients(partial(gj.unroll_truncated, cell, window=window, **when), p), full, tol=0)
 
 
-@pytest.mark.parametrize(("window", "time_major"), [(1, True), (2, False), (3, True), (6, False)])
+@pytest.mark.parametrize(("window", "time_major"), [(1, True), (2, False), (np.int64(3), True), (6, False)])
 @pytest.mark.parametrize("reverse", [False, True])
 def test_the_values_are_those_of_unroll(window, time_major, reverse):
     cell = gj.lstm()

@@ -266,6 +266,18 @@ def test_traced_lengths_masks_and_resets_give_what_concrete_ones_do():
     assert_close(jax.jit(run)(when), run(when))
 
 
+@pytest.mark.parametrize("dtype", ["int8", "uint8", "uint32"])
+@pytest.mark.parametrize("jit", [lambda f: f, jax.jit], ids=["concrete", "traced"])
+def test_lengths_of_any_integer_dtype_are_numbers_of_steps(dtype, jit):
+    """300 steps are no uint8, and a window's start taken from a length is below 0."""
+    cell, lengths = gj.elman("tanh"), np.array([3, 100, 20])
+    params = cell.init(jax.random.key(0), 2, 4)
+    xs = jax.random.normal(jax.random.key(1), (300, 3, 2))
+    for run in (gj.unroll, partial(gj.unroll_truncated, window=16)):
+        of = jit(lambda lengths, run=run: run(cell, params, xs, lengths=lengths))
+        assert_close(of(lengths.astype(dtype)), of(lengths.astype("int32")), tol=0)
+
+
 @pytest.mark.derivative
 def test_vmap_over_lengths_and_resets_equals_the_loop():
     cell = gj.gru()

@@ -101,6 +101,11 @@ def test_bidirectional_layers_stack():
     assert_close((h_last, ys), by_hand(layers, params, xs, h0, lengths=LENGTHS))
 
 
+def test_a_hidden_size_of_numpy_is_a_number_too():
+    of = lambda size: gj.stack([gj.gru(), gj.gru()]).init(jax.random.key(0), D, size)
+    assert_close(of(np.int64(4)), of(4), tol=0)
+
+
 def test_the_same_arguments_give_the_same_object():
     assert gj.stack([gj.gru(), gj.lstm()]) is gj.stack((gj.gru(), gj.lstm()), dropout=0.0)
     assert gj.stack([gj.gru(), gj.lstm()]) is not gj.stack([gj.lstm(), gj.gru()])
