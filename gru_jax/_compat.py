@@ -1,5 +1,7 @@
 """Whatever differs between JAX versions, or rests on a corner of JAX that may change: this module and no other.
 
+What is written in one way for all versions because of a bug in one says so where it is written.
+
 Supported: JAX 0.10 to 0.12 (see CHANGELOG.md for the policy).
 """
 
@@ -197,3 +199,9 @@ def configured(flag: str, value: bool) -> AbstractContextManager[Any]:
 def constants_are_arguments() -> bool:
     """Whether lowered programs take their constants as hidden arguments, so that their text does not tell them apart."""
     return bool(getattr(jax.config, "jax_use_simplified_jaxpr_constants", False))
+
+
+def half_precision_loops_grow() -> bool:
+    """Whether a step in half precision takes the longer the longer its loop is: on a CPU with jaxlib 0.10; with 0.12 that is past
+    (0.11 was not measured)."""
+    return jax.default_backend() == "cpu" and jax.__version_info__ < (0, 12)

@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from gru_jax._compat import replicated
+from gru_jax._compat import half_precision_loops_grow, replicated
 
 
 def scan_blocks(
@@ -64,7 +64,7 @@ def scan_blocks(
     )
 
 
-# swept by hand on two cores, like the other sizes here; experiments.benchmark measures what comes of them
+# swept by hand on two cores, like the other sizes here; experiments.benchmark measures what comes of them. All are a CPU's
 ROWS = 1_536  # of time times batch
 SMALL = 2**19  # states: a sequence of fewer is below 2 MiB in float32
 LONG = 4_096  # steps: jaxlib 0.11.1 takes a time quadratic in them where a step has fewer than 64 states (test_jaxlib_bugs.py)
@@ -81,21 +81,20 @@ class Chosen(NamedTuple):
 def chosen(residuals: str, block_size: int | None, outputs: str, xs: jax.Array, h0: jax.Array) -> Chosen:
     """By the shapes; what is asked for stays.
 
-    A small sequence is one block: it fits into a cache, and blocks cost up to a quarter of its time; one twice as large is, where
-    nothing is differentiated. Up to 128 units blocks of three times as many rows as beyond are up to a tenth faster. Neither where
-    "states" is asked for by name, which asks for little memory.
+    A small sequence is one block: its states fit into a cache, and blocks cost up to a quarter of its time; one twice as large is,
+    where nothing is differentiated. Up to 128 units blocks of three times as many rows as beyond are up to a tenth faster. Neither
+    where "states" is asked for by name, which asks for little memory.
 
     `outputs="last"` in several blocks keeps the state that each starts from ("starts") and runs the block once more. Else the states
     are kept, most of which are the outputs. The gates too, where bringing them back costs more than their memory traffic: from 256
     units on for the matmuls, and for a small sequence where a step has enough states that storing them is cheap.
 
-    In half precision, on a CPU with jaxlib 0.10, the time of a step grows with the loop around it and with the arrays it stacks: so
-    blocks have √T steps, which makes both loops short, and no gates are kept. One block took up to seven times as long there, and
-    four fifths of the time with jaxlib 0.12.
+    In half precision, where a step's time grows with the loop around it and with the arrays it stacks (`half_precision_loops_grow`),
+    blocks have √T steps, which makes both loops short, and no gates are kept: one block took up to seven times as long.
     """
     steps, sequences, units = xs.shape[0], math.prod(h0.shape[:-1]), h0.shape[-1]
     states = steps * sequences * units if steps <= LONG else math.inf
-    half, whole = h0.dtype.itemsize < 4, max(steps, 1)
+    half, whole = h0.dtype.itemsize < 4 and half_precision_loops_grow(), max(steps, 1)
     lean = half or residuals == "states"
     if block_size is not None:
         value_block_size = block_size

@@ -3,7 +3,7 @@
     forward    us = project(xs)                                 for all t of a block
                h_t = update(gates(u_t, h_{t-1}), h_{t-1})       lax.scan
     backward   g, k = gates(us, h_prevs), coefficients(…)       for all t of a block, from the saved states
-               h̄_t     = ȳ_t + δ_t,   δ_T = h̄_last              reverse lax.scan; carries δ and nothing else
+               h̄_t     = ȳ_t + δ_t,   δ_T = h̄_last              reverse lax.scan; carries δ (and a reset state's cotangent)
                δ_{t-1} = pull(k_t, h̄_t)
                params̄ += …,  x̄s = collect(…, h̄s)               for all t of a block: one matmul per weight
 

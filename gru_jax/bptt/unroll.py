@@ -64,19 +64,20 @@ def unroll(
         compute_dtype: a narrower dtype for the operands of the matmuls, bfloat16 say; they are summed in at least float32, and all
             else, the state and the gradients too, keeps the dtype of `params`.
         residuals: what `derivative="adjoint"` keeps for its backward pass: `"states"`, which are the outputs, and computes the gates
-            again, in little memory; `"gates"`, the gates too, faster where the matmuls are most of the time; `"auto"`, by the
-            shapes: gates from 256 units on, and those of a small sequence (up to 4,096 steps, fewer than 524,288 states, 2 MiB in
-            float32) in one block where the batch times H is at least 512. With `outputs="last"`, `"auto"` keeps one state per block of
-            a sequence in several, and runs each block again: memory grows as √T, time by a forward pass.
+            again, in little memory where there are several blocks; `"gates"`, the gates too, faster where the matmuls are most of
+            the time; `"auto"`, by the shapes: gates from 256 units on, and those of a small sequence (up to 4,096 steps, fewer than
+            524,288 states, 2 MiB in float32) in one block where the batch times H is at least 512. With `outputs="last"`, `"auto"`
+            keeps one state per block of a sequence in several, and runs each block again: memory grows as √T, time by a forward pass.
         block_size: the steps that `derivative="adjoint"` takes together: inputs are projected, gates recomputed and weight
             gradients added up for one block after the other, so that what is not kept is no longer than a block. By default a small
             sequence is one block, and one twice as large where nothing is differentiated; others are cut into blocks of about 65,536
             states, but 512 to 4,096 rows of time times batch and no fewer than H (up to 128 units at least 1,536): into equal ones
             if T has a divisor near, else the last is shorter, which costs a copy of the inputs and of the states. Where `"states"` is
-            asked for, small sequences are cut too, and 512 rows are enough. In half precision, where `"auto"` keeps no gates, blocks
-            have about √T steps. The axes of `jax.vmap` are not seen: under a large one,
-            shorter blocks take less memory and can be faster. Neither changes a result beyond rounding; the other derivatives have
-            no use for them.
+            asked for, small sequences are cut too, and 512 rows are enough. In half precision on a CPU with jaxlib before 0.12, where
+            `"auto"` keeps no gates, blocks have about √T steps. The axes of `jax.vmap` are not seen: under a large one, shorter
+            blocks take less memory and can be faster. On a mesh of Explicit axes time is one block by default, so that gradients
+            are reduced over the devices once: memory then grows as T there, for `outputs="last"` too. Neither changes a result
+            beyond rounding; the other derivatives have no use for them.
         derivative: `"adjoint"`, the custom VJP with the derived backward pass; `"both"`, derived tangent and backward pass, for
             forward mode and all that is built on it (a cell without a tangent row is differentiated by autodiff);
             `"autodiff"`, the same forward pass without any rule: the oracle.
@@ -106,7 +107,7 @@ def unroll(
     checks.check_option("derivative", derivative, ("adjoint", "both", "autodiff"))
     checks.check_option("outputs", outputs, ("all", "last", "states"))
     checks.check_option("residuals", residuals, ("auto", "states", "gates"))
-    checks.check_block_size(block_size)
+    block_size = checks.check_block_size(block_size)
     params, input_size = checks.check_params(cell, params)
     dtype = jax.tree.leaves(params)[0].dtype
     compute_dtype = checks.check_compute_dtype(compute_dtype, dtype)

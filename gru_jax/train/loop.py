@@ -50,7 +50,7 @@ def fit(
     """Trains by `steps` optimiser steps, many per dispatch: one compiled loop takes up to `steps_per_dispatch` of them.
 
     Compiled once for each shape of batch, whatever the number of steps, however often it is called or resumed, with the same
-    `loss_fn`, `optimizer`, `data` function and `evaluate` (the same objects).
+    `loss_fn`, `optimizer`, `data` function, `weight` and `evaluate` (the same objects).
 
     Args:
         loss_fn: `loss_fn(params, batch, key) -> (loss, metrics)`: a scalar, and a dict of scalars to record. With `carry`,
@@ -75,7 +75,8 @@ def fit(
         max_nonfinite: an update with a loss, gradient or new parameter that is not finite is left out, and counted in
             `Fit.skipped`; after so many in a row training stops with an error.
         mesh: spreads each batch over the devices of a mesh with one axis, `gj.train.data_mesh()`: one reduction of gradients per
-            step, the result of a single device to rounding (but for `loss_fn`'s random numbers, which differ between devices).
+            step, the result of a single device to rounding (but for `loss_fn`'s random numbers, which differ between devices). Each
+            device computes the whole of `evaluate`; to share that, constrain the shardings inside it.
         folder: where checkpoints and `history.jsonl` go. SIGTERM and SIGINT then finish the dispatch, save, and exit with 143 or 130.
         save_every: in steps; None for after the last only. A checkpoint holds parameters, optimiser state, carry, step, key and
             data position, and the best so far.

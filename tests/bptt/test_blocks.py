@@ -13,7 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import gru_jax as gj
-from gru_jax.bptt import linalg
+from gru_jax._compat import half_precision_loops_grow
+from gru_jax.bptt import blocks, linalg
 from gru_jax.bptt.blocks import chosen, scan_blocks, size_for
 from tests.bptt.test_jaxlib_bugs import loops
 from tests.bptt.test_when import LENGTHS, MASK, RESETS, reset_state_of
@@ -189,8 +190,16 @@ def test_what_auto_stands_for(asked, steps, sequences, units, outputs, expected)
         (("auto", 7), 400, 512, "all", ("states", 7, 7)),
     ],
 )
-def test_what_auto_stands_for_in_half_precision(asked, steps, units, outputs, expected, dtype):
+def test_what_auto_stands_for_in_half_precision(asked, steps, units, outputs, expected, dtype, monkeypatch):
+    monkeypatch.setattr(blocks, "half_precision_loops_grow", lambda: True)
     assert chosen(*asked, outputs, jnp.zeros((steps, 64, 2), dtype), jnp.zeros((64, units), dtype)) == expected
+
+
+def test_half_precision_is_like_any_other_where_its_loops_are(monkeypatch):
+    monkeypatch.setattr(blocks, "half_precision_loops_grow", lambda: False)
+    of = lambda dtype: chosen("auto", None, "all", jnp.zeros((400, 64, 2), dtype), jnp.zeros((64, 8), dtype))
+    assert of(jnp.bfloat16) == of(jnp.float32) == ("gates", 400, 400)
+    assert half_precision_loops_grow() == (jax.__version_info__ < (0, 12) and jax.default_backend() == "cpu")
 
 
 @pytest.mark.parametrize(
