@@ -69,6 +69,11 @@ def sample(params: network.Params, length: int, characters: int, key: jax.Array,
     return jax.lax.scan(step, (CELL.initial_state(params.cell), jnp.asarray(first)), jax.random.split(key, length))[1]
 
 
+def characters_of(window: Any) -> jax.Array:
+    """What a window's loss is a mean over."""
+    return window.mask.sum()
+
+
 def run(options: Options) -> Outcome:
     """Trains on every seed, and lets the best of them write."""
     text = data.load_text()
@@ -87,7 +92,7 @@ def run(options: Options) -> Outcome:
         fit = gj.train.fit(
             loss, params, optimizer, source, key=key_fit, steps=steps, steps_per_dispatch=source.windows_per_epoch, evaluate=score,
             evaluate_every=source.windows_per_epoch, early_stopping=gj.train.EarlyStopping("nats"),
-            carry=CELL.initial_state(params.cell, BATCH), weight=lambda window: window.mask.sum(), mesh=mesh_for(BATCH),
+            carry=CELL.initial_state(params.cell, BATCH), weight=characters_of, mesh=mesh_for(BATCH),
         )  # fmt: skip
         fits.append(fit)
         print(f"seed {seed}: {fit.evaluations['nats'].min():.4f} nats per character after {fit.best_step} updates")

@@ -101,10 +101,13 @@ def main(
     print(json.dumps(_plain({"experiment": name, "out": str(out), "seconds": seconds, **outcome.summary}), allow_nan=False))
 
 
-def mesh_for(batch_size: int, least: int = 8) -> Mesh | None:
-    """A mesh of as many devices as divide a batch and leave at least so many sequences to each; None for one."""
+LEAST = 8  # sequences on a device: half of the fewest that were measured to gain, so that a step is more than its overhead
+
+
+def mesh_for(batch_size: int) -> Mesh | None:
+    """A mesh of as many devices as divide a batch and leave `LEAST` sequences to each; None for one."""
     devices = jax.devices()
-    count = max(n for n in range(1, len(devices) + 1) if n == 1 or (batch_size % n == 0 and batch_size // n >= least))
+    count = max(n for n in range(1, len(devices) + 1) if n == 1 or (batch_size % n == 0 and batch_size // n >= LEAST))
     return gru_jax.train.data_mesh(devices[:count]) if count > 1 else None
 
 

@@ -1,9 +1,10 @@
 """How many sequences per second does training take in: on one CPU device, on one per core, and from a Python loop? And the start?
 
 `gj.train.fit` with a GRU, Adam, batches of 64 sequences, four sizes, many steps per dispatch, on one CPU device and on one per core;
-beside it the loop that everyone writes first: a jitted step called from Python, a batch gathered in NumPy for each. Each in processes
-of its own, one after the other in turns, since the number of devices is fixed when JAX starts; medians over the turns. And what a
-program waits for at its start: importing jax, importing gru_jax after it, and the first gradient of a small model, which compiles.
+beside it the loop that everyone writes first: a jitted step called from Python, a batch gathered in NumPy for each. And
+`gj.train.search` over several seeds at once, in the sizes and batches of three experiments here. Each in processes of its own, one
+after the other in turns, since the number of devices is fixed when JAX starts; medians over the turns. And what a program waits for
+at its start: importing jax, importing gru_jax after it, and the first gradient of a small model, which compiles.
 
 Expectation: XLA uses both cores inside one matmul already, so a second device pays where a step is many small operations, and costs
 where the reduction of gradients weighs more than the step; a dispatch per step costs where steps are tiny.
@@ -11,7 +12,7 @@ where the reduction of gradients weighs more than the step; a dispatch per step 
 
 import os
 import time
-from typing import Any
+from typing import Any, NamedTuple
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -19,33 +20,54 @@ import numpy as np
 from experiments.common import Options, Outcome, main
 from experiments.speed.child import told
 
-SIZES = {"tiny": (50, 8, 16), "small": (100, 32, 64), "medium": (100, 128, 256), "large": (50, 256, 512)}  # T, D, H
-BATCH = 64
+
+class Size(NamedTuple):
+    """What is trained."""
+
+    T: int
+    D: int
+    H: int
+    steps: int  # per dispatch
+    batch: int = 64
+    seeds: int = 1  # more than one by `search`
 
 
-def problem(size: str) -> tuple[Any, Any, Any]:
+SIZES = {
+    "tiny": Size(50, 8, 16, 100),
+    "small": Size(100, 32, 64, 40),
+    "medium": Size(100, 128, 256, 8),
+    "large": Size(50, 256, 512, 5),
+}
+SEARCHES = {  # of the sizes of experiments here
+    "adding": Size(100, 2, 64, 30, 32, 3),
+    "copy_memory": Size(50, 10, 128, 20, 32, 3),
+    "binary_addition": Size(8, 2, 10, 200, 100, 5),
+}
+
+
+def problem(size: Size) -> tuple[Any, Any, Any]:
     """Parameters, sequences and a loss."""
     import jax
     import jax.numpy as jnp
 
     import gru_jax as gj
 
-    T, D, H = SIZES[size]
     cell = gj.gru()
-    xs = jax.random.normal(jax.random.key(1), (4 * BATCH, T, D))
+    xs = jax.random.normal(jax.random.key(1), (4 * size.batch, size.T, size.D))
 
     def loss_fn(params, batch, key):
         _, ys = gj.unroll(cell, params, batch, time_major=False)
         return jnp.square(ys).mean(), {}
 
-    return cell.init(jax.random.key(0), D, H), xs, loss_fn
+    return cell.init(jax.random.key(0), size.D, size.H), xs, loss_fn
 
 
-def by_fit(devices: int, steps: int, size: str) -> float:
-    """Sequences per second of `gj.train.fit` in this process, with that many devices, after compilation."""
+def by_dispatch(devices: int, size: Size) -> float:
+    """Sequences per second of `gj.train.fit`, or of `search`, in this process, on that many devices, after compilation."""
     import jax
 
     jax.config.update("jax_num_cpu_devices", devices)
+    import jax.numpy as jnp
     import optax
 
     import gru_jax as gj
@@ -59,14 +81,23 @@ def by_fit(devices: int, steps: int, size: str) -> float:
         seconds.append(time.perf_counter() - began)
         began = time.perf_counter()
 
-    gj.train.fit(
-        loss_fn, params, optax.adam(1e-3), xs, key=jax.random.key(2), steps=4 * steps, batch_size=BATCH, steps_per_dispatch=steps,
-        mesh=gj.train.data_mesh() if devices > 1 else None, callbacks=[clock],
-    )  # fmt: skip
-    return steps * BATCH / float(np.median(seconds[1:]))  # the first dispatch compiles
+    options: Any = {
+        "steps": 4 * size.steps,
+        "batch_size": size.batch,
+        "steps_per_dispatch": size.steps,
+        "mesh": gj.train.data_mesh() if devices > 1 else None,
+        "callbacks": [clock],
+    }
+    key = jax.random.key(2)
+    if size.seeds == 1:
+        gj.train.fit(loss_fn, params, optax.adam(1e-3), xs, key=key, **options)
+    else:
+        params = jax.tree.map(lambda leaf: jnp.stack([leaf] * size.seeds), params)
+        gj.train.search(loss_fn, params, optax.adam(1e-3), xs, keys=jax.random.split(key, size.seeds), **options)
+    return size.steps * size.seeds * size.batch / float(np.median(seconds[1:]))  # the first dispatch compiles
 
 
-def by_loop(steps: int, size: str) -> float:
+def by_loop(size: Size) -> float:
     """The same of a Python loop over a jitted step that reads its loss."""
     import jax
     import optax
@@ -84,14 +115,13 @@ def by_loop(steps: int, size: str) -> float:
     seconds = []
     for _ in range(4):
         began = time.perf_counter()
-        order = (
-            np.random.default_rng(0).permuted(np.tile(np.arange(len(xs)), (steps * BATCH // len(xs) + 1, 1)), axis=1).ravel()
-        )
-        for i in range(steps):
-            params, state, loss = step(params, state, xs[order[i * BATCH : (i + 1) * BATCH]])
+        epochs = size.steps * size.batch // len(xs) + 1
+        order = np.random.default_rng(0).permuted(np.tile(np.arange(len(xs)), (epochs, 1)), axis=1).ravel()
+        for rows in order[: size.steps * size.batch].reshape(size.steps, size.batch):
+            params, state, loss = step(params, state, xs[rows])
             float(loss)
         seconds.append(time.perf_counter() - began)
-    return steps * BATCH / float(np.median(seconds[1:]))
+    return size.steps * size.batch / float(np.median(seconds[1:]))
 
 
 def measured(call: str) -> Any:
@@ -99,41 +129,51 @@ def measured(call: str) -> Any:
     return told("-c", f"from experiments.training_speed import *; print({call})")
 
 
+def calls_of(size: Size, cores: int) -> dict[str, str]:
+    """By name, the ways to train."""
+    calls = {str(devices): f"by_dispatch({devices}, {size})" for devices in (1, cores)}
+    return calls if size.seeds > 1 else calls | {"a Python loop": f"by_loop({size})"}
+
+
 def run(options: Options) -> Outcome:
     """Every size, the ways in turns."""
     cores = os.cpu_count() or 1
-    turns, sizes = (1, ["tiny"]) if options.quick else (5, list(SIZES))
-    steps = {"tiny": 100, "small": 40, "medium": 8, "large": 5}
-    ways = {"1": "by_fit(1, {}, {!r})", str(cores): f"by_fit({cores}, {{}}, {{!r}})", "a Python loop": "by_loop({}, {!r})"}
-    found: dict[str, dict[str, list[float]]] = {size: {way: [] for way in ways} for size in sizes}
+    turns, sizes = (5, SIZES | SEARCHES)
+    if options.quick:
+        turns, sizes = 1, {name: sizes[name]._replace(steps=10) for name in ("tiny", "binary_addition")}
+    found: dict[str, dict[str, list[float]]] = {name: {} for name in sizes}
     starts = []
     for turn in range(turns):
         starts.append(told("-m", "experiments.speed.start"))
-        for size in sizes:
-            for way in list(ways)[:: 1 if turn % 2 else -1]:  # whatever comes first has the colder machine
-                found[size][way].append(measured(ways[way].format(10 if options.quick else steps[size], size)))
-    medians = {size: {way: float(np.median(rates)) for way, rates in by.items()} for size, by in found.items()}
-    gains = {size: round(by[str(cores)] / by["1"], 2) for size, by in medians.items()}
-    loops = {size: round(by["1"] / by["a Python loop"], 2) for size, by in medians.items()}
+        for name, size in sizes.items():
+            calls = calls_of(size, cores)
+            for way in list(calls)[:: 1 if turn % 2 else -1]:  # whatever comes first has the colder machine
+                found[name].setdefault(way, []).append(measured(calls[way]))
+    medians = {name: {way: float(np.median(rates)) for way, rates in by.items()} for name, by in found.items()}
+    gains = {name: round(by[str(cores)] / by["1"], 2) for name, by in medians.items()}
+    loops = {name: round(by["1"] / by["a Python loop"], 2) for name, by in medians.items() if "a Python loop" in by}
     start = {what: round(float(np.median([one[what] for one in starts])), 3) for what in starts[0]}
-    figure, axis = plt.subplots(figsize=(7, 3.2))
-    for k, way in enumerate(ways):
-        label = way if way == "a Python loop" else f"gj.train.fit, {way} CPU device{'s' * (way != '1')}"
-        axis.bar(np.arange(len(sizes)) + 0.27 * k, [medians[size][way] for size in sizes], 0.27, label=label)
-    axis.set_xticks(np.arange(len(sizes)) + 0.27, [f"{size}: T, D, H\n{', '.join(map(str, SIZES[size]))}" for size in sizes])
+    figure, axis = plt.subplots(figsize=(10, 3.2))
+    for k, way in enumerate(calls_of(SIZES["tiny"], cores)):
+        label = way if way == "a Python loop" else f"gj.train, {way} CPU device{'s' * (way != '1')}"
+        axis.bar(np.arange(len(sizes)) + 0.27 * k, [by.get(way, np.nan) for by in medians.values()], 0.27, label=label)
+    seeds = lambda size: f"\n{size.seeds} seeds" * (size.seeds > 1)
+    ticks = [f"{name}\n{size.T}, {size.D}, {size.H}{seeds(size)}" for name, size in sizes.items()]
+    axis.set_xticks(np.arange(len(sizes)) + 0.27, ticks, fontsize="small")
     axis.set_yscale("log")
+    axis.set_xlabel("size, and its T, D, H")
     axis.set_ylabel("sequences per second")
     axis.legend(fontsize="small")
     results = {
-        "batch": BATCH,
-        "sizes (T, D, H)": SIZES,
+        "sizes": {name: size._asdict() for name, size in sizes.items()},
         "sequences per second": found,
         "median": medians,
         "starts": starts,
     }
     summary = {
         "cores": cores,
-        "gain of one device per core": gains,
+        "gain of one device per core": {name: gain for name, gain in gains.items() if name in SIZES},
+        "the same, several seeds at once": {name: gain for name, gain in gains.items() if name in SEARCHES},
         "gain over a Python loop": loops,
         "seconds at the start": start,
     }

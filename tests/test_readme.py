@@ -150,6 +150,7 @@ def figures_of_training_speed():
     gains = lambda key: ", ".join(f"{gain:.2f}" for gain in speed[key].values())
     return {
         "devices": gains("gain of one device per core"),
+        "devices, seeds": gains("the same, several seeds at once"),
         "loop": gains("gain over a Python loop"),
         "start": "; ".join(f"{seconds:.2f}" for seconds in speed["seconds at the start"].values()),
     }

@@ -69,6 +69,10 @@ RUNS = {
         quiet, jax.tree.map(lambda leaf: jnp.stack([leaf, 2 * leaf]), PARAMS), optax.sgd, DATA, keys=jax.random.split(KEY), steps=STEPS,
         batch_size=8, hyperparameters={"learning_rate": jnp.array([1e-3, 1e-4])}, **o
     ),
+    "search, made": lambda **o: gj.train.search(
+        quiet, jax.tree.map(lambda leaf: jnp.stack([leaf, 2 * leaf, -leaf]), PARAMS), OPTIMIZER, made, keys=jax.random.split(KEY, 3),
+        steps=STEPS, **o
+    ),
     "windows": lambda **o: gj.train.fit(
         windowed, PARAMS, OPTIMIZER, gj.train.windows([np.concatenate(sequences)], 4, 3), key=KEY, steps=STEPS,
         carry=CELL.initial_state(PARAMS.cell, 4), **o
