@@ -110,7 +110,8 @@ def test_the_figures_of_both_readmes_are_those_of_the_results():
     ]
     in_the_table += [f"| {figure} |" for figure in figures_of_training_speed().values()]
     table = (ROOT / "experiments" / "README.md").read_text("utf-8")
-    for figure in [*in_both, f"| {figures_of_training_speed()['devices']} |"]:
+    speed = figures_of_training_speed()
+    for figure in [*in_both, f"| {speed['devices']}; {speed['devices, seeds']} |"]:
         assert figure in README, figure
     for figure in in_both + in_the_table:
         assert figure in table, figure
@@ -163,15 +164,18 @@ def figures_of_the_benchmark():
     pair = lambda entry: f"{entry['mean']:.2f}, {entry['least']:.2f}"
     groups = lambda cell, key: "; ".join(pair(found[f"{group}, {cell}"][key]) for group in ("larger", "tiny"))
     figures = {f"{cell}, fastest": groups(cell, "fastest_over_ours") for cell in (after, before, "LSTM", "tanh RNN")}
+    every = lambda cell: pair(found[f"batched, {cell}"]["fastest_over_ours"])
+    figures |= {f"{cell}, every group": f"{figures[f'{cell}, fastest']}; {every(cell)}" for cell in (after, before)}
     figures |= {f"{cell}, autodiff": groups(cell, "autodiff_over_ours") for cell in (after, before, "LSTM", "tanh RNN")}
     figures["PyTorch"] = groups(after, "PyTorch_over_ours")
     larger = found[f"larger, {after}"]
     for kind in ("plain", "checkpointed"):
         memory, speed = larger[f"temp_states_over_leanest_{kind}"], larger[f"fastest_{kind}_over_states"]
         figures[f"states, {kind}"] = f"{memory:.2f}, {speed:.2f}"
-    figures["compile"] = "; ".join(
-        f"{found[f'{group}, {after}']['compile_ours_over_slowest']:.2f}" for group in ("larger", "tiny")
+    compiling = lambda cell: "{:.2f}, {:.2f}".format(
+        *(found[f"{group}, {cell}"]["compile_ours_over_slowest"] for group in ("larger", "tiny"))
     )
+    figures["compile"], figures["compile, others"] = compiling(after), "; ".join(map(compiling, (before, "LSTM", "tanh RNN")))
     figures["floor"] = f"{larger['time_over_floor']:.2f}"
     for axis in "TBH":
         figures[f"over {axis}"] = ", ".join(f"{value:.2f}" for value in found[f"over {axis}, fastest_over_ours"])
@@ -193,8 +197,15 @@ def test_the_figures_of_the_benchmark_are_those_of_the_results():
     table = (ROOT / "experiments" / "README.md").read_text("utf-8")
     figures = figures_of_the_benchmark()
     for name, figure in figures.items():
-        assert f"| {figure} |" in table, (name, figure)
-    for name in ("GRU, reset after, fastest", "PyTorch", "states, plain", "states, checkpointed", "devices"):
+        assert name.endswith("every group") or f"| {figure} |" in table, (name, figure)
+    for name in (
+        "GRU, reset after, every group",
+        "GRU, every group",
+        "PyTorch",
+        "states, plain",
+        "states, checkpointed",
+        "devices",
+    ):
         assert f"| {figures[name]} |" in README, name
     cost = figures_of_the_derivatives()
     assert f"| {cost['plain']}; {cost['lengths and resets']} |" in README
@@ -221,6 +232,13 @@ def figures_of_the_tasks():
     found["characters"] = ", ".join(f"{value:.3f}" for value in characters["valid_nats"])
     found["bigram"] = f"{characters['bigram_nats']:.3f}"
     return found | {f"pixels, {kind}": shares(values) for kind, values in of("digits_by_pixels")["test_accuracy"].items()}
+
+
+def test_the_figures_of_the_sweep_are_those_of_the_results():
+    sweep = result("block_sizes")["summary"]
+    entries = [sweep[f"chosen over best {key}"] for key in ("blocks", "products")]
+    row = "| " + "; ".join(f"{entry['mean']:.2f}, {entry['most']:.2f}" for entry in entries) + " |"
+    assert row in (ROOT / "experiments" / "README.md").read_text("utf-8"), row
 
 
 def test_the_figures_of_the_music_and_the_tasks_are_those_of_the_results():

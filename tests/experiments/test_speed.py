@@ -9,11 +9,13 @@ import numpy as np
 import pytest
 
 import gru_jax as gj
-from experiments import benchmark
+from experiments import benchmark, block_sizes
+from experiments.common import Options
 from experiments.speed import report
 from experiments.speed.measure import Program, difference, forward_program, gradient_program, interleaved, relative_difference
 from experiments.speed.peers import PEERS, cudnn_lstm, ours, peers_of
 from experiments.speed.problem import CELLS, Candidate, Shape, floor_flop, posed
+from gru_jax.bptt import linalg
 from tests.convert.parity import library
 
 SHAPE = Shape(6, 3, 4, 5)
@@ -185,3 +187,25 @@ def test_a_problem_is_random_and_its_reset_bias_zero():
     assert {leaf.dtype for leaf in jax.tree.leaves(problem.params)} == {jnp.dtype(jnp.bfloat16)}
     assert not problem.params.c_h.any()
     assert float(jnp.std(problem.params.b_z.astype(jnp.float32))) > 0.01
+
+
+def test_other_sizes_hold_inside_only():
+    before = linalg.JOINT_UP_TO
+    other = block_sizes.sizes(JOINT_UP_TO=0)
+    other.__enter__()
+    assert linalg.JOINT_UP_TO == 0
+    other.__exit__(ZeroDivisionError, ZeroDivisionError(), None)
+    assert before == linalg.JOINT_UP_TO > 0
+
+
+def test_a_sweep_compares_what_is_chosen_with_what_else_could_be():
+    case = block_sizes.swept("GRU", Shape(13, 3, 2, 5), Options(quick=True))
+    assert case["chosen"] == "13, states"
+    assert list(case["measured"]) == ["as chosen", "3, states", "3, gates", "13, gates", "[x, h] joined"]
+    assert case["best_blocks"] in list(case["measured"])[:4]
+    assert case["best_products"] in ("as chosen", "[x, h] joined")
+    ms = {name: found["ms"] for name, found in case["measured"].items()}
+    assert case["chosen_over_best_blocks"] == round(ms["as chosen"] / ms[case["best_blocks"]], 3) >= 1
+    columns = {line.count("|") for line in block_sizes.table([case]).splitlines() if line.startswith("|")}
+    assert columns == {10}
+    assert len(block_sizes.draw([case]).axes) == 2
