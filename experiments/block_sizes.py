@@ -131,7 +131,8 @@ def draw(cases: list[dict[str, Any]]) -> plt.Figure:
     )
     for axes_of_cell, cell in zip(all_axes, cells, strict=True):
         for axes, kept in zip(axes_of_cell, ("states", "gates"), strict=True):
-            for case in [case for case in cases if case["cell"] == cell]:
+            of_cell = [case for case in cases if case["cell"] == cell]
+            for case, colour in zip(of_cell, plt.get_cmap("turbo")(np.linspace(0, 1, len(of_cell))), strict=True):
                 ms = {name: found["ms"] for name, found in case["measured"].items()}
                 if case["chosen"].endswith(kept):
                     ms[case["chosen"]] = ms[AS_CHOSEN]
@@ -139,6 +140,7 @@ def draw(cases: list[dict[str, Any]]) -> plt.Figure:
                 axes.plot(
                     *zip(*[(size, value / ms[AS_CHOSEN]) for size, value in points], strict=True),
                     ".-",
+                    color=colour,
                     label=str(case["shape"]),
                 )
             axes.axhline(1, color="grey", linewidth=0.8)

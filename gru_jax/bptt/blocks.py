@@ -64,7 +64,7 @@ def scan_blocks(
     )
 
 
-# swept by hand on two cores, like the other sizes here; experiments.benchmark measures what comes of them. All are a CPU's
+# swept by hand on two cores, like the other sizes here, all of a CPU; experiments.block_sizes is such a sweep
 ROWS = 1_536  # of time times batch
 SMALL = 2**19  # states: a sequence of fewer is below 2 MiB in float32
 LONG = 4_096  # steps: jaxlib 0.11.1 takes a time quadratic in them where a step has fewer than 64 states (test_jaxlib_bugs.py)

@@ -14,8 +14,8 @@ from jaxtyping import Array, Float
 
 from gru_jax._compat import explicitly_sharded, replicated
 
-# units; beyond, on a CPU, putting operands side by side costs what one matmul saves (swept by hand; experiments.benchmark measures
-# a product per gate at 128 and 512 units)
+# units; beyond, on a CPU, putting operands side by side costs what one matmul saves (swept by hand; experiments.block_sizes does it
+# again)
 WIDE_UP_TO = 128
 
 # inputs and units together; up to here a GRU or an LSTM is small: on a CPU [x, h] [W; U] in the loop takes it less time than x W
