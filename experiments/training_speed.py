@@ -10,6 +10,7 @@ Expectation: XLA uses both cores inside one matmul already, so a second device p
 where the reduction of gradients weighs more than the step; a dispatch per step costs where steps are tiny.
 """
 
+import math
 import os
 import time
 from typing import Any, NamedTuple
@@ -85,7 +86,8 @@ def by_dispatch(devices: int, size: Size) -> float:
         "steps": 4 * size.steps,
         "batch_size": size.batch,
         "steps_per_dispatch": size.steps,
-        "mesh": gj.train.data_mesh() if devices > 1 else None,
+        # of those that divide the batch
+        "mesh": gj.train.data_mesh(jax.devices()[: math.gcd(devices, size.batch)]) if devices > 1 else None,
         "callbacks": [clock],
     }
     key = jax.random.key(2)
@@ -138,7 +140,7 @@ def calls_of(size: Size, cores: int) -> dict[str, str]:
 def run(options: Options) -> Outcome:
     """Every size, the ways in turns."""
     cores = os.cpu_count() or 1
-    turns, sizes = (5, SIZES | SEARCHES)
+    turns, sizes = 5, SIZES | SEARCHES
     if options.quick:
         turns, sizes = 1, {name: sizes[name]._replace(steps=10) for name in ("tiny", "binary_addition")}
     found: dict[str, dict[str, list[float]]] = {name: {} for name in sizes}
