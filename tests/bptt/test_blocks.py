@@ -199,7 +199,16 @@ def test_half_precision_is_like_any_other_where_its_loops_are(monkeypatch):
     monkeypatch.setattr(blocks, "half_precision_loops_grow", lambda: False)
     of = lambda dtype: chosen("auto", None, "all", jnp.zeros((400, 64, 2), dtype), jnp.zeros((64, 8), dtype))
     assert of(jnp.bfloat16) == of(jnp.float32) == ("gates", 400, 400)
-    assert half_precision_loops_grow() == (jax.__version_info__ < (0, 12) and jax.default_backend() == "cpu")
+
+
+@pytest.mark.parametrize(
+    ("version", "backend", "grow"),
+    [((0, 10, 2), "cpu", True), ((0, 11, 9), "cpu", True), ((0, 12, 0), "cpu", False), ((0, 10, 2), "gpu", False)],
+)
+def test_loops_in_half_precision_grow_on_a_cpu_before_jax_0_12(version, backend, grow, monkeypatch):
+    monkeypatch.setattr(jax, "__version_info__", version)
+    monkeypatch.setattr(jax, "default_backend", lambda: backend)
+    assert half_precision_loops_grow() == grow
 
 
 @pytest.mark.parametrize(

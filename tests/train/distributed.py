@@ -141,5 +141,16 @@ if mode == "told":
             run()
         except ValueError as error:
             told[name] = str(error)
+    mesh = gj.train.data_mesh()
+    everywhere = lambda params: {"mean": quiet(params, DATA, None)[0]}
+    split = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec("data"))
+    spread = lambda params: {"mean": quiet(params, jax.lax.with_sharding_constraint(DATA, split), None)[0]}
+    evaluated = [
+        gj.train.fit(quiet, PARAMS, OPTIMIZER, DATA, key=KEY, steps=2, evaluate=evaluate, mesh=mesh).evaluations["mean"]
+        for evaluate in (everywhere, spread)
+    ]
+    reduced = "all-reduce" in jax.jit(spread).lower(PARAMS).compile().as_text()
     noisy = lambda: gj.train.fit(loss_fn, PARAMS, OPTIMIZER, DATA, key=KEY, steps=2, mesh=gj.train.data_mesh())
-    print(json.dumps({"told": told, "repeats": bool((flat(noisy()) == flat(noisy())).all())}))
+    repeats = bool((flat(noisy()) == flat(noisy())).all())
+    off = float(np.abs(evaluated[1] - evaluated[0]).max())
+    print(json.dumps({"told": told, "repeats": repeats, "evaluations_differ_by": off, "evaluation_is_spread": reduced}))

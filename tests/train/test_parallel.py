@@ -34,11 +34,13 @@ def test_every_source_of_batches_gives_on_a_mesh_what_it_gives_on_one_device(dev
     assert found["all_reduces"] == 1
 
 
-def test_batches_that_do_not_divide_are_told_and_noise_repeats():
+def test_batches_that_do_not_divide_are_told_noise_repeats_and_an_evaluation_can_be_spread():
     found = told(start("told", 2))
     assert "batch_size: got 7, expected a multiple of 2, the devices of the mesh" in found["told"]["batch_size"]
     assert "data: got 7, expected a multiple of 2" in found["told"]["data"]
     assert found["repeats"]
+    assert found["evaluation_is_spread"]
+    assert found["evaluations_differ_by"] < 1e-14
 
 
 @pytest.mark.slow
