@@ -5,6 +5,7 @@ What is written in one way for all versions because of a bug in one says so wher
 Supported: JAX 0.10 to 0.12 (see CHANGELOG.md for the policy).
 """
 
+import os
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
@@ -70,6 +71,21 @@ def is_forward_mode_error(error: TypeError) -> bool:
 def is_traced(x: Any) -> bool:
     """Whether the values of `x` are unknown: it is traced by `jit`, `vmap`, `grad`."""
     return isinstance(x, jax.core.Tracer)
+
+
+def vmapped(*arrays: Any) -> int:
+    """Over how many elements `jax.vmap` maps what is computed from these, as far as their tracers tell: a loop or a `jit` inside of it
+    hides it."""
+    return max(map(_elements, arrays))
+
+
+def _elements(x: Any) -> int:
+    elements = 1
+    while is_traced(x):
+        axis = getattr(x, "batch_dim", None)  # of vmap's tracer, which holds the whole in `val`; those of grad hold a `primal`
+        elements *= x.val.shape[axis] if isinstance(axis, int) else 1
+        x = getattr(x, "primal", None) if axis is None else x.val
+    return elements
 
 
 def vary_like(tree: Any, *like: Any) -> Any:
@@ -199,6 +215,21 @@ def configured(flag: str, value: bool) -> AbstractContextManager[Any]:
 def constants_are_arguments() -> bool:
     """Whether lowered programs take their constants as hidden arguments, so that their text does not tell them apart."""
     return bool(getattr(jax.config, "jax_use_simplified_jaxpr_constants", False))
+
+
+def cores_per_device() -> int | None:
+    """How many CPU cores each device has here; None where devices are no CPUs. Many devices on few cores share one."""
+    if jax.default_backend() != "cpu":
+        return None
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(cores // jax.local_device_count(), 1)
+
+
+def share_of_batch(sequences: int) -> int:
+    """How many of these sequences a device has: all of them inside `shard_map`, which shows a device its own; under `jit` of sharded
+    data their share, if every CPU device has one; elsewhere it is not known, and all of them are counted."""
+    inside_shard_map = bool(jax.sharding.get_abstract_mesh().manual_axes)
+    return sequences if inside_shard_map or jax.default_backend() != "cpu" else -(-sequences // jax.device_count())
 
 
 def half_precision_loops_grow() -> bool:

@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from gru_jax._compat import half_precision_loops_grow, replicated
+from gru_jax._compat import cores_per_device, half_precision_loops_grow, replicated, share_of_batch
 
 
 def scan_blocks(
@@ -65,7 +65,7 @@ def scan_blocks(
 
 
 # swept by hand on two cores, like the other sizes here, all of a CPU; experiments.block_sizes is such a sweep
-ROWS = 1_536  # of time times batch
+BLOCK, LEAN_BLOCK = 3 * 2**16, 2**16  # states
 SMALL = 2**19  # states: a sequence of fewer is below 2 MiB in float32
 LONG = 4_096  # steps: jaxlib 0.11.1 takes a time quadratic in them where a step has fewer than 64 states (test_jaxlib_bugs.py)
 
@@ -78,49 +78,56 @@ class Chosen(NamedTuple):
     value_block_size: int  # of the forward pass where nothing is differentiated
 
 
-def chosen(residuals: str, block_size: int | None, outputs: str, xs: jax.Array, h0: jax.Array) -> Chosen:
-    """By the shapes; what is asked for stays.
+def chosen(residuals: str, block_size: int | None, outputs: str, xs: jax.Array, h0: jax.Array, models: int = 1) -> Chosen:
+    """By the shapes; what is asked for stays. `models` is how many of these `jax.vmap` runs at once.
 
     A small sequence is one block: its states fit into a cache, and blocks cost up to a quarter of its time; one twice as large is,
-    where nothing is differentiated. Up to 128 units blocks of three times as many rows as beyond are up to a tenth faster. Neither
+    where nothing is differentiated. Up to 128 units blocks of three times as many states as beyond are up to a fifth faster. Neither
     where "states" is asked for by name, which asks for little memory.
 
     `outputs="last"` in several blocks keeps the state that each starts from ("starts") and runs the block once more. Else the states
     are kept, most of which are the outputs. The gates too, where bringing them back costs more than their memory traffic: from 256
-    units on for the matmuls, and for a small sequence where a step has enough states that storing them is cheap.
+    units on for the matmuls; for a small sequence, or one up to twice as large, where a step has enough states that storing its gates
+    is cheap.
+
+    Where each device has one core (a CPU that is split into as many devices as cores) no second core brings the gates back meanwhile:
+    they are kept wherever storing them is cheap, in lean blocks, for a tenth to a quarter less time.
 
     In half precision, where a step's time grows with the loop around it and with the arrays it stacks (`half_precision_loops_grow`),
     blocks have √T steps, which makes both loops short, and no gates are kept: one block took up to seven times as long.
     """
-    steps, sequences, units = xs.shape[0], math.prod(h0.shape[:-1]), h0.shape[-1]
-    states = steps * sequences * units if steps <= LONG else math.inf
+    steps, sequences, units = xs.shape[0], share_of_batch(models * math.prod(h0.shape[:-1])), h0.shape[-1]
+    per_step = sequences * units
+    states = steps * per_step if steps <= LONG else math.inf
     half, whole = h0.dtype.itemsize < 4 and half_precision_loops_grow(), max(steps, 1)
     lean = half or residuals == "states"
+    one_core = cores_per_device() == 1
     if block_size is not None:
         value_block_size = block_size
     elif replicated(xs) is not None:
         # a sum over a sharded batch is reduced over the devices of an Explicit mesh at once, which should happen once
         block_size = value_block_size = whole
     else:
-        root, fewest = math.isqrt(steps), 512 if lean or units > 128 else ROWS
-        cut = even(steps, max(root, 4)) if half else size_for(steps, sequences, units, fewest, least=root // 4)
+        root, aimed = math.isqrt(steps), LEAN_BLOCK if lean or one_core or units > 128 else BLOCK
+        cut = even(steps, max(root, 4)) if half else size_for(steps, sequences, units, aimed, least=root // 4)
         block_size = whole if states < SMALL and not lean else cut
-        value_block_size = whole if states < 2 * SMALL and not lean else cut
+        value_block_size = whole if states < (SMALL if one_core else 2 * SMALL) and not lean else cut
     if residuals == "auto" and outputs == "last" and block_size < steps:
         residuals = "starts"
     elif residuals == "auto":
-        short = states < SMALL and block_size >= steps and sequences * units >= 512
-        residuals = "gates" if (units >= 256 or short) and not half else "states"
+        small = states < SMALL and block_size >= steps
+        cheap = (per_step >= 512 and (small or one_core)) or (per_step >= 4_096 and states < 2 * SMALL)
+        residuals = "gates" if (units >= 256 or cheap) and not half else "states"
     return Chosen(residuals, block_size, value_block_size)
 
 
-def size_for(steps: int, sequences: int, units: int, fewest_rows: int, least: int = 4) -> int:
-    """A block of about 65,536 states, but `fewest_rows` to 4,096 rows of time times batch, and no fewer rows than units: small enough
-    for a cache, large enough that a weight gradient pays for being added to the sum.
+def size_for(steps: int, sequences: int, units: int, aimed: int, least: int = 4) -> int:
+    """A block of about `aimed` states, but 512 to 4,096 rows of time times batch, and no fewer rows than units: small enough for a
+    cache, large enough that a weight gradient pays for being added to the sum.
 
     `least` is a quarter of √steps: what one block holds, some 16 arrays, then grows as slowly as what all blocks keep.
     """
-    rows = max(min(65_536 // max(units, 1), 4_096), fewest_rows, units)
+    rows = max(min(aimed // max(units, 1), 4_096), 512, units)
     return even(steps, max(rows // max(sequences, 1), least, 4))
 
 

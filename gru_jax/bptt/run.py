@@ -4,7 +4,7 @@ from typing import Any, NamedTuple
 
 import jax
 
-from gru_jax._compat import is_forward_mode_error, reverse_only
+from gru_jax._compat import is_forward_mode_error, reverse_only, vmapped
 from gru_jax.bptt.adjoint import adjoint_row
 from gru_jax.bptt.blocks import chosen
 from gru_jax.bptt.both import recursion_both, tangent_row
@@ -57,8 +57,9 @@ def run(layer: Any, how: How, derivative: str, params: Any, sequence: Sequence) 
 
 def _recursion(cell: Cell, how: How, derivative: str, params: Any, xs: Any, h0: Any, reset_state: Any, when: When) -> Any:
     """(h_last, outputs), differentiated as `derivative` says."""
-    of_xs, of_h0 = jax.tree.leaves(xs)[0], jax.tree.leaves(h0)[0]
-    how = how._replace(**chosen(how.residuals, how.block_size, how.outputs, of_xs, of_h0)._asdict())
+    of_params, of_xs, of_h0 = (jax.tree.leaves(tree)[0] for tree in (params, xs, h0))
+    models = vmapped(of_params, of_xs, of_h0)
+    how = how._replace(**chosen(how.residuals, how.block_size, how.outputs, of_xs, of_h0, models)._asdict())
     if how.residuals == "gates" and cell.gates_from_state is not None:
         how = how._replace(residuals="states")  # which are the gates
     if derivative != "adjoint":
