@@ -1,8 +1,8 @@
 """How fast is a gradient here, and how small, beside every other library's?
 
 The gradient of a weighted sum of all outputs by the weights, float32, random everything: `gj.unroll` as it comes, with each kind of
-residuals, and with autodiff; Flax NNX, Equinox, Haiku and Keras (on JAX), each as its users write it and, for the GRUs, with its step
-checkpointed; then PyTorch in a process of its own. All are checked to make the same gradients from the same weights (moved by
+residuals, and with autodiff; Flax NNX, Equinox, Haiku and Keras (on JAX), each as its users write it and with its step checkpointed;
+then PyTorch in a process of its own. All are checked to make the same gradients from the same weights (moved by
 `gj.convert`); those of JAX take turns; medians. The GRU with the reset after the matmul is what most libraries have, before it Haiku
 and Keras. Beside the time: that of tracing and compiling, the memory of temporaries, and the floor: the floating-point operations that
 cannot be avoided, over the rate of a large matmul on this device.
@@ -25,7 +25,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-import gru_jax as gj
 from experiments.common import Options, Outcome, main
 from experiments.speed import report, sharded, torch_process, variants
 from experiments.speed.cases import policy_updates, single_steps
@@ -64,7 +63,6 @@ BEYOND = {
     "H": [(100, 16, 64, 8), (100, 16, 64, 32), (100, 16, 64, 128), (100, 16, 64, 512), (50, 16, 64, 1024)],
 }
 AFTER = "GRU, reset after"
-GRUS = (gj.gru(), gj.gru(reset_after=True))
 Peer = Literal["Flax NNX", "Equinox", "Haiku", "Keras", "PyTorch"]
 MODULES = {"Flax NNX": "flax", "Equinox": "equinox", "Haiku": "haiku", "Keras": "keras", "PyTorch": "torch"}
 DISTRIBUTIONS = {"Haiku": "dm-haiku"}  # where it is not named as the module is
@@ -140,9 +138,7 @@ def main_table(options: BenchmarkOptions, rounds: int, rate: float) -> list[dict
         for shape in map(lambda sizes: Shape(*sizes), shapes):
             for name in (AFTER,) if options.quick else CELLS:
                 problem = posed(CELLS[name], shape, options.seed)
-                case = {"group": group, "cell": name, "shape": shape} | gradients(
-                    problem, options.peers, rounds, checkpointed=CELLS[name] in GRUS
-                )
+                case = {"group": group, "cell": name, "shape": shape} | gradients(problem, options.peers, rounds)
                 cases.append(with_floor(case, problem, rate))
                 print(report.line(cases[-1]), flush=True)
     return cases

@@ -1,6 +1,7 @@
 """What stands around the gradient of one batch: a reinforcement learner's update of many networks, and a single step."""
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import jax
@@ -56,17 +57,27 @@ def policy_updates(steps: int, actors: int, networks: int, units: int, peers: Se
 
 
 def single_steps(sequences: int, units: int, peers: Sequence[str], seed: int) -> dict[str, Program]:
-    """One step of a cell, as an actor or a server calls it. The new states are compared first."""
+    """One step of a cell, as an actor or a server calls it: with its weights as arguments, of which each costs time, or fixed in the
+    program. The new states are compared first."""
     cell = gj.gru(reset_after=True)
     problem = posed(cell, Shape(1, sequences, 16, units), seed)
     h, x = problem.weights[0], problem.xs[0]
-    found = {"ours": compiled(cell.step, problem.params, h, x)}
+    fixed = "weights fixed"
+    found = {
+        "ours": compiled(cell.step, problem.params, h, x),
+        f"ours, {fixed}": compiled(partial(cell.step, problem.params), h, x),
+    }
     if "Flax NNX" in peers:
         step_of, state = flax_nnx_step(problem)
-        found["Flax NNX"] = compiled(lambda state, h, x: step_of(state)(h, x), state, h, x)
+        of_flax = lambda state, h, x: step_of(state)(h, x)
+        found |= {"Flax NNX": compiled(of_flax, state, h, x), f"Flax NNX, {fixed}": compiled(partial(of_flax, state), h, x)}
     if "Equinox" in peers:
         arrays, cell_of = equinox_cell(problem)
-        found["Equinox"] = compiled(lambda arrays, h, x: jax.vmap(cell_of(arrays))(x, h), arrays, h, x)
+        of_equinox = lambda arrays, h, x: jax.vmap(cell_of(arrays))(x, h)
+        found |= {
+            "Equinox": compiled(of_equinox, arrays, h, x),
+            f"Equinox, {fixed}": compiled(partial(of_equinox, arrays), h, x),
+        }
     states = [jax.tree.leaves(program.call(*program.arguments))[0] for program in found.values()]
     for state in states:
         np.testing.assert_allclose(state, states[0], rtol=1e-5, atol=1e-5)

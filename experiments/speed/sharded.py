@@ -33,7 +33,8 @@ def main(given: dict[str, Any]) -> None:
 
     cell = CELLS[given["cell"]]
     problem = posed(cell, Shape(*given["shape"]), given["seed"])
-    candidates = {"ours": ours(problem), "autodiff": ours(problem, derivative="autodiff")}
+    candidates = {"ours": ours(problem)} | {f"ours, {kept}": ours(problem, residuals=kept) for kept in ("states", "gates")}
+    candidates |= {"autodiff": ours(problem, derivative="autodiff")}
     candidates |= {name: maker(problem) for name, maker in peers_of(cell, given["peers"]).items()}
     mesh = jax.make_mesh((given["devices"],), ("batch",), axis_types=(AxisType.Auto,))
     programs, gradients = {}, {}
