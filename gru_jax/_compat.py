@@ -5,6 +5,7 @@ What is written in one way for all versions because of a bug in one says so wher
 Supported: JAX 0.10 to 0.12 (see CHANGELOG.md for the policy).
 """
 
+import math
 import os
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -73,19 +74,19 @@ def is_traced(x: Any) -> bool:
     return isinstance(x, jax.core.Tracer)
 
 
-def vmapped(*arrays: Any) -> int:
-    """Over how many elements `jax.vmap` maps what is computed from these, as far as their tracers tell: a loop or a `jit` inside of it
-    hides it."""
-    return max(map(_elements, arrays))
-
-
-def _elements(x: Any) -> int:
-    elements = 1
-    while is_traced(x):
-        axis = getattr(x, "batch_dim", None)  # of vmap's tracer, which holds the whole in `val`; those of grad hold a `primal`
-        elements *= x.val.shape[axis] if isinstance(axis, int) else 1
-        x = getattr(x, "primal", None) if axis is None else x.val
-    return elements
+def vmapped(tree: Any) -> int:
+    """How many elements `jax.vmap` maps over what is computed from `tree`, of all its axes together, as far as tracers tell: what is
+    traced on its own in between (a loop, a `jit`, a `checkpoint`) hides it."""
+    axes = {}
+    for x in jax.tree.leaves(tree):
+        while is_traced(x):
+            if hasattr(x, "batch_dim"):  # vmap's tracer, which holds the whole in `val`; grad's hold a `primal`
+                if isinstance(x.batch_dim, int):
+                    axes[id(x._trace.tag)] = x.val.shape[x.batch_dim]
+                x = x.val
+            else:
+                x = getattr(x, "primal", None)
+    return math.prod(axes.values())
 
 
 def vary_like(tree: Any, *like: Any) -> Any:
@@ -225,11 +226,14 @@ def cores_per_device() -> int | None:
     return max(cores // jax.local_device_count(), 1)
 
 
-def share_of_batch(sequences: int) -> int:
-    """How many of these sequences a device has: all of them inside `shard_map`, which shows a device its own; under `jit` of sharded
-    data their share, if every CPU device has one; elsewhere it is not known, and all of them are counted."""
-    inside_shard_map = bool(jax.sharding.get_abstract_mesh().manual_axes)
-    return sequences if inside_shard_map or jax.default_backend() != "cpu" else -(-sequences // jax.device_count())
+def share_of_batch(sequences: int, xs: jax.Array) -> int:
+    """How many of these sequences of `xs` a CPU device has. Inside `shard_map` xs are its own. Under `jit` how they are sharded is not
+    known: over all devices of the mesh, or else of the machine, is assumed. On other devices all are counted."""
+    mesh = jax.sharding.get_abstract_mesh()
+    if mesh.manual_axes or jax.default_backend() != "cpu":
+        return sequences
+    all_devices = jax.device_count() if mesh.empty else mesh.size
+    return -(-sequences // (all_devices if is_traced(xs) else len(xs.sharding.device_set)))
 
 
 def half_precision_loops_grow() -> bool:

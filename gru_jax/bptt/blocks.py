@@ -88,15 +88,15 @@ def chosen(residuals: str, block_size: int | None, outputs: str, xs: jax.Array, 
     `outputs="last"` in several blocks keeps the state that each starts from ("starts") and runs the block once more. Else the states
     are kept, most of which are the outputs. The gates too, where bringing them back costs more than their memory traffic: from 256
     units on for the matmuls; for a small sequence, or one up to twice as large, where a step has enough states that storing its gates
-    is cheap.
+    is cheap: 512 in one block, 4,096 in several.
 
     Where each device has one core (a CPU that is split into as many devices as cores) no second core brings the gates back meanwhile:
-    they are kept wherever storing them is cheap, in lean blocks, for a tenth to a quarter less time.
+    512 are enough in several blocks too, which are lean then, for up to a quarter less time.
 
     In half precision, where a step's time grows with the loop around it and with the arrays it stacks (`half_precision_loops_grow`),
     blocks have √T steps, which makes both loops short, and no gates are kept: one block took up to seven times as long.
     """
-    steps, sequences, units = xs.shape[0], share_of_batch(models * math.prod(h0.shape[:-1])), h0.shape[-1]
+    steps, sequences, units = xs.shape[0], share_of_batch(models * math.prod(h0.shape[:-1]), xs), h0.shape[-1]
     per_step = sequences * units
     states = steps * per_step if steps <= LONG else math.inf
     half, whole = h0.dtype.itemsize < 4 and half_precision_loops_grow(), max(steps, 1)
@@ -115,8 +115,8 @@ def chosen(residuals: str, block_size: int | None, outputs: str, xs: jax.Array, 
     if residuals == "auto" and outputs == "last" and block_size < steps:
         residuals = "starts"
     elif residuals == "auto":
-        small = states < SMALL and block_size >= steps
-        cheap = (per_step >= 512 and (small or one_core)) or (per_step >= 4_096 and states < 2 * SMALL)
+        in_one = states < SMALL and block_size >= steps
+        cheap = states < 2 * SMALL and per_step >= (512 if in_one or one_core else 4_096)
         residuals = "gates" if (units >= 256 or cheap) and not half else "states"
     return Chosen(residuals, block_size, value_block_size)
 

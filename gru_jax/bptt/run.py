@@ -57,8 +57,8 @@ def run(layer: Any, how: How, derivative: str, params: Any, sequence: Sequence) 
 
 def _recursion(cell: Cell, how: How, derivative: str, params: Any, xs: Any, h0: Any, reset_state: Any, when: When) -> Any:
     """(h_last, outputs), differentiated as `derivative` says."""
-    of_params, of_xs, of_h0 = (jax.tree.leaves(tree)[0] for tree in (params, xs, h0))
-    models = vmapped(of_params, of_xs, of_h0)
+    of_xs, of_h0 = jax.tree.leaves(xs)[0], jax.tree.leaves(h0)[0]
+    models = vmapped((params, xs, h0, reset_state, when))
     how = how._replace(**chosen(how.residuals, how.block_size, how.outputs, of_xs, of_h0, models)._asdict())
     if how.residuals == "gates" and cell.gates_from_state is not None:
         how = how._replace(residuals="states")  # which are the gates

@@ -66,20 +66,22 @@ def unroll(
         residuals: what `derivative="adjoint"` keeps for its backward pass: `"states"`, which are the outputs, and computes the gates
             again, in little memory where there are several blocks; `"gates"`, the gates too, faster where the matmuls are most of
             the time; `"auto"`, by the shapes: gates from 256 units on; those of a small sequence (up to 4,096 steps, fewer than
-            524,288 states, 2 MiB in float32) in one block where the batch times H is at least 512, and of one twice as large where that
-            is at least 4,096; and on a CPU with a device for each core all where it is 512. With `outputs="last"`, `"auto"`
-            keeps one state per block of a sequence in several, and runs each block again: memory grows as √T, time by a forward pass.
+            524,288 states, 2 MiB in float32) in one block where the batch times H is at least 512; those of one in several blocks,
+            or up to twice as large, where it is at least 4,096 (512 on a CPU with a device for each core). With `outputs="last"`,
+            `"auto"` keeps one state per block of a sequence in several, and runs each block again: memory grows as √T, time by a
+            forward pass.
         block_size: the steps that `derivative="adjoint"` takes together: inputs are projected, gates recomputed and weight
             gradients added up for one block after the other, so that what is not kept is no longer than a block. By default a small
             sequence is one block, and one twice as large where nothing is differentiated; others are cut into blocks of about 196,608
             states (65,536 beyond 128 units, and on a CPU with a device for each core), but 512 to 4,096 rows of time times batch and
             no fewer than H: into equal ones if T has a divisor near, else the last is shorter, which costs a copy of the inputs and of
             the states. Where `"states"` is asked for, blocks have about 65,536 states, and small sequences are cut too. In half
-            precision on a CPU with jaxlib before 0.12, where `"auto"` keeps no gates, blocks have about √T steps. Under `jax.vmap` the
-            states of all its elements count, but where a loop or a `jit` stands between it and this call, which hides them: shorter
-            blocks can be faster there, and take less memory. On a mesh of Explicit axes time is one block by default, so that gradients
-            are reduced over the devices once: memory then grows as T there, for `outputs="last"` too. Neither changes a result
-            beyond rounding; the other derivatives have no use for them.
+            precision on a CPU with jaxlib before 0.12, where `"auto"` keeps no gates, blocks have about √T steps. The states of one
+            device count: under `jit` on a CPU that is split into several, the batch is taken to be spread over all. Under `jax.vmap`
+            those of all its elements count, but where something that is traced on its own (a loop, a `jit`, a `checkpoint`) stands
+            between it and this call and hides them: shorter blocks can be faster there, and take less memory. On a mesh of Explicit
+            axes time is one block by default, so that gradients are reduced over the devices once: memory then grows as T there,
+            for `outputs="last"` too. Neither changes a result beyond rounding; the other derivatives have no use for them.
         derivative: `"adjoint"`, the custom VJP with the derived backward pass; `"both"`, derived tangent and backward pass, for
             forward mode and all that is built on it (a cell without a tangent row is differentiated by autodiff);
             `"autodiff"`, the same forward pass without any rule: the oracle.

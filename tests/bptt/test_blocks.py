@@ -33,6 +33,13 @@ from tests.problems import (
 pytestmark = pytest.mark.derivative
 
 
+@pytest.fixture(autouse=True)
+def _one_device_of_several_cores(monkeypatch):
+    """What is chosen here does not hang on this machine."""
+    monkeypatch.setattr(blocks, "cores_per_device", lambda: 2)
+    monkeypatch.setattr(blocks, "share_of_batch", lambda sequences, xs: sequences)
+
+
 def posed(cell, outputs):
     """A problem whose params have a reset state beside them, with cotangents for these outputs."""
     p = problem(cell)
@@ -184,19 +191,25 @@ def test_what_auto_stands_for(asked, steps, sequences, units, outputs, expected)
 
 
 @pytest.mark.parametrize(
-    ("asked", "steps", "sequences", "units", "expected"),
+    ("asked", "steps", "sequences", "units", "outputs", "expected"),
     [
-        (("auto", None), 1_000, 8, 128, ("gates", 50, 50)),
-        (("auto", None), 1_000, 3, 128, ("states", 1_000, 1_000)),
-        (("auto", None), 3_000, 3, 128, ("states", 150, 150)),
-        (("auto", None), 1_023, 8, 64, ("gates", 1_023, 1_023)),
-        (("auto", None), 1_024, 8, 64, ("gates", 128, 128)),
-        (("states", None), 1_024, 8, 64, ("states", 128, 128)),
+        (("auto", None), 1_000, 8, 128, "all", ("gates", 50, 50)),
+        (("auto", None), 1_000, 8, 128, "last", ("starts", 50, 50)),
+        (("auto", 100), 1_000, 8, 128, "all", ("gates", 100, 100)),
+        (("auto", None), 1_000, 3, 128, "all", ("states", 1_000, 1_000)),
+        (("auto", None), 3_000, 3, 128, "all", ("states", 150, 150)),
+        (("auto", None), 2_040, 4, 128, "all", ("gates", 136, 136)),
+        (("auto", None), 2_040, 4, 127, "all", ("states", 136, 136)),
+        (("auto", None), 1_024, 8, 128, "all", ("states", 64, 64)),
+        (("auto", None), 4_097, 4, 128, "all", ("states", 241, 241)),
+        (("auto", None), 1_023, 8, 64, "all", ("gates", 1_023, 1_023)),
+        (("auto", None), 1_024, 8, 64, "all", ("gates", 128, 128)),
+        (("states", None), 1_024, 8, 64, "all", ("states", 128, 128)),
     ],
 )
-def test_a_device_of_one_core_keeps_gates_in_lean_blocks(asked, steps, sequences, units, expected, monkeypatch):
+def test_a_device_of_one_core_keeps_gates_in_lean_blocks(asked, steps, sequences, units, outputs, expected, monkeypatch):
     monkeypatch.setattr(blocks, "cores_per_device", lambda: 1)
-    assert chosen(*asked, "all", jnp.zeros((steps, sequences, 2)), jnp.zeros((sequences, units))) == expected
+    assert chosen(*asked, outputs, jnp.zeros((steps, sequences, 2)), jnp.zeros((sequences, units))) == expected
 
 
 @pytest.mark.parametrize(
@@ -210,30 +223,47 @@ def test_the_cores_of_a_device(backend, cores, devices, expected, monkeypatch):
     assert cores_per_device() == expected
 
 
-def test_a_batch_is_shared_among_the_devices_of_a_cpu_but_for_what_shard_map_shows_of_it(monkeypatch):
-    mesh = jax.make_mesh((1,), ("batch",), devices=jax.devices()[:1])
+def test_a_devices_share_of_the_batch_is_counted(monkeypatch):
+    monkeypatch.setattr(blocks, "share_of_batch", lambda sequences, xs: sequences // 4)
+    xs, h0 = jnp.zeros((127, 256, 2)), jnp.zeros((256, 64))
+    assert chosen("auto", None, "all", xs, h0) == ("gates", 127, 127)
+    assert chosen("auto", None, "all", xs, h0, 5) == ("states", 9, 9)
+
+
+def test_a_batch_is_shared_among_devices_unless_it_is_known_to_be_on_one(monkeypatch):
+    devices = jax.make_mesh((1,), ("batch",), devices=jax.devices()[:1])
     monkeypatch.setattr(jax, "device_count", lambda: 4)
-    assert [share_of_batch(sequences) for sequences in (0, 1, 4, 5)] == [0, 1, 1, 2]
-    inside = jax.shard_map(lambda x: x * share_of_batch(8), mesh=mesh, in_specs=P(), out_specs=P())
-    assert inside(jnp.ones(())) == 8
+    xs, found = jnp.ones((2, 3)), []
+    of = lambda xs: (found.append([share_of_batch(sequences, xs) for sequences in (0, 1, 4, 5)]), xs)[1]
+    traced = lambda: jax.jit(lambda xs: of(xs))(xs)  # anew at each call
+    of(xs)
+    traced()
+    jax.jit(jax.shard_map(of, mesh=devices, in_specs=P(), out_specs=P()))(xs)
+    with jax.set_mesh(devices):
+        traced()
     monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
-    assert share_of_batch(8) == 8
+    traced()
+    whole, share = [0, 1, 4, 5], [0, 1, 1, 2]
+    assert found == [whole, share, whole, whole, whole]
 
 
 def test_models_at_once_are_counted_as_far_as_they_are_seen():
-    """Through vmap, nested or along another axis, and what differentiates inside of it; not through a `jit`."""
+    """Of all axes of vmap together, whichever array they map; not through a `jit`."""
     found = []
-    of = lambda x, y: (found.append(vmapped(x, y)), (x * y).sum())[1]
-    xs = jnp.ones((3, 4))
+    of = lambda x, y: (found.append(vmapped({"x": x, "y": [y, None]})), (x * jax.nn.relu(y)).sum())[1]
+    xs, ys = jnp.ones((3, 4)), jnp.ones(5)
     of(xs, 1.0)
     jax.jit(of)(xs, 1.0)
     jax.vmap(of, in_axes=(1, None))(xs, 1.0)
-    jax.vmap(of, in_axes=(None, 0))(xs, jnp.ones(5))
+    jax.vmap(of, in_axes=(None, 0))(xs, ys)
     jax.jit(jax.vmap(jax.vmap(of, in_axes=(0, None)), in_axes=(0, None)))(xs, 1.0)
+    jax.vmap(jax.vmap(of, in_axes=(0, None)), in_axes=(None, 0))(xs, ys)
+    jax.vmap(lambda y: jax.vmap(of, in_axes=(0, None))(xs, jax.nn.relu(y)))(ys)
     jax.vmap(jax.grad(of), in_axes=(0, None))(xs, 1.0)
     jax.vmap(jax.hessian(of), in_axes=(0, None))(xs, 1.0)
+    jax.vmap(jax.grad(lambda y: jax.vmap(of, in_axes=(0, None))(xs, y).sum()))(ys)
     jax.vmap(jax.jit(of), in_axes=(0, None))(xs, 1.0)
-    assert found == [1, 1, 4, 5, 12, 3, 3, 1]
+    assert found == [1, 1, 4, 5, 12, 15, 15, 3, 3, 15, 1]
 
 
 def test_many_models_at_once_take_shorter_blocks():
