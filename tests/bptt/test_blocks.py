@@ -231,15 +231,15 @@ def test_a_devices_share_of_the_batch_is_counted(monkeypatch):
 
 
 def test_a_batch_is_shared_among_devices_unless_it_is_known_to_be_on_one(monkeypatch):
-    devices = jax.make_mesh((1,), ("batch",), devices=jax.devices()[:1])
+    mesh = jax.make_mesh((1,), ("batch",), devices=jax.devices()[:1])
     monkeypatch.setattr(jax, "device_count", lambda: 4)
     xs, found = jnp.ones((2, 3)), []
     of = lambda xs: (found.append([share_of_batch(sequences, xs) for sequences in (0, 1, 4, 5)]), xs)[1]
     traced = lambda: jax.jit(lambda xs: of(xs))(xs)  # anew at each call
     of(xs)
     traced()
-    jax.jit(jax.shard_map(of, mesh=devices, in_specs=P(), out_specs=P()))(xs)
-    with jax.set_mesh(devices):
+    jax.jit(jax.shard_map(of, mesh=mesh, in_specs=P(), out_specs=P()))(xs)
+    with jax.set_mesh(mesh):
         traced()
     monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
     traced()
