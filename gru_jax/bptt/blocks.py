@@ -13,7 +13,8 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from gru_jax._compat import cores_per_device, half_precision_loops_grow, replicated, share_of_batch
+from gru_jax._jax.devices import cores_per_device, half_precision_loops_grow, share_of_batch
+from gru_jax._jax.sharding import replicated
 
 
 def scan_blocks(

@@ -19,7 +19,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
-from gru_jax._compat import shard_like, vary_like
+from gru_jax._jax.sharding import shard_like, vary_like
 from gru_jax.bptt import checks
 
 

@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from gru_jax._compat import is_traced
+from gru_jax._jax.tracing import is_traced
 
 FLOATS = ("float64", "float32", "bfloat16", "float16")
 

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from gru_jax._compat import explicitly_sharded, replicated
+from gru_jax._jax.sharding import explicitly_sharded, replicated
 
 # units; beyond, on a CPU, putting operands side by side costs what one matmul saves (swept by hand; experiments.block_sizes does it
 # again)

@@ -4,7 +4,7 @@ from typing import Any, NamedTuple
 
 import jax
 
-from gru_jax._compat import is_forward_mode_error, reverse_only, vmapped
+from gru_jax._jax.tracing import is_forward_mode_error, reverse_only, vmapped
 from gru_jax.bptt.adjoint import adjoint_row
 from gru_jax.bptt.blocks import chosen
 from gru_jax.bptt.both import recursion_both, tangent_row

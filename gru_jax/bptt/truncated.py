@@ -8,7 +8,8 @@ import jax.numpy as jnp
 from jax import lax
 from jax.typing import ArrayLike
 
-from gru_jax._compat import is_traced, vary_like
+from gru_jax._jax.sharding import vary_like
+from gru_jax._jax.tracing import is_traced
 from gru_jax.bptt import checks
 from gru_jax.bptt.unroll import unroll
 

@@ -6,7 +6,8 @@ import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
-from gru_jax._compat import is_traced, shard_like, vary_like
+from gru_jax._jax.sharding import shard_like, vary_like
+from gru_jax._jax.tracing import is_traced
 from gru_jax.bptt import checks
 from gru_jax.bptt.recursion import How
 from gru_jax.bptt.run import Ran, Sequence, run

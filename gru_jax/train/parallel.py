@@ -9,7 +9,7 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from gru_jax._compat import from_every_process, gathered, wait_for_processes
+from gru_jax._jax.processes import from_every_process, gathered, wait_for_processes
 from gru_jax.train.sources import Kind
 
 

@@ -14,7 +14,7 @@ import optax
 from jax.sharding import Mesh
 from jax.sharding import PartitionSpec as P
 
-from gru_jax._compat import varying
+from gru_jax._jax.sharding import varying
 from gru_jax.train.sources import Kind
 
 

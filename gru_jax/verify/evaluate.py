@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from gru_jax import _compat
+from gru_jax._jax import config
 from gru_jax.verify.subject import Arrays
 
 Flat = Callable[[Sequence[Any], Sequence[Any]], tuple[Arrays, Arrays]]
@@ -99,7 +99,7 @@ class Runner:
 
 
 def _float(x: Any) -> np.ndarray:
-    return np.asarray(x, np.float64 if _compat.x64() else np.float32)
+    return np.asarray(x, np.float64 if config.x64() else np.float32)
 
 
 def to_host(x: Any) -> Any:
@@ -122,7 +122,7 @@ def compiled(function: Callable[..., Any], *args: Any) -> Program:
     """
     lowered = jax.jit(function).lower(*args)
     text = lowered.as_text()
-    if "callback" in text or _compat.constants_are_arguments():
+    if "callback" in text or config.constants_are_arguments():
         return Program(lowered.compile(), "")
     key = hashlib.sha256(f"{text} {jax.tree.structure(args)} {lowered.out_tree}".encode()).hexdigest()
     return _kept(key, lambda: Program(lowered.compile(), key))

@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from gru_jax import _compat
+from gru_jax._jax import jaxprs
 
 SAFETY = 8.0
 VARIANTS = 3  # programs, each with its own hash
@@ -46,9 +46,9 @@ def longest_sum(jaxpr: Any) -> int:
             times = repeated * (equation.params["length"] if equation.primitive.name == "scan" else 1)
             longest = max(longest, times * _terms(equation))
             for value in equation.params.values():
-                _compat.map_jaxprs(lambda inner, times=times: visit(inner, times) or inner, value)
+                jaxprs.map_jaxprs(lambda inner, times=times: visit(inner, times) or inner, value)
 
-    _compat.map_jaxprs(lambda inner: visit(inner, 1) or inner, jaxpr)
+    jaxprs.map_jaxprs(lambda inner: visit(inner, 1) or inner, jaxpr)
     return longest
 
 
@@ -64,9 +64,9 @@ def coarsest_eps(jaxpr: Any) -> float:
                 if dtype is not None and jnp.issubdtype(dtype, jnp.inexact):
                     eps = max(eps, float(jnp.finfo(dtype).eps))
             for value in equation.params.values():
-                _compat.map_jaxprs(lambda inner: visit(inner) or inner, value)
+                jaxprs.map_jaxprs(lambda inner: visit(inner) or inner, value)
 
-    _compat.map_jaxprs(lambda inner: visit(inner) or inner, jaxpr)
+    jaxprs.map_jaxprs(lambda inner: visit(inner) or inner, jaxpr)
     return eps
 
 
@@ -88,7 +88,7 @@ def noisy(jaxpr: Any, variant: int = 0) -> Any:
                 inner = equation.params.get("jaxpr", equation.params.get("call_jaxpr"))
                 results = run(getattr(inner, "jaxpr", inner), getattr(inner, "consts", ()), operands)
             else:
-                params = {key: _compat.map_jaxprs(retraced, value) for key, value in equation.params.items()}
+                params = {key: jaxprs.map_jaxprs(retraced, value) for key, value in equation.params.items()}
                 results = equation.primitive.bind(*operands, **equation.primitive.get_bind_params(params))
                 results = results if equation.primitive.multiple_results else [results]
                 if name not in _EXACT:

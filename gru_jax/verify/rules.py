@@ -9,7 +9,7 @@ Rules that JAX itself attaches with `custom_jvp` (`jax.nn.relu`, `logaddexp`) st
 
 from typing import Any, NamedTuple
 
-from gru_jax import _compat
+from gru_jax._jax import jaxprs
 
 
 class Rules(NamedTuple):
@@ -28,17 +28,17 @@ def without_rules(closed_jaxpr: Any) -> tuple[Any, Rules]:
         return jaxpr.replace(eqns=[rewrite_equation(equation) for equation in jaxpr.eqns])
 
     def rewrite_equation(equation):
-        rule = _compat.custom_rule(equation)
+        rule = jaxprs.custom_rule(equation)
         if rule is None:
-            params = {name: _compat.map_jaxprs(rewrite, value) for name, value in equation.params.items()}
+            params = {name: jaxprs.map_jaxprs(rewrite, value) for name, value in equation.params.items()}
             return equation.replace(params=params)
         kind, primal = rule
-        name, is_jax_own = _compat.source_of(primal)
+        name, is_jax_own = jaxprs.source_of(primal)
         if kind == "custom_jvp" and is_jax_own:
             kept[f"{name} ({kind})"] = None
             return equation
         replaced[f"{name} ({kind})"] = None
-        return _compat.call_instead(equation, _compat.map_jaxprs(rewrite, primal))
+        return jaxprs.call_instead(equation, jaxprs.map_jaxprs(rewrite, primal))
 
-    plain = _compat.map_jaxprs(rewrite, closed_jaxpr)
+    plain = jaxprs.map_jaxprs(rewrite, closed_jaxpr)
     return plain, Rules(tuple(replaced), tuple(kept))

@@ -12,7 +12,7 @@ import jax
 import numpy as np
 from jax.sharding import PartitionSpec
 
-from gru_jax import _compat
+from gru_jax._jax import config, jaxprs
 from gru_jax.verify.compare import Difference
 from gru_jax.verify.evaluate import Flat, gradient_alone
 from gru_jax.verify.report import FAIL, NOT_CHECKED, PASS, Check
@@ -68,7 +68,7 @@ def flags(trial: Trial) -> Check:
         if now is None:
             not_done.append(f"this JAX has no {flag}")
             continue
-        with _compat.configured(flag, not now):
+        with config.configured(flag, not now):
             if flag == "jax_custom_vjp3" and not _rule_follows(trial, not now):
                 not_done.append(f"the rule was decorated with {flag}={now}; set the flag before it is defined")
                 continue
@@ -89,7 +89,7 @@ def _rule_follows(trial: Trial, on: bool) -> bool:
         jaxpr = jax.make_jaxpr(lambda *leaves: trial.subject.flat(leaves, trial.subject.passengers)[0])(
             *trial.dtyped(trial.truth)
         )
-    return (_compat.CUSTOM_VJP_PRIMITIVES[1] in str(jaxpr)) == on and "custom_jvp_call" not in str(jaxpr)
+    return (jaxprs.CUSTOM_VJP_PRIMITIVES[1] in str(jaxpr)) == on and "custom_jvp_call" not in str(jaxpr)
 
 
 # The compositions: each makes (leaves, passengers, cotangents) ↦ cotangents of the leaves from a flat function -------------------

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from gru_jax import _compat
+from gru_jax._jax import config, jaxprs
 from gru_jax.verify import rounding
 from gru_jax.verify.compare import Difference, differences, scales
 from gru_jax.verify.evaluate import Evaluated, Flat, Precision, Program, Runner, compiled, derived, gradient, gradient_alone
@@ -38,7 +38,7 @@ class Trial:
         self.names, self.output_names = self.subject.names, self.subject.output_names
         self.native = Precision(
             "/".join(sorted({str(leaf.dtype) for leaf in self.subject.leaves})),
-            _compat.x64(),
+            config.x64(),
             max(float(jnp.finfo(leaf.dtype).eps) for leaf in self.subject.leaves),
         )
         self.why_not_wide = ""
@@ -68,7 +68,7 @@ class Trial:
             plain, rules = without_rules(traced)
             if self.given_reference is None:
                 structure = jax.tree.structure(outputs)
-                run = _compat.as_function(plain)
+                run = jaxprs.as_function(plain)
                 flat: Flat = lambda leaves, passengers: jax.tree.unflatten(structure, run(*leaves, *passengers))
             else:
                 given = self.subject._replace(fun=self.given_reference)

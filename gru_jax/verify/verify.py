@@ -8,7 +8,7 @@ import jax
 import jaxlib
 import numpy as np
 
-from gru_jax import _compat
+from gru_jax._jax import config
 from gru_jax.verify import basic, eager, edges, guard, higher, numerical, precision, transforms
 from gru_jax.verify.report import FAIL, NOT_CHECKED, Check, Report
 from gru_jax.verify.subject import describe
@@ -165,7 +165,7 @@ def _header(trial: Trial, seed: list[int]) -> dict[str, Any]:
             "numpy": np.__version__,
         },
         "device": f"{jax.device_count()} × {jax.devices()[0].device_kind}",
-        "settings": {"x64": _compat.x64(), "matmul precision in checks": "highest"} | flags,
+        "settings": {"x64": config.x64(), "matmul precision in checks": "highest"} | flags,
         "seed": seed,
         "rules replaced in the reference": list(trial.rules.replaced) or "none",
         "JAX's own rules kept": list(trial.rules.kept) or "none",

@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 from jax.sharding import PartitionSpec as P
 
 import gru_jax as gj
-from gru_jax._compat import cores_per_device, half_precision_loops_grow, share_of_batch, vmapped
+from gru_jax._jax.devices import cores_per_device, half_precision_loops_grow, share_of_batch
+from gru_jax._jax.tracing import vmapped
 from gru_jax.bptt import blocks, linalg
 from gru_jax.bptt.blocks import chosen, scan_blocks, size_for
 from tests.bptt.test_jaxlib_bugs import loops

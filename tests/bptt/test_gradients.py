@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import gru_jax as gj
-from gru_jax._compat import CUSTOM_VJP_PRIMITIVES
+from gru_jax._jax.jaxprs import CUSTOM_VJP_PRIMITIVES
 from tests.problems import (
     CELLS,
     SEEDS,

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import gru_jax as gj
-from gru_jax._compat import map_jaxprs
+from gru_jax._jax.jaxprs import map_jaxprs
 
 pytestmark = pytest.mark.derivative
 
