@@ -1,6 +1,6 @@
 """How far is what the engine chooses by the shapes, its blocks, what it keeps, its products, from the best of what it could choose?
 
-`gru_jax.bptt.blocks.chosen` picks a block size and what is kept from the forward pass, `gru_jax.bptt.linalg` which products are taken
+`gru_jax._engine.blocks.chosen` picks a block size and what is kept from the forward pass, `gru_jax.ops` which products are taken
 in one matmul; the sizes in both were swept by hand. Here is such a sweep: three cells, shapes on both sides of those sizes (but for
 those of a forward pass alone, and of half precision), the gradient in float32 as it comes; in blocks of other sizes, keeping states or
 gates; and with the products of the loop together or apart. All make the same gradients; they take turns; medians.
@@ -24,8 +24,8 @@ from experiments.speed.measure import Program, gradient_program, interleaved, re
 from experiments.speed.peers import ours
 from experiments.speed.problem import CELLS, Problem, Shape, posed
 from experiments.speed.report import geomean
-from gru_jax.bptt import linalg
-from gru_jax.bptt.blocks import chosen
+from gru_jax import ops
+from gru_jax._engine.blocks import chosen
 
 SHAPES = {
     (50, 1, 16, 32): "tiny",
@@ -55,8 +55,8 @@ AS_CHOSEN = "as chosen"
 
 @contextmanager
 def sizes(**constants: Any) -> Iterator[None]:
-    """With other sizes in `linalg`; what was traced with the ones before is forgotten on the way in and out."""
-    with patch.multiple(linalg, **constants):
+    """With other sizes in `ops`; what was traced with the ones before is forgotten on the way in and out."""
+    with patch.multiple(ops, **constants):
         jax.clear_caches()
         yield
     jax.clear_caches()

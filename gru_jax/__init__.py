@@ -4,24 +4,24 @@ from gru_jax import cells as cells
 from gru_jax import convert as convert
 from gru_jax import flow as flow
 from gru_jax import heads as heads
+from gru_jax import layers as layers
 from gru_jax import plot as plot
 from gru_jax import train as train
 from gru_jax import verify as verify
-from gru_jax import wrappers as wrappers
-from gru_jax.bptt.cell import Cell as Cell
-from gru_jax.bptt.step import step as step
-from gru_jax.bptt.truncated import unroll_truncated as unroll_truncated
-from gru_jax.bptt.unroll import unroll as unroll
+from gru_jax.cell import Cell as Cell
 from gru_jax.cells import initializers as initializers
 from gru_jax.cells.elman import elman as elman
 from gru_jax.cells.gru import gru as gru
 from gru_jax.cells.linear import linear_rnn as linear_rnn
 from gru_jax.cells.lstm import lstm as lstm
+from gru_jax.layers.bidirectional import bidirectional as bidirectional
+from gru_jax.layers.dropout import variational_dropout as variational_dropout
+from gru_jax.layers.stack import stack as stack
+from gru_jax.layers.zoneout import zoneout as zoneout
+from gru_jax.step import step as step
+from gru_jax.truncated import unroll_truncated as unroll_truncated
+from gru_jax.unroll import unroll as unroll
 from gru_jax.verify.verify import assert_vjp as assert_vjp
 from gru_jax.verify.verify import verify_vjp as verify_vjp
-from gru_jax.wrappers.bidirectional import bidirectional as bidirectional
-from gru_jax.wrappers.dropout import variational_dropout as variational_dropout
-from gru_jax.wrappers.stack import stack as stack
-from gru_jax.wrappers.zoneout import zoneout as zoneout
 
 __version__ = "0.1.0"

@@ -19,12 +19,12 @@ import jax.numpy as jnp
 from jax import lax
 from jax.flatten_util import ravel_pytree
 
-from gru_jax.bptt import checks
-from gru_jax.bptt.adjoint import adjoint_row
-from gru_jax.bptt.both import tangent_row
-from gru_jax.bptt.linalg import transposed
-from gru_jax.bptt.recursion import How, Kept, forward, previous
-from gru_jax.bptt.when import When
+from gru_jax._engine import validate
+from gru_jax._engine.custom_jvp import tangent_row
+from gru_jax._engine.local_vjp import adjoint_row
+from gru_jax._engine.recursion import How, Kept, forward, previous
+from gru_jax._engine.step_flags import When
+from gru_jax.ops import transposed
 
 Loss = Callable[[jax.Array, jax.Array], jax.Array]
 
@@ -234,15 +234,15 @@ def norm(x: jax.Array, axis: int | tuple[int, ...] | None = None) -> jax.Array:
 
 def _steps(cell: Any, params: Any, xs: Any, h0: Any) -> Steps:
     """The forward pass, its input checked as by `gj.unroll`."""
-    checks.check_cell(cell)
+    validate.check_cell(cell)
     if not hasattr(cell, "gates"):
         raise TypeError(f"cell: got {cell.name}, expected a gj.Cell: give the layers one by one, each with its own inputs.")
     if cell.needs_key:
         raise ValueError(f"cell: got {cell.name}, which draws noise, expected a cell without: cell.deterministic().")
-    params, input_size = checks.check_params(cell, params)
-    xs = checks.check_input("xs", xs, input_size, jax.tree.leaves(params)[0].dtype, least_rank=2)
+    params, input_size = validate.check_params(cell, params)
+    xs = validate.check_input("xs", xs, input_size, jax.tree.leaves(params)[0].dtype, least_rank=2)
     batch = xs.shape[1:-1]
-    h0 = cell.initial_state(params, batch) if h0 is None else checks.check_state("h0", h0, cell, params, batch)
+    h0 = cell.initial_state(params, batch) if h0 is None else validate.check_state("h0", h0, cell, params, batch)
     hs = forward(cell, How(), Kept(hs=True), params, xs, h0, None, When())[1].hs
     h_prevs = previous(h0, hs, False)
     row = adjoint_row(cell)

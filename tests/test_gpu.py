@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import pytest
 
 import gru_jax as gj
-from tests.bptt.test_when import LENGTHS, RESETS
+from tests.engine.test_when import LENGTHS, RESETS
 from tests.problems import assert_close, every_cell, gradients, normal_like, problem
 
 pytestmark = [pytest.mark.gpu, pytest.mark.derivative]

@@ -38,9 +38,9 @@ def test_examples_in_docstrings_run_as_printed(name, float32_as_users_have_it):
 
 
 def test_cell_shows_a_cell_of_ones_own():
-    import gru_jax.bptt.cell
+    import gru_jax.cell
 
-    examples = [test for test in doctest.DocTestFinder().find(gru_jax.bptt.cell.Cell) if test.examples]
+    examples = [test for test in doctest.DocTestFinder().find(gru_jax.cell.Cell) if test.examples]
     assert examples
 
 

@@ -17,19 +17,26 @@ ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "gru_jax"
 FILES = sorted(PACKAGE.rglob("*.py"))
 
-# A part may import the parts named behind it, and itself. bptt ← cells ← wrappers ← the top; heads, train and _jax know no cell.
+# A part may import the parts named behind it, and itself. heads, train, verify and _jax know no cell.
+CORE = {"cell", "ops", "_engine", "_jax"}
 MAY_IMPORT = {
     "_jax": set(),
-    "bptt": {"_jax"},
-    "cells": {"bptt", "_jax"},
-    "wrappers": {"bptt", "cells", "_jax"},
-    "flow": {"bptt"},
+    "ops": {"_jax"},
+    "_engine": CORE,
+    "cell": CORE,
+    "unroll": CORE,
+    "step": CORE,
+    "truncated": CORE | {"unroll"},
+    "cells": CORE,
+    "layers": CORE | {"cells"},
+    "flow": CORE,
     "plot": set(),
     "heads": set(),
     "train": {"_jax"},
-    "convert": {"bptt", "cells", "wrappers", "_jax"},  # its tables are by cell
+    "convert": CORE | {"cells", "layers"},  # its tables are by cell
     "verify": {"_jax"},  # verifies any function; cases.py alone knows the cells, and imports them when it is asked for them
-    "__init__": {"bptt", "cells", "wrappers", "flow", "heads", "plot", "train", "verify", "convert"},
+    "__init__": CORE
+    | {"unroll", "step", "truncated", "cells", "layers", "flow", "heads", "plot", "train", "verify", "convert"},
 }
 CORE_DEPENDENCIES = {"jax", "jaxlib", "jaxtyping", "numpy", "optax"}
 

@@ -18,7 +18,7 @@ import jax
 import jax.numpy as jnp
 
 import gru_jax as gj
-from gru_jax.bptt.linalg import dot
+from gru_jax.ops import dot
 
 
 class DreamerParams(NamedTuple):

@@ -44,12 +44,13 @@ def main(given: dict[str, Any]) -> None:
     from experiments.speed.measure import gradient_program, interleaved, relative_difference
     from experiments.speed.peers import ours
     from experiments.speed.problem import CELLS, Shape, posed
-    from gru_jax.bptt import linalg, recursion
+    from gru_jax import ops
+    from gru_jax._engine import recursion
 
     problem, variant = posed(CELLS[given["cell"]], Shape(*given["shape"]), given["seed"]), given["variant"]
     programs = {"as it is": gradient_program(ours(problem), problem)}
     recursion.UNROLL = variant.get("unroll", recursion.UNROLL)
-    linalg.WIDE_UP_TO = variant.get("wide_up_to", linalg.WIDE_UP_TO)
+    ops.WIDE_UP_TO = variant.get("wide_up_to", ops.WIDE_UP_TO)
     with jax.default_matmul_precision(variant.get("precision")):
         programs["variant"] = gradient_program(ours(problem, **variant.get("how", {})), problem)
     made = [program.call(*program.arguments) for program in programs.values()]

@@ -17,10 +17,10 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from gru_jax.bptt.cell import Cell
-from gru_jax.bptt.checks import check_option
-from gru_jax.bptt.linalg import affine, affine_dot, bias_sum, dot, outer_sum
+from gru_jax._engine.validate import check_option
+from gru_jax.cell import Cell
 from gru_jax.cells.letters import check_for, initializer_for
+from gru_jax.ops import affine, affine_dot, bias_sum, dot, outer_sum
 
 Activation = Literal["tanh", "relu", "sigmoid", "identity"]
 Steps = Float[Array, "*t_b H"]

@@ -23,8 +23,10 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from gru_jax.bptt.cell import Cell
-from gru_jax.bptt.linalg import (
+from gru_jax.cell import Cell
+from gru_jax.cells.gru_reset_after import gru_reset_after
+from gru_jax.cells.letters import check_for, initializer_for
+from gru_jax.ops import (
     Affine,
     Prepared,
     affine,
@@ -36,8 +38,6 @@ from gru_jax.bptt.linalg import (
     pre_activations,
     prepared,
 )
-from gru_jax.cells.gru_reset_after import gru_reset_after
-from gru_jax.cells.letters import check_for, initializer_for
 
 Steps = Float[Array, "*t_b H"]
 

@@ -25,9 +25,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from gru_jax.bptt.cell import Cell
-from gru_jax.bptt.linalg import affine, affine_dot, bias_sum, dot, dot_sum, dots, outer_sum
+from gru_jax.cell import Cell
 from gru_jax.cells.letters import check_for, initializer_for
+from gru_jax.ops import affine, affine_dot, bias_sum, dot, dot_sum, dots, outer_sum
 
 Steps = Float[Array, "*t_b H"]
 

@@ -17,9 +17,9 @@ from typing import NamedTuple
 
 from jaxtyping import Array, Float
 
-from gru_jax.bptt.cell import Cell
-from gru_jax.bptt.linalg import affine, affine_dot, bias_sum, dot, outer_sum
+from gru_jax.cell import Cell
 from gru_jax.cells.letters import check_for, initializer_for
+from gru_jax.ops import affine, affine_dot, bias_sum, dot, outer_sum
 
 Steps = Float[Array, "*t_b H"]
 

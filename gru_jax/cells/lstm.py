@@ -22,8 +22,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from gru_jax.bptt.cell import Cell
-from gru_jax.bptt.linalg import (
+from gru_jax.cell import Cell
+from gru_jax.cells.letters import check_for, initializer_for
+from gru_jax.ops import (
     Affine,
     Prepared,
     affine_dot,
@@ -34,7 +35,6 @@ from gru_jax.bptt.linalg import (
     pre_activations,
     prepared,
 )
-from gru_jax.cells.letters import check_for, initializer_for
 
 Steps = Float[Array, "*t_b H"]
 PEEPHOLES = ("p_i", "p_f", "p_o")

@@ -7,8 +7,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from gru_jax._engine.validate import FLOATS
 from gru_jax._jax.tracing import is_traced
-from gru_jax.bptt.checks import FLOATS
 
 Say = Callable[[str], str]  # how a message calls the tensor of this name
 

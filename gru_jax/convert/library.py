@@ -5,14 +5,14 @@ from typing import Any, NamedTuple, get_args
 
 from jax import Array
 
-from gru_jax.bptt.cell import Cell
-from gru_jax.bptt.checks import check_cell
+from gru_jax._engine.validate import check_cell
+from gru_jax.cell import Cell
 from gru_jax.cells.elman import Activation, elman
 from gru_jax.cells.gru import gru
 from gru_jax.cells.lstm import lstm
 from gru_jax.convert.table import Table, pack
-from gru_jax.wrappers.bidirectional import Bidirectional, BidirectionalParams
-from gru_jax.wrappers.stack import Stack
+from gru_jax.layers.bidirectional import Bidirectional, BidirectionalParams
+from gru_jax.layers.stack import Stack
 
 ELMANS = tuple(elman(activation) for activation in get_args(Activation))
 _NEVER = "no weights of one are the other's function."

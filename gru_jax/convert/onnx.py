@@ -21,7 +21,7 @@ from gru_jax.cells.lstm import LSTMParams, lstm
 from gru_jax.convert.arrays import check_names, read, write
 from gru_jax.convert.library import ELMANS, Library, Place, build, cells, check_composition, packed
 from gru_jax.convert.table import Table, unpack
-from gru_jax.wrappers.stack import Stack
+from gru_jax.layers.stack import Stack
 
 # what stands where among an operator's inputs
 INPUTS = {

@@ -13,7 +13,7 @@ from gru_jax.cells.lstm import LSTMParams, LSTMState, lstm
 from gru_jax.convert.arrays import read
 from gru_jax.convert.files import extra
 from gru_jax.convert.onnx import INPUTS, from_onnx
-from gru_jax.wrappers.bidirectional import BidirectionalParams, bidirectional
+from gru_jax.layers.bidirectional import BidirectionalParams, bidirectional
 
 GATE_ACTIVATIONS = {"GRU": ["sigmoid", "tanh"], "LSTM": ["sigmoid", "tanh", "tanh"]}
 KNOWN = {"direction", "hidden_size", "linear_before_reset", "activations", "activation_alpha", "activation_beta", "layout"}

@@ -12,7 +12,7 @@ import numpy as np
 from gru_jax.convert.files import extra, write_whole
 from gru_jax.convert.library import check_composition
 from gru_jax.convert.onnx import INPUTS, ONNX, OPERATORS, cells_of_operator, to_onnx
-from gru_jax.wrappers.stack import Stack
+from gru_jax.layers.stack import Stack
 
 OPSET, IR_VERSION = 17, 8  # the GRU of opset 14; what runtimes since 2022 read
 

@@ -15,7 +15,7 @@ from gru_jax.cells.lstm import LSTMParams, lstm
 from gru_jax.convert.arrays import check_names, read, write
 from gru_jax.convert.library import Library, Place, build, cells, check_composition, each, packed
 from gru_jax.convert.table import Table, unpack
-from gru_jax.wrappers.stack import Stack
+from gru_jax.layers.stack import Stack
 
 BIASES = ("bias_ih", "bias_hh")
 _ELMAN = Table(ElmanParams, {"weight_ih": "W", "weight_hh": "U", "bias_ih": "b", "bias_hh": "b"}, BIASES, rows=True)

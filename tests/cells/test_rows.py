@@ -4,8 +4,8 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from gru_jax.bptt import linalg
-from gru_jax.bptt.linalg import bias_sum, outer_sum, transposed
+from gru_jax import ops
+from gru_jax.ops import bias_sum, outer_sum, transposed
 from tests.problems import CELLS, JOINT, SEEDS, B, D, H, T, assert_close, normal_like, problem
 
 pytestmark = pytest.mark.derivative
@@ -18,7 +18,7 @@ FORMS = [(name, True) for name in CELLS] + [(name, False) for name in JOINT]
 def cell(request, monkeypatch):
     """Each of them; GRU and LSTM also as what larger ones do: x W before the loop and h U in it, not [x, h] [W; U]."""
     name, joint = request.param
-    monkeypatch.setattr(linalg, "JOINT_UP_TO", D + H if joint else 0)
+    monkeypatch.setattr(ops, "JOINT_UP_TO", D + H if joint else 0)
     return CELLS[name]
 
 

@@ -12,7 +12,7 @@ from onnx import TensorProto, helper, numpy_helper
 from onnx.reference import ReferenceEvaluator
 
 import gru_jax as gj
-from gru_jax.wrappers.bidirectional import Bidirectional
+from gru_jax.layers.bidirectional import Bidirectional
 from tests.convert.parity import XS, B, D, H, T, assert_same_bits, library, random_params, random_state
 from tests.problems import CELLS as ALL
 from tests.problems import assert_close, assert_told

@@ -15,7 +15,7 @@ from experiments.speed import report
 from experiments.speed.measure import Program, difference, forward_program, gradient_program, interleaved, relative_difference
 from experiments.speed.peers import PEERS, cudnn_lstm, ours, peers_of
 from experiments.speed.problem import CELLS, Candidate, Shape, floor_flop, posed
-from gru_jax.bptt import linalg
+from gru_jax import ops
 from tests.convert.parity import library
 
 SHAPE = Shape(6, 3, 4, 5)
@@ -190,9 +190,9 @@ def test_a_problem_is_random_and_its_reset_bias_zero():
 
 
 def test_a_sweep_compares_what_is_chosen_with_what_else_could_be():
-    joint = linalg.JOINT_UP_TO
+    joint = ops.JOINT_UP_TO
     case = block_sizes.swept("GRU", Shape(13, 3, 2, 5), Options(quick=True))
-    assert joint == linalg.JOINT_UP_TO
+    assert joint == ops.JOINT_UP_TO
     assert case["chosen"] == "13, states"
     assert list(case["measured"]) == ["as chosen", "3, states", "3, gates", "13, gates", "[x, h] joined"]
     assert case["best_blocks"] in list(case["measured"])[:4]

@@ -15,12 +15,13 @@ from hypothesis import strategies as st
 from jax.sharding import PartitionSpec as P
 
 import gru_jax as gj
+from gru_jax import ops
+from gru_jax._engine import blocks
+from gru_jax._engine.blocks import chosen, scan_blocks, size_for
 from gru_jax._jax.devices import cores_per_device, half_precision_loops_grow, share_of_batch
 from gru_jax._jax.tracing import vmapped
-from gru_jax.bptt import blocks, linalg
-from gru_jax.bptt.blocks import chosen, scan_blocks, size_for
-from tests.bptt.test_jaxlib_bugs import loops
-from tests.bptt.test_when import LENGTHS, MASK, RESETS, reset_state_of
+from tests.engine.test_jaxlib_bugs import loops
+from tests.engine.test_when import LENGTHS, MASK, RESETS, reset_state_of
 from tests.problems import (
     T,
     assert_close,
@@ -335,7 +336,7 @@ def test_blocks_of_a_forward_pass_alone(asked, steps, sequences, expected):
 
 @pytest.mark.parametrize(("rows", "units", "products"), [(63, 128, 1), (63, 129, 3), (64, 256, 1), (64, 257, 3)])
 def test_products_are_side_by_side_up_to_a_size(rows, units, products):
-    program = jax.make_jaxpr(lambda x, *weights: linalg.dots(x, *weights))(jnp.zeros((rows, 5)), *[jnp.zeros((5, units))] * 3)
+    program = jax.make_jaxpr(lambda x, *weights: ops.dots(x, *weights))(jnp.zeros((rows, 5)), *[jnp.zeros((5, units))] * 3)
     assert str(program).count("dot_general") == products
 
 
@@ -345,8 +346,8 @@ def test_products_are_side_by_side_up_to_a_size(rows, units, products):
 def test_the_products_of_input_and_state_are_one_up_to_a_size(inputs, units, dtype, products):
     """Three: of x by each of the weights, and of h by both."""
     of = lambda *shape: jax.ShapeDtypeStruct(shape, dtype)
-    gate = linalg.Affine(of(inputs, units), of(units, units), of(units))
-    by_product = lambda x, h, *gates: linalg.pre_activations(linalg.prepared(x, *gates), h, *gates)
+    gate = ops.Affine(of(inputs, units), of(units, units), of(units))
+    by_product = lambda x, h, *gates: ops.pre_activations(ops.prepared(x, *gates), h, *gates)
     program = jax.make_jaxpr(by_product)(of(7, inputs), of(7, units), gate, gate)
     assert str(program).count("dot_general") == products
 
@@ -357,7 +358,7 @@ def test_products_of_input_and_state_apart_are_the_joint_one(cell, derivative, n
     """What is chosen for larger cells, and in half precision, at the sizes of these tests."""
     p = problem(cell)
     expected = gradients(partial(scan_of_step, cell), p)
-    monkeypatch.setattr(linalg, "JOINT_UP_TO", 0)
+    monkeypatch.setattr(ops, "JOINT_UP_TO", 0)
     assert_close(gradients(partial(gj.unroll, cell, derivative=derivative), p), expected)
     assert_close(gradients(partial(scan_of_step, cell), p), expected)
 
@@ -367,13 +368,13 @@ def test_products_by_gate_are_those_side_by_side(cell, needs_x64, monkeypatch):
     """What is chosen beyond 128 units, at the sizes of these tests; and, once, beyond 128 units."""
     p = problem(cell)
     expected = gradients(partial(scan_of_step, cell), p)
-    monkeypatch.setattr(linalg, "WIDE_UP_TO", 0)
-    monkeypatch.setattr(linalg, "JOINT_UP_TO", 0)
+    monkeypatch.setattr(ops, "WIDE_UP_TO", 0)
+    monkeypatch.setattr(ops, "JOINT_UP_TO", 0)
     assert_close(gradients(partial(gj.unroll, cell), p), expected)
     assert_close(gradients(partial(scan_of_step, cell), p), expected)
     large = problem(cell, hidden_size=131, steps=3)
     by_gate = gradients(partial(gj.unroll, cell), large)
-    monkeypatch.setattr(linalg, "WIDE_UP_TO", 131)
+    monkeypatch.setattr(ops, "WIDE_UP_TO", 131)
     assert_close(by_gate, gradients(partial(scan_of_step, cell), large))
 
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import gru_jax as gj
-from tests.bptt.test_when import LENGTHS, MASK, RESETS
+from tests.engine.test_when import LENGTHS, MASK, RESETS
 from tests.problems import B, D, H, T, assert_close, assert_told, normal_like, problem
 
 STACK = gj.stack([gj.gru(), gj.lstm(), gj.elman()])

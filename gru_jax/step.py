@@ -5,7 +5,7 @@ from typing import Any
 import jax
 from jax.typing import ArrayLike
 
-from gru_jax.bptt import checks, when
+from gru_jax._engine import step_flags, validate
 
 
 def step(
@@ -37,11 +37,11 @@ def step(
     Cost: a jitted step of one sequence takes about as long as calling it, which grows with the number of arrays. Where the weights
     stay the same for long, as in an actor between two updates, fix them: `jax.jit(functools.partial(gj.step, cell, params))`.
     """
-    checks.check_cell(cell)
-    checks.check_resets(reset, reset_state, name="reset")
+    validate.check_cell(cell)
+    validate.check_resets(reset, reset_state, name="reset")
     if reset is not None:
-        params, h, x = checks.check_step(cell, params, h, x)
-        reset = checks.check_flags("reset", reset, x.shape[:-1], "*batch")
-        reset_state = None if reset_state is None else checks.check_reset_state(reset_state, cell, h)
-        h = when.reset(when.When(resets=reset), reset_state, h)
+        params, h, x = validate.check_step(cell, params, h, x)
+        reset = validate.check_flags("reset", reset, x.shape[:-1], "*batch")
+        reset_state = None if reset_state is None else validate.check_reset_state(reset_state, cell, h)
+        h = step_flags.reset(step_flags.When(resets=reset), reset_state, h)
     return cell.step(params, h, x)

@@ -6,7 +6,7 @@
 | tangent | `drive`                                         | `push`                                   |
 | adjoint | `collect`                                       | `pull`                                   |
 
-(Where that is faster, a small GRU or LSTM leaves the input's products to the loop as well: `linalg.prepared`.)
+(Where that is faster, a small GRU or LSTM leaves the input's products to the loop as well: `ops.prepared`.)
 
 `push` and `pull` are transposes of each other, `drive` and `collect` too, and the tangent row is the derivative of the value
 row: each piece can be proven by itself (tests/cells/test_rows.py does).
@@ -19,8 +19,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
+from gru_jax._engine import validate
 from gru_jax._jax.sharding import shard_like, vary_like
-from gru_jax.bptt import checks
 
 
 def _state_is_output(state: Any) -> Any:
@@ -38,7 +38,7 @@ class Cell(NamedTuple):
         init: `init(key, input_size, hidden_size, **options) -> params`; params is a pytree of floating-point arrays of one
             dtype, for preference a NamedTuple with one array per gate.
         project: `project(params, xs) -> us`: the part of the pre-activations that needs no state, any pytree. Only `gates` of the
-            same cell reads it: replace both or none (a small GRU's or LSTM's is the input itself, see `linalg.prepared`).
+            same cell reads it: replace both or none (a small GRU's or LSTM's is the input itself, see `ops.prepared`).
         gates: `gates(params, u, h) -> g`: every value of the step that the adjoint needs, any pytree.
         update: `update(g, h) -> h`: the new state, of the same structure, shapes and dtypes as `h`.
         coefficients: `coefficients(g, h_prev) -> k`: what the linearised step needs of the values; elementwise.
@@ -66,7 +66,7 @@ class Cell(NamedTuple):
     saves nothing but its states from the first day. The price is one more evaluation of `gates` per step, in the loop.
     The tangent row is `push` and `drive`, for `derivative="both"`, beside `coefficients` and `pull`.
 
-    Multiply by weights with `gru_jax.bptt.linalg.dot(x, W)` where `compute_dtype` and sums in float32 matter; `x @ W` works too.
+    Multiply by weights with `gru_jax.ops.dot(x, W)` where `compute_dtype` and sums in float32 matter; `x @ W` works too.
 
     The functions close over no array that is traced or differentiated: it goes into `params`. Make a cell once, not in every call:
     it is compared by its functions' identity, and a new one is traced anew.
@@ -97,7 +97,7 @@ class Cell(NamedTuple):
 
     And with its derivation, a = ¼ (1 − g²) ⊙ h̄,  h̄₋ = ¾ h̄ + a Uᵀ,  W̄ = Σ xᵀ a,  Ū = Σ h₋ᵀ a,  x̄ = a Wᵀ:
 
-    >>> from gru_jax.bptt.linalg import outer_sum
+    >>> from gru_jax.ops import outer_sum
     >>> def collect(params, xs, h_prevs, g, k, h_bars):
     ...     a = k * h_bars
     ...     return Params(W=outer_sum(xs, a), U=outer_sum(h_prevs, a)), a @ params.W.T
@@ -144,8 +144,8 @@ class Cell(NamedTuple):
         Raises:
             TypeError, ValueError: as `gj.unroll`.
         """
-        checks.check_no_noise(self)
-        params, h, x = checks.check_step(self, params, h, x)
+        validate.check_no_noise(self)
+        params, h, x = validate.check_step(self, params, h, x)
         h = self.update(self.gates(params, self.project(params, x), h), h)
         return h, self.output(h)
 
@@ -174,12 +174,12 @@ class Cell(NamedTuple):
 
     def output_size(self, params: Any) -> int:
         """The last axis of `ys`."""
-        return jax.eval_shape(self.output, checks.zero_state(self, params)).shape[-1]
+        return jax.eval_shape(self.output, validate.zero_state(self, params)).shape[-1]
 
 
 def initial_state(layer: Any, params: Any, batch_shape: int | tuple[int, ...], like: Array | None) -> Any:
     """`Cell.initial_state`, for whatever has a zero state."""
-    batch = checks.batch_shape(batch_shape)
-    state = checks.zero_state(layer, params)
+    batch = validate.batch_shape(batch_shape)
+    state = validate.zero_state(layer, params)
     state = jax.tree.map(lambda leaf: jnp.zeros(batch + leaf.shape, leaf.dtype), state)
     return state if like is None else shard_like(vary_like(state, like), like, len(batch))

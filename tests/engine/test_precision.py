@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import pytest
 
 import gru_jax as gj
-from gru_jax.bptt.linalg import dot, lowered, outer_sum
+from gru_jax.ops import dot, lowered, outer_sum
 from tests.problems import CELLS, B, D, H, T, assert_close, errors, gradients, main_cells, problem, scan_of_step
 
 pytestmark = pytest.mark.derivative

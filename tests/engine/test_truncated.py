@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import gru_jax as gj
-from tests.bptt.test_when import LENGTHS, MASK, RESETS
+from tests.engine.test_when import LENGTHS, MASK, RESETS
 from tests.problems import CELLS, B, H, T, assert_close, assert_told, gradients, main_cells, problem
 
 WHEN = {"lengths": LENGTHS, "mask": MASK, "resets": RESETS}

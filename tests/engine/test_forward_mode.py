@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import pytest
 
 import gru_jax as gj
-from tests.bptt.test_when import LENGTHS, MASK, RESETS, reset_state_of
+from tests.engine.test_when import LENGTHS, MASK, RESETS, reset_state_of
 from tests.problems import CELLS, assert_close, every_cell, gradients, main_cells, normal_like, problem
 
 P = problem(gj.gru())

@@ -5,8 +5,8 @@ from typing import Any, NamedTuple
 
 import jax
 
-from gru_jax.bptt.cell import Cell
-from gru_jax.bptt.linalg import transposed
+from gru_jax.cell import Cell
+from gru_jax.ops import transposed
 
 
 class AdjointRow(NamedTuple):

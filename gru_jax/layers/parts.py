@@ -4,7 +4,7 @@ from typing import Any
 
 import jax
 
-from gru_jax.bptt import checks
+from gru_jax._engine import validate
 
 
 def check_part(part: Any, params: Any, path: str) -> int | None:
@@ -22,7 +22,7 @@ def check_cells(cells: Any) -> tuple[Any, ...]:
     if not isinstance(cells, list | tuple) or (isinstance(cells, tuple) and hasattr(cells, "_fields")) or not cells:
         raise TypeError(f"cells: got {type(cells).__name__}, expected a list of cells: gj.stack([gj.gru(), gj.gru()]).")
     for cell in cells:
-        checks.check_cell(cell)
+        validate.check_cell(cell)
     return tuple(cells)
 
 

@@ -9,8 +9,8 @@ import pytest
 from allpairspy import AllPairs
 
 import gru_jax as gj
-from gru_jax.bptt import linalg
-from tests.bptt.test_when import LENGTHS, MASK, RESETS, reset_state_of
+from gru_jax import ops
+from tests.engine.test_when import LENGTHS, MASK, RESETS, reset_state_of
 from tests.problems import CELLS, JOINT, B, D, H, T, assert_close, errors, gradients, problem, scan_of_step, tolerance
 
 pytestmark = [pytest.mark.derivative, pytest.mark.slow]
@@ -70,7 +70,7 @@ def test_values_and_gradients_equal_autodiff_of_the_plain_scan(case, needs_x64, 
     by_autodiff = errors(expected, truth)
     # what small cells do and what larger ones do: [x, h] [W; U] in the loop, or x W before it and h U in it
     for joint in (True, False) if case["cell"] in JOINT and dtype.itemsize >= 4 else (True,):
-        monkeypatch.setattr(linalg, "JOINT_UP_TO", D + H if joint else 0)
+        monkeypatch.setattr(ops, "JOINT_UP_TO", D + H if joint else 0)
         result = jax.jit(partial(gradients, measured))(p)
         assert {leaf.dtype for leaf in jax.tree.leaves(result)} == {dtype}
         if dtype == jnp.float64:

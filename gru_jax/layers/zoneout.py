@@ -15,9 +15,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
-from gru_jax.bptt import checks
-from gru_jax.bptt.cell import Cell
-from gru_jax.wrappers.parts import check_rate
+from gru_jax._engine import validate
+from gru_jax.cell import Cell
+from gru_jax.layers.parts import check_rate
 
 
 class Zoned(NamedTuple):
@@ -30,7 +30,7 @@ class Zoned(NamedTuple):
 def randomize(cell: Cell, rates: Any, key: Array, params: Any, xs: Array) -> tuple[Any, Zoned]:
     """Draws z for every step, sequence and unit."""
     own, inner = jax.random.split(key)
-    state = checks.zero_state(cell, params)
+    state = validate.zero_state(cell, params)
     keys = iter(jax.random.split(own, len(jax.tree.leaves(state))))
     draw = lambda rate, leaf: jax.random.bernoulli(next(keys), rate, xs.shape[:-1] + leaf.shape)
     z = jax.tree.map(draw, _per_leaf(rates, state), state)
@@ -113,7 +113,7 @@ def zoneout(cell: Cell, rate: Any) -> Cell:
         TypeError: no cell.
         ValueError: a rate outside [0, 1).
     """
-    checks.check_cell(cell)
+    validate.check_cell(cell)
     if not isinstance(cell, Cell):
         raise TypeError(f"cell: got {cell.name}, expected a gj.Cell. Put zoneout on the cells inside: it acts on each step.")
     jax.tree.map(partial(check_rate, "rate"), rate)
@@ -144,7 +144,7 @@ def _cell(cell: Cell, rates: Any) -> Cell:
         pull=of(pull, "pull", rates),
         collect=of(collect, "collect", rates),
         gates_from_state=None,
-        zero_state=partial(checks.zero_state, cell),
+        zero_state=partial(validate.zero_state, cell),
     )
 
 

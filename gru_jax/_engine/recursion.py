@@ -24,11 +24,11 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from gru_jax.bptt.adjoint import adjoint_row
-from gru_jax.bptt.blocks import scan_blocks
-from gru_jax.bptt.cell import Cell
-from gru_jax.bptt.linalg import lowered, sum_dtype, transposed
-from gru_jax.bptt.when import When, only_counted, reset, select, zeros_like
+from gru_jax._engine.blocks import scan_blocks
+from gru_jax._engine.local_vjp import adjoint_row
+from gru_jax._engine.step_flags import When, only_counted, reset, select, zeros_like
+from gru_jax.cell import Cell
+from gru_jax.ops import lowered, sum_dtype, transposed
 
 UNROLL = 1  # steps in a loop's body; experiments.benchmark measures others
 

@@ -17,10 +17,10 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from gru_jax.bptt.cell import Cell
-from gru_jax.bptt.linalg import lowered, transposed
-from gru_jax.bptt.recursion import How, Kept, forward, outputs_of, previous
-from gru_jax.bptt.when import When, only_counted, reset, select, zeros_like
+from gru_jax._engine.recursion import How, Kept, forward, outputs_of, previous
+from gru_jax._engine.step_flags import When, only_counted, reset, select, zeros_like
+from gru_jax.cell import Cell
+from gru_jax.ops import lowered, transposed
 
 
 class TangentRow(NamedTuple):

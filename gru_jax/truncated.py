@@ -8,10 +8,10 @@ import jax.numpy as jnp
 from jax import lax
 from jax.typing import ArrayLike
 
+from gru_jax._engine import validate
 from gru_jax._jax.sharding import vary_like
 from gru_jax._jax.tracing import is_traced
-from gru_jax.bptt import checks
-from gru_jax.bptt.unroll import unroll
+from gru_jax.unroll import unroll
 
 
 def unroll_truncated(
@@ -62,9 +62,9 @@ def unroll_truncated(
     Source: Williams and Peng 1990, "An efficient gradient-based algorithm for on-line training of recurrent network
     trajectories". Cost: a scan over the windows around that over their steps; saves what `gj.unroll` saves.
     """
-    checks.check_cell(cell)
+    validate.check_cell(cell)
     _check_one_direction(cell)
-    window = checks.check_steps("window", window)
+    window = validate.check_steps("window", window)
     everything: Any = partial(unroll, cell, params, reverse=reverse, time_major=time_major, **options)
     jax.eval_shape(
         partial(everything, key=key, lengths=lengths, mask=mask, resets=resets), xs, h0
@@ -76,7 +76,7 @@ def unroll_truncated(
     if windows <= 1:
         return everything(xs, h0, key=key, lengths=lengths, mask=mask, resets=resets)
     if lengths is not None:
-        lengths = checks.check_lengths(lengths, batch, steps)
+        lengths = validate.check_lengths(lengths, batch, steps)
 
     def run_window(h, number, size):
         start = steps - number * window - size if reverse else number * window

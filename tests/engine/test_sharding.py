@@ -16,7 +16,7 @@ pytestmark = pytest.mark.derivative
 @pytest.mark.slow
 @pytest.mark.parametrize("devices", [4])
 def test_every_way_of_sharding_gives_the_results_of_one_device_and_reduces_once(devices):
-    script = [sys.executable, "tests/bptt/sharded.py", str(devices)]
+    script = [sys.executable, "tests/engine/sharded.py", str(devices)]
     process = subprocess.run(
         script, cwd=ROOT, capture_output=True, text=True, check=False, env=os.environ | {"PYTHONPATH": str(ROOT)}
     )

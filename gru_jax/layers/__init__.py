@@ -4,4 +4,4 @@
 a new `Cell` of a cell. What draws noise needs `unroll(…, key=…)`; its `.deterministic()` is the same without, for evaluation.
 """
 
-from gru_jax.wrappers.bidirectional import BidirectionalParams as BidirectionalParams
+from gru_jax.layers.bidirectional import BidirectionalParams as BidirectionalParams

@@ -9,7 +9,7 @@ import pytest
 
 import gru_jax as gj
 from gru_jax.cells import LSTMState
-from tests.bptt.test_when import LENGTHS, MASK, RESETS, reset_state_of
+from tests.engine.test_when import LENGTHS, MASK, RESETS, reset_state_of
 from tests.problems import CELLS, D, H, T, assert_close, assert_told, gradients, normal_like, problem, scan_of_step
 
 KEY = jax.random.key(11)

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import pytest
 
 import gru_jax as gj
-from gru_jax.bptt.linalg import outer_sum
+from gru_jax.ops import outer_sum
 from tests.problems import B, D, H, T, assert_close, gradients, normal_like, problem
 
 pytestmark = pytest.mark.derivative

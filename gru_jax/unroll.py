@@ -6,12 +6,12 @@ import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
+from gru_jax._engine import validate
+from gru_jax._engine.recursion import How
+from gru_jax._engine.run import Ran, Sequence, run
+from gru_jax._engine.step_flags import make_when
 from gru_jax._jax.sharding import shard_like, vary_like
 from gru_jax._jax.tracing import is_traced
-from gru_jax.bptt import checks
-from gru_jax.bptt.recursion import How
-from gru_jax.bptt.run import Ran, Sequence, run
-from gru_jax.bptt.when import make_when
 
 
 def unroll(
@@ -108,27 +108,27 @@ def unroll(
 
     After Chung et al. 2014 (arXiv 1412.3555); derivation in each cell's module.
     """
-    checks.check_cell(cell)
-    checks.check_option("derivative", derivative, ("adjoint", "both", "autodiff"))
-    checks.check_option("outputs", outputs, ("all", "last", "states"))
-    checks.check_option("residuals", residuals, ("auto", "states", "gates"))
-    block_size = checks.check_block_size(block_size)
-    params, input_size = checks.check_params(cell, params)
+    validate.check_cell(cell)
+    validate.check_option("derivative", derivative, ("adjoint", "both", "autodiff"))
+    validate.check_option("outputs", outputs, ("all", "last", "states"))
+    validate.check_option("residuals", residuals, ("auto", "states", "gates"))
+    block_size = validate.check_block_size(block_size)
+    params, input_size = validate.check_params(cell, params)
     dtype = jax.tree.leaves(params)[0].dtype
-    compute_dtype = checks.check_compute_dtype(compute_dtype, dtype)
-    xs = checks.check_input("xs", xs, input_size, dtype, least_rank=2)
-    checks.check_key(key, cell)
+    compute_dtype = validate.check_compute_dtype(compute_dtype, dtype)
+    xs = validate.check_input("xs", xs, input_size, dtype, least_rank=2)
+    validate.check_key(key, cell)
 
     xs = xs if time_major else jnp.moveaxis(xs, -2, 0)
     steps, batch = xs.shape[0], xs.shape[1:-1]
     if lengths is not None:
-        lengths = checks.check_lengths(lengths, batch, steps)
+        lengths = validate.check_lengths(lengths, batch, steps)
     mask, resets = (
         _time_major_flags(name, flags, steps, batch, time_major) for name, flags in (("mask", mask), ("resets", resets))
     )
-    checks.check_resets(resets, reset_state)
-    h0 = cell.initial_state(params, batch) if h0 is None else checks.check_state("h0", h0, cell, params, batch)
-    reset_state = None if reset_state is None else checks.check_reset_state(reset_state, cell, h0)
+    validate.check_resets(resets, reset_state)
+    h0 = cell.initial_state(params, batch) if h0 is None else validate.check_state("h0", h0, cell, params, batch)
+    reset_state = None if reset_state is None else validate.check_reset_state(reset_state, cell, h0)
 
     params, h0, reset_state = vary_like((params, h0, reset_state), params, xs, h0, reset_state, lengths, mask, resets)
     h0, reset_state = shard_like((h0, reset_state), xs, len(batch))
@@ -144,8 +144,8 @@ def _time_major_flags(name: str, flags: Any, steps: int, batch: tuple[int, ...],
     if flags is None:
         return None
     if time_major:
-        return checks.check_flags(name, flags, (steps, *batch), "T, *batch")
-    return jnp.moveaxis(checks.check_flags(name, flags, (*batch, steps), "*batch, T"), -1, 0)
+        return validate.check_flags(name, flags, (steps, *batch), "T, *batch")
+    return jnp.moveaxis(validate.check_flags(name, flags, (*batch, steps), "*batch, T"), -1, 0)
 
 
 def _nan_where_out_of_range(ran: Ran, lengths: jax.Array, steps: int) -> Ran:

@@ -20,7 +20,7 @@ from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 import gru_jax as gj
-from gru_jax.bptt import linalg
+from gru_jax import ops
 
 T, B, D, H = 7, 8, 4, 5
 LONG = 14_000  # steps: blocks are chosen, but not on a mesh of Explicit axes
@@ -137,7 +137,7 @@ def main():
     ]
     for label, conditions, derivative, block_size in cases:
         name, _, what = label.partition(", ")
-        linalg.JOINT_UP_TO = 0 if what == "products apart" else D + H  # what larger cells and smaller ones do
+        ops.JOINT_UP_TO = 0 if what == "products apart" else D + H  # what larger cells and smaller ones do
         weights, data = posed(CELLS[name], LONG if what == "long" else T)
         value_and_grad = jax.value_and_grad(partial(loss, CELLS[name], conditions, derivative, block_size))
         expected = jax.jit(value_and_grad)(weights, data)

@@ -15,11 +15,11 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
-from gru_jax.bptt import checks
-from gru_jax.bptt.cell import initial_state
-from gru_jax.bptt.recursion import How
-from gru_jax.bptt.run import Ran, Sequence
-from gru_jax.wrappers.parts import check_part, split
+from gru_jax._engine import validate
+from gru_jax._engine.recursion import How
+from gru_jax._engine.run import Ran, Sequence
+from gru_jax.cell import initial_state
+from gru_jax.layers.parts import check_part, split
 
 Merge = Literal["concat", "sum"]
 
@@ -83,7 +83,7 @@ class Bidirectional(NamedTuple):
 
     def zero_state(self, params: Any) -> tuple[Any, Any]:
         """(forward, backward), without batch axes."""
-        return checks.zero_state(self.forward_cell, params.forward), checks.zero_state(self.backward_cell, params.backward)
+        return validate.zero_state(self.forward_cell, params.forward), validate.zero_state(self.backward_cell, params.backward)
 
     def initial_state(self, params: Any, batch_shape: int | tuple[int, ...] = (), *, like: Array | None = None) -> Any:
         """The zero states (forward, backward), as `Cell.initial_state`."""
@@ -142,10 +142,10 @@ def bidirectional(forward_cell: Any, backward_cell: Any = None, merge: Merge = "
         TypeError: no cell.
         ValueError: an unknown merge.
     """
-    checks.check_cell(forward_cell)
+    validate.check_cell(forward_cell)
     backward_cell = forward_cell if backward_cell is None else backward_cell
-    checks.check_cell(backward_cell)
-    checks.check_option("merge", merge, get_args(Merge))
+    validate.check_cell(backward_cell)
+    validate.check_option("merge", merge, get_args(Merge))
     return _bidirectional(forward_cell, backward_cell, merge)
 
 

@@ -13,9 +13,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool
 
-from gru_jax.bptt import checks
-from gru_jax.bptt.cell import Cell
-from gru_jax.wrappers.parts import check_rate
+from gru_jax._engine import validate
+from gru_jax.cell import Cell
+from gru_jax.layers.parts import check_rate
 
 
 class Dropped(NamedTuple):
@@ -28,7 +28,7 @@ class Dropped(NamedTuple):
 def randomize(cell: Cell, p_x: float, p_h: float, key: Array, params: Any, xs: Array) -> tuple[Any, Any]:
     """Draws a mask per sequence for the inputs, applies it, and draws one for the state."""
     key_x, key_h, inner = jax.random.split(key, 3)
-    hidden = checks.zero_state(cell, params)
+    hidden = validate.zero_state(cell, params)
     keep = jax.random.bernoulli(key_h, 1 - p_h, xs.shape[1:-1] + _hidden(hidden).shape)
     if p_x:
         xs = jnp.where(jax.random.bernoulli(key_x, 1 - p_x, xs.shape[1:]), xs / (1 - p_x), 0)
@@ -65,7 +65,7 @@ def variational_dropout(cell: Cell, *, inputs: float = 0.0, state: float = 0.0) 
         TypeError: no cell.
         ValueError: a share outside [0, 1).
     """
-    checks.check_cell(cell)
+    validate.check_cell(cell)
     if not isinstance(cell, Cell):
         raise TypeError(
             f"cell: got {cell.name}, expected a gj.Cell. Put the dropout on the cells inside: it acts on each step."
@@ -93,7 +93,7 @@ def _variational_dropout(cell: Cell, p_x: float, p_h: float) -> Cell:
         pull=None,
         collect=None,
         gates_from_state=None,
-        zero_state=partial(checks.zero_state, cell),
+        zero_state=partial(validate.zero_state, cell),
     )
 
 

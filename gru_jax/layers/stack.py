@@ -12,11 +12,11 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
-from gru_jax.bptt import checks
-from gru_jax.bptt.cell import initial_state
-from gru_jax.bptt.recursion import How
-from gru_jax.bptt.run import Ran, Sequence
-from gru_jax.wrappers.parts import check_cells, check_part, check_rate, split
+from gru_jax._engine import validate
+from gru_jax._engine.recursion import How
+from gru_jax._engine.run import Ran, Sequence
+from gru_jax.cell import initial_state
+from gru_jax.layers.parts import check_cells, check_part, check_rate, split
 
 
 class Stack(NamedTuple):
@@ -81,7 +81,7 @@ class Stack(NamedTuple):
 
     def zero_state(self, params: Any) -> tuple[Any, ...]:
         """One state per layer, without batch axes."""
-        return tuple(checks.zero_state(cell, p) for cell, p in zip(self.cells, params, strict=True))
+        return tuple(validate.zero_state(cell, p) for cell, p in zip(self.cells, params, strict=True))
 
     def initial_state(self, params: Any, batch_shape: int | tuple[int, ...] = (), *, like: Array | None = None) -> Any:
         """The zero states of the layers, as `Cell.initial_state`."""
@@ -97,8 +97,8 @@ class Stack(NamedTuple):
 
     def step(self, params: Any, h: Any, x: Array) -> tuple[Any, Array]:
         """One time step of every layer: (states, input) to (states, output). As `Cell.step`."""
-        checks.check_no_noise(self)
-        params, h, x = checks.check_step(self, params, h, x)
+        validate.check_no_noise(self)
+        params, h, x = validate.check_step(self, params, h, x)
         states = []
         for i, cell in enumerate(self.cells):
             state, y = cell.step(params[i], h[i], x)

@@ -4,13 +4,13 @@ from typing import Any, NamedTuple
 
 import jax
 
+from gru_jax._engine.blocks import chosen
+from gru_jax._engine.custom_jvp import recursion_both, tangent_row
+from gru_jax._engine.local_vjp import adjoint_row
+from gru_jax._engine.recursion import How, outputs_of, recursion, recursion_ref
+from gru_jax._engine.step_flags import When
 from gru_jax._jax.tracing import is_forward_mode_error, reverse_only, vmapped
-from gru_jax.bptt.adjoint import adjoint_row
-from gru_jax.bptt.blocks import chosen
-from gru_jax.bptt.both import recursion_both, tangent_row
-from gru_jax.bptt.cell import Cell
-from gru_jax.bptt.recursion import How, outputs_of, recursion, recursion_ref
-from gru_jax.bptt.when import When
+from gru_jax.cell import Cell
 
 FORWARD_MODE_MESSAGE = (
     'derivative: forward mode (jax.jvp, jacfwd, linearize) went through unroll(…, derivative="adjoint"), which has a backward '
