@@ -1,185 +1,263 @@
-"""A cell is a value: a NamedTuple of pure functions. The equations stand in it once, and three pairs follow from them.
+"""What a cell is: a value of pure functions. The equations stand in it once, and each derivative is a pair of functions.
 
 |         | for all t at once (matmuls over time and batch) | inside the loop (recurrent matmuls only) |
 |---------|-------------------------------------------------|------------------------------------------|
 | value   | `project`                                       | `gates`, `update`                        |
-| tangent | `drive`                                         | `push`                                   |
-| adjoint | `collect`                                       | `pull`                                   |
+| tangent | `input_jvp`                                     | `state_jvp`                              |
+| adjoint | `input_vjp`                                     | `state_vjp`                              |
 
-(Where that is faster, a small GRU or LSTM leaves the input's products to the loop as well: `ops.prepared`.)
-
-`push` and `pull` are transposes of each other, `drive` and `collect` too, and the tangent row is the derivative of the value
-row: each piece can be proven by itself (tests/cells/test_rows.py does).
+`linearize` gives the coefficients that the tangent and the adjoint share. In each column the adjoint is the transpose of
+the tangent, and the tangent is the derivative of the value, so each function can be proven by itself
+(tests/cells/test_tables.py does).
 """
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from dataclasses import dataclass, field, fields
+from typing import Any
 
 import jax
-import jax.numpy as jnp
 from jaxtyping import Array
 
-from gru_jax._engine import validate
-from gru_jax._jax.sharding import shard_like, vary_like
+from gru_jax._engine import run_cell, validate
+from gru_jax._engine.functions import comparable
+from gru_jax._engine.layer import CallOptions, Layer, LayerOutput, LayerRequest, Sequence
 
 
-def _state_is_output(state: Any) -> Any:
+def _identity(state: Any) -> Any:
     return state
 
 
-class Cell(NamedTuple):
+@jax.tree_util.register_static
+@dataclass(frozen=True)
+class Adjoint:
+    """The derived backward pass of a cell: what multiplies and what is summed when a gradient goes back one step.
+
+    See `Cell` for an example with its derivation.
+
+    Args:
+        linearize: `linearize(g, h_prev) -> k`. Computes the coefficients of the linearised step from the values; elementwise,
+            for all steps of a block at once.
+        input_vjp: `input_vjp(params, xs, h_prevs, g, k, h_bars) -> (params_bar, xs_bar)`. The cotangents of params and inputs
+            from those of the states, for all steps of a block at once. `params_bar` has the type of `params`, and None where
+            that is None. Linear in `h_bars`.
+        state_vjp: `state_vjp(params_T, k, h_bar) -> h_prev_bar`. The cotangent of the previous state, one step at a time.
+            `params_T` is `params` with every matrix transposed, once and outside the loop. Linear in `h_bar`.
+        gates_from_state: `gates_from_state(h) -> g`. Recovers what `gates` returned from the new state, where the state
+            determines it. It spares the backward pass a matmul. Defaults to None.
+    """
+
+    linearize: Callable[[Any, Any], Any]
+    input_vjp: Callable[[Any, Any, Any, Any, Any, Any], tuple[Any, Any]]
+    state_vjp: Callable[[Any, Any, Any], Any]
+    gates_from_state: Callable[[Any], Any] | None = None
+
+    def __post_init__(self) -> None:
+        _make_comparable(self)
+
+
+@jax.tree_util.register_static
+@dataclass(frozen=True)
+class Tangent:
+    """The derived tangent of a cell, for `derivative=gj.CustomJVP()`. It needs the cell's `Adjoint` beside it.
+
+    Args:
+        input_jvp: `input_jvp(params, params_dot, xs, xs_dot, h_prevs, g, k) -> ws`. The tangent of each step by params and
+            input, for all steps at once. A None in `params` is a None in `params_dot`.
+        state_jvp: `state_jvp(params, k, h_dot) -> h_dot`. The tangent of a step by the previous state.
+    """
+
+    input_jvp: Callable[[Any, Any, Any, Any, Any, Any, Any], Any]
+    state_jvp: Callable[[Any, Any, Any], Any]
+
+    def __post_init__(self) -> None:
+        _make_comparable(self)
+
+
+@jax.tree_util.register_static
+@dataclass(frozen=True)
+class Cell(Layer):
     """One recurrent cell: h_t = update(gates(params, u_t, h_{t-1}), h_{t-1}) with u = project(params, x).
 
-    Only `init`, `project`, `gates` and `update` are required. Every function works on arrays with any leading axes (one
-    step, a batch, or all of time at once), treats them independently, and is pure; row vectors, so a matrix
-    stands on the right.
+    Four functions make a cell, and `gj.unroll` differentiates it by a custom VJP that saves only its states. A leaky RNN,
+    h = ¾ h₋ + ¼ tanh(x W + h₋ U):
 
-    Attributes:
-        init: `init(key, input_size, hidden_size, **options) -> params`; params is a pytree of floating-point arrays of one
-            dtype, for preference a NamedTuple with one array per gate.
-        project: `project(params, xs) -> us`: the part of the pre-activations that needs no state, any pytree. Only `gates` of the
-            same cell reads it: replace both or none (a small GRU's or LSTM's is the input itself, see `ops.prepared`).
-        gates: `gates(params, u, h) -> g`: every value of the step that the adjoint needs, any pytree.
-        update: `update(g, h) -> h`: the new state, of the same structure, shapes and dtypes as `h`.
-        coefficients: `coefficients(g, h_prev) -> k`: what the linearised step needs of the values; elementwise.
-        pull: `pull(params_T, k, h_bar) -> h_prev_bar`: the adjoint of the step with respect to the state. `params_T` is
-            `params` with each matrix transposed, once, outside the loop. Linear in `h_bar`.
-        collect: `collect(params, xs, h_prevs, g, k, h_bars) -> (params_bar, xs_bar)`: the other adjoints, for all t at once;
-            `params_bar` in the type of `params` (None where it is None). Linear in `h_bars`.
-        gates_from_state: `gates_from_state(h) -> g`: what `gates` gave, from the new state, where that tells it all (an Elman RNN's
-            is its state): it spares the backward pass a matmul. Part of the adjoint row; optional.
-        push: `push(params, k, h_dot) -> h_dot`: the tangent of the step with respect to the state.
-        drive: `drive(params, params_dot, xs, xs_dot, h_prevs, g, k) -> ws`: the tangent of the step with respect to params
-            and input, for all t at once. A None in `params` is a None in `params_dot`.
-        output: `output(state) -> y`: linear; the state itself by default, `state.h` for an LSTM.
-        zero_state: `zero_state(params) -> state` without batch axes. By default zeros of size H, the last axis of the first
-            leaf of `params` whose field name begins with `U`.
-        randomize: `randomize(key, params, xs) -> (params, xs)`: draws what is random in one call of `unroll`, a dropout's masks,
-            and hands it to the other functions with `params` (one mask per sequence) or with `xs`, which may become a pytree
-            with leading axes `(T, *batch)` (one per step).
-        expectation: the cell without its randomness, for evaluation and for `step`; see `deterministic`.
-        check: `check(params) -> D` raises where `params` do not belong to this cell, and returns the input size they are for.
-        name: for messages.
+        >>> import jax, jax.numpy as jnp, gru_jax as gj
+        >>> from typing import NamedTuple
+        >>> class Params(NamedTuple):
+        ...     W: jax.Array
+        ...     U: jax.Array
+        >>> def init(key, input_size, hidden_size):
+        ...     key_W, key_U = jax.random.split(key)
+        ...     W = jax.random.normal(key_W, (input_size, hidden_size))
+        ...     return Params(W, jax.random.normal(key_U, (hidden_size, hidden_size)))
+        >>> leaky = gj.Cell(
+        ...     init,
+        ...     project=lambda params, xs: xs @ params.W,
+        ...     gates=lambda params, u, h: jnp.tanh(u + h @ params.U),
+        ...     update=lambda g, h: 0.75 * h + 0.25 * g,
+        ...     name="leaky",
+        ... )
+        >>> params, xs = leaky.init(jax.random.key(0), 3, 4), jax.random.normal(jax.random.key(1), (20, 2, 3))
+        >>> h_last, ys = gj.unroll(leaky, params, xs)
 
-    The adjoint row is `coefficients`, `pull` and `collect`, all or none. Without it the engine takes `jax.vjp` of the value
-    row, one step at a time for the state and once for all of time for the rest, inside the same custom VJP: a new cell
-    saves nothing but its states from the first day. The price is one more evaluation of `gates` per step, in the loop.
-    The tangent row is `push` and `drive`, for `derivative="both"`, beside `coefficients` and `pull`.
+    All functions are pure and work on arrays with any leading axes: one step, a batch, or all of time at once. Vectors are
+    rows, so a matrix stands on the right. They close over no traced array: what is differentiated goes into `params`.
 
-    Multiply by weights with `gru_jax.ops.dot(x, W)` where `compute_dtype` and sums in float32 matter; `x @ W` works too.
+    **What belongs where.** `project` holds the matmuls with the input, which need no state and run for all steps at once.
+    `gates` holds everything else that reads `params`, and returns every value that the backward pass needs. `update` combines
+    gates and old state without `params`, elementwise. `gj.ops` has products and sums that follow `compute_dtype`.
 
-    The functions close over no array that is traced or differentiated: it goes into `params`. Make a cell once, not in every call:
-    it is compared by its functions' identity, and a new one is traced anew.
+    **Constants and time constants.** A constant of the cell is an argument of a function that makes it. A trainable time
+    constant is a field of `params`, read in `gates`:
 
-    A leaky RNN, h = ¾ h₋ + ¼ tanh(x W + h₋ U), by its value row:
+        >>> class LeakyParams(NamedTuple):
+        ...     W: jax.Array
+        ...     U: jax.Array
+        ...     log_tau: jax.Array
+        >>> def leaky_rnn(dt):
+        ...     def init(key, input_size, hidden_size):
+        ...         key_W, key_U = jax.random.split(key)
+        ...         U = jax.random.normal(key_U, (hidden_size, hidden_size)) / hidden_size**0.5
+        ...         return LeakyParams(jax.random.normal(key_W, (input_size, hidden_size)), U, jnp.zeros(hidden_size))
+        ...     def gates(params, u, h):
+        ...         g = jnp.tanh(u + h @ params.U)
+        ...         return g, jnp.broadcast_to(1 - jnp.exp(-dt / jnp.exp(params.log_tau)), g.shape)
+        ...     update = lambda g, h: h + g[1] * (g[0] - h)
+        ...     return gj.Cell(init, lambda params, xs: xs @ params.W, gates, update, name=f"leaky_rnn({dt})")
+        >>> rnn = leaky_rnn(dt=0.1)
+        >>> tau_grad = jax.grad(lambda p: gj.unroll(rnn, p, xs)[1].sum())(rnn.init(jax.random.key(0), 3, 4)).log_tau
 
-    >>> import jax, jax.numpy as jnp, gru_jax as gj
-    >>> from typing import NamedTuple
-    >>> class Params(NamedTuple):
-    ...     W: jax.Array
-    ...     U: jax.Array
-    >>> def init(key, input_size, hidden_size):
-    ...     key_W, key_U = jax.random.split(key)
-    ...     W = jax.random.normal(key_W, (input_size, hidden_size))
-    ...     return Params(W, jax.random.normal(key_U, (hidden_size, hidden_size)))
-    >>> leaky = gj.Cell(
-    ...     name="leaky",
-    ...     init=init,
-    ...     project=lambda params, xs: xs @ params.W,
-    ...     gates=lambda params, u, h: jnp.tanh(u + h @ params.U),
-    ...     update=lambda g, h: 0.75 * h + 0.25 * g,
-    ... )
-    >>> params, xs = leaky.init(jax.random.key(0), 3, 4), jax.random.normal(jax.random.key(1), (20, 2, 3))
-    >>> loss = lambda params, cell, **how: (gj.unroll(cell, params, xs, **how)[1] ** 2).sum()
-    >>> autodiff = jax.grad(loss)(params, leaky, derivative="autodiff")
-    >>> all(jax.tree.map(lambda a, b: jnp.allclose(a, b, rtol=1e-3), jax.grad(loss)(params, leaky), autodiff))
-    True
+    **Noise.** `sample_noise` draws once per call of `unroll` and hands the numbers on with the inputs, one per step:
 
-    And with its derivation, a = ¼ (1 − g²) ⊙ h̄,  h̄₋ = ¾ h̄ + a Uᵀ,  W̄ = Σ xᵀ a,  Ū = Σ h₋ᵀ a,  x̄ = a Wᵀ:
+        >>> def sample_noise(key, params, xs):
+        ...     return params, (xs, 0.1 * jax.random.normal(key, (*xs.shape[:-1], params.U.shape[-1])))
+        >>> def project(params, inputs):
+        ...     xs, noise = inputs if isinstance(inputs, tuple) else (inputs, 0.0)
+        ...     return xs @ params.W + noise
+        >>> from dataclasses import replace
+        >>> noisy = replace(leaky, name="noisy", project=project, sample_noise=sample_noise, evaluation_cell=leaky)
+        >>> ys = gj.unroll(noisy, params, xs, key=jax.random.key(2))[1]
+        >>> ys_without_noise = gj.unroll(noisy.deterministic(), params, xs)[1]
 
-    >>> from gru_jax.ops import outer_sum
-    >>> def collect(params, xs, h_prevs, g, k, h_bars):
-    ...     a = k * h_bars
-    ...     return Params(W=outer_sum(xs, a), U=outer_sum(h_prevs, a)), a @ params.W.T
-    >>> derived = leaky._replace(
-    ...     coefficients=lambda g, h_prev: 0.25 * (1 - g**2),
-    ...     pull=lambda params_T, k, h_bar: 0.75 * h_bar + (k * h_bar) @ params_T.U,
-    ...     collect=collect,
-    ... )
-    >>> all(jax.tree.map(lambda a, b: jnp.allclose(a, b, rtol=1e-3), jax.grad(loss)(params, derived), autodiff))
-    True
+    **A cell inside a cell.** Its functions are called like any other. A residual around any cell whose state is one array:
+
+        >>> def skip(cell, scale):
+        ...     update = lambda g, h: h + scale * cell.update(g, h)
+        ...     return replace(cell, update=update, adjoint=None, tangent=None, name=f"skip({cell.name})")
+        >>> skipping = skip(gj.gru(), 0.5)
+        >>> h_last, ys = gj.unroll(skipping, skipping.init(jax.random.key(0), 3, 4), xs)
+
+    **With its derivation.** An `Adjoint` makes the backward pass faster: it evaluates `gates` once for a whole block instead
+    of once more per step. For `leaky`, a = ¼ (1 − g²) ⊙ h̄,  h̄₋ = ¾ h̄ + a Uᵀ,  W̄ = Σ xᵀ a,  Ū = Σ h₋ᵀ a,  x̄ = a Wᵀ:
+
+        >>> def input_vjp(params, xs, h_prevs, g, k, h_bars):
+        ...     a = k * h_bars
+        ...     return Params(W=gj.ops.outer_sum(xs, a), U=gj.ops.outer_sum(h_prevs, a)), a @ params.W.T
+        >>> adjoint = gj.Adjoint(
+        ...     linearize=lambda g, h_prev: 0.25 * (1 - g**2),
+        ...     input_vjp=input_vjp,
+        ...     state_vjp=lambda params_T, k, h_bar: 0.75 * h_bar + (k * h_bar) @ params_T.U,
+        ... )
+        >>> derived = replace(leaky, adjoint=adjoint)
+        >>> gradient = lambda cell, how: jax.grad(lambda p: (gj.unroll(cell, p, xs, derivative=how)[1] ** 2).sum())(params)
+        >>> bool(jnp.allclose(gradient(derived, gj.CustomVJP()).U, gradient(leaky, gj.Autodiff()).U, rtol=1e-3))
+        True
+
+    A cell is a frozen dataclass and a static pytree without leaves: it may be an argument of `jax.jit`, a key of a dict, a
+    field of an Equinox, NNX or linen module. Equal cells compare equal, copies by `pickle` and `copy.deepcopy` too if their
+    functions stand at the top level of a module. Make a cell with lambdas or closures once rather than in every call: a new
+    one is another cell, and is traced again.
+
+    Args:
+        init: `init(key, input_size, hidden_size, **options) -> params`. Draws the parameters: a pytree of floating-point
+            arrays of one dtype, preferably a NamedTuple with one array per gate.
+        project: `project(params, xs) -> us`. The part of the pre-activations that needs no state; any pytree. Only `gates` of
+            the same cell reads it.
+        gates: `gates(params, u, h) -> g`. Every value of the step that the adjoint needs; any pytree.
+        update: `update(g, h) -> h`. The new state, of the same structure, shapes and dtypes as `h`.
+        adjoint: The derived backward pass. Defaults to None: then `unroll` takes `jax.vjp` of `project`, `gates` and `update`
+            inside the same custom VJP, for one more evaluation of `gates` per step.
+        tangent: The derived forward mode, for `gj.CustomJVP`. It requires `adjoint`. Defaults to None.
+        output: `output(state) -> y`. Reads the output from a state; linear. Defaults to the state itself.
+        zero_state: `zero_state(params) -> state` without batch axes. Defaults to zeros of size H in the dtype of `params`, where
+            H is the last axis of the first leaf of `params` whose field name begins with `U`.
+        sample_noise: `sample_noise(key, params, xs) -> (params, xs)`. Draws what is random in one call of `unroll` and returns it
+            with `params` (one draw per sequence) or with `xs` (one per step), either of which may become another pytree.
+            Defaults to None.
+        evaluation_cell: The cell without its noise, which `deterministic` returns. Defaults to None, the cell itself.
+        params_type: The NamedTuple of the parameters. Parameters that arrive as a dict with the same names, as from a msgpack
+            file, are rebuilt into it. Defaults to None.
+        check_params: `check_params(params) -> D`. Raises if `params` do not belong to this cell, and returns the input size that
+            they are for. Defaults to None.
+        name: The name in error messages. Defaults to `"cell"`.
+
+    Raises:
+        TypeError: If a required function is not callable, or `adjoint` or `tangent` is of another type.
+        ValueError: If there is a `tangent` without an `adjoint`.
     """
 
     init: Callable[..., Any]
     project: Callable[[Any, Any], Any]
     gates: Callable[[Any, Any, Any], Any]
     update: Callable[[Any, Any], Any]
-    coefficients: Callable[[Any, Any], Any] | None = None
-    pull: Callable[[Any, Any, Any], Any] | None = None
-    collect: Callable[[Any, Any, Any, Any, Any, Any], tuple[Any, Any]] | None = None
-    push: Callable[[Any, Any, Any], Any] | None = None
-    drive: Callable[[Any, Any, Any, Any, Any, Any, Any], Any] | None = None
-    output: Callable[[Any], Any] = _state_is_output
-    zero_state: Callable[[Any], Any] | None = None
-    check: Callable[[Any], int] | None = None
-    name: str = "cell"
-    randomize: Callable[[Array, Any, Any], tuple[Any, Any]] | None = None
-    expectation: "Cell | None" = None
-    gates_from_state: Callable[[Any], Any] | None = None
+    adjoint: Adjoint | None = None
+    tangent: Tangent | None = None
+    output: Callable[[Any], Any] = field(default=_identity, kw_only=True)
+    zero_state: Callable[[Any], Any] | None = field(default=None, kw_only=True)
+    sample_noise: Callable[[Array, Any, Any], tuple[Any, Any]] | None = field(default=None, kw_only=True)
+    evaluation_cell: "Cell | None" = field(default=None, kw_only=True)
+    params_type: Any = field(default=None, kw_only=True)
+    check_params: Callable[[Any], int] | None = field(default=None, kw_only=True)
+    name: str = field(default="cell", kw_only=True)
 
-    def step(self, params: Any, h: Any, x: Array) -> tuple[Any, Array]:
-        """One time step: (state, input) to (new state, output), the carry and the output of `lax.scan`.
+    def __post_init__(self) -> None:
+        for name in ("init", "project", "gates", "update", "output"):
+            if not callable(getattr(self, name)):
+                raise TypeError(f"{name}: got {getattr(self, name)!r}, expected a function. See help(gj.Cell).")
+        for name, kind in (("adjoint", Adjoint), ("tangent", Tangent)):
+            if not isinstance(getattr(self, name), kind | None):
+                raise TypeError(f"{name}: got {type(getattr(self, name)).__name__}, expected gj.{kind.__name__}(…) or None.")
+        if self.tangent is not None and self.adjoint is None:
+            raise ValueError(
+                "tangent: got a gj.Tangent without adjoint, expected both: its transpose is the adjoint's state_vjp."
+            )
+        _make_comparable(self)
 
-        `jax.lax.scan(partial(cell.step, params), h0, xs)` is the plain unroll, differentiated by autodiff; it returns the
-        same pair as `gj.unroll(cell, params, xs, h0)`.
-
-        Args:
-            params: from `cell.init`.
-            h: the state, leaves `(*batch, H)`.
-            x: the input, `(*batch, D)`, cast to the dtype of `params`.
-
-        Returns:
-            `(h, y)`: the new state, and the output `(*batch, H)`.
-
-        Raises:
-            TypeError, ValueError: as `gj.unroll`.
-        """
-        validate.check_no_noise(self)
-        params, h, x = validate.check_step(self, params, h, x)
-        h = self.update(self.gates(params, self.project(params, x), h), h)
-        return h, self.output(h)
-
-    def initial_state(self, params: Any, batch_shape: int | tuple[int, ...] = (), *, like: Array | None = None) -> Any:
-        """The zero state: leaves `(*batch_shape, H)` in the dtype of `params`.
-
-        Args:
-            params: from `cell.init`; gives H and the dtype.
-            batch_shape: the batch axes; an int is taken as `(int,)`.
-            like: an array `(…, *batch_shape, D)`, `xs` say: the zeros are sharded as its batch axes are, and vary over the mesh
-                axes that it varies over (a carry of `lax.scan` must be placed as its input is).
-
-        Raises:
-            ValueError: a negative batch axis, or `params` without a field `U…` where the cell has no `zero_state`.
-        """
-        return initial_state(self, params, batch_shape, like)
-
-    def deterministic(self) -> "Cell":
-        """The cell for evaluation: a dropout keeps everything, a zoneout is its expectation. The params are the same."""
-        return self if self.expectation is None else self.expectation
+    def __repr__(self) -> str:
+        return f"<gj.Cell {self.name}>"
 
     @property
     def needs_key(self) -> bool:
-        """Whether `unroll` must be given a key."""
-        return self.randomize is not None
+        """Whether the cell draws noise, so that `unroll` must be given a key."""
+        return self.sample_noise is not None
+
+    def deterministic(self) -> "Cell":
+        """Returns the cell for evaluation: dropout keeps everything, zoneout is its expectation. The params are the same."""
+        return self if self.evaluation_cell is None else self.evaluation_cell
 
     def output_size(self, params: Any) -> int:
-        """The last axis of `ys`."""
-        return jax.eval_shape(self.output, validate.zero_state(self, params)).shape[-1]
+        """Returns the size of the last axis of the outputs."""
+        return jax.eval_shape(self.output, self.zeros(params)).shape[-1]
+
+    def zeros(self, params: Any) -> Any:
+        """Returns the zero state without batch axes. `initial_state` adds them."""
+        return validate.default_zero_state(self.name, params) if self.zero_state is None else self.zero_state(params)
+
+    def validated_params(self, params: Any, path: str = "params") -> tuple[Any, int | None]:
+        """Returns the params in this cell's own type, and the input size they are for. See `Layer`."""
+        return validate.check_cell_params(self, params, path)
+
+    def run(self, options: CallOptions, request: LayerRequest, params: Any, sequence: Sequence) -> LayerOutput:
+        """Runs over a validated sequence by the recursion. `gj.unroll` is the public way."""
+        return run_cell.run_cell(self, options, request, params, sequence)
+
+    def step_validated(self, params: Any, h: Any, x: Any) -> tuple[Any, Any]:
+        """Takes one time step with validated arguments. `gj.step` and `Cell.step` are the public ways."""
+        h = self.update(self.gates(params, self.project(params, x), h), h)
+        return h, self.output(h)
 
 
-def initial_state(layer: Any, params: Any, batch_shape: int | tuple[int, ...], like: Array | None) -> Any:
-    """`Cell.initial_state`, for whatever has a zero state."""
-    batch = validate.batch_shape(batch_shape)
-    state = validate.zero_state(layer, params)
-    state = jax.tree.map(lambda leaf: jnp.zeros(batch + leaf.shape, leaf.dtype), state)
-    return state if like is None else shard_like(vary_like(state, like), like, len(batch))
+def _make_comparable(value: Any) -> None:
+    """Replaces `functools.partial` in the fields of a frozen dataclass by functions that compare by value."""
+    for each in fields(value):
+        object.__setattr__(value, each.name, comparable(getattr(value, each.name)))

@@ -4,7 +4,7 @@
 
 J = Σ_t loss(t, y_t). The term (t, k) is what the loss at step t says about the parameters as they were used at step k. Back-propagation
 adds all terms up and shows the sum only; here each one is kept. The reverse scan runs once per loss step, through the same
-`pull` and `collect` as the custom VJP.
+`state_vjp` and `input_vjp` as the custom VJP.
 
 Sources: the double sum of Pascanu et al. 2013 (arXiv 1211.5063), eqs. 3-5; Lyapunov exponents by repeated QR, Engelken et al. 2023
 (arXiv 2006.02427).
@@ -20,11 +20,13 @@ from jax import lax
 from jax.flatten_util import ravel_pytree
 
 from gru_jax._engine import validate
-from gru_jax._engine.custom_jvp import tangent_row
-from gru_jax._engine.local_vjp import adjoint_row
-from gru_jax._engine.recursion import How, Kept, forward, previous
-from gru_jax._engine.step_flags import When
-from gru_jax.ops import transposed
+from gru_jax._engine.layer import check_cell
+from gru_jax._engine.local_vjp import backward_functions
+from gru_jax._engine.plan import Plan
+from gru_jax._engine.recursion import Loop, Save, forward, previous_states
+from gru_jax._engine.step_flags import StepFlags
+from gru_jax._engine.weights import transpose_matrices
+from gru_jax.cell import Cell
 
 Loss = Callable[[jax.Array, jax.Array], jax.Array]
 
@@ -144,7 +146,7 @@ def state_sensitivity(cell: Any, params: Any, xs: Any, loss: Loss, h0: Any = Non
 
 
 def jacobians(cell: Any, params: Any, xs: Any, h0: Any = None) -> jax.Array:
-    """J_t = ∂h_t/∂h_{t-1} at every step, by the cell's own tangent `push` (`jax.jvp` of its step where it has none).
+    """J_t = ∂h_t/∂h_{t-1} at every step, by the cell's own tangent `state_jvp` (`jax.jvp` of its step where it has none).
 
     Args:
         cell: a `gj.Cell`.
@@ -166,9 +168,8 @@ def jacobians(cell: Any, params: Any, xs: Any, h0: Any = None) -> jax.Array:
     flat, unravel = ravel_pytree(one_state)
 
     def push(g, k, x, h_prev, h_dot):
-        row = tangent_row(cell)
-        if row is not None:
-            return row.push(at.params, k, h_dot)
+        if cell.tangent is not None:
+            return cell.tangent.state_jvp(at.params, k, h_dot)
         step = lambda h: cell.update(cell.gates(at.params, cell.project(at.params, x), h), h)
         return jax.jvp(step, (h_prev,), (h_dot,))[1]
 
@@ -234,20 +235,25 @@ def norm(x: jax.Array, axis: int | tuple[int, ...] | None = None) -> jax.Array:
 
 def _steps(cell: Any, params: Any, xs: Any, h0: Any) -> Steps:
     """The forward pass, its input checked as by `gj.unroll`."""
-    validate.check_cell(cell)
-    if not hasattr(cell, "gates"):
+    check_cell(cell)
+    if not isinstance(cell, Cell):
         raise TypeError(f"cell: got {cell.name}, expected a gj.Cell: give the layers one by one, each with its own inputs.")
     if cell.needs_key:
         raise ValueError(f"cell: got {cell.name}, which draws noise, expected a cell without: cell.deterministic().")
     params, input_size = validate.check_params(cell, params)
-    xs = validate.check_input("xs", xs, input_size, jax.tree.leaves(params)[0].dtype, least_rank=2)
+    validate.check_input("xs", xs, input_size, least_rank=2)
+    params = jax.tree.map(jnp.asarray, params)
+    xs = jnp.asarray(xs, jax.tree.leaves(params)[0].dtype)
     batch = xs.shape[1:-1]
-    h0 = cell.initial_state(params, batch) if h0 is None else validate.check_state("h0", h0, cell, params, batch)
-    hs = forward(cell, How(), Kept(hs=True), params, xs, h0, None, When())[1].hs
-    h_prevs = previous(h0, hs, False)
-    row = adjoint_row(cell)
-    g = row.gates(params, cell.project(params, xs), h_prevs)
-    return Steps(params, xs, hs, h_prevs, g, row.coefficients(g, h_prevs))
+    if h0 is not None:
+        validate.check_state("h0", h0, cell, params, batch)
+    h0 = cell.initial_state(params, batch) if h0 is None else jax.tree.map(jnp.asarray, h0)
+    validate.check_functions(cell, params, xs, h0)
+    hs = forward(cell, Loop(Plan()), Save(states=True), params, xs, h0, None, StepFlags())[1].states
+    h_prevs = previous_states(h0, hs, False)
+    backward = backward_functions(cell)
+    g = backward.gates(params, cell.project(params, xs), h_prevs)
+    return Steps(params, xs, hs, h_prevs, g, backward.linearize(g, h_prevs))
 
 
 def _outputs_bar(cell: Any, at: Steps, loss: Loss) -> Any:
@@ -264,14 +270,14 @@ def _cotangents(cell: Any, at: Steps, loss: Loss) -> Any:
 
 def _cotangents_of(cell: Any, at: Steps, ys_bar: Any, t: jax.Array) -> Any:
     """∂J_t/∂h_k for every k: the reverse scan with the loss at step t alone."""
-    row, params_T = adjoint_row(cell), transposed(at.params)
+    backward, params_T = backward_functions(cell), transpose_matrices(at.params)
 
     def pull_step(delta, at_k):
         k, step, y_bar = at_k
         (through_output,) = jax.linear_transpose(cell.output, delta)(y_bar)
         enters = jax.tree.map(lambda bar: jnp.where(step == t, bar, 0), through_output)
         h_bar = jax.tree.map(jnp.add, delta, enters)
-        passed = jax.tree.map(lambda bar: jnp.where(step <= t, bar, 0), row.pull(params_T, k, h_bar))
+        passed = jax.tree.map(lambda bar: jnp.where(step <= t, bar, 0), backward.state_vjp(params_T, k, h_bar))
         return passed, h_bar
 
     nothing = jax.tree.map(lambda leaf: jnp.zeros_like(leaf[0]), at.h_prevs)
@@ -280,7 +286,7 @@ def _cotangents_of(cell: Any, at: Steps, ys_bar: Any, t: jax.Array) -> Any:
 
 def _used_at(cell: Any, params: Any, x: Any, h_prev: Any, g: Any, k: Any, h_bar: Any) -> Any:
     """∂⁺h_k/∂θ, applied to a cotangent: what one step of use adds to the gradient."""
-    return adjoint_row(cell).collect(params, x, h_prev, g, k, h_bar)[0]
+    return backward_functions(cell).input_vjp(params, x, h_prev, g, k, h_bar)[0]
 
 
 def _product(sizes: tuple[int, ...]) -> int:

@@ -7,18 +7,21 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 from jax.typing import ArrayLike
+from jaxtyping import Array, PyTree
 
 from gru_jax._engine import validate
+from gru_jax._engine.arguments import check_positive_int
+from gru_jax._engine.layer import Layer, check_cell
 from gru_jax._jax.sharding import vary_like
 from gru_jax._jax.tracing import is_traced
 from gru_jax.unroll import unroll
 
 
 def unroll_truncated(
-    cell: Any,
-    params: Any,
+    cell: Layer,
+    params: PyTree,
     xs: ArrayLike,
-    h0: Any = None,
+    h0: PyTree = None,
     *,
     window: int,
     lengths: ArrayLike | None = None,
@@ -26,57 +29,66 @@ def unroll_truncated(
     resets: ArrayLike | None = None,
     reverse: bool = False,
     time_major: bool = True,
-    key: jax.Array | None = None,
+    key: Array | None = None,
     **options: Any,
-) -> tuple[Any, Any]:
-    """`unroll` whose gradient does not cross from one window of time to the one before.
+) -> tuple[PyTree, PyTree]:
+    """Runs a cell over a sequence with gradients that stay within windows of time.
 
-    The values are those of `gj.unroll`. Backward, the loss at a step reaches the steps of its own window only: between two windows
-    stands a `jax.lax.stop_gradient`. With `window` ≥ T it is full back-propagation. The windows are `window` steps each, counted from
-    the first step in the direction of travel; the last one may be shorter.
+    The values are those of `gj.unroll`. Backward, the loss at a step reaches only the steps of its own window: between two windows
+    stands a `jax.lax.stop_gradient`. Windows are counted from the first step in the direction of travel, and the last one may be
+    shorter. With `window` ≥ T it is full back-propagation.
+
+    Example:
+        >>> import jax, gru_jax as gj
+        >>> cell = gj.gru()
+        >>> params = cell.init(jax.random.key(0), input_size=3, hidden_size=4)
+        >>> h_last, ys = gj.unroll_truncated(cell, params, jax.numpy.ones((100, 2, 3)), window=20)
+        >>> ys.shape
+        (100, 2, 4)
 
     Args:
-        cell: as for `gj.unroll`, but for bidirectional layers: one of their directions has no state to carry on.
-        params: as for `gj.unroll`.
-        xs: as for `gj.unroll`.
-        h0: as for `gj.unroll`. The gradient of the first window reaches it.
-        window: the number of steps, at least 1.
-        lengths: as for `gj.unroll`.
-        mask: as for `gj.unroll`.
-        resets: as for `gj.unroll`.
-        reverse: as for `gj.unroll`.
-        time_major: as for `gj.unroll`.
-        key: for cells that draw noise; each window draws its own (a variational mask is one per window then).
-        **options: the others of `gj.unroll`.
+        cell: As for `gj.unroll`, but without bidirectional layers: the backward direction has no state to carry on.
+        params: As for `gj.unroll`.
+        xs: As for `gj.unroll`.
+        h0: As for `gj.unroll`. The gradient of the first window reaches it.
+        window: The number of steps of a window, at least 1.
+        lengths: As for `gj.unroll`.
+        mask: As for `gj.unroll`.
+        resets: As for `gj.unroll`.
+        reverse: As for `gj.unroll`.
+        time_major: As for `gj.unroll`.
+        key: A `jax.random` key for cells that draw noise. Each window draws its own, so a variational mask holds for one window.
+        **options: The other options of `gj.unroll`.
 
     Returns:
         `(h_last, ys)`, as `gj.unroll`.
 
     Raises:
-        ValueError: `window` below 1; else as `gj.unroll`.
-        TypeError: as `gj.unroll`; a bidirectional layer.
+        ValueError: If `window` is below 1; otherwise as `gj.unroll`.
+        TypeError: If a layer is bidirectional; otherwise as `gj.unroll`.
 
-    Training on a stream, one optimiser step per window, needs no helper: `h, ys = gj.unroll(cell, params, window_of_xs, h)` and hand
-    `jax.lax.stop_gradient(h)` to the next step.
+    Training on a stream with one optimiser step per window needs no helper: call
+    `h, ys = gj.unroll(cell, params, window_of_xs, h)` and hand `jax.lax.stop_gradient(h)` to the next step.
+
+    The cost is that of `gj.unroll`, as a scan over windows around the scan over their steps.
 
     Source: Williams and Peng 1990, "An efficient gradient-based algorithm for on-line training of recurrent network
-    trajectories". Cost: a scan over the windows around that over their steps; saves what `gj.unroll` saves.
+    trajectories".
     """
-    validate.check_cell(cell)
+    check_cell(cell)
     _check_one_direction(cell)
-    window = validate.check_steps("window", window)
-    everything: Any = partial(unroll, cell, params, reverse=reverse, time_major=time_major, **options)
-    jax.eval_shape(
-        partial(everything, key=key, lengths=lengths, mask=mask, resets=resets), xs, h0
-    )  # what is wrong is told here
+    window = check_positive_int("window", window)
+    run: Any = partial(unroll, cell, params, reverse=reverse, time_major=time_major, **options)
+    # the arguments are checked as a whole: inside the windows messages would speak of parts
+    jax.eval_shape(partial(run, key=key, lengths=lengths, mask=mask, resets=resets), xs, h0)
     axis = 0 if time_major else jnp.ndim(xs) - 2
     xs = jnp.asarray(xs)
     steps, batch = xs.shape[axis], xs.shape[1:-1] if time_major else xs.shape[:-2]
     windows = -(-steps // window)
     if windows <= 1:
-        return everything(xs, h0, key=key, lengths=lengths, mask=mask, resets=resets)
+        return run(xs, h0, key=key, lengths=lengths, mask=mask, resets=resets)
     if lengths is not None:
-        lengths = validate.check_lengths(lengths, batch, steps)
+        lengths = jnp.asarray(validate.check_lengths(lengths, batch, steps))
 
     def run_window(h, number, size):
         start = steps - number * window - size if reverse else number * window
@@ -86,7 +98,7 @@ def unroll_truncated(
             within = jnp.clip(lengths - start, 0, size)
             within = jnp.where((lengths < 0) | (lengths > steps), -1, within) if is_traced(lengths) else within
         own_key = None if key is None else jax.random.fold_in(key, number)
-        return everything(part(xs), h, lengths=within, mask=part(mask), resets=part(resets), key=own_key)
+        return run(part(xs), h, lengths=within, mask=part(mask), resets=part(resets), key=own_key)
 
     def scan_step(h, number):
         h, ys = run_window(h, number, window)
@@ -110,6 +122,8 @@ def _joined(axis: int, reverse: bool, windows: jax.Array, last: jax.Array) -> ja
 
 def _check_one_direction(cell: Any) -> None:
     if hasattr(cell, "backward_cell"):
-        raise TypeError(f"cell: got {cell.name}, expected one with a single direction: the other has no state to carry on.")
+        raise TypeError(
+            f"cell: got {cell.name}, expected a cell with a single direction: the other one has no state to carry on."
+        )
     for part in getattr(cell, "cells", ()):
         _check_one_direction(part)

@@ -1,65 +1,55 @@
-"""The adjoint row of a cell: its own derivation, or `jax.vjp` of its value row in the same places."""
+"""The backward functions of a cell: its own derivation, or `jax.vjp` of its value functions in the same places."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
 
-from gru_jax.cell import Cell
-from gru_jax.ops import transposed
+from gru_jax._engine.weights import transpose_matrices
 
 
-class AdjointRow(NamedTuple):
-    """What the backward pass calls; the fields are documented in `Cell`."""
+class BackwardFunctions(NamedTuple):
+    """What the backward pass calls. `gru_jax.cell.Adjoint` documents those of the same names."""
 
     gates: Callable[[Any, Any, Any], Any]
-    kept: Callable[[Any, Any], Any]  # of (u, g), what `gates` would give: for residuals="gates"
-    coefficients: Callable[[Any, Any], Any]
-    pull: Callable[[Any, Any, Any], Any]
-    collect: Callable[[Any, Any, Any, Any, Any, Any], tuple[Any, Any]]
+    saved_gates: Callable[[Any, Any], Any]  # (u, what the cell's `gates` gave) -> what `gates` above would give
+    linearize: Callable[[Any, Any], Any]
+    state_vjp: Callable[[Any, Any, Any], Any]
+    input_vjp: Callable[[Any, Any, Any, Any, Any, Any], tuple[Any, Any]]
     gates_from_state: Callable[[Any], Any] | None = None
 
 
-def adjoint_row(cell: Cell) -> AdjointRow:
-    """The derived row where the cell brings one, else the local one.
-
-    Raises:
-        ValueError: the cell brings a part of the row.
-    """
-    if cell.coefficients is not None and cell.pull is not None and cell.collect is not None:
-        return AdjointRow(cell.gates, lambda u, g: g, cell.coefficients, cell.pull, cell.collect, cell.gates_from_state)
-    missing = [field for field in ("coefficients", "pull", "collect") if getattr(cell, field) is None]
-    if len(missing) < 3:
-        raise ValueError(
-            f"cell: got {cell.name} with a part of the adjoint row, expected {' and '.join(missing)} too, or none of "
-            "coefficients, pull and collect: then unroll differentiates project, gates and update itself."
-        )
-    return _local(cell)
+def backward_functions(cell: Any) -> BackwardFunctions:
+    """Returns the derived functions where the cell has an `Adjoint`, and local ones otherwise."""
+    if cell.adjoint is None:
+        return _local(cell)
+    own = cell.adjoint
+    return BackwardFunctions(cell.gates, lambda u, g: g, own.linearize, own.state_vjp, own.input_vjp, own.gates_from_state)
 
 
-def _local(cell: Cell) -> AdjointRow:
-    """`jax.vjp` of `project`, `gates` and `update`: one step at a time for the state, once for all of time for the rest.
+def _local(cell: Any) -> BackwardFunctions:
+    """Takes `jax.vjp` of `project`, `gates` and `update`: by the state one step at a time, by the rest for all steps at once.
 
-    The step in the loop evaluates `gates` again, so k is (u, h_prev), and the row's own `gates` hands u on unchanged.
+    The step in the loop evaluates `gates` again, so the coefficients k are (u, h_prev), and `gates` hands u on unchanged.
     """
 
     def gates(params, us, h_prevs):
         return us
 
-    def coefficients(us, h_prevs):
+    def linearize(us, h_prevs):
         return us, h_prevs
 
-    def pull(params_T, k, h_bar):
-        params = transposed(params_T)
+    def state_vjp(params_T, k, h_bar):
+        params = transpose_matrices(params_T)
         u, h_prev = k
-        _, pull_h = jax.vjp(lambda h: cell.update(cell.gates(params, u, h), h), h_prev)
-        return pull_h(h_bar)[0]
+        _, vjp_by_h = jax.vjp(lambda h: cell.update(cell.gates(params, u, h), h), h_prev)
+        return vjp_by_h(h_bar)[0]
 
-    def collect(params, xs, h_prevs, us, k, h_bars):
+    def input_vjp(params, xs, h_prevs, us, k, h_bars):
         def all_steps(params: Any, xs: Any) -> Any:
             return cell.update(cell.gates(params, cell.project(params, xs), h_prevs), h_prevs)
 
-        _, pull_rest = jax.vjp(all_steps, params, xs)
-        return pull_rest(h_bars)
+        _, vjp_by_inputs = jax.vjp(all_steps, params, xs)
+        return vjp_by_inputs(h_bars)
 
-    return AdjointRow(gates, lambda u, g: u, coefficients, pull, collect)
+    return BackwardFunctions(gates, lambda u, g: u, linearize, state_vjp, input_vjp)

@@ -2,196 +2,219 @@
 
     forward    us = project(xs)                                 for all t of a block
                h_t = update(gates(u_t, h_{t-1}), h_{t-1})       lax.scan
-    backward   g, k = gates(us, h_prevs), coefficients(…)       for all t of a block, from the saved states
+    backward   g, k = gates(us, h_prevs), linearize(…)          for all t of a block, from the saved states
                h̄_t     = ȳ_t + δ_t,   δ_T = h̄_last              reverse lax.scan; carries δ (and a reset state's cotangent)
-               δ_{t-1} = pull(k_t, h̄_t)
-               params̄ += …,  x̄s = collect(…, h̄s)               for all t of a block: one matmul per weight
+               δ_{t-1} = state_vjp(k_t, h̄_t)
+               params̄ += …,  x̄s = input_vjp(…, h̄s)             for all t of a block: one matmul per weight
 
-What lengths, masks and resets do to it is derived in `when`; its lines (I), (R), (M), (O) are tagged here. How time is cut into
-blocks, and what is kept from the forward pass, is chosen in `blocks`.
+`step_flags` derives what lengths, masks and resets do to it; its lines (I), (R), (M), (O) are tagged here. `plan` decides
+how time is cut into blocks and what is saved.
 
-`jax.grad` of the forward scan stores every intermediate (nine arrays a step for a GRU) and adds up the weight gradients inside
-the loop. Here nothing has to be saved but the states, most of which are the outputs themselves; the gates too where that is faster;
-or, where only the last state is asked for, the state that each block starts from.
+`jax.grad` of the forward scan saves every intermediate value, nine arrays a step for a GRU, and adds up the weight gradients
+inside the loop. Here only the states are saved, most of which are the outputs themselves; the gates too where that is faster;
+or only the state that each block starts from, where just the last state is wanted.
 
 The functions are positional and check nothing: `unroll` has.
 """
 
+from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax import lax
 
+from gru_jax import ops
 from gru_jax._engine.blocks import scan_blocks
-from gru_jax._engine.local_vjp import adjoint_row
-from gru_jax._engine.step_flags import When, only_counted, reset, select, zeros_like
-from gru_jax.cell import Cell
-from gru_jax.ops import lowered, sum_dtype, transposed
+from gru_jax._engine.local_vjp import backward_functions
+from gru_jax._engine.plan import Plan
+from gru_jax._engine.products import joined_products
+from gru_jax._engine.step_flags import StepFlags, apply_resets, tree_where, tree_zeros_like, zero_masked
+from gru_jax._engine.weights import lower_matrices, transpose_matrices
 
-UNROLL = 1  # steps in a loop's body; experiments.benchmark measures others
 
+@dataclass(frozen=True)
+class Loop:
+    """What is known of a recursion before tracing."""
 
-class How(NamedTuple):
-    """What is known before tracing."""
-
+    plan: Plan
+    returns: Literal["outputs", "states", "last"] = "outputs"  # what stands beside the last state
     reverse: bool = False
-    outputs: str = "all"  # "last", "states"; for `run` also "ys and states"
     compute_dtype: Any = None
-    residuals: str = "auto"  # "states", "gates"; after `blocks.chosen` also "starts", and never "auto"
-    block_size: int | None = None  # None: by the shapes, as `blocks.chosen` says; all of time at once in the functions here
-    value_block_size: int | None = None  # the same where nothing is differentiated; `blocks.chosen` sets it
 
 
-class Kept(NamedTuple):
-    """What a forward pass keeps: the states after each step, the gates of each step, the state that each block starts from."""
+@dataclass(frozen=True)
+class Save:
+    """What a forward pass is asked to save."""
 
-    hs: Any = None
-    gates: Any = None
-    starts: Any = None
+    states: bool = False
+    gates: bool = False
+    block_starts: bool = False
 
 
 class Saved(NamedTuple):
-    """What the forward pass keeps for the backward pass: its arguments, and one array, or a few."""
+    """What a forward pass has saved: the state after each step, the gates of each step, the state that each block starts from.
+
+    None where it was not asked for.
+    """
+
+    states: Any = None
+    gates: Any = None
+    block_starts: Any = None
+
+
+class Residuals(NamedTuple):
+    """What the forward pass hands to the backward pass: its arguments, and what it saved."""
 
     params: Any
     xs: Any
     h0: Any
     reset_state: Any
-    when: When
-    kept: Kept  # for a cell whose output is its state, `hs` are `ys`, so they cost nothing
+    flags: StepFlags
+    saved: Saved  # where the output is the state itself, the states are the outputs and cost nothing
 
 
-def recursion_ref(cell: Cell, how: How, params: Any, xs: Any, h0: Any, reset_state: Any, when: When) -> tuple[Any, Any]:
-    """(h_last, outputs) of the plain scan: the forward pass, and under `jax.grad` the oracle."""
-    keep = Kept(hs=how.outputs != "last")
-    h_last, kept = forward(cell, how, keep, params, xs, h0, reset_state, when)
-    return h_last, outputs_of(cell, how, when, kept.hs)
+def recursion_ref(cell: Any, loop: Loop, params: Any, xs: Any, h0: Any, reset_state: Any, flags: StepFlags) -> tuple[Any, Any]:
+    """(h_last, outputs) of the plain scan: the forward pass, and under `jax.grad` the reference."""
+    h_last, saved = forward(cell, loop, Save(states=loop.returns != "last"), params, xs, h0, reset_state, flags)
+    return h_last, outputs_of(cell, loop, flags, saved.states)
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(0, 1))
-def recursion(cell: Cell, how: How, params: Any, xs: Any, h0: Any, reset_state: Any, when: When) -> tuple[Any, Any]:
+def recursion(cell: Any, loop: Loop, params: Any, xs: Any, h0: Any, reset_state: Any, flags: StepFlags) -> tuple[Any, Any]:
     """`recursion_ref` with the derived backward pass."""
-    return recursion_ref(cell, how._replace(block_size=how.value_block_size), params, xs, h0, reset_state, when)
+    undifferentiated = replace(loop, plan=replace(loop.plan, block_size=loop.plan.forward_block_size))
+    return recursion_ref(cell, undifferentiated, params, xs, h0, reset_state, flags)
 
 
 def recursion_fwd(
-    cell: Cell, how: How, params: Any, xs: Any, h0: Any, reset_state: Any, when: When
-) -> tuple[tuple[Any, Any], Saved]:
-    """`recursion`, and what its backward pass needs. Calls `forward` and not `recursion`: jax.hessian goes forward through it."""
-    keep = Kept(hs=how.residuals != "starts", gates=how.residuals == "gates", starts=how.residuals == "starts")
-    h_last, kept = forward(cell, how, keep, params, xs, h0, reset_state, when)
-    return (h_last, outputs_of(cell, how, when, kept.hs)), Saved(params, xs, h0, reset_state, when, kept)
+    cell: Any, loop: Loop, params: Any, xs: Any, h0: Any, reset_state: Any, flags: StepFlags
+) -> tuple[tuple[Any, Any], Residuals]:
+    """`recursion`, and what its backward pass needs. It calls `forward`, not `recursion`: jax.hessian goes forward through it."""
+    kind = loop.plan.residuals
+    gates = kind == "gates" and backward_functions(cell).gates_from_state is None  # the states hold them otherwise
+    save = Save(states=kind != "block_starts", gates=gates, block_starts=kind == "block_starts")
+    h_last, saved = forward(cell, loop, save, params, xs, h0, reset_state, flags)
+    return (h_last, outputs_of(cell, loop, flags, saved.states)), Residuals(params, xs, h0, reset_state, flags, saved)
 
 
-def recursion_bwd(cell: Cell, how: How, saved: Saved, cotangents: tuple[Any, Any]) -> tuple[Any, ...]:
+# compiled once where the gradient is taken outside `jit`; inside one it is inlined
+@partial(jax.jit, static_argnums=(0, 1), inline=True)
+def recursion_bwd(cell: Any, loop: Loop, residuals: Residuals, cotangents: tuple[Any, Any]) -> tuple[Any, ...]:
     """The cotangents of params, xs, h0 and reset_state from those of h_last and the outputs."""
-    params, xs, h0, reset_state, when, kept = saved
+    params, xs, h0, reset_state, flags, saved = residuals
     h_last_bar, outputs_bar = cotangents
-    row = adjoint_row(cell)
-    low = lowered(params, how.compute_dtype)
-    low_T = transposed(low)
+    kind, join = loop.plan.residuals, loop.plan.join_products
+    backward = backward_functions(cell)
+    weights = lower_matrices(params, loop.compute_dtype)
+    weights_T = transpose_matrices(weights)
 
-    def through_output(h_bar, bar, when_t):
-        if how.outputs == "all":
-            (bar,) = jax.linear_transpose(cell.output, h_bar)(only_counted(when_t, bar))
-        return h_bar if how.outputs == "last" else jax.tree.map(jnp.add, h_bar, bar)
+    def add_output_cotangent(h_bar, bar, flags_t):
+        if loop.returns == "outputs":
+            (bar,) = jax.linear_transpose(cell.output, h_bar)(zero_masked(flags_t, bar))
+        return h_bar if loop.returns == "last" else jax.tree.map(jnp.add, h_bar, bar)
 
-    def pull_step(carry, at_t):
+    def step_back(carry, at_t):
         delta, reset_bar = carry
-        k_t, when_t, bar = at_t
-        h_bar = through_output(delta, bar, when_t)  # (O)ᵀ
-        counted = only_counted(when_t, h_bar)  # (M)ᵀ
-        pulled = row.pull(low_T, k_t, counted)  # (S)ᵀ
+        k_t, flags_t, bar = at_t
+        h_bar = add_output_cotangent(delta, bar, flags_t)  # (O)ᵀ
+        valid_h_bar = zero_masked(flags_t, h_bar)  # (M)ᵀ
+        with joined_products(join):
+            h_prev_bar = backward.state_vjp(weights_T, k_t, valid_h_bar)  # (S)ᵀ
         if reset_state is not None:
-            to_reset_state = select(when_t.resets, pulled, zeros_like(pulled))
+            to_reset_state = tree_where(flags_t.resets, h_prev_bar, tree_zeros_like(h_prev_bar))
             reset_bar = jax.tree.map(jnp.add, reset_bar, to_reset_state)  # (R)ᵀ
-        passed = reset(when_t, None, pulled)  # (R)ᵀ
-        return (select(when_t.mask, passed, h_bar), reset_bar), counted  # (M)ᵀ
+        passed_on = apply_resets(flags_t, None, h_prev_bar)  # (R)ᵀ
+        return (tree_where(flags_t.mask, passed_on, h_bar), reset_bar), valid_h_bar  # (M)ᵀ
 
-    def pull_block(carry, over_time, h_start):
+    def block_back(carry, over_time, h_start):
         delta, reset_bar, params_bar = carry
-        xs, when, bars, hs, g = over_time
-        counted_xs = only_counted(when, xs)  # (I)
-        us = None if how.residuals == "gates" else cell.project(low, counted_xs)
-        if how.residuals == "starts":
-            _, (hs, g, _) = forward_steps(cell, how, Kept(hs=True, gates=True), low, us, h_start, reset_state, when)
-        h_prevs = reset(when, reset_state, previous(h_start, hs, how.reverse))  # (R)
-        if how.residuals == "states":
-            g = row.gates_from_state(hs) if row.gates_from_state else row.gates(low, us, h_prevs)
-        k = row.coefficients(g, h_prevs)
-        steps = jax.tree.leaves(hs)[0].shape[0]
+        xs, flags, bars, hs, g = over_time
+        valid_xs = zero_masked(flags, xs)  # (I)
+        if kind == "block_starts":
+            save = Save(states=True, gates=True)
+            _, (hs, g, _) = forward_block(cell, loop, save, weights, valid_xs, h_start, reset_state, flags)
+        h_prevs = apply_resets(flags, reset_state, previous_states(h_start, hs, loop.reverse))  # (R)
+        if backward.gates_from_state is not None:
+            g = backward.gates_from_state(hs)
+        elif kind == "states":
+            g = backward.gates(weights, cell.project(weights, valid_xs), h_prevs)
+        k = backward.linearize(g, h_prevs)
         (delta, reset_bar), h_bars = lax.scan(
-            pull_step, (delta, reset_bar), (k, when, bars), reverse=not how.reverse, length=steps, unroll=UNROLL
+            step_back, (delta, reset_bar), (k, flags, bars), reverse=not loop.reverse, length=_steps(hs)
         )
-        bar, xs_bar = row.collect(low, counted_xs, h_prevs, g, k, h_bars)
-        if params_bar is not None:  # there are blocks to add up
+        bar, xs_bar = backward.input_vjp(weights, valid_xs, h_prevs, g, k, h_bars)
+        if params_bar is not None:  # there are several blocks to add up
             bar = jax.tree.map(lambda total, part: total + part.astype(total.dtype), params_bar, bar)
-        return (delta, reset_bar, bar), only_counted(when, xs_bar), None
+        return (delta, reset_bar, bar), zero_masked(flags, xs_bar), None  # (I)ᵀ
 
-    starts = block_starts(h0, kept.hs, how) if kept.starts is None else kept.starts
-    blocks = jax.tree.leaves(starts)[0].shape[0]
-    nothing = lambda tree: jax.tree.map(lambda leaf: jnp.zeros_like(leaf, sum_dtype(leaf)), tree)
-    carry = h_last_bar, nothing(reset_state), nothing(params) if blocks > 1 else None
-    over_time = xs, when, outputs_bar, kept.hs, kept.gates
+    starts = block_starts(h0, saved.states, loop) if saved.block_starts is None else saved.block_starts
+    zeros = lambda tree: jax.tree.map(lambda leaf: jnp.zeros_like(leaf, ops.sum_dtype(leaf)), tree)
+    carry = h_last_bar, zeros(reset_state), zeros(params) if _steps(starts) > 1 else None
+    over_time = xs, flags, outputs_bar, saved.states, saved.gates
     (h0_bar, reset_bar, params_bar), xs_bar, _ = scan_blocks(
-        pull_block, carry, over_time, starts, how.block_size, reverse=not how.reverse
+        block_back, carry, over_time, starts, loop.plan.block_size, reverse=not loop.reverse
     )
-    return _like(params_bar, params), xs_bar, h0_bar, _like(reset_bar, reset_state), None
+    return _cast_like(params_bar, params), xs_bar, h0_bar, _cast_like(reset_bar, reset_state), None
 
 
 recursion.defvjp(recursion_fwd, recursion_bwd)
 
 
-def forward(cell: Cell, how: How, keep: Kept, params: Any, xs: Any, h0: Any, reset_state: Any, when: When) -> tuple[Any, Kept]:
-    """The state after the last step, and what `keep` says is to be kept."""
-    low = lowered(params, how.compute_dtype)
+def forward(
+    cell: Any, loop: Loop, save: Save, params: Any, xs: Any, h0: Any, reset_state: Any, flags: StepFlags
+) -> tuple[Any, Saved]:
+    """The state after the last step, and what was saved."""
+    weights = lower_matrices(params, loop.compute_dtype)
 
     def run_block(h_start, over_time, _):
-        xs, when = over_time
-        us = cell.project(low, only_counted(when, xs))  # (I)
-        h_last, kept = forward_steps(cell, how, keep, low, us, h_start, reset_state, when)
-        return h_last, kept, h_start if keep.starts else None
+        xs, flags = over_time
+        h_last, saved = forward_block(cell, loop, save, weights, zero_masked(flags, xs), h_start, reset_state, flags)  # (I)
+        return h_last, saved, h_start if save.block_starts else None
 
-    h_last, kept, starts = scan_blocks(run_block, h0, (xs, when), None, how.block_size, reverse=how.reverse)
-    return h_last, kept._replace(starts=starts)
+    h_last, saved, starts = scan_blocks(run_block, h0, (xs, flags), None, loop.plan.block_size, reverse=loop.reverse)
+    return h_last, saved._replace(block_starts=starts)
 
 
-def forward_steps(
-    cell: Cell, how: How, keep: Kept, params: Any, us: Any, h_start: Any, reset_state: Any, when: When
-) -> tuple[Any, Kept]:
+def forward_block(
+    cell: Any, loop: Loop, save: Save, weights: Any, xs: Any, h_start: Any, reset_state: Any, flags: StepFlags
+) -> tuple[Any, Saved]:
     """The steps of one block."""
-    row = adjoint_row(cell) if keep.gates else None
+    backward = backward_functions(cell) if save.gates else None
+    in_loop, join = loop.plan.project_in_loop, loop.plan.join_products
 
     def step(h_prev, at_t):
-        u, when_t = at_t
-        h_prev = reset(when_t, reset_state, h_prev)  # (R)
-        g = cell.gates(params, u, h_prev)  # (S)
-        h = select(when_t.mask, cell.update(g, h_prev), h_prev)  # (S) (M)
-        return h, Kept(h if keep.hs else None, row.kept(u, g) if row else None)
+        x_or_u, flags_t = at_t
+        h_prev = apply_resets(flags_t, reset_state, h_prev)  # (R)
+        with joined_products(join):
+            u = cell.project(weights, x_or_u) if in_loop else x_or_u
+            g = cell.gates(weights, u, h_prev)  # (S)
+        h = tree_where(flags_t.mask, cell.update(g, h_prev), h_prev)  # (S) (M)
+        return h, Saved(h if save.states else None, backward.saved_gates(u, g) if backward else None)
 
-    return lax.scan(step, h_start, (us, when), reverse=how.reverse, unroll=UNROLL)
-
-
-def outputs_of(cell: Cell, how: How, when: When, hs: Any) -> Any:
-    """What `unroll` returns beside the last state: outputs, zero where a step does not count; states; or None."""
-    if how.outputs == "all":
-        return only_counted(when, cell.output(hs))  # (O)
-    return hs if how.outputs == "states" else None
+    return lax.scan(step, h_start, (xs if in_loop else cell.project(weights, xs), flags), reverse=loop.reverse)
 
 
-def block_starts(h0: Any, hs: Any, how: How) -> Any:
-    """The state that each block starts from in the direction of travel, of the states after each step; in the order of time."""
-    steps = jax.tree.leaves(hs)[0].shape[0]
-    size = how.block_size or max(steps, 1)
-    edges = slice(size, None, size) if how.reverse else slice(size - 1, max(steps - 1, 0), size)
+def outputs_of(cell: Any, loop: Loop, flags: StepFlags, hs: Any) -> Any:
+    """What stands beside the last state: outputs, zero on masked steps; states; or None."""
+    if loop.returns == "outputs":
+        return zero_masked(flags, cell.output(hs))  # (O)
+    return hs if loop.returns == "states" else None
+
+
+def block_starts(h0: Any, hs: Any, loop: Loop) -> Any:
+    """The state that each block starts from in the direction of travel, from the states after each step; in the order of time."""
+    steps, size = _steps(hs), loop.plan.block_size
+    if size is None or size >= steps:
+        return jax.tree.map(lambda h: h[None], h0)
+    edges = slice(size, None, size) if loop.reverse else slice(size - 1, steps - 1, size)
     after = jax.tree.map(lambda h: h[edges], hs)
-    pair = lambda first, rest: jnp.concatenate([rest, first[None]] if how.reverse else [first[None], rest])
+    pair = lambda first, rest: jnp.concatenate([rest, first[None]] if loop.reverse else [first[None], rest])
     return jax.tree.map(pair, h0, after)
 
 
-def previous(h0: Any, hs: Any, reverse: bool) -> Any:
+def previous_states(h0: Any, hs: Any, reverse: bool) -> Any:
     """h_{t-1} for every t, in the direction of travel."""
 
     def shift(first, h):
@@ -202,7 +225,12 @@ def previous(h0: Any, hs: Any, reverse: bool) -> Any:
     return jax.tree.map(shift, h0, hs)
 
 
-def _like(tree: Any, reference: Any) -> Any:
-    """`tree` in the dtypes of `reference`; what is no number there has no cotangent."""
-    cast = lambda ref, leaf: leaf.astype(ref.dtype) if jnp.issubdtype(ref.dtype, jnp.floating) else leaf
+def _steps(tree: Any) -> Any:
+    """The first axis of a tree's arrays."""
+    return jax.tree.leaves(tree)[0].shape[0]
+
+
+def _cast_like(tree: Any, reference: Any) -> Any:
+    """Casts gradients to the dtypes of `reference`. Leaves that are not inexact have no cotangent and stay."""
+    cast = lambda ref, leaf: leaf.astype(ref.dtype) if jnp.issubdtype(ref.dtype, jnp.inexact) else leaf
     return jax.tree.map(cast, reference, tree)

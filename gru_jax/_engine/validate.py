@@ -1,9 +1,10 @@
-"""What bad input is told: which argument, what arrived, what was expected, and the fix.
+"""Checks of what `unroll` and `step` are given: every error names the argument, what arrived, what was expected, and the fix.
 
-The public functions call these before any arithmetic; shapes and dtypes are known under `jit` too, so a traced call is told the
-same. Values are looked at where they are concrete (`check_lengths`).
+The public functions call these before any arithmetic. Shapes and dtypes are known under `jit` too, so a traced call raises
+the same errors. Values are checked where they are concrete (`check_lengths`).
 """
 
+from functools import lru_cache
 from numbers import Integral
 from typing import Any
 
@@ -11,69 +12,96 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from gru_jax._engine.arguments import describe, is_array
+from gru_jax._engine.structures import check_same_form, describe_structure, rebuild
 from gru_jax._jax.tracing import is_traced
+from gru_jax.derivative import Autodiff, CustomJVP, CustomVJP
 
 FLOATS = ("float64", "float32", "bfloat16", "float16")
 
 
-def check_option(name: str, value: Any, choices: tuple[str, ...]) -> None:
-    """Raises unless `value` is one of `choices`."""
-    if value not in choices:
-        raise ValueError(f"{name}: got {value!r}, expected one of {', '.join(map(repr, choices))}.")
+def check_derivative(derivative: Any) -> None:
+    """Raises unless `derivative` is one of the three objects."""
+    if not isinstance(derivative, CustomVJP | CustomJVP | Autodiff):
+        hint = f" Write gj.{derivative.__name__}()." if isinstance(derivative, type) else ""
+        raise TypeError(f"derivative: got {derivative!r}, expected gj.CustomVJP(…), gj.CustomJVP() or gj.Autodiff().{hint}")
 
 
-def check_block_size(block_size: Any) -> int | None:
-    """A number of steps, or None."""
-    return None if block_size is None else check_steps("block_size", block_size, ", or None to have it chosen")
-
-
-def check_steps(name: str, steps: Any, otherwise: str = "") -> int:
-    """A number of steps, at least one; NumPy's integers are numbers too."""
-    if isinstance(steps, bool) or not isinstance(steps, Integral) or steps < 1:
-        raise ValueError(f"{name}: got {steps!r}, expected a number of steps, at least 1{otherwise}.")
-    return int(steps)
-
-
-def check_cell(cell: Any) -> None:
-    """Raises unless `cell` is a cell, rather than the factory that makes one."""
-    is_layer = hasattr(cell, "run") and hasattr(cell, "needs_key")  # a stack, two directions
-    if not is_layer and not (hasattr(cell, "project") and hasattr(cell, "gates") and hasattr(cell, "update")):
-        hint = " Call the factory: gj.gru() rather than gj.gru." if callable(cell) else ""
-        raise TypeError(f"cell: got {_describe(cell)}, expected a gj.Cell such as gj.gru().{hint}")
-
-
-def check_params(cell: Any, params: Any) -> tuple[Any, int | None]:
-    """`params` as JAX arrays, all of one floating dtype, and the input size they are for (None: unknown)."""
+def check_params(layer: Any, params: Any) -> tuple[Any, int | None]:
+    """Returns the params in the layer's own types, and the input size they are for (None if unknown)."""
     leaves = jax.tree_util.tree_leaves_with_path(params)
     if not leaves:
         raise TypeError(
-            f"params: got {_describe(params)} without arrays, expected the parameters of cell {cell.name}. "
+            f"params: got {describe(params)} without arrays, expected the parameters of cell {layer.name}. "
             "Make them with cell.init(key, input_size, hidden_size)."
         )
     for path, leaf in leaves:
-        if not _is_array(leaf) or str(leaf.dtype) not in FLOATS:
-            raise TypeError(
-                f"params{jax.tree_util.keystr(path)}: got {_describe(leaf)}, expected an array of dtype {', '.join(FLOATS)}. "
-                "Convert it: jnp.asarray(value, jnp.float32)."
-            )
+        check_float_array("params" + jax.tree_util.keystr(path), leaf)
     dtypes = {str(leaf.dtype) for _, leaf in leaves}
     if len(dtypes) > 1:
         raise TypeError(
             f"params: got the dtypes {', '.join(sorted(dtypes))}, expected one for all leaves. "
             "Cast them: jax.tree.map(lambda p: p.astype(jnp.float32), params)."
         )
-    input_size = None if cell.check is None else cell.check(params)
-    return jax.tree.map(jnp.asarray, params), input_size
+    return layer.validated_params(params)
 
 
-def check_input(name: str, x: Any, input_size: int | None, dtype: Any, *, least_rank: int) -> jax.Array:
-    """`x` as a JAX array of `dtype`, whose last axis is the input size."""
-    if not _is_array(x):
-        raise TypeError(f"{name}: got {_describe(x)}, expected an array. Stack the steps: jnp.stack({name}).")
+def check_float_array(name: str, x: Any) -> None:
+    """Raises unless `x` is an array of a floating dtype that JAX can compute with."""
+    if is_array(x) and str(x.dtype) in FLOATS and not is_torch(x):
+        return
+    wanted = f"{name}: got {describe(x)}, expected an array of dtype {', '.join(FLOATS)}. "
+    if is_torch(x):
+        raise TypeError(
+            wanted + "Convert it: jnp.asarray(tensor.detach().cpu().numpy()), or a whole state dict by gj.convert.from_pytorch."
+        )
+    if is_big_endian(x):
+        raise TypeError(wanted + "Its bytes are in the other order: convert it with x.astype(x.dtype.newbyteorder('=')).")
+    if is_array(x) and np.issubdtype(x.dtype, np.complexfloating):
+        raise TypeError(
+            wanted + "Complex parameters are not supported: keep the real and the imaginary part as two leaves, and join them "
+            "where they are used with jax.lax.complex(re, im)."
+        )
+    raise TypeError(wanted + "Convert it: jnp.asarray(value, jnp.float32).")
+
+
+def is_torch(x: Any) -> bool:
+    """Whether `x` is a PyTorch tensor."""
+    return type(x).__module__.partition(".")[0] == "torch"
+
+
+def is_big_endian(x: Any) -> bool:
+    """Whether `x` is a NumPy array whose bytes are in another order than this machine's."""
+    return isinstance(x, np.ndarray | np.generic) and not x.dtype.isnative
+
+
+def check_cell_params(cell: Any, params: Any, path: str) -> tuple[Any, int | None]:
+    """Returns the params of one cell in its own type, and their input size. Messages name them by `path`."""
+    params = rebuild(params, cell.params_type, path)
+    if cell.check_params is None:
+        return params, None
+    try:
+        return params, cell.check_params(params)
+    except (TypeError, ValueError) as error:
+        if path == "params":
+            raise
+        raise type(error)(str(error).replace("params", path, 1)) from error
+
+
+def check_input(name: str, x: Any, input_size: int | None, *, least_rank: int) -> None:
+    """Raises unless `x` is an array of floats whose last axis is the input size."""
+    if not is_array(x):
+        raise TypeError(f"{name}: got {describe(x)}, expected an array. Stack the steps: jnp.stack({name}).")
+    if isinstance(x, np.ma.MaskedArray):
+        raise TypeError(
+            f"{name}: got a NumPy masked array, expected an array. Pass {name}.filled(0) and the steps that are valid as mask=…."
+        )
+    if is_torch(x) or is_big_endian(x):
+        check_float_array(name, x)
     if str(x.dtype) not in FLOATS:
         raise TypeError(
-            f"{name}: got dtype {x.dtype}, expected a floating dtype. Convert it ({name}.astype(jnp.float32)), or encode "
-            f"symbols first (jax.nn.one_hot({name}, number_of_symbols))."
+            f"{name}: got dtype {x.dtype}, expected a floating dtype. Convert it with {name}.astype(jnp.float32), or encode "
+            f"symbols first: jax.nn.one_hot({name}, number_of_symbols)."
         )
     if x.ndim < least_rank:
         wanted = "(T, *batch, D), or (*batch, T, D) with time_major=False" if least_rank == 2 else "(*batch, D)"
@@ -83,74 +111,109 @@ def check_input(name: str, x: Any, input_size: int | None, dtype: Any, *, least_
     if input_size not in (None, x.shape[-1]):
         raise ValueError(
             f"{name}: got {x.shape[-1]} features on the last axis (shape {x.shape}), expected {input_size}, the input size of "
-            f"params. The features come last; else make params with cell.init(key, {x.shape[-1]}, hidden_size)."
+            f"params. The features come last. Otherwise make params with cell.init(key, {x.shape[-1]}, hidden_size)."
         )
-    return jnp.asarray(x, dtype)
 
 
-def check_state(name: str, h: Any, cell: Any, params: Any, batch: tuple[int, ...]) -> Any:
-    """`h` as JAX arrays: the structure, shapes and dtypes of this cell's state for this batch."""
-    try:
-        expected = zero_state(cell, params)
-    except ValueError:  # a cell of the user's with letters of its own: the scan compares the carry that comes out with h
-        return jax.tree.map(jnp.asarray, h)
+def check_state(name: str, h: Any, layer: Any, params: Any, batch: tuple[int, ...]) -> None:
+    """Raises unless `h` has the structure, shapes and dtypes of the layer's state."""
+    expected = state_shapes(layer, params)
+    if expected is None:  # `check_functions` compares h with what comes out
+        return
+    make = f"Make one with cell.initial_state(params, batch_shape={batch})"
     if jax.tree.structure(h) != jax.tree.structure(expected):  # type: ignore[operator] # jax: PyTreeDef has no stub
         raise TypeError(
-            f"{name}: got {_describe(h)}, expected the state of cell {cell.name}. "
-            f"Make one with cell.initial_state(params, batch_shape={batch})."
+            f"{name}: got {describe_structure(h)}, expected {describe_structure(expected)}, the state of cell {layer.name}. {make}."
         )
-    for leaf, zeros in zip(jax.tree.leaves(h), jax.tree.leaves(expected), strict=True):
-        shape, dtype = batch + zeros.shape, zeros.dtype
-        if not _is_array(leaf) or leaf.shape != shape:
+    for leaf, like in zip(jax.tree.leaves(h), jax.tree.leaves(expected), strict=True):
+        shape = batch + like.shape
+        if not is_array(leaf) or leaf.shape != shape:
             raise ValueError(
-                f"{name}: got {_describe(leaf)}, expected shape {shape} (*batch, H). "
-                f"Make one with cell.initial_state(params, batch_shape={batch}), or broadcast yours: "
+                f"{name}: got {describe(leaf)}, expected shape {shape} (*batch, H). {make}, or broadcast yours: "
                 f"jnp.broadcast_to({name}, {shape})."
             )
-        if leaf.dtype != dtype:
+        if leaf.dtype != like.dtype:
             raise TypeError(
-                f"{name}: got dtype {leaf.dtype}, expected {dtype} as in params. Cast it: {name}.astype('{dtype}')."
+                f"{name}: got dtype {leaf.dtype}, expected {like.dtype}, the dtype of this cell's state. "
+                f"Cast it: {name}.astype('{like.dtype}')."
             )
-    return jax.tree.map(jnp.asarray, h)
 
 
-def zero_state(cell: Any, params: Any) -> Any:
-    """The state of `cell` without batch axes, all zeros."""
-    if cell.zero_state is not None:
-        return cell.zero_state(params)
+def state_shapes(layer: Any, params: Any) -> Any:
+    """The shapes and dtypes of a layer's state without batch axes, or None if `params` do not tell."""
+    leaves, structure = jax.tree.flatten(params)
+    return _state_shapes(layer, structure, tuple((leaf.shape, leaf.dtype) for leaf in leaves))
+
+
+@lru_cache(maxsize=1024)
+def _state_shapes(layer: Any, structure: Any, forms: tuple[Any, ...]) -> Any:
+    params = structure.unflatten([jax.ShapeDtypeStruct(shape, dtype) for shape, dtype in forms])
+    try:
+        return jax.eval_shape(layer.zeros, params)
+    except ValueError:
+        return None
+
+
+def default_zero_state(cell_name: str, params: Any) -> jax.Array:
+    """Zeros of the size of the last axis of the first leaf whose field name begins with U."""
     for path, leaf in jax.tree_util.tree_leaves_with_path(params):
-        if getattr(path[-1], "name", getattr(path[-1], "key", None) or "").startswith("U"):
+        if path and str(getattr(path[-1], "name", getattr(path[-1], "key", ""))).startswith("U"):
             return jnp.zeros(leaf.shape[-1], leaf.dtype)
     raise ValueError(
-        f"params: got {_describe(params)} without a field U…, by whose last axis cell {cell.name} would know its hidden size. "
-        "Give the cell zero_state=lambda params: …, or call unroll with h0."
+        f"params: got {describe(params)} without a field whose name begins with U, by whose last axis cell {cell_name} knows "
+        "its hidden size. Give the cell zero_state=lambda params: …, or call unroll with h0."
     )
 
 
-def check_step(cell: Any, params: Any, h: Any, x: Any) -> tuple[Any, Any, jax.Array]:
-    """`params`, `h` and `x` of one time step as JAX arrays."""
-    params, input_size = check_params(cell, params)
-    x = check_input("x", x, input_size, jax.tree.leaves(params)[0].dtype, least_rank=1)
-    return params, check_state("h", h, cell, params, x.shape[:-1]), x
+def check_functions(cell: Any, params: Any, xs: Any, h0: Any) -> None:
+    """Raises if a step of a cell of one's own fails, or returns something else than a state. Evaluates shapes only.
+
+    A cell with `check_params` has been checked already.
+    """
+    if cell.check_params is not None:
+        return
+    at_one_step = lambda tree: jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype), tree)
+    x, h = at_one_step(xs), jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), h0)
+    shapes = lambda tree: ", ".join(str(leaf.shape) for leaf in jax.tree.leaves(tree))
+    try:
+        u = jax.eval_shape(cell.project, params, x)
+    except (TypeError, ValueError) as error:
+        raise type(error)(
+            f"xs: got steps of shape {shapes(x)}, which project of cell {cell.name} does not take ({error}). "
+            "Expected the input size that params were made for: the features are the last axis of xs."
+        ) from error
+    new = jax.eval_shape(lambda params, u, h: cell.update(cell.gates(params, u, h), h), params, u, h)
+    check_same_form(cell.name, new, h)
+    try:
+        jax.eval_shape(lambda h, y: jax.linear_transpose(cell.output, h)(y), h, jax.eval_shape(cell.output, h))
+    except Exception as error:
+        raise TypeError(
+            f"cell: got an output of cell {cell.name} that is not linear in the state, expected a linear one such as "
+            "lambda state: state.h. Apply what is not linear to the outputs of unroll, or keep it in the state."
+        ) from error
 
 
-def check_no_noise(cell: Any) -> None:
-    """Raises where a single step is asked of what draws noise for whole sequences."""
-    if cell.needs_key:
+def check_step(layer: Any, params: Any, h: Any, x: Any) -> tuple[Any, Any, Any]:
+    """Returns `params` in the layer's own types, `h` and `x` of one time step."""
+    if layer.needs_key:
         raise ValueError(
-            f"cell: got {cell.name}, which draws noise for whole sequences, expected one without, in step. "
-            "Step its expectation: cell.deterministic().step(…)."
+            f"cell: got {layer.name}, which draws noise for whole sequences, expected a cell without noise in step. "
+            "Step the cell for evaluation: cell.deterministic()."
         )
+    params, input_size = check_params(layer, params)
+    check_input("x", x, input_size, least_rank=1)
+    check_state("h", h, layer, params, x.shape[:-1])
+    return params, h, x
 
 
-def check_lengths(lengths: Any, batch: tuple[int, ...], steps: int) -> jax.Array:
-    """`lengths` as a JAX array: one integer per sequence, from 0 to the number of steps (looked at where concrete)."""
+def check_lengths(lengths: Any, batch: tuple[int, ...], steps: int) -> Any:
+    """Returns `lengths` as an array of one integer per sequence, from 0 to the number of steps (checked where concrete)."""
     traced = is_traced(lengths)
     lengths = lengths if traced else np.asarray(lengths)
     if not np.issubdtype(lengths.dtype, np.integer):
         raise TypeError(
             f"lengths: got dtype {lengths.dtype}, expected integers, the number of steps of each sequence. "
-            "Convert them (lengths.astype(int)); a boolean array that says which steps count goes to mask."
+            "Convert them with lengths.astype(int). A boolean array that marks valid steps goes to mask."
         )
     if lengths.shape != batch:
         raise ValueError(f"lengths: got shape {lengths.shape}, expected {batch} (*batch): one number per sequence.")
@@ -158,53 +221,52 @@ def check_lengths(lengths: Any, batch: tuple[int, ...], steps: int) -> jax.Array
         where = np.unravel_index(int(np.argmax((lengths < 0) | (lengths > steps))), lengths.shape)
         raise ValueError(
             f"lengths: got {int(lengths[where])} at {tuple(map(int, where))}, expected 0 to {steps}, the number of steps of xs. "
-            "Pad xs to the longest sequence, or cut the lengths (jnp.minimum(lengths, xs.shape[0]))."
+            "Pad xs to the longest sequence, or cut the lengths: jnp.minimum(lengths, xs.shape[0])."
         )
-    # the number of steps may be beyond a narrow dtype, and differences below an unsigned one
-    return jnp.asarray(lengths, jnp.int64 if lengths.dtype.itemsize == 8 and traced else jnp.int32)
+    # the number of steps may exceed a narrow dtype, and differences go below an unsigned one
+    return lengths.astype(lengths.dtype if traced and lengths.dtype.itemsize == 8 and lengths.dtype.kind == "i" else np.int32)
 
 
-def check_flags(name: str, flags: Any, shape: tuple[int, ...], axes: str) -> jax.Array:
-    """`flags` as a JAX array: booleans of `shape`, whose axes are called `axes`."""
-    if not _is_array(flags) or flags.dtype != bool:
+def check_flags(name: str, flags: Any, shape: tuple[int, ...], axes: str) -> None:
+    """Raises unless `flags` are booleans of `shape`, whose axes are called `axes`."""
+    if not is_array(flags) or flags.dtype != bool:
         raise TypeError(
-            f"{name}: got {_describe(flags)}, expected booleans. Convert it: jnp.asarray({name}, bool), after a look at what "
-            "its values mean."
+            f"{name}: got {describe(flags)}, expected booleans. Check what its values mean, then convert it: "
+            f"jnp.asarray({name}, bool)."
         )
     if flags.shape != shape:
         raise ValueError(
-            f"{name}: got shape {tuple(flags.shape)}, expected {shape} ({axes}), the axes of xs without the features. "
-            "Time comes first, or last with time_major=False: jnp.moveaxis, or jnp.broadcast_to where all sequences share it."
+            f"{name}: got shape {tuple(flags.shape)}, expected {shape} ({axes}), the axes of xs without the features. Time comes "
+            "first, or last with time_major=False. Use jnp.moveaxis, or jnp.broadcast_to where all sequences share it."
         )
-    return jnp.asarray(flags)
 
 
-def check_reset_state(reset_state: Any, cell: Any, h: Any) -> Any:
-    """`reset_state` as JAX arrays in the shape of the state `h`."""
-    if jax.tree.structure(reset_state) != jax.tree.structure(h):  # type: ignore[operator] # jax: PyTreeDef has no stub
+def check_reset_state(reset_state: Any, layer: Any, params: Any, batch: tuple[int, ...]) -> None:
+    """Raises unless `reset_state` has the structure and dtypes of the layer's state, and shapes that broadcast to it."""
+    expected = state_shapes(layer, params)
+    if expected is None:  # broadcasting to the state fails where it does not fit
+        return
+    if jax.tree.structure(reset_state) != jax.tree.structure(expected):  # type: ignore[operator] # jax: PyTreeDef has no stub
         raise TypeError(
-            f"reset_state: got {_describe(reset_state)}, expected the state of cell {cell.name}. "
-            "Make one with cell.initial_state(params)."
+            f"reset_state: got {describe_structure(reset_state)}, expected {describe_structure(expected)}, the state of cell "
+            f"{layer.name}. Make one with cell.initial_state(params)."
         )
-
-    def fit(leaf, like):
-        if not _is_array(leaf) or not _broadcasts(leaf.shape, like.shape):
+    for leaf, like in zip(jax.tree.leaves(reset_state), jax.tree.leaves(expected), strict=True):
+        shape = batch + like.shape
+        if not is_array(leaf) or not _broadcasts(leaf.shape, shape):
             raise ValueError(
-                f"reset_state: got {_describe(leaf)}, expected shape {like.shape} (*batch, H) or one that broadcasts to it, "
-                f"{like.shape[-1:]} say."
+                f"reset_state: got {describe(leaf)}, expected shape {shape} (*batch, H), or one that broadcasts to it such "
+                f"as {shape[-1:]}."
             )
         if leaf.dtype != like.dtype:
             raise TypeError(
-                f"reset_state: got dtype {leaf.dtype}, expected {like.dtype} as in params. "
+                f"reset_state: got dtype {leaf.dtype}, expected {like.dtype}, the dtype of this cell's state. "
                 f"Cast it: reset_state.astype('{like.dtype}')."
             )
-        return jnp.broadcast_to(leaf, like.shape)
-
-    return jax.tree.map(fit, reset_state, h)
 
 
 def check_resets(resets: Any, reset_state: Any, name: str = "resets") -> None:
-    """Raises where a reset state is given and nothing that resets."""
+    """Raises if there is a reset state but nothing resets to it."""
     if reset_state is not None and resets is None:
         raise ValueError(
             f"reset_state: got a state without {name}, expected {name} too: booleans that say where it is set. "
@@ -212,47 +274,37 @@ def check_resets(resets: Any, reset_state: Any, name: str = "resets") -> None:
         )
 
 
-def check_key(key: Any, cell: Any) -> None:
-    """Raises where noise is to be drawn without a key, or from what is no key."""
-    if key is None and cell.needs_key:
+def check_key(key: Any, layer: Any) -> None:
+    """Raises if noise is drawn without a key, or `key` is not a key."""
+    if key is None and layer.needs_key:
         raise ValueError(
-            f"key: got None, expected a jax.random key: {cell.name} draws noise. Pass key=…, a new one for each call; or "
+            f"key: got None, expected a jax.random key, because {layer.name} draws noise. Pass key=…, a new one for each call, or "
             "evaluate without noise: gj.unroll(cell.deterministic(), …)."
         )
-    is_key = key is None or (_is_array(key) and (jnp.issubdtype(key.dtype, jax.dtypes.prng_key) or str(key.dtype) == "uint32"))
+    is_key = key is None or (is_array(key) and (jnp.issubdtype(key.dtype, jax.dtypes.prng_key) or str(key.dtype) == "uint32"))
     if not is_key:
-        raise TypeError(f"key: got {_describe(key)}, expected a jax.random key: jax.random.key(seed).")
+        raise TypeError(f"key: got {describe(key)}, expected a jax.random key: jax.random.key(seed).")
 
 
 def check_compute_dtype(compute_dtype: Any, dtype: Any) -> Any:
-    """The dtype in which matmuls take their operands; None where that is the dtype of the params."""
+    """Returns the dtype of the matmuls' operands, or None where that is the dtype of the params."""
     if compute_dtype is None:
         return None
     if str(jnp.dtype(compute_dtype)) not in FLOATS or jnp.dtype(compute_dtype).itemsize > dtype.itemsize:
         raise ValueError(
-            f"compute_dtype: got {jnp.dtype(compute_dtype)}, expected one of {', '.join(FLOATS)} that is no wider than the "
-            f"params' {dtype}: it lowers the operands of the matmuls. For a wider one cast the params."
+            f"compute_dtype: got {jnp.dtype(compute_dtype)}, expected one of {', '.join(FLOATS)} that is no wider than {dtype}, "
+            "the dtype of params. For a wider one cast the params."
         )
     return None if jnp.dtype(compute_dtype) == dtype else jnp.dtype(compute_dtype)
 
 
-def batch_shape(shape: Any) -> tuple[int, ...]:
-    """A batch shape as a tuple; an int is taken as `(int,)`."""
+def check_batch_shape(shape: Any) -> tuple[Any, ...]:
+    """Returns a batch shape as a tuple. An int stands for one axis."""
     axes = (int(shape),) if isinstance(shape, Integral) else tuple(shape)
-    if any(axis < 0 for axis in axes):
+    if any(isinstance(axis, Integral) and axis < 0 for axis in axes):
         raise ValueError(f"batch_shape: got {shape}, expected sizes of at least 0.")
     return axes
 
 
-def _is_array(x: Any) -> bool:
-    return hasattr(x, "shape") and hasattr(x, "dtype")
-
-
 def _broadcasts(shape: tuple[int, ...], to: tuple[int, ...]) -> bool:
     return len(shape) <= len(to) and all(n in (1, m) for n, m in zip(shape[::-1], to[::-1], strict=False))
-
-
-def _describe(x: Any) -> str:
-    if _is_array(x):
-        return f"an array of shape {tuple(x.shape)} and dtype {x.dtype}"
-    return f"{type(x).__name__}"

@@ -7,20 +7,20 @@
     after the loop:  W̄ = Σ xᵀ a,  Ū = Σ h₋ᵀ a,  b̄ = Σ a,  x̄ = a Wᵀ
 
 Row vectors; h₋ is h_{t-1}; v̄ is ∂L/∂v; `a` is the cotangent of the pre-activation. Each g₁′ is a function of the value g₁
-itself, so the states give it back. The read-out ŷ = g₂(h V + b_y) stands in `heads`: its V needs the current step only.
+itself, so it is computed from the states. The read-out ŷ = g₂(h V + b_y) is in `heads`: its V needs the current step only.
 """
 
-from functools import cache, partial
 from typing import Literal, NamedTuple, get_args
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from gru_jax._engine.validate import check_option
-from gru_jax.cell import Cell
-from gru_jax.cells.letters import check_for, initializer_for
-from gru_jax.ops import affine, affine_dot, bias_sum, dot, outer_sum
+from gru_jax._engine.arguments import check_option
+from gru_jax._engine.functions import bind
+from gru_jax.cell import Adjoint, Cell, Tangent
+from gru_jax.cells.letters import LetteredCheck, LetteredInit
+from gru_jax.ops import affine, affine_jvp, bias_sum, dot, outer_sum
 
 Activation = Literal["tanh", "relu", "sigmoid", "identity"]
 Steps = Float[Array, "*t_b H"]
@@ -43,38 +43,38 @@ class ElmanParams(NamedTuple):
 
 
 def project(params: ElmanParams, xs: Float[Array, "*t_b D"]) -> Steps:
-    """The input's share of the pre-activations, for all t: x W + b."""
+    """Computes the input's share of the pre-activations, x W + b, for all t."""
     return affine(xs, params.W, params.b)
 
 
 def gates(activation: Activation, params: ElmanParams, u: Steps, h: Steps) -> Steps:
-    """(F1)."""
+    """Computes the new state, (F1)."""
     g1, _ = ACTIVATIONS[activation]
     return g1(u + dot(h, params.U))  # (F1)
 
 
 def update(g: Steps, h: Steps) -> Steps:
-    """The new state."""
+    """Returns the new state."""
     return g
 
 
 def gates_from_state(h: Steps) -> Steps:
-    """The value of (F1) is the new state."""
+    """Returns the value of (F1), which is the new state."""
     return h
 
 
-def coefficients(activation: Activation, g: Steps, h_prev: Steps) -> Steps:
-    """g₁′, from the value."""
+def linearize(activation: Activation, g: Steps, h_prev: Steps) -> Steps:
+    """Computes g₁′ from the value."""
     _, g1_prime = ACTIVATIONS[activation]
     return g1_prime(g)
 
 
-def push(params: ElmanParams, k: Steps, h_dot: Steps) -> Steps:
-    """The tangent of a step by the state: what ḣ₋ becomes."""
+def state_jvp(params: ElmanParams, k: Steps, h_dot: Steps) -> Steps:
+    """Computes the tangent of a step by the previous state."""
     return k * dot(h_dot, params.U)  # (F1)˙
 
 
-def drive(
+def input_jvp(
     params: ElmanParams,
     params_dot: ElmanParams,
     xs: Float[Array, "*t_b D"],
@@ -83,20 +83,20 @@ def drive(
     g: Steps,
     k: Steps,
 ) -> Steps:
-    """The tangent of all steps by parameters and input: ws."""
-    return k * (affine_dot(xs, xs_dot, params.W, params_dot.W, params_dot.b) + dot(h_prevs, params_dot.U))  # (F1)˙
+    """Computes the tangent of all steps by parameters and input, ws."""
+    return k * (affine_jvp(xs, xs_dot, params.W, params_dot.W, params_dot.b) + dot(h_prevs, params_dot.U))  # (F1)˙
 
 
-def pull(params_T: ElmanParams, k: Steps, h_bar: Steps) -> Steps:
-    """The adjoint of a step by the state: what h̄ becomes one step back."""
+def state_vjp(params_T: ElmanParams, k: Steps, h_bar: Steps) -> Steps:
+    """Computes the cotangent of the previous state from that of the state."""
     a = h_bar * k  # (F1)ᵀ
     return dot(a, params_T.U)
 
 
-def collect(
+def input_vjp(
     params: ElmanParams, xs: Float[Array, "*t_b D"], h_prevs: Steps, g: Steps, k: Steps, h_bars: Steps
 ) -> tuple[ElmanParams, Float[Array, "*t_b D"]]:
-    """The adjoint of all steps by parameters and input: (params̄, x̄s)."""
+    """Computes the cotangents of parameters and input from those of all states, (params̄, x̄s)."""
     a = h_bars * k  # (F1)ᵀ
     return ElmanParams(W=outer_sum(xs, a, params.W), U=outer_sum(h_prevs, a, params.U), b=bias_sum(a, params.b)), dot(
         a, params.W.T
@@ -104,33 +104,34 @@ def collect(
 
 
 def elman(activation: Activation = "tanh") -> Cell:
-    """The Elman RNN, h_t = g₁(x_t W + h_{t-1} U + b), as a `Cell`; the same object at every call.
+    """Makes an Elman RNN, h_t = g₁(x_t W + h_{t-1} U + b).
+
+    Example:
+        >>> import jax, gru_jax as gj
+        >>> cell = gj.elman("relu")
+        >>> params = cell.init(jax.random.key(0), input_size=3, hidden_size=4)
+        >>> h_last, ys = gj.unroll(cell, params, jax.numpy.ones((5, 2, 3)))
+        >>> ys.shape
+        (5, 2, 4)
 
     Args:
-        activation: g₁, one of `"tanh"`, `"relu"`, `"sigmoid"`, `"identity"`.
+        activation: g₁, one of `"tanh"`, `"relu"`, `"sigmoid"`, `"identity"`. Defaults to `"tanh"`.
 
-    Parameters: `ElmanParams(W, U, b)` with W (D, H), U (H, H), b (H,) or None.
+    Returns:
+        A cell with parameters `gj.cells.ElmanParams(W, U, b)`: W (D, H), U (H, H), b (H,) or None.
 
     Raises:
-        ValueError: an unknown activation.
+        ValueError: If the activation is unknown.
     """
     check_option("activation", activation, get_args(Activation))
-    return _elman(activation)
-
-
-@cache
-def _elman(activation: Activation) -> Cell:
     return Cell(
-        name=f"elman({activation!r})",
-        init=initializer_for(ElmanParams),
-        check=check_for(ElmanParams),
+        init=LetteredInit(ElmanParams),
         project=project,
-        gates=partial(gates, activation),
+        gates=bind(gates, activation),
         update=update,
-        coefficients=partial(coefficients, activation),
-        push=push,
-        drive=drive,
-        pull=pull,
-        collect=collect,
-        gates_from_state=gates_from_state,
+        adjoint=Adjoint(bind(linearize, activation), input_vjp, state_vjp, gates_from_state),
+        tangent=Tangent(input_jvp, state_jvp),
+        params_type=ElmanParams,
+        check_params=LetteredCheck(ElmanParams),
+        name=f"elman({activation!r})",
     )

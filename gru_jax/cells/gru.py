@@ -12,32 +12,21 @@
     after the loop:  W̄_k = Σ xᵀ a_k,  b̄_k = Σ a_k,  Ū_z = Σ h₋ᵀ a_z,  Ū_r = Σ h₋ᵀ a_r,  Ū_h = Σ sᵀ a_h,  x̄ = Σ_k a_k W_kᵀ
 
 Row vectors; h₋ is h_{t-1}; v̄ is ∂L/∂v; a_k is the cotangent of gate k's pre-activation; v̇ is a tangent, and (F)˙ tags
-the differential of line (F). Each backward line undoes the forward
-line it names. All but h̄ and s̄ is known for every t before the reverse scan starts: those factors are the coefficients k.
+the differential of line (F). Each backward line undoes the forward line it names. Everything but h̄ and s̄ is known for
+every t before the reverse scan starts: these factors are the coefficients k.
 """
 
-from functools import cache
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from gru_jax.cell import Cell
+from gru_jax._engine.arguments import check_flag
+from gru_jax.cell import Adjoint, Cell, Tangent
 from gru_jax.cells.gru_reset_after import gru_reset_after
-from gru_jax.cells.letters import check_for, initializer_for
-from gru_jax.ops import (
-    Affine,
-    Prepared,
-    affine,
-    affine_dot,
-    bias_sum,
-    dot,
-    dot_sum,
-    outer_sum,
-    pre_activations,
-    prepared,
-)
+from gru_jax.cells.letters import LetteredCheck, LetteredInit
+from gru_jax.ops import affine_jvp, affines, bias_sum, dot, dot_sum, dots, outer_sum
 
 Steps = Float[Array, "*t_b H"]
 
@@ -57,10 +46,11 @@ class GRUParams(NamedTuple):
 
 
 class Projected(NamedTuple):
-    """What the pre-activations need of the input."""
+    """The input's share of each pre-activation, x W + b."""
 
-    z_r: Prepared
-    g: Steps  # x W_h + b_h
+    z: Steps
+    r: Steps
+    g: Steps
 
 
 class Gates(NamedTuple):
@@ -72,7 +62,7 @@ class Gates(NamedTuple):
 
 
 class Coefficients(NamedTuple):
-    """The linearised step: what multiplies h̄ and s̄ in the backward lines."""
+    """The coefficients of the linearised step: what multiplies h̄ and s̄ in the backward lines."""
 
     keep: Steps  # 1 − z             h̄ → h̄₋
     a_h: Steps  # z (1 − g²)         h̄ → a_h
@@ -81,32 +71,27 @@ class Coefficients(NamedTuple):
     a_r: Steps  # h₋ r (1 − r)       s̄ → a_r
 
 
-def z_and_r(params: GRUParams) -> tuple[Affine, Affine]:
-    """(F1) and (F2) without σ."""
-    return Affine(params.W_z, params.U_z, params.b_z), Affine(params.W_r, params.U_r, params.b_r)
-
-
 def project(params: GRUParams, xs: Float[Array, "*t_b D"]) -> Projected:
-    """What the pre-activations need of the input, for all t: x W + b, or x itself (see `prepared`)."""
-    return Projected(z_r=prepared(xs, *z_and_r(params)), g=affine(xs, params.W_h, params.b_h))
+    """Computes the input's share of the pre-activations, x W + b, for all t."""
+    return Projected(*affines(xs, (params.W_z, params.b_z), (params.W_r, params.b_r), (params.W_h, params.b_h)))
 
 
 def gates(params: GRUParams, u: Projected, h: Steps) -> Gates:
-    """(F1) to (F3): the values of a step, or of all steps."""
-    z_pre, r_pre = pre_activations(u.z_r, h, *z_and_r(params))
-    z = jax.nn.sigmoid(z_pre)  # (F1)
-    r = jax.nn.sigmoid(r_pre)  # (F2)
+    """Computes the values of a step, (F1) to (F3)."""
+    z_h, r_h = dots(h, params.U_z, params.U_r)
+    z = jax.nn.sigmoid(u.z + z_h)  # (F1)
+    r = jax.nn.sigmoid(u.r + r_h)  # (F2)
     g = jnp.tanh(u.g + dot(r * h, params.U_h))  # (F3)
     return Gates(z, r, g)
 
 
 def update(g: Gates, h: Steps) -> Steps:
-    """(F4): the new state."""
+    """Computes the new state, (F4)."""
     return (1 - g.z) * h + g.z * g.g  # (F4)
 
 
-def coefficients(g: Gates, h_prev: Steps) -> Coefficients:
-    """The factors of the linearised step, for all t."""
+def linearize(g: Gates, h_prev: Steps) -> Coefficients:
+    """Computes the coefficients of the linearised step, for all t."""
     z, r = g.z, g.r
     return Coefficients(
         keep=1 - z,
@@ -117,13 +102,13 @@ def coefficients(g: Gates, h_prev: Steps) -> Coefficients:
     )
 
 
-def push(params: GRUParams, k: Coefficients, h_dot: Steps) -> Steps:
-    """The tangent of a step by the state: what ḣ₋ becomes."""
+def state_jvp(params: GRUParams, k: Coefficients, h_dot: Steps) -> Steps:
+    """Computes the tangent of a step by the previous state."""
     s_dot = k.r * h_dot + k.a_r * dot(h_dot, params.U_r)  # (F2)˙ (F3)˙
     return k.keep * h_dot + k.a_z * dot(h_dot, params.U_z) + k.a_h * dot(s_dot, params.U_h)  # (F4)˙
 
 
-def drive(
+def input_jvp(
     params: GRUParams,
     params_dot: GRUParams,
     xs: Float[Array, "*t_b D"],
@@ -132,17 +117,17 @@ def drive(
     g: Gates,
     k: Coefficients,
 ) -> Steps:
-    """The tangent of all steps by parameters and input: ws."""
+    """Computes the tangent of all steps by parameters and input, ws."""
     p, p_dot = params, params_dot
-    z_pre = affine_dot(xs, xs_dot, p.W_z, p_dot.W_z, p_dot.b_z) + dot(h_prevs, p_dot.U_z)  # (F1)˙
-    r_pre = affine_dot(xs, xs_dot, p.W_r, p_dot.W_r, p_dot.b_r) + dot(h_prevs, p_dot.U_r)  # (F2)˙
+    z_pre = affine_jvp(xs, xs_dot, p.W_z, p_dot.W_z, p_dot.b_z) + dot(h_prevs, p_dot.U_z)  # (F1)˙
+    r_pre = affine_jvp(xs, xs_dot, p.W_r, p_dot.W_r, p_dot.b_r) + dot(h_prevs, p_dot.U_r)  # (F2)˙
     s, s_dot = g.r * h_prevs, k.a_r * r_pre  # (F3)˙
-    h_pre = affine_dot(xs, xs_dot, p.W_h, p_dot.W_h, p_dot.b_h) + dot(s, p_dot.U_h) + dot(s_dot, p.U_h)  # (F3)˙
+    h_pre = affine_jvp(xs, xs_dot, p.W_h, p_dot.W_h, p_dot.b_h) + dot(s, p_dot.U_h) + dot(s_dot, p.U_h)  # (F3)˙
     return k.a_z * z_pre + k.a_h * h_pre  # (F4)˙
 
 
-def pull(params_T: GRUParams, k: Coefficients, h_bar: Steps) -> Steps:
-    """The adjoint of a step by the state: what h̄ becomes one step back."""
+def state_vjp(params_T: GRUParams, k: Coefficients, h_bar: Steps) -> Steps:
+    """Computes the cotangent of the previous state from that of the state."""
     a_h = k.a_h * h_bar  # (F4)ᵀ (F3)ᵀ
     s_bar = dot(a_h, params_T.U_h)  # (F3)ᵀ
     a_r = k.a_r * s_bar  # (F2)ᵀ
@@ -150,12 +135,14 @@ def pull(params_T: GRUParams, k: Coefficients, h_bar: Steps) -> Steps:
     return k.keep * h_bar + k.r * s_bar + dot_sum((a_r, params_T.U_r), (a_z, params_T.U_z))
 
 
-def collect(
+def input_vjp(
     params: GRUParams, xs: Float[Array, "*t_b D"], h_prevs: Steps, g: Gates, k: Coefficients, h_bars: Steps
 ) -> tuple[GRUParams, Float[Array, "*t_b D"]]:
-    """The adjoint of all steps by parameters and input: (params̄, x̄s)."""
+    """Computes the cotangents of parameters and input from those of all states, (params̄, x̄s)."""
     a_h = k.a_h * h_bars  # (F4)ᵀ (F3)ᵀ
-    a_r = k.a_r * dot(a_h, params.U_h.T)  # (F3)ᵀ (F2)ᵀ: s̄ once more, cheaper for all t at once than carried out of the loop
+    a_r = k.a_r * dot(
+        a_h, params.U_h.T
+    )  # (F3)ᵀ (F2)ᵀ: recomputing s̄ for all t at once is cheaper than carrying it out of the loop
     a_z = k.a_z * h_bars  # (F4)ᵀ (F1)ᵀ
     s = g.r * h_prevs  # (F3)
     params_bar = GRUParams(
@@ -173,36 +160,43 @@ def collect(
 
 
 def gru(reset_after: bool = False) -> Cell:
-    """The gated recurrent unit as a `Cell`; the same object at every call.
+    """Makes a gated recurrent unit.
 
         z = σ(x W_z + h₋ U_z + b_z),  r = σ(x W_r + h₋ U_r + b_r),  h = (1 − z) ⊙ h₋ + z ⊙ g
         g = tanh(x W_h + (r ⊙ h₋) U_h + b_h)                        reset before the matmul
         g = tanh(x W_h + b_h + r ⊙ (h₋ U_h + c_h))                  reset after the matmul
 
-    z stands on the candidate, as in Chung et al. 2014 (PyTorch, Keras and Flax put it on the old state).
+    z stands on the candidate, as in Chung et al. 2014. PyTorch, Keras and Flax put it on the old state.
+
+    Example:
+        >>> import jax, gru_jax as gj
+        >>> cell = gj.gru()
+        >>> params = cell.init(jax.random.key(0), input_size=3, hidden_size=4)
+        >>> params.W_z.shape, params.U_z.shape, params.b_z.shape
+        ((3, 4), (4, 4), (4,))
 
     Args:
-        reset_after: False for Chung et al. 2014 (arXiv 1412.3555) and Cho et al. (1406.1078 v3); True for 1406.1078 v1, the form
-            of cuDNN, PyTorch and Keras.
+        reset_after: If False, the reset gate acts before the matmul: Chung et al. 2014 (arXiv 1412.3555) and Cho et al. (1406.1078
+            v3). If True, after it: 1406.1078 v1, the form of cuDNN, PyTorch and Keras. Defaults to False.
 
-    Parameters: `GRUParams(W_z, U_z, b_z, W_r, U_r, b_r, W_h, U_h, b_h)`, or `GRUResetAfterParams` with `c_h` too; W (D, H),
-    U (H, H), biases (H,) or None.
+    Returns:
+        A cell with parameters `gj.cells.GRUParams(W_z, U_z, b_z, W_r, U_r, b_r, W_h, U_h, b_h)`, or
+        `gj.cells.GRUResetAfterParams` with `c_h` too: W (D, H), U (H, H), biases (H,) or None.
+
+    Raises:
+        TypeError: If `reset_after` is not a bool.
     """
-    return gru_reset_after() if reset_after else _gru()
+    return gru_reset_after() if check_flag("reset_after", reset_after) else _CELL
 
 
-@cache
-def _gru() -> Cell:
-    return Cell(
-        name="gru()",
-        init=initializer_for(GRUParams),
-        check=check_for(GRUParams),
-        project=project,
-        gates=gates,
-        update=update,
-        coefficients=coefficients,
-        push=push,
-        drive=drive,
-        pull=pull,
-        collect=collect,
-    )
+_CELL = Cell(
+    init=LetteredInit(GRUParams),
+    project=project,
+    gates=gates,
+    update=update,
+    adjoint=Adjoint(linearize, input_vjp, state_vjp),
+    tangent=Tangent(input_jvp, state_jvp),
+    params_type=GRUParams,
+    check_params=LetteredCheck(GRUParams),
+    name="gru()",
+)

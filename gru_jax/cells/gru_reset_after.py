@@ -18,16 +18,15 @@ Row vectors; h₋ is h_{t-1}; v̄ is ∂L/∂v; a_k is the cotangent of gate k's
 the differential of line (F).
 """
 
-from functools import cache
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from gru_jax.cell import Cell
-from gru_jax.cells.letters import check_for, initializer_for
-from gru_jax.ops import affine, affine_dot, bias_sum, dot, dot_sum, dots, outer_sum
+from gru_jax.cell import Adjoint, Cell, Tangent
+from gru_jax.cells.letters import LetteredCheck, LetteredInit
+from gru_jax.ops import add_bias, affine, affine_jvp, affines, bias_sum, dot, dot_sum, dots, outer_sum
 
 Steps = Float[Array, "*t_b H"]
 
@@ -65,7 +64,7 @@ class Gates(NamedTuple):
 
 
 class Coefficients(NamedTuple):
-    """The linearised step: what multiplies h̄ in the backward lines."""
+    """The coefficients of the linearised step: what multiplies h̄ in the backward lines."""
 
     keep: Steps  # 1 − z                 h̄ → h̄₋
     a_h: Steps  # z (1 − g²)             h̄ → a_h
@@ -75,28 +74,27 @@ class Coefficients(NamedTuple):
 
 
 def project(params: GRUResetAfterParams, xs: Float[Array, "*t_b D"]) -> Projected:
-    """The input's share of the pre-activations, for all t: x W + b."""
-    W_z, _, b_z, W_r, _, b_r, W_h, _, b_h, _ = params
-    return Projected(z=affine(xs, W_z, b_z), r=affine(xs, W_r, b_r), g=affine(xs, W_h, b_h))
+    """Computes the input's share of the pre-activations, x W + b, for all t."""
+    return Projected(*affines(xs, (params.W_z, params.b_z), (params.W_r, params.b_r), (params.W_h, params.b_h)))
 
 
 def gates(params: GRUResetAfterParams, u: Projected, h: Steps) -> Gates:
-    """(F1) to (F3): the values of a step, or of all steps."""
+    """Computes the values of a step, (F1) to (F3)."""
     z_h, r_h, q = dots(h, params.U_z, params.U_r, params.U_h)
     z = jax.nn.sigmoid(u.z + z_h)  # (F1)
     r = jax.nn.sigmoid(u.r + r_h)  # (F2)
-    q = q if params.c_h is None else q + params.c_h  # (F3)
+    q = add_bias(q, params.c_h)  # (F3)
     g = jnp.tanh(u.g + r * q)  # (F3)
     return Gates(z, r, q, g)
 
 
 def update(g: Gates, h: Steps) -> Steps:
-    """(F4): the new state."""
+    """Computes the new state, (F4)."""
     return (1 - g.z) * h + g.z * g.g  # (F4)
 
 
-def coefficients(g: Gates, h_prev: Steps) -> Coefficients:
-    """The factors of the linearised step, for all t."""
+def linearize(g: Gates, h_prev: Steps) -> Coefficients:
+    """Computes the coefficients of the linearised step, for all t."""
     z, r = g.z, g.r
     a_h = z * (1 - g.g**2)
     return Coefficients(
@@ -108,14 +106,14 @@ def coefficients(g: Gates, h_prev: Steps) -> Coefficients:
     )
 
 
-def push(params: GRUResetAfterParams, k: Coefficients, h_dot: Steps) -> Steps:
-    """The tangent of a step by the state: what ḣ₋ becomes."""
+def state_jvp(params: GRUResetAfterParams, k: Coefficients, h_dot: Steps) -> Steps:
+    """Computes the tangent of a step by the previous state."""
     return (  # (F1)˙ (F2)˙ (F3)˙ (F4)˙
         k.keep * h_dot + k.a_z * dot(h_dot, params.U_z) + k.a_r * dot(h_dot, params.U_r) + k.q * dot(h_dot, params.U_h)
     )
 
 
-def drive(
+def input_jvp(
     params: GRUResetAfterParams,
     params_dot: GRUResetAfterParams,
     xs: Float[Array, "*t_b D"],
@@ -124,24 +122,24 @@ def drive(
     g: Gates,
     k: Coefficients,
 ) -> Steps:
-    """The tangent of all steps by parameters and input: ws."""
+    """Computes the tangent of all steps by parameters and input, ws."""
     p, p_dot = params, params_dot
-    z_pre = affine_dot(xs, xs_dot, p.W_z, p_dot.W_z, p_dot.b_z) + dot(h_prevs, p_dot.U_z)  # (F1)˙
-    r_pre = affine_dot(xs, xs_dot, p.W_r, p_dot.W_r, p_dot.b_r) + dot(h_prevs, p_dot.U_r)  # (F2)˙
+    z_pre = affine_jvp(xs, xs_dot, p.W_z, p_dot.W_z, p_dot.b_z) + dot(h_prevs, p_dot.U_z)  # (F1)˙
+    r_pre = affine_jvp(xs, xs_dot, p.W_r, p_dot.W_r, p_dot.b_r) + dot(h_prevs, p_dot.U_r)  # (F2)˙
     q_dot = affine(h_prevs, p_dot.U_h, p_dot.c_h)  # (F3)˙
-    h_pre = affine_dot(xs, xs_dot, p.W_h, p_dot.W_h, p_dot.b_h)  # (F3)˙, without r ⊙ q
+    h_pre = affine_jvp(xs, xs_dot, p.W_h, p_dot.W_h, p_dot.b_h)  # (F3)˙, without r ⊙ q
     return k.a_z * z_pre + k.a_r * r_pre + k.q * q_dot + k.a_h * h_pre  # (F3)˙ (F4)˙
 
 
-def pull(params_T: GRUResetAfterParams, k: Coefficients, h_bar: Steps) -> Steps:
-    """The adjoint of a step by the state: what h̄ becomes one step back."""
+def state_vjp(params_T: GRUResetAfterParams, k: Coefficients, h_bar: Steps) -> Steps:
+    """Computes the cotangent of the previous state from that of the state."""
     q_bar = k.q * h_bar  # (F4)ᵀ (F3)ᵀ
     a_r = k.a_r * h_bar  # (F4)ᵀ (F3)ᵀ (F2)ᵀ
     a_z = k.a_z * h_bar  # (F4)ᵀ (F1)ᵀ
     return k.keep * h_bar + dot_sum((q_bar, params_T.U_h), (a_r, params_T.U_r), (a_z, params_T.U_z))
 
 
-def collect(
+def input_vjp(
     params: GRUResetAfterParams,
     xs: Float[Array, "*t_b D"],
     h_prevs: Steps,
@@ -149,7 +147,7 @@ def collect(
     k: Coefficients,
     h_bars: Steps,
 ) -> tuple[GRUResetAfterParams, Float[Array, "*t_b D"]]:
-    """The adjoint of all steps by parameters and input: (params̄, x̄s)."""
+    """Computes the cotangents of parameters and input from those of all states, (params̄, x̄s)."""
     a_h = k.a_h * h_bars  # (F4)ᵀ (F3)ᵀ
     q_bar = k.q * h_bars  # (F3)ᵀ
     a_r = k.a_r * h_bars  # (F3)ᵀ (F2)ᵀ
@@ -169,19 +167,19 @@ def collect(
     return params_bar, dot_sum((a_z, params.W_z.T), (a_r, params.W_r.T), (a_h, params.W_h.T))
 
 
-@cache
+_CELL = Cell(
+    init=LetteredInit(GRUResetAfterParams),
+    project=project,
+    gates=gates,
+    update=update,
+    adjoint=Adjoint(linearize, input_vjp, state_vjp),
+    tangent=Tangent(input_jvp, state_jvp),
+    params_type=GRUResetAfterParams,
+    check_params=LetteredCheck(GRUResetAfterParams),
+    name="gru(reset_after=True)",
+)
+
+
 def gru_reset_after() -> Cell:
-    """`gru(reset_after=True)`."""
-    return Cell(
-        name="gru(reset_after=True)",
-        init=initializer_for(GRUResetAfterParams),
-        check=check_for(GRUResetAfterParams),
-        project=project,
-        gates=gates,
-        update=update,
-        coefficients=coefficients,
-        push=push,
-        drive=drive,
-        pull=pull,
-        collect=collect,
-    )
+    """Returns the cell of `gj.gru(reset_after=True)`."""
+    return _CELL

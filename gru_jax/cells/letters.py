@@ -1,24 +1,33 @@
-"""The first letter of a field says what it is: W input weight, U recurrent weight, b and c biases, p peephole.
+"""Parameters by the first letter of their field: W input weight, U recurrent weight, b and c biases, p peephole.
 
-From the letter follow a parameter's shape, its initializer, and what a wrong one is told. Every cell of this package keeps to it.
+A parameter's shape, its initializer, and the check of it follow from the letter. Every cell of this package keeps to it.
 """
 
 from collections.abc import Callable
+from dataclasses import dataclass
+from numbers import Integral
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jax.nn import initializers
 
+from gru_jax._engine.arguments import check_flag
+
 Initializer = Callable[..., jax.Array]
 
 _OPTIONAL = ("b", "c", "p")  # fields that may be None: the tutorials' cells have weights only
 
 
-def initializer_for(params_type: Any, absent: tuple[str, ...] = ()) -> Callable[..., Any]:
-    """The `init` of a cell whose parameters are `params_type`, with the fields `absent` always None."""
+@dataclass(frozen=True)
+class LetteredInit:
+    """The `init` of a cell: draws parameters of `params_type`, with the fields `absent` always None."""
 
-    def init(
+    params_type: Any
+    absent: tuple[str, ...] = ()
+
+    def __call__(
+        self,
         key: jax.Array,
         input_size: int,
         hidden_size: int,
@@ -31,72 +40,86 @@ def initializer_for(params_type: Any, absent: tuple[str, ...] = ()) -> Callable[
     ) -> Any:
         """Draws the parameters of the cell.
 
+        Example:
+            >>> import jax, gru_jax as gj
+            >>> uniform = gj.initializers.symmetric_uniform(0.1)     # as Chung et al. 2014
+            >>> params = gj.gru().init(jax.random.key(0), 3, 4, kernel_init=uniform, recurrent_init=uniform)
+            >>> bool(abs(params.U_h).max() <= 0.1)
+            True
+
         Args:
-            key: a `jax.random` key, consumed here.
+            key: A `jax.random` key, consumed here.
             input_size: D, the last axis of the inputs.
             hidden_size: H, the last axis of the state.
-            bias: False leaves the biases None, as in the tutorials.
-            dtype: float64 (with x64 enabled), float32, bfloat16 or float16; drawn in at least float32.
-            kernel_init: for the input weights W, (D, H); any of `jax.nn.initializers`.
-            recurrent_init: for the recurrent weights U, (H, H).
-            bias_init: for the biases and peepholes, (H,).
+            bias: If False, the biases are None, as in the tutorials. Defaults to True.
+            dtype: float64 (with x64 enabled), float32, bfloat16 or float16. The numbers are drawn in at least float32. Defaults to
+                float32.
+            kernel_init: The initializer of the input weights W, (D, H), any of `jax.nn.initializers`. Defaults to
+                `glorot_uniform()`.
+            recurrent_init: The initializer of the recurrent weights U, (H, H). Defaults to `orthogonal()`.
+            bias_init: The initializer of the biases and peepholes, (H,). Defaults to `zeros`.
 
         Returns:
             The parameters, a NamedTuple with one array per gate.
 
         Raises:
-            ValueError: a size below 1.
-            TypeError: a dtype that is not one of the four.
-
-        Chung et al. 2014 draw uniformly: `gj.initializers.symmetric_uniform(0.1)` for all three. For long memories see
-        `gj.initializers.chrono`.
+            ValueError: If a size is below 1, or an initializer returns another shape.
+            TypeError: If a size is not an int, or `dtype` is not one of the four.
         """
-        for name, size in (("input_size", input_size), ("hidden_size", hidden_size)):
-            if size < 1:
-                raise ValueError(f"{name}: got {size}, expected at least 1.")
+        D, H = (_checked_size(name, size) for name, size in (("input_size", input_size), ("hidden_size", hidden_size)))
+        bias = check_flag("bias", bias)
         dtype = jax.dtypes.canonicalize_dtype(dtype)
         if not jnp.issubdtype(dtype, jnp.floating):
             raise TypeError(f"dtype: got {dtype}, expected float64, float32, bfloat16 or float16.")
-        initializer = {"W": kernel_init, "U": recurrent_init}
+        initializer = {"W": ("kernel_init", kernel_init), "U": ("recurrent_init", recurrent_init)}
 
         def draw(field: str, key: jax.Array) -> jax.Array | None:
-            if field in absent or (not bias and field[0] in "bc"):
+            if field in self.absent or (not bias and field[0] in "bc"):
                 return None
-            shape = shape_of(field, input_size, hidden_size)
-            wide = jnp.promote_types(dtype, jnp.float32)  # orthogonal has no half-precision QR
-            return initializer.get(field[0], bias_init)(key, shape, wide).astype(dtype)
+            name, function = initializer.get(field[0], ("bias_init", bias_init))
+            shape = shape_of(field, D, H)
+            drawn = function(key, shape, jnp.promote_types(dtype, jnp.float32))  # orthogonal has no half-precision QR
+            if jnp.shape(drawn) != shape:
+                raise ValueError(f"{name}: got an array of shape {jnp.shape(drawn)} for {field}, expected {shape}.")
+            return drawn.astype(dtype)
 
-        fields = params_type._fields
-        return params_type(*map(draw, fields, jax.random.split(key, len(fields))))
-
-    return init
+        fields = self.params_type._fields
+        return self.params_type(*map(draw, fields, jax.random.split(key, len(fields))))
 
 
-def check_for(params_type: Any, absent: tuple[str, ...] = (), required: tuple[str, ...] = ()) -> Callable[[Any], int]:
-    """The `check` of a cell whose parameters are `params_type`: type, shapes, `absent` fields None, `required` ones not.
-    It returns the input size."""
+@dataclass(frozen=True)
+class LetteredCheck:
+    """The `check_params` of a cell: shapes, fields in `absent` None, fields in `required` not None. Returns the input size."""
 
-    def check(params: Any) -> int:
-        if not isinstance(params, params_type):
-            raise TypeError(
-                f"params: got {type(params).__name__}, expected {params_type.__name__}. "
-                "Use the cell that made them, or make new ones with cell.init(key, input_size, hidden_size)."
-            )
+    params_type: Any
+    absent: tuple[str, ...] = ()
+    required: tuple[str, ...] = ()
+
+    def __call__(self, params: Any) -> int:
+        """Returns the input size of `params`.
+
+        Raises:
+            TypeError: If a field is None that must not be, or the other way around.
+            ValueError: If a shape does not fit the others.
+        """
         D, H = _sizes(params)
         for field, leaf in zip(params._fields, params, strict=True):
             if leaf is None:
-                if field in required or field[0] not in _OPTIONAL:
+                if field in self.required or field[0] not in _OPTIONAL:
                     raise TypeError(f"params.{field}: got None, expected an array of shape {shape_of(field, D, H)}.")
-            elif field in absent:
+            elif field in self.absent:
                 raise TypeError(f"params.{field}: got an array, expected None: this cell has no such term.")
             elif leaf.shape != shape_of(field, D, H):
                 raise ValueError(
                     f"params.{field}: got shape {leaf.shape}, expected {shape_of(field, D, H)} for input size {D} and hidden "
-                    f"size {H}. Row vectors here: W is (input, hidden), U (hidden, hidden); transpose weights of PyTorch's."
+                    f"size {H}. Vectors are rows: W is (input, hidden), U (hidden, hidden). Transpose weights of PyTorch."
                 )
         return D
 
-    return check
+
+def shape_of(field: str, D: int, H: int) -> tuple[int, ...]:
+    """Returns the shape of a field."""
+    return {"W": (D, H), "U": (H, H)}.get(field[0], (H,))
 
 
 def _sizes(params: Any) -> tuple[int, int]:
@@ -109,6 +132,9 @@ def _sizes(params: Any) -> tuple[int, int]:
     return W.shape
 
 
-def shape_of(field: str, D: int, H: int) -> tuple[int, ...]:
-    """The shape of a field."""
-    return {"W": (D, H), "U": (H, H)}.get(field[0], (H,))
+def _checked_size(name: str, size: Any) -> int:
+    if isinstance(size, bool) or not isinstance(size, Integral):
+        raise TypeError(f"{name}: got {size!r}, expected an int of at least 1.")
+    if size < 1:
+        raise ValueError(f"{name}: got {size}, expected at least 1.")
+    return int(size)

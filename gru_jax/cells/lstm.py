@@ -11,30 +11,19 @@
                      x̄ = Σ_k a_k W_kᵀ
 
 Row vectors; h₋ is h_{t-1}, c₋ is c_{t-1}; v̄ is ∂L/∂v; a_k is the cotangent of gate k's pre-activation; v̇ is a tangent, and (F)˙ tags
-the differential of line (F). The state is (h, c), the
-output is h.
+the differential of line (F). The state is (h, c), the output is h.
 """
 
-from functools import cache
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from gru_jax.cell import Cell
-from gru_jax.cells.letters import check_for, initializer_for
-from gru_jax.ops import (
-    Affine,
-    Prepared,
-    affine_dot,
-    bias_sum,
-    dot,
-    dot_sum,
-    outer_sum,
-    pre_activations,
-    prepared,
-)
+from gru_jax._engine.arguments import check_flag
+from gru_jax.cell import Adjoint, Cell, Tangent
+from gru_jax.cells.letters import LetteredCheck, LetteredInit
+from gru_jax.ops import affine_jvp, affines, bias_sum, dot, dot_sum, dots, outer_sum
 
 Steps = Float[Array, "*t_b H"]
 PEEPHOLES = ("p_i", "p_f", "p_o")
@@ -67,6 +56,15 @@ class LSTMState(NamedTuple):
     c: Steps
 
 
+class Projected(NamedTuple):
+    """The input's share of each pre-activation, x W + b."""
+
+    i: Steps
+    f: Steps
+    g: Steps
+    o: Steps
+
+
 class Gates(NamedTuple):
     """The values of a step: input and forget gate, candidate, memory, output gate."""
 
@@ -78,7 +76,7 @@ class Gates(NamedTuple):
 
 
 class Coefficients(NamedTuple):
-    """The linearised step: what multiplies h̄ and c̄ in the backward lines."""
+    """The coefficients of the linearised step: what multiplies h̄ and c̄ in the backward lines."""
 
     a_o: Steps  # tanh(c) o (1 − o)  h̄ → a_o
     c: Steps  # o (1 − tanh²c)       h̄ → c̄
@@ -88,36 +86,31 @@ class Coefficients(NamedTuple):
     keep: Steps  # f                 c̄ → c̄₋
 
 
-def affines(params: LSTMParams) -> tuple[Affine, ...]:
-    """The pre-activations of i, f, g and o without peepholes."""
-    W_i, U_i, b_i, W_f, U_f, b_f, W_g, U_g, b_g, W_o, U_o, b_o, *_ = params
-    return Affine(W_i, U_i, b_i), Affine(W_f, U_f, b_f), Affine(W_g, U_g, b_g), Affine(W_o, U_o, b_o)
+def project(params: LSTMParams, xs: Float[Array, "*t_b D"]) -> Projected:
+    """Computes the input's share of the pre-activations, x W + b, for all t."""
+    p = params
+    return Projected(*affines(xs, (p.W_i, p.b_i), (p.W_f, p.b_f), (p.W_g, p.b_g), (p.W_o, p.b_o)))
 
 
-def project(params: LSTMParams, xs: Float[Array, "*t_b D"]) -> Prepared:
-    """What the pre-activations need of the input, for all t: x W + b, or x itself (see `prepared`)."""
-    return prepared(xs, *affines(params))
-
-
-def gates(params: LSTMParams, u: Prepared, state: LSTMState) -> Gates:
-    """(F1) to (F3): the values of a step, or of all steps."""
+def gates(params: LSTMParams, u: Projected, state: LSTMState) -> Gates:
+    """Computes the values of a step, (F1) to (F3)."""
     h, c = state
-    i_pre, f_pre, g_pre, o_pre = pre_activations(u, h, *affines(params))
-    i = jax.nn.sigmoid(i_pre + _peep(c, params.p_i))  # (F1)
-    f = jax.nn.sigmoid(f_pre + _peep(c, params.p_f))  # (F1)
-    g = jnp.tanh(g_pre)  # (F1)
+    i_h, f_h, g_h, o_h = dots(h, params.U_i, params.U_f, params.U_g, params.U_o)
+    i = jax.nn.sigmoid(u.i + i_h + _peep(c, params.p_i))  # (F1)
+    f = jax.nn.sigmoid(u.f + f_h + _peep(c, params.p_f))  # (F1)
+    g = jnp.tanh(u.g + g_h)  # (F1)
     c = f * c + i * g  # (F2)
-    o = jax.nn.sigmoid(o_pre + _peep(c, params.p_o))  # (F3)
+    o = jax.nn.sigmoid(u.o + o_h + _peep(c, params.p_o))  # (F3)
     return Gates(i, f, g, c, o)
 
 
 def update(g: Gates, state: LSTMState) -> LSTMState:
-    """(F3): the new state."""
+    """Computes the new state, (F3)."""
     return LSTMState(h=g.o * jnp.tanh(g.c), c=g.c)  # (F3)
 
 
-def coefficients(g: Gates, state_prev: LSTMState) -> Coefficients:
-    """The factors of the linearised step, for all t."""
+def linearize(g: Gates, state_prev: LSTMState) -> Coefficients:
+    """Computes the coefficients of the linearised step, for all t."""
     i, f, o = g.i, g.f, g.o
     tanh_c = jnp.tanh(g.c)
     return Coefficients(
@@ -130,8 +123,8 @@ def coefficients(g: Gates, state_prev: LSTMState) -> Coefficients:
     )
 
 
-def push(params: LSTMParams, k: Coefficients, state_dot: LSTMState) -> LSTMState:
-    """The tangent of a step by the state: what ḣ₋ becomes."""
+def state_jvp(params: LSTMParams, k: Coefficients, state_dot: LSTMState) -> LSTMState:
+    """Computes the tangent of a step by the previous state."""
     h_dot, c_dot = state_dot
     i_pre = dot(h_dot, params.U_i) + _peep(c_dot, params.p_i)  # (F1)˙
     f_pre = dot(h_dot, params.U_f) + _peep(c_dot, params.p_f)  # (F1)˙
@@ -141,7 +134,7 @@ def push(params: LSTMParams, k: Coefficients, state_dot: LSTMState) -> LSTMState
     return LSTMState(h=k.a_o * o_pre + k.c * c_dot, c=c_dot)  # (F3)˙
 
 
-def drive(
+def input_jvp(
     params: LSTMParams,
     params_dot: LSTMParams,
     xs: Float[Array, "*t_b D"],
@@ -150,13 +143,13 @@ def drive(
     g: Gates,
     k: Coefficients,
 ) -> LSTMState:
-    """The tangent of all steps by parameters and input: ws."""
+    """Computes the tangent of all steps by parameters and input, ws."""
     p, p_dot, h, c = params, params_dot, prevs.h, prevs.c
-    i_pre = affine_dot(xs, xs_dot, p.W_i, p_dot.W_i, p_dot.b_i) + dot(h, p_dot.U_i) + _peep(c, p_dot.p_i)  # (F1)˙
-    f_pre = affine_dot(xs, xs_dot, p.W_f, p_dot.W_f, p_dot.b_f) + dot(h, p_dot.U_f) + _peep(c, p_dot.p_f)  # (F1)˙
-    g_pre = affine_dot(xs, xs_dot, p.W_g, p_dot.W_g, p_dot.b_g) + dot(h, p_dot.U_g)  # (F1)˙
+    i_pre = affine_jvp(xs, xs_dot, p.W_i, p_dot.W_i, p_dot.b_i) + dot(h, p_dot.U_i) + _peep(c, p_dot.p_i)  # (F1)˙
+    f_pre = affine_jvp(xs, xs_dot, p.W_f, p_dot.W_f, p_dot.b_f) + dot(h, p_dot.U_f) + _peep(c, p_dot.p_f)  # (F1)˙
+    g_pre = affine_jvp(xs, xs_dot, p.W_g, p_dot.W_g, p_dot.b_g) + dot(h, p_dot.U_g)  # (F1)˙
     c_dot = k.a_f * f_pre + k.a_i * i_pre + k.a_g * g_pre  # (F2)˙
-    o_pre = affine_dot(xs, xs_dot, p.W_o, p_dot.W_o, p_dot.b_o) + dot(h, p_dot.U_o) + _peep(g.c, p_dot.p_o)  # (F3)˙
+    o_pre = affine_jvp(xs, xs_dot, p.W_o, p_dot.W_o, p_dot.b_o) + dot(h, p_dot.U_o) + _peep(g.c, p_dot.p_o)  # (F3)˙
     return LSTMState(h=k.a_o * (o_pre + _peep(c_dot, p.p_o)) + k.c * c_dot, c=c_dot)  # (F3)˙
 
 
@@ -171,15 +164,15 @@ class PreActivationBars(NamedTuple):
 
 
 def pre_activation_bars(params: LSTMParams, k: Coefficients, state_bar: LSTMState) -> PreActivationBars:
-    """The elementwise half of the adjoint, the same inside the loop and for all t at once."""
+    """Computes the elementwise part of the adjoint, the same inside the loop and for all t at once."""
     h_bar, c_bar = state_bar
     a_o = k.a_o * h_bar  # (F3)ᵀ
     c_bar = c_bar + k.c * h_bar + _peep(a_o, params.p_o)  # (F3)ᵀ
     return PreActivationBars(a_i=k.a_i * c_bar, a_f=k.a_f * c_bar, a_g=k.a_g * c_bar, a_o=a_o, c_bar=c_bar)  # (F2)ᵀ (F1)ᵀ
 
 
-def pull(params_T: LSTMParams, k: Coefficients, state_bar: LSTMState) -> LSTMState:
-    """The adjoint of a step by the state: what h̄ becomes one step back."""
+def state_vjp(params_T: LSTMParams, k: Coefficients, state_bar: LSTMState) -> LSTMState:
+    """Computes the cotangent of the previous state from that of the state."""
     a_i, a_f, a_g, a_o, c_bar = pre_activation_bars(params_T, k, state_bar)
     return LSTMState(
         h=dot_sum((a_i, params_T.U_i), (a_f, params_T.U_f), (a_g, params_T.U_g), (a_o, params_T.U_o)),  # (F1)ᵀ
@@ -187,10 +180,10 @@ def pull(params_T: LSTMParams, k: Coefficients, state_bar: LSTMState) -> LSTMSta
     )
 
 
-def collect(
+def input_vjp(
     params: LSTMParams, xs: Float[Array, "*t_b D"], prevs: LSTMState, g: Gates, k: Coefficients, state_bars: LSTMState
 ) -> tuple[LSTMParams, Float[Array, "*t_b D"]]:
-    """The adjoint of all steps by parameters and input: (params̄, x̄s)."""
+    """Computes the cotangents of parameters and input from those of all states, (params̄, x̄s)."""
     a_i, a_f, a_g, a_o, _ = pre_activation_bars(params, k, state_bars)
     params_bar = LSTMParams(
         W_i=outer_sum(xs, a_i, params.W_i),
@@ -213,47 +206,60 @@ def collect(
 
 
 def _peep(c: Steps, p: Float[Array, " H"] | None) -> Steps | float:
-    """c ⊙ p, and its transpose a ⊙ p; nothing where the cell has no peepholes."""
-    return 0.0 if p is None else c * p
+    """Multiplies by a peephole, c ⊙ p; its transpose is the same, a ⊙ p. Without peepholes the result is 0."""
+    return 0.0 if p is None else c * jnp.expand_dims(p, tuple(range(c.ndim - 1)))
+
+
+def output(state: LSTMState) -> Steps:
+    """Reads the output from the state."""
+    return state.h
 
 
 def zero_state(params: LSTMParams) -> LSTMState:
-    """The state without batch axes."""
+    """Returns the zero state without batch axes."""
     zeros = jnp.zeros(params.U_i.shape[-1], params.U_i.dtype)
     return LSTMState(zeros, zeros)
 
 
 def lstm(peephole: bool = False) -> Cell:
-    """The LSTM as a `Cell`; the same object at every call. Its state is `LSTMState(h, c)`, its output h.
+    """Makes an LSTM. Its state is `gj.cells.LSTMState(h, c)`, its output h.
 
         i = σ(x W_i + h₋ U_i + b_i),  f = σ(x W_f + h₋ U_f + b_f),  g = tanh(x W_g + h₋ U_g + b_g)
         c = f ⊙ c₋ + i ⊙ g,  o = σ(x W_o + h₋ U_o + b_o),  h = o ⊙ tanh(c)
 
+    Example:
+        >>> import jax, gru_jax as gj
+        >>> cell = gj.lstm()
+        >>> params = cell.init(jax.random.key(0), input_size=3, hidden_size=4)
+        >>> params = params._replace(b_f=jax.numpy.ones_like(params.b_f))     # remembers from the start
+        >>> (h, c), ys = gj.unroll(cell, params, jax.numpy.ones((5, 2, 3)))
+        >>> h.shape, c.shape
+        ((2, 4), (2, 4))
+
     Args:
-        peephole: True lets the gates see the memory: p_i ⊙ c₋ in i, p_f ⊙ c₋ in f, p_o ⊙ c in o, as in Chung et al. 2014.
+        peephole: If True, the gates see the memory as in Chung et al. 2014: p_i ⊙ c₋ in i, p_f ⊙ c₋ in f, p_o ⊙ c in o. Defaults to
+            False.
 
-    Parameters: `LSTMParams(W_i, U_i, b_i, W_f, …, W_g, …, W_o, …, p_i, p_f, p_o)`; W (D, H), U (H, H), biases (H,) or None,
-    peepholes (H,), or None without them. The forget gate's bias starts at 0 like the others; some set it to 1
-    (`params._replace(b_f=jnp.ones_like(params.b_f))`) or use `gj.initializers.chrono`.
+    Returns:
+        A cell with parameters `gj.cells.LSTMParams(W_i, U_i, b_i, W_f, …, W_g, …, W_o, …, p_i, p_f, p_o)`: W (D, H), U (H, H), biases
+        (H,) or None, peepholes (H,), or None without them. All biases start at 0, the forget gate's too; `gj.initializers.chrono`
+        sets them for long memories.
+
+    Raises:
+        TypeError: If `peephole` is not a bool.
     """
-    return _lstm(bool(peephole))
-
-
-@cache
-def _lstm(peephole: bool) -> Cell:
+    peephole = check_flag("peephole", peephole)
     absent, required = ((), PEEPHOLES) if peephole else (PEEPHOLES, ())
     return Cell(
-        name=f"lstm(peephole={peephole})",
-        init=initializer_for(LSTMParams, absent=absent),
-        check=check_for(LSTMParams, absent=absent, required=required),
+        init=LetteredInit(LSTMParams, absent),
         project=project,
         gates=gates,
         update=update,
-        coefficients=coefficients,
-        push=push,
-        drive=drive,
-        pull=pull,
-        collect=collect,
-        output=lambda state: state.h,
+        adjoint=Adjoint(linearize, input_vjp, state_vjp),
+        tangent=Tangent(input_jvp, state_jvp),
+        output=output,
         zero_state=zero_state,
+        params_type=LSTMParams,
+        check_params=LetteredCheck(LSTMParams, absent, required),
+        name=f"lstm(peephole={peephole})",
     )

@@ -5,7 +5,7 @@ from typing import Any, NamedTuple, get_args
 
 from jax import Array
 
-from gru_jax._engine.validate import check_cell
+from gru_jax._engine.layer import check_cell
 from gru_jax.cell import Cell
 from gru_jax.cells.elman import Activation, elman
 from gru_jax.cells.gru import gru

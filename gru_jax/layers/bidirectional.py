@@ -1,25 +1,23 @@
 """Both directions: one cell reads the sequence forward, one backward.
 
-    y_t = [forward(x_1 … x_t), backward(x_T … x_t)]        concatenated, or added up
+    y_t = [forward(x_1 … x_t), backward(x_T … x_t)]        concatenated, or added
 
 With `lengths` each sequence is read backward from its own last step, and the outputs of both directions stay aligned with `xs`.
 
 Source: Schuster and Paliwal 1997, "Bidirectional recurrent neural networks".
 """
 
-from collections.abc import Callable
-from functools import cache
+from dataclasses import dataclass, replace
 from typing import Any, Literal, NamedTuple, get_args
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
-from gru_jax._engine import validate
-from gru_jax._engine.recursion import How
-from gru_jax._engine.run import Ran, Sequence
-from gru_jax.cell import initial_state
-from gru_jax.layers.parts import check_part, split
+from gru_jax._engine.arguments import check_option
+from gru_jax._engine.layer import CallOptions, Layer, LayerOutput, LayerRequest, Sequence, check_cell
+from gru_jax._engine.structures import rebuild
+from gru_jax.layers.parts import split_key
 
 Merge = Literal["concat", "sum"]
 
@@ -31,16 +29,18 @@ class BidirectionalParams(NamedTuple):
     backward: Any
 
 
-class Bidirectional(NamedTuple):
-    """See `bidirectional`."""
+@jax.tree_util.register_static
+@dataclass(frozen=True)
+class Bidirectional(Layer):
+    """Two cells, one for each direction. `gj.bidirectional` makes and documents it."""
 
     forward_cell: Any
     backward_cell: Any
-    merge: Merge
+    merge: Merge = "concat"
 
     @property
     def name(self) -> str:
-        """For messages."""
+        """The name in error messages."""
         return f"bidirectional({self.forward_cell.name}, {self.backward_cell.name}, merge={self.merge!r})"
 
     @property
@@ -49,10 +49,12 @@ class Bidirectional(NamedTuple):
         return self.forward_cell.needs_key or self.backward_cell.needs_key
 
     def init(self, key: Array, input_size: int, hidden_size: int, **options: Any) -> BidirectionalParams:
-        """Draws the parameters of both cells, each with `hidden_size` units; `options` as for a cell's `init`.
+        """Draws the parameters of both cells, each with `hidden_size` units.
 
-        Raises:
-            ValueError, TypeError: as a cell's `init`.
+        Args, raises: as a cell's `init`.
+
+        Returns:
+            `BidirectionalParams(forward, backward)`.
         """
         cells = (self.forward_cell, self.backward_cell)
         keys = jax.random.split(key)
@@ -60,95 +62,95 @@ class Bidirectional(NamedTuple):
             *(cell.init(k, input_size, hidden_size, **options) for cell, k in zip(cells, keys, strict=True))
         )
 
-    def check(self, params: Any) -> int | None:
-        """Raises where `params` are not those of both cells; the input size they are for."""
-        if not isinstance(params, BidirectionalParams):
-            raise TypeError(
-                f"params: got {type(params).__name__}, expected BidirectionalParams(forward, backward) for {self.name}. "
-                "Make them with cell.init(key, input_size, hidden_size)."
-            )
-        sizes = [
-            check_part(self.forward_cell, params.forward, "params.forward"),
-            check_part(self.backward_cell, params.backward, "params.backward"),
-        ]
-        if None not in sizes and sizes[0] != sizes[1]:
-            raise ValueError(f"params: got the input sizes {sizes[0]} forward and {sizes[1]} backward, expected one.")
-        hidden = (self.forward_cell.output_size(params.forward), self.backward_cell.output_size(params.backward))
+    def validated_params(self, params: Any, path: str = "params") -> tuple[Any, int | None]:
+        """Returns the params in the cells' own types, and the input size they are for. See `Layer`."""
+        params = rebuild(params, BidirectionalParams, path)
+        forward, forward_size = self.forward_cell.validated_params(params.forward, f"{path}.forward")
+        backward, backward_size = self.backward_cell.validated_params(params.backward, f"{path}.backward")
+        if None not in (forward_size, backward_size) and forward_size != backward_size:
+            raise ValueError(f"{path}: got the input sizes {forward_size} forward and {backward_size} backward, expected one.")
+        hidden = self.forward_cell.output_size(forward), self.backward_cell.output_size(backward)
         if self.merge == "sum" and hidden[0] != hidden[1]:
             raise ValueError(
-                f'params: got {hidden[0]} units forward and {hidden[1]} backward, expected as many with merge="sum". '
+                f'{path}: got {hidden[0]} units forward and {hidden[1]} backward, expected equal numbers with merge="sum". '
                 'Use merge="concat".'
             )
-        return sizes[0]
+        return BidirectionalParams(forward, backward), forward_size
 
-    def zero_state(self, params: Any) -> tuple[Any, Any]:
-        """(forward, backward), without batch axes."""
-        return validate.zero_state(self.forward_cell, params.forward), validate.zero_state(self.backward_cell, params.backward)
-
-    def initial_state(self, params: Any, batch_shape: int | tuple[int, ...] = (), *, like: Array | None = None) -> Any:
-        """The zero states (forward, backward), as `Cell.initial_state`."""
-        return initial_state(self, params, batch_shape, like)
+    def zeros(self, params: Any) -> tuple[Any, Any]:
+        """Returns the zero states (forward, backward), without batch axes."""
+        return self.forward_cell.zeros(params.forward), self.backward_cell.zeros(params.backward)
 
     def output_size(self, params: Any) -> int:
-        """The last axis of `ys`."""
+        """Returns the size of the last axis of the outputs."""
         forward = self.forward_cell.output_size(params.forward)
         return forward if self.merge == "sum" else forward + self.backward_cell.output_size(params.backward)
 
     def deterministic(self) -> "Bidirectional":
-        """The same without noise, for evaluation."""
-        return self._replace(forward_cell=self.forward_cell.deterministic(), backward_cell=self.backward_cell.deterministic())
+        """Returns the layer without its noise, for evaluation. The params are the same."""
+        return replace(self, forward_cell=self.forward_cell.deterministic(), backward_cell=self.backward_cell.deterministic())
 
     def step(self, params: Any, h: Any, x: Any) -> Any:
-        """Raises TypeError: the backward cell starts at the end of the sequence."""
+        """Raises a TypeError: the backward cell starts at the end of the sequence."""
+        return self.step_validated(params, h, x)
+
+    def step_validated(self, params: Any, h: Any, x: Any) -> Any:
+        """Raises a TypeError, as `step`."""
         raise TypeError(
             f"cell: got {self.name} in step, expected a cell with a forward direction: the backward one starts at the "
             "sequence's end. Use gj.unroll on the whole sequence."
         )
 
-    def run(self, run: Callable[..., Ran], how: How, derivative: str, params: BidirectionalParams, sequence: Sequence) -> Ran:
-        """Both cells over a validated sequence, for `unroll`."""
-        keys = split(sequence.key, 2)
-        resets = sequence.reset_state or (None, None)
-        parts = [sequence._replace(h0=sequence.h0[i], reset_state=resets[i], key=keys[i]) for i in range(2)]
-        forward = run(self.forward_cell, how, derivative, params.forward, parts[0])
-        turned = how._replace(reverse=not how.reverse)
-        backward = run(self.backward_cell, turned, derivative, params.backward, parts[1])
+    def run(self, options: CallOptions, request: LayerRequest, params: Any, sequence: Sequence) -> LayerOutput:
+        """Runs both cells over a validated sequence."""
+        keys = split_key(sequence.key, 2)
+        reset_states = sequence.reset_state or (None, None)
+        parts = [sequence._replace(h0=sequence.h0[i], reset_state=reset_states[i], key=keys[i]) for i in range(2)]
+        backwards = replace(request, reverse=not request.reverse)
+        forward = self.forward_cell.run(options, request, params.forward, parts[0])
+        backward = self.backward_cell.run(options, backwards, params.backward, parts[1])
         ys = None
-        if forward.ys is not None:
+        if request.outputs:
             pair = (forward.ys, backward.ys)
             ys = jnp.concatenate(pair, axis=-1) if self.merge == "concat" else pair[0] + pair[1]
-        states = None if forward.states is None else (forward.states, backward.states)
-        return Ran((forward.h_last, backward.h_last), ys, states)
+        states = (forward.states, backward.states) if request.states else None
+        return LayerOutput((forward.h_last, backward.h_last), ys, states)
 
 
 def bidirectional(forward_cell: Any, backward_cell: Any = None, merge: Merge = "concat") -> Bidirectional:
-    """Two cells, one for each direction; the same object for the same arguments.
+    """Runs two cells over a sequence, one in each direction.
 
-    Goes wherever a cell goes: `init(key, input_size, hidden_size)` makes `BidirectionalParams(forward, backward)`;
-    `gj.unroll` returns `ys` of `(T, *batch, 2·H)` (`H` with "sum") and the pair of last states `(forward, backward)`, the
-    backward one after step 0. It cannot `step`.
+    It is used like a cell, except that it has no `step`. `unroll` returns the outputs of both, and the pair of last states: the
+    backward cell's is the one after step 0.
 
-    `lengths` and `mask` are right out of the box: each sequence is read backward from its own last step. `resets` act on each
-    direction before its step t, as in `gj.unroll`: forward that starts a segment at t, backward it starts one that
-    ends at t. For segments packed into one row the backward direction must reset at each segment's last step instead: unroll the two
-    cells apart, the second with `reverse=True` and `resets=jnp.concatenate([resets[1:], jnp.ones_like(resets[:1])])`.
+    Example:
+        >>> import jax, gru_jax as gj
+        >>> cell = gj.bidirectional(gj.gru())
+        >>> params = cell.init(jax.random.key(0), input_size=3, hidden_size=4)
+        >>> (h_forward, h_backward), ys = gj.unroll(cell, params, jax.numpy.ones((5, 2, 3)), lengths=jax.numpy.array([5, 3]))
+        >>> ys.shape
+        (5, 2, 8)
 
     Args:
-        forward_cell: such as `gj.gru()`, or a `gj.stack`.
-        backward_cell: the same as `forward_cell` if None (with parameters of its own).
-        merge: `"concat"` or `"sum"` of the outputs.
+        forward_cell: A cell such as `gj.gru()`, or a `gj.stack`.
+        backward_cell: The cell of the other direction. Defaults to None: the same as `forward_cell`, with parameters of its own.
+        merge: `"concat"` puts the outputs of both side by side, `"sum"` adds them. Defaults to `"concat"`.
+
+    Returns:
+        A `Bidirectional`, whose params are `BidirectionalParams(forward, backward)`.
 
     Raises:
-        TypeError: no cell.
-        ValueError: an unknown merge.
+        TypeError: If an argument is not a cell.
+        ValueError: If `merge` is unknown.
+
+    Note:
+        Each sequence is read backward from its own last valid step. `resets` act on each direction before its step t: forward
+        that starts a segment at t, backward it starts one that ends at t. For segments packed into one row the backward direction
+        must reset at each segment's last step instead. Unroll the two cells apart, the second with `reverse=True` and
+        `resets=jnp.concatenate([resets[1:], jnp.ones_like(resets[:1])])`.
     """
-    validate.check_cell(forward_cell)
+    check_cell(forward_cell)
     backward_cell = forward_cell if backward_cell is None else backward_cell
-    validate.check_cell(backward_cell)
-    validate.check_option("merge", merge, get_args(Merge))
-    return _bidirectional(forward_cell, backward_cell, merge)
-
-
-@cache
-def _bidirectional(forward_cell: Any, backward_cell: Any, merge: Merge) -> Bidirectional:
+    check_cell(backward_cell)
+    check_option("merge", merge, get_args(Merge))
     return Bidirectional(forward_cell, backward_cell, merge)

@@ -2,98 +2,106 @@
 
     x ← x ⊙ m_x / (1 − p_x),   gates(params, u, h₋ ⊙ m_h / (1 − p_h)),   update(g, h₋) with the whole h₋
 
-Gal and Ghahramani 2016 (arXiv 1512.05287). What a gate carries over from the old state is not dropped: a share of it would be lost at
-every step.
+The state that a gate carries over is not dropped, because a share of it would be lost at every step.
+
+Source: Gal and Ghahramani 2016 (arXiv 1512.05287).
 """
 
-from functools import cache, partial
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool
 
-from gru_jax._engine import validate
+from gru_jax._engine.functions import bind
 from gru_jax.cell import Cell
-from gru_jax.layers.parts import check_rate
+from gru_jax.layers.parts import check_rate, check_single_cell
 
 
-class Dropped(NamedTuple):
-    """The cell's params, and which units of the state its gates see."""
+class DroppedParams(NamedTuple):
+    """The cell's params, and the mask of the units that its gates see."""
 
     params: Any
     keep: Bool[Array, "*b H"]
 
 
-def randomize(cell: Cell, p_x: float, p_h: float, key: Array, params: Any, xs: Array) -> tuple[Any, Any]:
+def sample_noise(cell: Cell, p_x: float, p_h: float, key: Array, params: Any, xs: Array) -> tuple[Any, Any]:
     """Draws a mask per sequence for the inputs, applies it, and draws one for the state."""
-    key_x, key_h, inner = jax.random.split(key, 3)
-    hidden = validate.zero_state(cell, params)
-    keep = jax.random.bernoulli(key_h, 1 - p_h, xs.shape[1:-1] + _hidden(hidden).shape)
+    key_x, key_h, key_cell = jax.random.split(key, 3)
+    keep = jax.random.bernoulli(key_h, 1 - p_h, xs.shape[1:-1] + _hidden(cell.zeros(params)).shape)
     if p_x:
-        xs = jnp.where(jax.random.bernoulli(key_x, 1 - p_x, xs.shape[1:]), xs / (1 - p_x), 0)
-    if cell.randomize is not None:
-        params, xs = cell.randomize(inner, params, xs)
-    return (Dropped(params, keep) if p_h else params), xs
+        xs = jnp.where(jax.random.bernoulli(key_x, 1 - p_x, (1, *xs.shape[1:])), xs / (1 - p_x), 0)
+    if cell.sample_noise is not None:
+        params, xs = cell.sample_noise(key_cell, params, xs)
+    return (DroppedParams(params, keep) if p_h else params), xs
 
 
-def project(cell: Cell, params: Dropped, xs: Any) -> Any:
-    """The cell's."""
+def project(cell: Cell, params: DroppedParams, xs: Any) -> Any:
+    """Calls the cell's."""
     return cell.project(params.params, xs)
 
 
-def gates(cell: Cell, p_h: float, params: Dropped, u: Any, h: Any) -> Any:
-    """The cell's, of a state with units dropped."""
-    dropped = jnp.where(params.keep, _hidden(h) / (1 - p_h), 0)
+def gates(cell: Cell, p_h: float, params: DroppedParams, u: Any, h: Any) -> Any:
+    """Calls the cell's with units of the state dropped."""
+    hidden = _hidden(h)
+    keep = jnp.expand_dims(params.keep, tuple(range(hidden.ndim - params.keep.ndim)))
+    dropped = jnp.where(keep, hidden / (1 - p_h), 0)
     return cell.gates(params.params, u, h._replace(h=dropped) if hasattr(h, "_replace") else dropped)
 
 
-def variational_dropout(cell: Cell, *, inputs: float = 0.0, state: float = 0.0) -> Cell:
-    """`cell` with variational dropout (Gal and Ghahramani 2016, arXiv 1512.05287); the same object for the same arguments.
+def zero_state(cell: Cell, params: Any) -> Any:
+    """Calls the cell's, with its params or with those that `sample_noise` returns."""
+    return cell.zeros(params.params if isinstance(params, DroppedParams) else params)
 
-    One mask per sequence, the same at all its steps, drawn from the `key` that `unroll` then needs. For evaluation, and for
-    `step`, use `.deterministic()`, the cell itself; the params are the cell's.
+
+def variational_dropout(cell: Cell, *, inputs: float = 0.0, state: float = 0.0) -> Cell:
+    """Adds variational dropout to a cell (Gal and Ghahramani 2016, arXiv 1512.05287).
+
+    One mask per sequence, the same at all its steps, is drawn from the `key` that `unroll` then needs. For evaluation, and for
+    `step`, use `.deterministic()`, which is the cell itself. The params are the cell's.
+
+    Example:
+        >>> import jax, gru_jax as gj
+        >>> cell = gj.variational_dropout(gj.gru(), inputs=0.1, state=0.2)
+        >>> params = cell.init(jax.random.key(0), input_size=3, hidden_size=4)
+        >>> h_last, ys = gj.unroll(cell, params, jax.numpy.ones((5, 2, 3)), key=jax.random.key(1))
+        >>> cell.deterministic() == gj.gru()
+        True
 
     Args:
-        cell: such as `gj.gru()`.
-        inputs: the share of the input features that is dropped; the rest is scaled by 1 / (1 - inputs).
-        state: the share of the units that the gates do not see (an LSTM's h; the old state and the memory that a gate carries
-            over stay whole, as in Keras' `recurrent_dropout`). With it the adjoint is the engine's local one, for the derivation of
-            the cell knows one h₋ only; the gates are evaluated once more per step.
+        cell: A cell such as `gj.gru()`.
+        inputs: The probability of zeroing an input feature; the others are scaled by 1 / (1 - inputs). Defaults to 0.
+        state: The probability of hiding a unit from the gates, an LSTM's h. The old state and the memory that a gate carries over
+            stay whole. With it the cell loses its derivation, which has a single h₋: the engine's local one takes its place and
+            evaluates the gates once more per step. Defaults to 0.
+
+    Returns:
+        A `gj.Cell`; the cell itself where both probabilities are 0.
 
     Raises:
-        TypeError: no cell.
-        ValueError: a share outside [0, 1).
+        TypeError: If `cell` is not a `gj.Cell`.
+        ValueError: If a probability is not in [0, 1).
     """
-    validate.check_cell(cell)
-    if not isinstance(cell, Cell):
-        raise TypeError(
-            f"cell: got {cell.name}, expected a gj.Cell. Put the dropout on the cells inside: it acts on each step."
-        )
-    return _variational_dropout(cell, check_rate("inputs", inputs), check_rate("state", state))
-
-
-@cache
-def _variational_dropout(cell: Cell, p_x: float, p_h: float) -> Cell:
+    check_single_cell(cell, "the dropout")
+    p_x, p_h = check_rate("inputs", inputs), check_rate("state", state)
     if not p_x and not p_h:
         return cell
-    dropped = cell._replace(
+    dropped = replace(
+        cell,
         name=f"variational_dropout({cell.name}, inputs={p_x}, state={p_h})",
-        randomize=partial(randomize, cell, p_x, p_h),
-        expectation=cell.deterministic(),
+        sample_noise=bind(sample_noise, cell, p_x, p_h),
+        evaluation_cell=cell.deterministic(),
     )
     if not p_h:
         return dropped
-    return dropped._replace(
-        project=partial(project, cell),
-        gates=partial(gates, cell, p_h),
-        coefficients=None,
-        push=None,
-        drive=None,
-        pull=None,
-        collect=None,
-        gates_from_state=None,
-        zero_state=partial(validate.zero_state, cell),
+    return replace(
+        dropped,
+        project=bind(project, cell),
+        gates=bind(gates, cell, p_h),
+        adjoint=None,
+        tangent=None,
+        zero_state=bind(zero_state, cell),
     )
 
 
@@ -102,5 +110,5 @@ def _hidden(state: Any) -> Any:
     if hasattr(state, "h"):
         return state.h
     if isinstance(state, tuple | dict | list):
-        raise TypeError(f"cell: got a state {type(state).__name__} without a field h, expected an array, or h beside the rest.")
+        raise TypeError(f"cell: got a state {type(state).__name__} without a field h, expected one array, or a field h.")
     return state

@@ -1,38 +1,36 @@
-"""What a stack and two directions ask of their parts."""
+"""Helpers that the layers share: checks of cells and rates, and keys for parts."""
 
 from typing import Any
 
 import jax
 
-from gru_jax._engine import validate
-
-
-def check_part(part: Any, params: Any, path: str) -> int | None:
-    """The input size of a part by its `params`, which stand at `path`; what is wrong with them is told with the path."""
-    if part.check is None:
-        return None
-    try:
-        return part.check(params)
-    except (TypeError, ValueError) as error:
-        raise type(error)(str(error).replace("params", path, 1)) from error
+from gru_jax._engine.layer import check_cell
+from gru_jax.cell import Cell
 
 
 def check_cells(cells: Any) -> tuple[Any, ...]:
-    """The cells as a tuple, at least one."""
-    if not isinstance(cells, list | tuple) or (isinstance(cells, tuple) and hasattr(cells, "_fields")) or not cells:
+    """Returns the cells as a tuple of at least one."""
+    if not isinstance(cells, list | tuple) or not cells:
         raise TypeError(f"cells: got {type(cells).__name__}, expected a list of cells: gj.stack([gj.gru(), gj.gru()]).")
     for cell in cells:
-        validate.check_cell(cell)
+        check_cell(cell)
     return tuple(cells)
 
 
+def check_single_cell(cell: Any, what: str) -> None:
+    """Raises unless `cell` is a `gj.Cell`, rather than a stack or both directions."""
+    check_cell(cell)
+    if not isinstance(cell, Cell):
+        raise TypeError(f"cell: got {cell.name}, expected a gj.Cell. Put {what} on the cells inside: it acts on each step.")
+
+
 def check_rate(name: str, rate: Any) -> float:
-    """A probability of dropping, below 1."""
+    """Returns a probability below 1."""
     if not isinstance(rate, int | float) or isinstance(rate, bool) or not 0 <= rate < 1:
-        raise ValueError(f"{name}: got {rate!r}, expected a number from 0 to below 1, the share that is dropped.")
+        raise ValueError(f"{name}: got {rate!r}, expected a probability, at least 0 and below 1.")
     return float(rate)
 
 
-def split(key: jax.Array | None, parts: int) -> list[Any]:
-    """A key for each part; None where there is none."""
+def split_key(key: jax.Array | None, parts: int) -> list[Any]:
+    """Returns a key for each part, or None for each where there is none."""
     return [None] * parts if key is None else list(jax.random.split(key, parts))

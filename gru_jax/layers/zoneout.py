@@ -1,151 +1,155 @@
-"""Zoneout: a unit keeps its old state with a given probability, drawn anew for every step.
+"""Zoneout: a unit keeps its old state with a given probability, drawn for every step.
 
     (Z)   h = z ⊙ h₋ + (1 − z) ⊙ h′,  h′ the cell's new state,  z ∈ {0, 1} with P(z = 1) = rate; its expectation for evaluation
 
     (Z)˙  ḣ = z ⊙ ḣ₋ + (1 − z) ⊙ ḣ′
     (Z)ᵀ  h̄′ = (1 − z) ⊙ h̄,  h̄₋ += z ⊙ h̄
 
-Krueger et al. 2017 (arXiv 1606.01305). The rows of the cell are used as they are, so its derivation is carried on.
+The cell's own functions are used as they are, so its derivation carries over.
+
+Source: Krueger et al. 2017 (arXiv 1606.01305).
 """
 
-from functools import cache, partial
+from dataclasses import replace
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
-from gru_jax._engine import validate
-from gru_jax.cell import Cell
-from gru_jax.layers.parts import check_rate
+from gru_jax._engine.functions import bind
+from gru_jax.cell import Adjoint, Cell, Tangent
+from gru_jax.layers.parts import check_rate, check_single_cell
 
 
 class Zoned(NamedTuple):
-    """Something of the cell's, and z in the structure of the state (None: the rates themselves, for the expectation)."""
+    """A value of the cell, and z in the structure of the state. A z of None stands for the rates, for the expectation."""
 
     inner: Any
     z: Any
 
 
-def randomize(cell: Cell, rates: Any, key: Array, params: Any, xs: Array) -> tuple[Any, Zoned]:
+def sample_noise(cell: Cell, rates: Any, key: Array, params: Any, xs: Array) -> tuple[Any, Zoned]:
     """Draws z for every step, sequence and unit."""
-    own, inner = jax.random.split(key)
-    state = validate.zero_state(cell, params)
-    keys = iter(jax.random.split(own, len(jax.tree.leaves(state))))
+    key_z, key_cell = jax.random.split(key)
+    state = cell.zeros(params)
+    keys = iter(jax.random.split(key_z, len(jax.tree.leaves(state))))
     draw = lambda rate, leaf: jax.random.bernoulli(next(keys), rate, xs.shape[:-1] + leaf.shape)
     z = jax.tree.map(draw, _per_leaf(rates, state), state)
-    if cell.randomize is not None:
-        params, xs = cell.randomize(inner, params, xs)
+    if cell.sample_noise is not None:
+        params, xs = cell.sample_noise(key_cell, params, xs)
     return params, Zoned(xs, z)
 
 
 def project(cell: Cell, params: Any, xs: Any) -> Zoned:
-    """The cell's, beside z."""
+    """Calls the cell's, and hands z on."""
     xs = _zoned(xs)
     return Zoned(cell.project(params, xs.inner), xs.z)
 
 
 def gates(cell: Cell, params: Any, u: Zoned, h: Any) -> Zoned:
-    """The cell's, beside z."""
+    """Calls the cell's, and hands z on."""
     return Zoned(cell.gates(params, u.inner, h), u.z)
 
 
 def update(cell: Cell, rates: Any, g: Zoned, h: Any) -> Any:
-    """(Z)."""
+    """Computes the new state, (Z)."""
     return _mix(rates, g.z, h, cell.update(g.inner, h))  # (Z)
 
 
-def coefficients(cell: Cell, g: Zoned, h_prev: Any) -> Zoned:
-    """The cell's, beside z."""
-    assert cell.coefficients is not None
-    return Zoned(cell.coefficients(g.inner, h_prev), g.z)
+def linearize(adjoint: Adjoint, g: Zoned, h_prev: Any) -> Zoned:
+    """Calls the cell's, and hands z on."""
+    return Zoned(adjoint.linearize(g.inner, h_prev), g.z)
 
 
-def push(cell: Cell, rates: Any, params: Any, k: Zoned, h_dot: Any) -> Any:
-    """The tangent of a step by the state."""
-    assert cell.push is not None
-    return _mix(rates, k.z, h_dot, cell.push(params, k.inner, h_dot))  # (Z)˙
-
-
-def drive(cell: Cell, rates: Any, params: Any, params_dot: Any, xs: Any, xs_dot: Any, h_prevs: Any, g: Zoned, k: Zoned) -> Any:
-    """The tangent of all steps by parameters and input."""
-    assert cell.drive is not None
-    xs, xs_dot = _zoned(xs), _zoned(xs_dot)
-    ws = cell.drive(params, params_dot, xs.inner, xs_dot.inner, h_prevs, g.inner, k.inner)
-    return _renewed(rates, k.z, ws)  # (Z)˙
-
-
-def pull(cell: Cell, rates: Any, params_T: Any, k: Zoned, h_bar: Any) -> Any:
-    """The adjoint of a step by the state."""
-    assert cell.pull is not None
-    pulled = cell.pull(params_T, k.inner, _renewed(rates, k.z, h_bar))  # (Z)ᵀ
-    return jax.tree.map(lambda z, h, p: _number(z, h) * h + p, _z(rates, k.z, h_bar), h_bar, pulled)  # (Z)ᵀ
-
-
-def collect(cell: Cell, rates: Any, params: Any, xs: Any, h_prevs: Any, g: Zoned, k: Zoned, h_bars: Any) -> tuple[Any, Any]:
-    """The adjoint of all steps by parameters and input."""
-    assert cell.collect is not None
-    params_bar, xs_bar = cell.collect(
-        params,
-        _zoned(xs).inner,
-        h_prevs,
-        g.inner,
-        k.inner,
-        _renewed(rates, k.z, h_bars),  # (Z)ᵀ
-    )
+def input_vjp(
+    adjoint: Adjoint, rates: Any, params: Any, xs: Any, h_prevs: Any, g: Zoned, k: Zoned, h_bars: Any
+) -> tuple[Any, Any]:
+    """Computes the cotangents of parameters and input from those of all states."""
+    new_bars = _renewed(rates, k.z, h_bars)  # (Z)ᵀ
+    params_bar, xs_bar = adjoint.input_vjp(params, _zoned(xs).inner, h_prevs, g.inner, k.inner, new_bars)
     return params_bar, Zoned(xs_bar, None) if isinstance(xs, Zoned) else xs_bar
 
 
+def state_vjp(adjoint: Adjoint, rates: Any, params_T: Any, k: Zoned, h_bar: Any) -> Any:
+    """Computes the cotangent of the previous state from that of the state."""
+    through_cell = adjoint.state_vjp(params_T, k.inner, _renewed(rates, k.z, h_bar))  # (Z)ᵀ
+    return jax.tree.map(lambda z, h, p: _number(z, h) * h + p, _z(rates, k.z, h_bar), h_bar, through_cell)  # (Z)ᵀ
+
+
+def input_jvp(
+    tangent: Tangent, rates: Any, params: Any, params_dot: Any, xs: Any, xs_dot: Any, h_prevs: Any, g: Zoned, k: Zoned
+) -> Any:
+    """Computes the tangent of all steps by parameters and input."""
+    xs, xs_dot = _zoned(xs), _zoned(xs_dot)
+    ws = tangent.input_jvp(params, params_dot, xs.inner, xs_dot.inner, h_prevs, g.inner, k.inner)
+    return _renewed(rates, k.z, ws)  # (Z)˙
+
+
+def state_jvp(tangent: Tangent, rates: Any, params: Any, k: Zoned, h_dot: Any) -> Any:
+    """Computes the tangent of a step by the previous state."""
+    return _mix(rates, k.z, h_dot, tangent.state_jvp(params, k.inner, h_dot))  # (Z)˙
+
+
 def zoneout(cell: Cell, rate: Any) -> Cell:
-    """`cell` with zoneout (Krueger et al. 2017, arXiv 1606.01305); the same object for the same arguments.
+    """Adds zoneout to a cell (Krueger et al. 2017, arXiv 1606.01305).
 
         h = z ⊙ h₋ + (1 − z) ⊙ h′,   h′ the cell's new state, P(z = 1) = rate, drawn for every step, sequence and unit
 
-    `unroll` needs a `key`. For evaluation, and for `step`, `zoneout(cell, rate).deterministic()` has z = rate, the expectation.
-    Params and derivation are those of the cell.
+    `unroll` then needs a `key`. For evaluation, and for `step`, `.deterministic()` has z = rate, the expectation. Params and
+    derivation are those of the cell.
+
+    Example:
+        >>> import jax, gru_jax as gj
+        >>> cell = gj.zoneout(gj.lstm(), gj.cells.LSTMState(h=0.05, c=0.5))     # the rates of the paper
+        >>> params = cell.init(jax.random.key(0), input_size=3, hidden_size=4)
+        >>> h_last, ys = gj.unroll(cell, params, jax.numpy.ones((5, 2, 3)), key=jax.random.key(1))
+        >>> ys_expected = gj.unroll(cell.deterministic(), params, jax.numpy.ones((5, 2, 3)))[1]
 
     Args:
-        cell: such as `gj.gru()`.
-        rate: the probability of keeping the old state, below 1; or one for each part of the state, for an LSTM say
-            `LSTMState(h=0.05, c=0.5)`, as in the paper.
+        cell: A cell such as `gj.gru()`.
+        rate: The probability of keeping the old state, below 1; or one for each part of the state, for example
+            `gj.cells.LSTMState(h=0.05, c=0.5)`.
+
+    Returns:
+        A `gj.Cell`; the cell itself where all rates are 0.
 
     Raises:
-        TypeError: no cell.
-        ValueError: a rate outside [0, 1).
+        TypeError: If `cell` is not a `gj.Cell`.
+        ValueError: If a rate is not in [0, 1).
     """
-    validate.check_cell(cell)
-    if not isinstance(cell, Cell):
-        raise TypeError(f"cell: got {cell.name}, expected a gj.Cell. Put zoneout on the cells inside: it acts on each step.")
-    jax.tree.map(partial(check_rate, "rate"), rate)
-    return _zoneout(cell, rate)
-
-
-@cache
-def _zoneout(cell: Cell, rates: Any) -> Cell:
+    check_single_cell(cell, "zoneout")
+    rates = jax.tree.map(partial(check_rate, "rate"), rate)
     if not any(jax.tree.leaves(rates)):
         return cell
-    with_noise = _cell(cell, rates)
-    expectation = _cell(cell.deterministic(), rates)._replace(randomize=None)
-    return with_noise._replace(expectation=expectation)
+    expectation = replace(_with_zoneout(cell.deterministic(), rates), sample_noise=None)
+    return replace(_with_zoneout(cell, rates), evaluation_cell=expectation)
 
 
-def _cell(cell: Cell, rates: Any) -> Cell:
-    """The cell with each row that `cell` has."""
-    of = lambda function, field, *args: None if getattr(cell, field) is None else partial(function, cell, *args)
-    return cell._replace(
+def _with_zoneout(cell: Cell, rates: Any) -> Cell:
+    """The cell with each derivation that `cell` has."""
+    adjoint, tangent = cell.adjoint, cell.tangent
+    if adjoint is not None:
+        adjoint = Adjoint(bind(linearize, adjoint), bind(input_vjp, adjoint, rates), bind(state_vjp, adjoint, rates))
+    if tangent is not None:
+        tangent = Tangent(bind(input_jvp, tangent, rates), bind(state_jvp, tangent, rates))
+    return replace(
+        cell,
         name=f"zoneout({cell.name}, {rates})",
-        randomize=partial(randomize, cell, rates),
-        project=partial(project, cell),
-        gates=partial(gates, cell),
-        update=partial(update, cell, rates),
-        coefficients=of(coefficients, "coefficients"),
-        push=of(push, "push", rates),
-        drive=of(drive, "drive", rates),
-        pull=of(pull, "pull", rates),
-        collect=of(collect, "collect", rates),
-        gates_from_state=None,
-        zero_state=partial(validate.zero_state, cell),
+        sample_noise=bind(sample_noise, cell, rates),
+        project=bind(project, cell),
+        gates=bind(gates, cell),
+        update=bind(update, cell, rates),
+        adjoint=adjoint,
+        tangent=tangent,
+        zero_state=bind(zero_state, cell),
     )
+
+
+def zero_state(cell: Cell, params: Any) -> Any:
+    """Calls the cell's."""
+    return cell.zeros(params)
 
 
 def _zoned(xs: Any) -> Zoned:

@@ -1,0 +1,58 @@
+"""One cell over a validated sequence: noise drawn, a plan made, and the recursion run with the derivatives asked for."""
+
+from dataclasses import replace
+from typing import Any
+
+import jax
+
+from gru_jax._engine import validate
+from gru_jax._engine.custom_jvp import recursion_with_jvp
+from gru_jax._engine.layer import CallOptions, LayerOutput, LayerRequest, Sequence
+from gru_jax._engine.plan import Plan, Shapes, make_plan
+from gru_jax._engine.recursion import Loop, outputs_of, recursion, recursion_ref
+from gru_jax._jax.tracing import reverse_only
+from gru_jax.derivative import CustomJVP, CustomVJP
+
+FORWARD_MODE_MESSAGE = (
+    "derivative: forward mode (jax.jvp, jax.jacfwd, jax.linearize) went through unroll(…, derivative=gj.CustomVJP()), which "
+    "has a backward pass only. Use derivative=gj.CustomJVP() where you need forward mode. jax.grad, jax.jacrev and "
+    "jax.hessian work as they are."
+)
+
+
+def run_cell(cell: Any, options: CallOptions, request: LayerRequest, params: Any, sequence: Sequence) -> LayerOutput:
+    """Runs `cell` over `sequence`."""
+    xs, h0, reset_state, flags, key = sequence
+    if cell.sample_noise is not None:
+        params, xs = cell.sample_noise(key, params, xs)
+    validate.check_functions(cell, params, xs, h0)
+    returns = "states" if request.states else "outputs" if request.outputs else "last"
+    loop = Loop(plan_for(options, xs, h0, last_only=returns == "last"), returns, request.reverse, options.compute_dtype)
+    h_last, out = _recursion(cell, options, loop)(params, xs, h0, reset_state, flags)
+    if not request.states:
+        return LayerOutput(h_last, ys=out)
+    ys = outputs_of(cell, replace(loop, returns="outputs"), flags, out) if request.outputs else None
+    return LayerOutput(h_last, ys, states=out)
+
+
+def plan_for(options: CallOptions, xs: Any, h0: Any, *, last_only: bool = False) -> Plan:
+    """Makes the plan of one cell. Only `CustomVJP` cuts time into blocks."""
+    state = jax.tree.leaves(h0)[0]
+    sequences = 1
+    for size in state.shape[:-1]:
+        sequences *= size
+    x = jax.tree.leaves(xs)[0]
+    shapes = Shapes(x.shape[0], sequences, state.shape[-1], x.shape[-1], state.dtype.itemsize)
+    if isinstance(options.derivative, CustomVJP):
+        return make_plan(shapes, options.device, options.derivative, last_only=last_only)
+    plan = make_plan(shapes, options.device, CustomVJP())
+    return Plan(join_products=plan.join_products, project_in_loop=plan.project_in_loop)
+
+
+def _recursion(cell: Any, options: CallOptions, loop: Loop) -> Any:
+    """The recursion as a function of (params, xs, h0, reset_state, flags), differentiated as `options` say."""
+    if isinstance(options.derivative, CustomVJP):
+        return lambda *arguments: recursion(cell, loop, *reverse_only(arguments, FORWARD_MODE_MESSAGE))
+    if isinstance(options.derivative, CustomJVP) and cell.tangent is not None:
+        return lambda *arguments: recursion_with_jvp(cell, loop, *arguments)
+    return lambda *arguments: recursion_ref(cell, loop, *arguments)
