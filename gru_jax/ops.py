@@ -1,7 +1,7 @@
 """Products and sums for writing cells: they carry the precision, sharding and fusion rules of the engine.
 
     value     affine(x, W, b)        x W + b                      dot(x, W)       x W
-              affines(x, (W₁, b₁), …)                             dots(x, W₁, …)  x W₁, x W₂, …
+                                                                  dots(x, W₁, …)  x W₁, x W₂, …
     tangent   affine_jvp(…)          ẋ W + x Ẇ + ḃ
     adjoint   outer_sum(x, a)        W̄ = Σ xᵀ a                   bias_sum(a, b)  b̄ = Σ a
               dot_sum((a₁, W₁), …)   x̄ = Σ_k a_k W_kᵀ, given transposed weights
@@ -70,14 +70,6 @@ def dot_sum(*pairs: tuple[Float[Array, "*t_b K"], Float[Array, "K H"]]) -> Float
 def affine(x: Float[Array, "*t_b D"], W: Float[Array, "D H"], b: Float[Array, " H"] | None) -> Float[Array, "*t_b H"]:
     """Applies an affine map, x W + b. A bias of None adds nothing."""
     return add_bias(dot(x, W), b)
-
-
-def affines(
-    x: Float[Array, "*t_b D"], *maps: tuple[Float[Array, "D H"], Float[Array, " H"] | None]
-) -> list[Float[Array, "*t_b H"]]:
-    """Applies several affine maps, given as pairs (W, b), to one input. The matmuls may become one, as in `dots`."""
-    weights, biases = zip(*maps, strict=True)
-    return [add_bias(product, b) for product, b in zip(dots(x, *weights), biases, strict=True)]
 
 
 def add_bias(x: Float[Array, "*t_b H"], b: Float[Array, " H"] | None) -> Float[Array, "*t_b H"]:

@@ -56,7 +56,6 @@ class Shapes:
     steps: Any
     sequences: Any
     units: int
-    inputs: int | None = None
     itemsize: int = 4
 
 
@@ -70,14 +69,12 @@ class Plan:
         block_size: Steps per block. None stands for all of them.
         forward_block_size: The same where nothing is differentiated.
         join_products: Whether products of one operand are taken as one matmul inside the loop.
-        project_in_loop: Whether the input is projected step by step inside the loop, rather than for a block at once.
     """
 
     residuals: Literal["states", "gates", "block_starts"] = "states"
     block_size: int | None = None
     forward_block_size: int | None = None
     join_products: bool = False
-    project_in_loop: bool = False
 
 
 def probe(xs: Any, time_major: bool, arguments: Any) -> Device:
@@ -165,7 +162,6 @@ def PLANNER(shapes, device, request, last_only):
     R = RULES
     steps, units = shapes.steps, shapes.units
     join = step_joins_products(units, device.platform) if R.join == 64 else units <= R.join
-    in_loop = shapes.inputs is not None and shapes.inputs + units <= R.in_loop and not device.explicit_batch
     if not isinstance(steps, int) or not isinstance(shapes.sequences, int) or device.platform != "cpu":
         return Plan(
             residuals="states" if request.residuals == "auto" else request.residuals,
@@ -200,4 +196,4 @@ def PLANNER(shapes, device, request, last_only):
             R.gates_step if in_one or one_core else R.gates_step_many
         )
         residuals = "gates" if (units >= R.gates_units or cheap) and not half else "states"
-    return Plan(residuals, block_size, forward_block, join, in_loop)
+    return Plan(residuals, block_size, forward_block, join)

@@ -182,18 +182,17 @@ def forward_block(
 ) -> tuple[Any, Saved]:
     """The steps of one block."""
     backward = backward_functions(cell) if save.gates else None
-    in_loop, join = loop.plan.project_in_loop, loop.plan.join_products
+    join = loop.plan.join_products
 
     def step(h_prev, at_t):
-        x_or_u, flags_t = at_t
+        u, flags_t = at_t
         h_prev = apply_resets(flags_t, reset_state, h_prev)  # (R)
         with joined_products(join):
-            u = cell.project(weights, x_or_u) if in_loop else x_or_u
             g = cell.gates(weights, u, h_prev)  # (S)
         h = tree_where(flags_t.mask, cell.update(g, h_prev), h_prev)  # (S) (M)
         return h, Saved(h if save.states else None, backward.saved_gates(u, g) if backward else None)
 
-    return lax.scan(step, h_start, (xs if in_loop else cell.project(weights, xs), flags), reverse=loop.reverse)
+    return lax.scan(step, h_start, (cell.project(weights, xs), flags), reverse=loop.reverse)
 
 
 def outputs_of(cell: Any, loop: Loop, flags: StepFlags, hs: Any) -> Any:

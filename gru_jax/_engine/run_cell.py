@@ -41,12 +41,10 @@ def plan_for(options: CallOptions, xs: Any, h0: Any, *, last_only: bool = False)
     sequences = 1
     for size in state.shape[:-1]:
         sequences *= size
-    x = jax.tree.leaves(xs)[0]
-    shapes = Shapes(x.shape[0], sequences, state.shape[-1], x.shape[-1], state.dtype.itemsize)
+    shapes = Shapes(jax.tree.leaves(xs)[0].shape[0], sequences, state.shape[-1], state.dtype.itemsize)
     if isinstance(options.derivative, CustomVJP):
         return make_plan(shapes, options.device, options.derivative, last_only=last_only)
-    plan = make_plan(shapes, options.device, CustomVJP())
-    return Plan(join_products=plan.join_products, project_in_loop=plan.project_in_loop)
+    return Plan(join_products=make_plan(shapes, options.device, CustomVJP()).join_products)
 
 
 def _recursion(cell: Any, options: CallOptions, loop: Loop) -> Any:

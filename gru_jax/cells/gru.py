@@ -26,7 +26,7 @@ from gru_jax._engine.arguments import check_flag
 from gru_jax.cell import Adjoint, Cell, Tangent
 from gru_jax.cells.gru_reset_after import gru_reset_after
 from gru_jax.cells.letters import LetteredCheck, LetteredInit
-from gru_jax.ops import affine_jvp, affines, bias_sum, dot, dot_sum, dots, outer_sum
+from gru_jax.ops import affine, affine_jvp, bias_sum, dot, dot_sum, dots, outer_sum
 
 Steps = Float[Array, "*t_b H"]
 
@@ -73,7 +73,8 @@ class Coefficients(NamedTuple):
 
 def project(params: GRUParams, xs: Float[Array, "*t_b D"]) -> Projected:
     """Computes the input's share of the pre-activations, x W + b, for all t."""
-    return Projected(*affines(xs, (params.W_z, params.b_z), (params.W_r, params.b_r), (params.W_h, params.b_h)))
+    p = params
+    return Projected(z=affine(xs, p.W_z, p.b_z), r=affine(xs, p.W_r, p.b_r), g=affine(xs, p.W_h, p.b_h))
 
 
 def gates(params: GRUParams, u: Projected, h: Steps) -> Gates:

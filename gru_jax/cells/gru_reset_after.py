@@ -26,7 +26,7 @@ from jaxtyping import Array, Float
 
 from gru_jax.cell import Adjoint, Cell, Tangent
 from gru_jax.cells.letters import LetteredCheck, LetteredInit
-from gru_jax.ops import add_bias, affine, affine_jvp, affines, bias_sum, dot, dot_sum, dots, outer_sum
+from gru_jax.ops import add_bias, affine, affine_jvp, bias_sum, dot, dot_sum, dots, outer_sum
 
 Steps = Float[Array, "*t_b H"]
 
@@ -75,7 +75,8 @@ class Coefficients(NamedTuple):
 
 def project(params: GRUResetAfterParams, xs: Float[Array, "*t_b D"]) -> Projected:
     """Computes the input's share of the pre-activations, x W + b, for all t."""
-    return Projected(*affines(xs, (params.W_z, params.b_z), (params.W_r, params.b_r), (params.W_h, params.b_h)))
+    p = params
+    return Projected(z=affine(xs, p.W_z, p.b_z), r=affine(xs, p.W_r, p.b_r), g=affine(xs, p.W_h, p.b_h))
 
 
 def gates(params: GRUResetAfterParams, u: Projected, h: Steps) -> Gates:

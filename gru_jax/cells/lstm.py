@@ -23,7 +23,7 @@ from jaxtyping import Array, Float
 from gru_jax._engine.arguments import check_flag
 from gru_jax.cell import Adjoint, Cell, Tangent
 from gru_jax.cells.letters import LetteredCheck, LetteredInit
-from gru_jax.ops import affine_jvp, affines, bias_sum, dot, dot_sum, dots, outer_sum
+from gru_jax.ops import affine, affine_jvp, bias_sum, dot, dot_sum, dots, outer_sum
 
 Steps = Float[Array, "*t_b H"]
 PEEPHOLES = ("p_i", "p_f", "p_o")
@@ -89,7 +89,9 @@ class Coefficients(NamedTuple):
 def project(params: LSTMParams, xs: Float[Array, "*t_b D"]) -> Projected:
     """Computes the input's share of the pre-activations, x W + b, for all t."""
     p = params
-    return Projected(*affines(xs, (p.W_i, p.b_i), (p.W_f, p.b_f), (p.W_g, p.b_g), (p.W_o, p.b_o)))
+    return Projected(
+        i=affine(xs, p.W_i, p.b_i), f=affine(xs, p.W_f, p.b_f), g=affine(xs, p.W_g, p.b_g), o=affine(xs, p.W_o, p.b_o)
+    )
 
 
 def gates(params: LSTMParams, u: Projected, state: LSTMState) -> Gates:
