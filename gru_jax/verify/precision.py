@@ -1,4 +1,4 @@
-"""The floating-point precisions in which a function is run: that of its arguments, and float64."""
+"""The precisions in which a function runs: that of its arguments, and float64."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -65,7 +65,12 @@ def choose_precisions(function: FlatFunction, leaves: Arrays) -> Precisions:
         eps=max(float(jnp.finfo(leaf.dtype).eps) for leaf in function.leaves),
         leaf_dtypes=tuple(jnp.finfo(leaf.dtype).dtype for leaf in function.leaves),
     )
-    float64 = Precision("float64", True, float(jnp.finfo(jnp.float64).eps), (np.float64,) * len(function.leaves))
+    float64 = Precision(
+        name="float64",
+        x64=True,
+        eps=float(jnp.finfo(jnp.float64).eps),
+        leaf_dtypes=(np.float64,) * len(function.leaves),
+    )
     try:
         with float64.active():
             jax.eval_shape(function.call_real, float64.cast(leaves), function.nondiff_args)

@@ -111,22 +111,14 @@ class Report:
 
     def to_dict(self) -> dict[str, Any]:
         """Returns the whole report as values that JSON can hold."""
-        checks = [
-            {
-                "name": check.name,
-                "status": check.status,
-                "text": check.text,
-                "differences": [dataclasses.asdict(difference) for difference in check.differences],
-                "requested": check.requested,
-                "worst_error": check.worst_error,
-                "allowed_error": check.allowed_error,
-                "blind_inputs": check.blind_inputs,
-                "details": check.details,
-            }
-            for check in self.checks
-        ]
         return to_json_value(
-            {"ok": self.ok, "function": self.function, "leaves": self.leaves, "checks": checks, "header": self.header}
+            {
+                "ok": self.ok,
+                "function": self.function,
+                "leaves": self.leaves,
+                "checks": [dataclasses.asdict(check) for check in self.checks],
+                "header": self.header,
+            }
         )
 
     def to_json(self) -> str:

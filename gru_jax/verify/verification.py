@@ -52,7 +52,7 @@ class Verification:
     random: RandomValues
     thorough: bool
 
-    # Evaluation -------------------------------------------------------------------------------------------------------------
+    # Evaluation -----------------------------------------------------------------------------------
 
     def runner(self, function: Callable[..., Any], precision: Precision | None = None) -> Runner:
         """Returns a runner of `function(leaves, nondiff_args, …)`, by default in `comparison`."""
@@ -73,7 +73,7 @@ class Verification:
         """Computes the floating outputs of the function from its leaves."""
         return self.runner(lambda leaves, nondiff_args: self.function.call_real(leaves, nondiff_args).floating)
 
-    # Random cotangents ------------------------------------------------------------------------------------------------------
+    # Random cotangents ----------------------------------------------------------------------------
 
     @cached_property
     def output_shapes(self) -> list[tuple[int, ...]]:
@@ -93,7 +93,7 @@ class Verification:
         """The first random cotangents."""
         return next(iter(self.random_cotangents.values()))
 
-    # Comparison -------------------------------------------------------------------------------------------------------------
+    # Comparison -----------------------------------------------------------------------------------
 
     def compare_with_reference(
         self, gradients: Arrays, cotangents: Arrays, condition: str, leaves: Arrays | None = None
@@ -163,7 +163,7 @@ class Verification:
             name for name, scale, limit in zip(self.function.leaf_names, scales, noise, strict=True) if 0 < scale <= limit
         )
 
-    # Results that several checks use ----------------------------------------------------------------------------------------
+    # Results that several checks use --------------------------------------------------------------
 
     @cached_property
     def eager_run(self) -> EagerRun:

@@ -8,7 +8,7 @@ import numpy as np
 
 import gru_jax as gj
 
-# Softmax cross-entropy of a batch, in nats, with integer labels -----------------------------------------------------------------
+# Softmax cross-entropy of a batch, in nats, with integer labels -----------------------------------
 
 
 def _softmax_loss(logits, labels):
@@ -50,7 +50,7 @@ CROSS_ENTROPY_FAULTS = (
 )
 
 
-# Layer normalisation ----------------------------------------------------------------------------------------------------------------
+# Layer normalisation ------------------------------------------------------------------------------
 
 
 def layer_norm(fault=""):
@@ -93,7 +93,7 @@ LAYER_NORM_FAULTS = {
 }
 
 
-# A scaled product of square matrices, whose shapes do not show a forgotten transpose --------------------------------------------------------------
+# A scaled product of square matrices, whose shapes do not show a forgotten transpose --------------
 
 
 def scaled_product(fault=""):

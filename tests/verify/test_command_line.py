@@ -1,4 +1,4 @@
-"""`python -m gru_jax.verify` prints a table of built-in cells or one case, and sets its exit status."""
+"""`python -m gru_jax.verify` prints a table of built-in cells or one case, and exits with a status."""
 
 import json
 import os

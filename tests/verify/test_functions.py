@@ -213,7 +213,7 @@ def test_equal_programs_are_shared_but_not_programs_with_other_constants():
     assert not fast(f, X).ok
 
 
-# Other people's rules --------------------------------------------------------------------------------------------------------------------
+# Other people's rules -----------------------------------------------------------------------------
 
 
 def pendulum(y0, times, friction):
@@ -290,7 +290,7 @@ def test_the_fused_loss_of_t5x_is_right_for_distributions_but_not_by_its_coeffic
     assert set(fast(_fused(), logits, targets, np.float32(1e-2)).wrong_leaves) == {"logits", "z_loss"}
 
 
-# In a process of its own: flags that are read when a rule is defined, and two devices -------------------------------------------------------------
+# In a process of its own: flags that are read when a rule is defined, and two devices -------------
 
 PROGRAM = """
 import sys

@@ -1,4 +1,4 @@
-"""Every wrong rule fails, at ordinary and at saturated inputs, and the report names the wrong leaf."""
+"""Every wrong rule fails at ordinary and saturated inputs, and the report names the wrong leaf."""
 
 import jax.numpy as jnp
 import pytest

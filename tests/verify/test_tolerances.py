@@ -1,4 +1,4 @@
-"""The parts of a tolerance: the longest sum, the coarsest dtype, and the measured noise of rounding."""
+"""The parts of a tolerance: the longest sum, the coarsest dtype, and the noise of rounding."""
 
 import jax
 import jax.numpy as jnp
