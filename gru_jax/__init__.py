@@ -27,7 +27,7 @@ from gru_jax.layers.zoneout import zoneout as zoneout
 from gru_jax.step import step as step
 from gru_jax.truncated import unroll_truncated as unroll_truncated
 from gru_jax.unroll import unroll as unroll
-from gru_jax.verify.verify import assert_vjp as assert_vjp
-from gru_jax.verify.verify import verify_vjp as verify_vjp
+from gru_jax.verify import assert_vjp as assert_vjp
+from gru_jax.verify import verify_vjp as verify_vjp
 
 __version__ = "0.2.0"

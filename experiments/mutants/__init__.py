@@ -1,1 +1,4 @@
-"""Wrong backward passes, planted to see which checkers find them: experiments.gradient_checkers, and the tests of `gj.verify_vjp`."""
+"""Wrong backward passes, with which to test the checkers of gradients.
+
+`lines` has wrong lines of a cell's derivation, and `passes` wrong gradients of a whole function.
+"""

@@ -1,6 +1,7 @@
-"""Wrong lines of a derivation: one function of a cell's adjoint replaced by one that is wrong in a way people get it wrong.
+"""Wrong lines of a derivation: one function of a cell's adjoint is replaced by a wrong one.
 
-Dropped factors, signs, transposes, z for 1 − z, h for h₋, swapped gates, a mean for a sum, the lines as published in tutorials.
+The faults are those that people make: a dropped factor, sign or transpose, z instead of 1 − z, h
+instead of h₋, swapped gates, a mean instead of a sum, and lines as published in tutorials.
 """
 
 from collections.abc import Callable
@@ -13,32 +14,33 @@ import gru_jax as gj
 
 LSTM_PULL: Any = gj.lstm(peephole=True).pull
 
-# (function of the cell, what it makes of that function's right result and arguments, the leaves that are then wrong in one step).
+# (function of the cell, makes its wrong result from the right one and the arguments, the leaves
+# that are then wrong in one step)
 Line = tuple[str, Callable[..., Any], set[str]]
 
 
 def gate(*names: str) -> set[str]:
-    """The leaves of gates: their weights and bias."""
+    """Returns the names of the weights and biases of some gates."""
     return {f"{letter}_{name}" for name in names for letter in "WUb"}
 
 
 def mean_bias(field: str) -> Callable[..., Any]:
-    """A gradient averaged over the batch where it is a sum."""
+    """Averages a gradient over the batch instead of summing it."""
     return lambda bars, params, xs, *rest: (bars[0]._replace(**{field: getattr(bars[0], field) / xs.shape[1]}), bars[1])
 
 
 def scaled(field: str, factor: float) -> Callable[..., Any]:
-    """A gradient off by a factor."""
+    """Multiplies a gradient by a factor."""
     return lambda bars, *args: (bars[0]._replace(**{field: getattr(bars[0], field) * factor}), bars[1])
 
 
 def one_element(field: str) -> Callable[..., Any]:
-    """One entry of a gradient off by 1 %."""
+    """Changes one entry of a gradient by 1 %."""
     return lambda bars, *args: (bars[0]._replace(**{field: getattr(bars[0], field).at[0, 0].multiply(1.01)}), bars[1])
 
 
 def swapped(one: str, other: str) -> Callable[..., Any]:
-    """Two gradients in each other's place."""
+    """Swaps two gradients."""
     return lambda bars, *args: (
         bars[0]._replace(**{one: getattr(bars[0], other), other: getattr(bars[0], one)}),
         bars[1],
@@ -46,17 +48,17 @@ def swapped(one: str, other: str) -> Callable[..., Any]:
 
 
 def outer(x: jax.Array, a: jax.Array) -> jax.Array:
-    """Σ xᵀa over time and batch."""
+    """Returns Σ xᵀa over time and batch."""
     return (x[..., :, None] * a[..., None, :]).sum(axis=tuple(range(x.ndim - 1)))
 
 
 def last_step_skipped(bars: Any, params: Any, xs: Any, h_prevs: Any, g: Any, k: Any, h_bars: Any) -> Any:
-    """Σ over all steps but the last, in W_z."""
+    """Leaves the last step out of the sum in W_z."""
     return bars[0]._replace(W_z=outer(xs[:-1], (k.a_z * h_bars)[:-1])), bars[1]
 
 
 def new_state_for_old(bars: Any, params: Any, xs: Any, h_prevs: Any, g: Any, k: Any, h_bars: Any) -> Any:
-    """h_t where h_{t-1} belongs, in U_z."""
+    """Uses h_t instead of h_{t-1} in U_z."""
     h = (1 - g.z) * h_prevs + g.z * g.g
     return bars[0]._replace(U_z=outer(h, k.a_z * h_bars)), bars[1]
 
@@ -123,13 +125,13 @@ FAULTS["lstm"] = {
     for fault, (field, make, wrong) in FAULTS["lstm_peephole"].items()
     if "p̄" not in fault and "p_" not in fault and fault not in ("the incoming c̄ ignored",)
 }
-# Without peepholes the gates see no memory: neither f̄ nor ī reaches c₋, and ō none of the other gates.
+# Without peepholes no gate depends on the memory: neither f̄ nor ī reaches c₋, nor ō another gate.
 for fault in ("no σ′ of f", "c for c₋ in f̄", "i and g swapped"):
     FAULTS["lstm"][fault][2].discard("h0.c")
 
 
 def with_fault(cell: gj.Cell, line: Line) -> gj.Cell:
-    """`cell` with that line in the place of the right one."""
+    """Returns `cell` with a wrong line instead of the right one."""
     field, make, _ = line
     right = getattr(cell, field)
     replaced: dict[str, Any] = {field: lambda *args: make(right(*args), *args)}

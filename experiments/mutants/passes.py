@@ -1,26 +1,43 @@
-"""Wrong backward passes of a whole function: the right gradient, with something done to what goes into it or comes out."""
+"""Wrong backward passes of a whole function: a right gradient whose inputs or outputs are changed."""
 
 from collections.abc import Callable
 from functools import wraps
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
 import gru_jax as gj
 
-# (what `spoiled` does, the leaves that are then wrong by their names in a report; "all"; None: some).
-Pass = tuple[dict[str, Any], Any]
+
+class PassFault(NamedTuple):
+    """A wrong backward pass of `unroll`.
+
+    Attributes:
+        changes: Arguments of `with_faulty_rule`.
+        wrong: The leaves that are then wrong, by their names in a report; "all"; or None if it
+            depends on the cell.
+    """
+
+    changes: dict[str, Callable[..., Any]]
+    wrong: set[str] | str | None
 
 
-def spoiled(
+def with_faulty_rule(
     fun: Callable[..., Any],
     *,
-    bars: Callable[..., Any] = lambda bars: bars,
+    outputs: Callable[..., Any] = lambda y: y,
     cotangents: Callable[..., Any] = lambda u: u,
-    forward: Callable[..., Any] = lambda y: y,
+    gradients: Callable[..., Any] = lambda gradients: gradients,
 ) -> Callable[..., Any]:
-    """`fun` with its gradient by a rule that does something to what goes into it or comes out; by default nothing."""
+    """Returns `fun` with a custom rule that is right but for the given changes.
+
+    Args:
+        fun: The function.
+        outputs: Changes what the forward rule returns. Defaults to no change.
+        cotangents: Changes the cotangents before the pullback. Defaults to no change.
+        gradients: Changes what the pullback returns. Defaults to no change.
+    """
 
     @jax.custom_vjp
     @wraps(fun)
@@ -28,18 +45,18 @@ def spoiled(
         return fun(*args)
 
     def f_fwd(*args):
-        outputs, pull = jax.vjp(fun, *args)
-        return forward(outputs), pull
+        y, pullback = jax.vjp(fun, *args)
+        return outputs(y), pullback
 
-    def f_bwd(pull, u):
-        return bars(pull(cotangents(u)))
+    def f_bwd(pullback, u):
+        return gradients(pullback(cotangents(u)))
 
     f.defvjp(f_fwd, f_bwd)
     return f
 
 
 def unrolled(cell: gj.Cell) -> Callable[..., Any]:
-    """unroll(params, xs, h0) of a cell, named so in reports."""
+    """Returns unroll(params, xs, h0) of a cell."""
 
     def unroll(params, xs, h0):
         return gj.unroll(cell, params, xs, h0)
@@ -47,36 +64,49 @@ def unrolled(cell: gj.Cell) -> Callable[..., Any]:
     return unroll
 
 
-def _put(field: str, change: Callable[..., Any]) -> Callable[..., Any]:
-    """Something done to the gradient of one parameter."""
-    return lambda bars: (bars[0]._replace(**{field: change(getattr(bars[0], field))}), *bars[1:])
+Change = Callable[[Any], Any]
 
 
-def _everywhere(change: Callable[..., Any]) -> Callable[..., Any]:
-    """Something done to every gradient."""
-    return lambda bars: jax.tree.map(change, bars)
+def _in_params(field: str, change: Change) -> Change:
+    """Changes the gradient of one parameter."""
+    return lambda gradients: (gradients[0]._replace(**{field: change(getattr(gradients[0], field))}), *gradients[1:])
 
 
-WHOLE: dict[str, Pass] = {
-    "the cotangent of h_last ignored": ({"cotangents": lambda u: (jax.tree.map(jnp.zeros_like, u[0]), u[1])}, None),
-    "the cotangent of ys ignored": ({"cotangents": lambda u: (u[0], jnp.zeros_like(u[1]))}, None),
-    "the last loss step ignored": ({"cotangents": lambda u: (u[0], u[1].at[-1].set(0))}, None),
-    "one sequence of the batch ignored": ({"cotangents": lambda u: (u[0], u[1].at[:, 0].set(0))}, None),
-    "no cotangent for h0": ({"bars": lambda bars: (*bars[:2], None)}, {"h0"}),
-    "no cotangent for xs": ({"bars": lambda bars: (bars[0], None, bars[2])}, {"xs"}),
-    "h̄₀ with the other sign": ({"bars": lambda bars: (*bars[:2], jax.tree.map(jnp.negative, bars[2]))}, {"h0"}),
-    "h̄₀ of another sequence": ({"bars": lambda bars: (*bars[:2], jax.tree.map(lambda b: jnp.roll(b, 1, axis=0), bars[2]))}, {"h0"}),
-    "x̄ of the first step zero": ({"bars": lambda bars: (bars[0], bars[1].at[0].set(0), bars[2])}, {"xs"}),
-    "x̄ of the last step zero": ({"bars": lambda bars: (bars[0], bars[1].at[-1].set(0), bars[2])}, {"xs"}),
-    "x̄ in reverse": ({"bars": lambda bars: (bars[0], bars[1][::-1], bars[2])}, {"xs"}),
-    "all averaged over the batch": ({"bars": _everywhere(lambda b: b / 3)}, "all"),
-    "all off by 1e-3": ({"bars": _everywhere(lambda b: b * (1 + 1e-3))}, "all"),
-    "all off by 1e-5": ({"bars": _everywhere(lambda b: b * (1 + 1e-5))}, "all"),
-    "another value from the forward rule": ({"forward": lambda y: (y[0], y[1] * (1 + 1e-4))}, "out[1]"),
-}  # fmt: skip
-GRU_WHOLE: dict[str, Pass] = WHOLE | {
-    "U_h transposed": ({"bars": _put("U_h", jnp.transpose)}, {"params.U_h"}),
-    "U_r transposed": ({"bars": _put("U_r", jnp.transpose)}, {"params.U_r"}),
-    "b_r forgotten": ({"bars": _put("b_r", jnp.zeros_like)}, {"params.b_r"}),
-    "W_z of another order": ({"bars": _put("W_z", lambda b: b[::-1])}, {"params.W_z"}),
+def _in_xs(change: Change) -> Change:
+    """Changes the gradient of xs."""
+    return lambda gradients: (gradients[0], change(gradients[1]), gradients[2])
+
+
+def _in_h0(change: Change) -> Change:
+    """Changes each leaf of the gradient of h0."""
+    return lambda gradients: (*gradients[:2], jax.tree.map(change, gradients[2]))
+
+
+def _in_all(change: Change) -> Change:
+    """Changes every leaf."""
+    return lambda gradients: jax.tree.map(change, gradients)
+
+
+PASS_FAULTS: dict[str, PassFault] = {
+    "the cotangent of h_last ignored": PassFault({"cotangents": lambda u: (jax.tree.map(jnp.zeros_like, u[0]), u[1])}, None),
+    "the cotangent of ys ignored": PassFault({"cotangents": lambda u: (u[0], jnp.zeros_like(u[1]))}, None),
+    "the last loss step ignored": PassFault({"cotangents": lambda u: (u[0], u[1].at[-1].set(0))}, None),
+    "one sequence of the batch ignored": PassFault({"cotangents": lambda u: (u[0], u[1].at[:, 0].set(0))}, None),
+    "no cotangent for h0": PassFault({"gradients": lambda gradients: (*gradients[:2], None)}, {"h0"}),
+    "no cotangent for xs": PassFault({"gradients": _in_xs(lambda xs_bar: None)}, {"xs"}),
+    "h̄₀ with the other sign": PassFault({"gradients": _in_h0(jnp.negative)}, {"h0"}),
+    "h̄₀ of another sequence": PassFault({"gradients": _in_h0(lambda h_bar: jnp.roll(h_bar, 1, axis=0))}, {"h0"}),
+    "x̄ of the first step zero": PassFault({"gradients": _in_xs(lambda xs_bar: xs_bar.at[0].set(0))}, {"xs"}),
+    "x̄ of the last step zero": PassFault({"gradients": _in_xs(lambda xs_bar: xs_bar.at[-1].set(0))}, {"xs"}),
+    "x̄ in reverse": PassFault({"gradients": _in_xs(lambda xs_bar: xs_bar[::-1])}, {"xs"}),
+    "all averaged over the batch": PassFault({"gradients": _in_all(lambda leaf: leaf / 3)}, "all"),
+    "all off by 1e-3": PassFault({"gradients": _in_all(lambda leaf: leaf * (1 + 1e-3))}, "all"),
+    "all off by 1e-5": PassFault({"gradients": _in_all(lambda leaf: leaf * (1 + 1e-5))}, "all"),
+    "another value from the forward rule": PassFault({"outputs": lambda y: (y[0], y[1] * (1 + 1e-4))}, "out[1]"),
+}
+GRU_PASS_FAULTS: dict[str, PassFault] = PASS_FAULTS | {
+    "U_h transposed": PassFault({"gradients": _in_params("U_h", jnp.transpose)}, {"params.U_h"}),
+    "U_r transposed": PassFault({"gradients": _in_params("U_r", jnp.transpose)}, {"params.U_r"}),
+    "b_r forgotten": PassFault({"gradients": _in_params("b_r", jnp.zeros_like)}, {"params.b_r"}),
+    "W_z of another order": PassFault({"gradients": _in_params("W_z", lambda W_bar: W_bar[::-1])}, {"params.W_z"}),
 }

@@ -1,10 +1,12 @@
-"""`python -m gru_jax.verify`: every built-in cell and option, or a case of your own.
+"""The command `python -m gru_jax.verify`: verifies the built-in cells, or a case of your own.
 
     python -m gru_jax.verify                          a table of all built-in cells and options
-    python -m gru_jax.verify --only gru               those whose name begins so
-    python -m gru_jax.verify package.module:case      what case() returns: function, arguments and, if given, options of verify_vjp
+    python -m gru_jax.verify --only gru               those whose name begins with "gru"
+    python -m gru_jax.verify package.module:case      the function and arguments that case() returns
 
-Exit status: 0 where no check failed, 1 where one did, 2 where the case could not be run.
+A case returns `(fun, args)` or `(fun, args, options)`, where `args` is a tuple and `options` a dict
+of options of `verify_vjp`. The exit status is 0 if no check failed, 1 if one did, and 2 if the case
+could not be run.
 """
 
 import argparse
@@ -14,96 +16,107 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
-from gru_jax.verify.report import NOT_CHECKED, PASS, Report
-from gru_jax.verify.verify import verify_vjp
+from gru_jax.verify.api import verify_vjp
+from gru_jax.verify.report import FAIL, NOT_CHECKED, PASS, Report
 
-_HOW = (
-    "it must return (function, arguments) or (function, arguments, options): arguments a tuple, options a dict for verify_vjp"
-)
+_CASE_FORMAT = "it must return (fun, args) or (fun, args, options), with args a tuple and options a dict for verify_vjp"
+
+
+class UsageError(Exception):
+    """A case that cannot be run. The message tells why."""
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Runs the command line and returns its exit status."""
-    parser = argparse.ArgumentParser("python -m gru_jax.verify", description="Custom VJPs against autodiff.")
-    parser.add_argument("case", nargs="?", help="package.module:case, a function that returns (function, arguments[, options])")
-    parser.add_argument("--json", action="store_true", help="print JSON in place of text")
-    parser.add_argument("--only", default="", metavar="NAME", help="of the built-in cases, those whose name begins so")
-    parser.add_argument("--checks", help='"all", "fast" or names with commas, as in all,-second_order')
+    """Runs the command line and returns its exit status.
+
+    Example:
+        >>> main(["not-a-case"])  # prints what a case must look like
+        2
+
+    Args:
+        argv: The arguments. Defaults to those of the process.
+    """
+    parser = argparse.ArgumentParser("python -m gru_jax.verify", description="Verifies custom VJPs against autodiff.")
+    parser.add_argument("case", nargs="?", help="package.module:case, a function that returns (fun, args[, options])")
+    parser.add_argument("--json", action="store_true", help="print JSON instead of text")
+    parser.add_argument("--only", default="", metavar="PREFIX", help="verify the built-in cases whose name begins with PREFIX")
+    parser.add_argument("--checks", help='"all", "fast", or names separated by commas, for example all,-second_order')
     given = parser.parse_args(argv)
     options = {"checks": tuple(given.checks.split(","))} if given.checks else {}
     try:
         if given.case:
-            return _one(given.case, options, given.json)
-        return _all(given.only, options, given.json)
-    except _Unusable as error:
+            return _verify_one(given.case, options, as_json=given.json)
+        return _verify_built_in(given.only, options, as_json=given.json)
+    except UsageError as error:
         print(f"{parser.prog}: {error}", file=sys.stderr)
         return 2
 
 
-class _Unusable(Exception):
-    pass
-
-
-def _one(name: str, options: dict[str, Any], as_json: bool) -> int:
-    report = _verified(_case(name), name, options)
+def _verify_one(name: str, options: dict[str, Any], *, as_json: bool) -> int:
+    report = _verify(_import_case(name), name, options)
     print(report.to_json() if as_json else report)
     return 0 if report.ok else 1
 
 
-def _all(only: str, options: dict[str, Any], as_json: bool) -> int:
+def _verify_built_in(prefix: str, options: dict[str, Any], *, as_json: bool) -> int:
     from gru_jax.verify.cases import cases
 
-    chosen = {name: make for name, make in cases().items() if name.startswith(only)}
+    chosen = {name: make for name, make in cases().items() if name.startswith(prefix)}
     if not chosen:
-        raise _Unusable(f"no built-in case begins with {only!r}; there are {', '.join(cases())}")
+        raise UsageError(f"--only must begin the name of a built-in case, got {prefix!r}; there are {', '.join(cases())}")
     width = max(map(len, chosen))
     reports: dict[str, Report] = {}
     if not as_json:
         print(f"{'case':<{width}}  verdict  passed  failed  worst error  allowed  not checked", flush=True)
     for name, make in chosen.items():
-        reports[name] = _verified(make, name, options)
+        reports[name] = _verify(make, name, options)
         if not as_json:
-            print(_row(name, reports[name], width), flush=True)
+            print(_table_row(name, reports[name], width), flush=True)
     if as_json:
-        print(json.dumps({name: json.loads(report.to_json()) for name, report in reports.items()}, indent=1))
+        print(json.dumps({name: report.to_dict() for name, report in reports.items()}, indent=1))
     else:
-        for name, report in reports.items():
-            if not report.ok:
-                print(f"\n{name}\n{report}")
-        failed = sum(not report.ok for report in reports.values())
-        print(f"\n{'FAIL' if failed else 'PASS'}: {len(reports) - failed} of {len(reports)} cases have no failed check")
+        _print_summary(reports)
     return 0 if all(report.ok for report in reports.values()) else 1
 
 
-def _row(name: str, report: Report, width: int) -> str:
-    """A line of the table; of what was not checked only what was asked for."""
-    passed = sum(check.status == PASS for check in report.checks)
-    skipped = [check.name for check in report.checks if check.status == NOT_CHECKED and check.text != "not asked for"]
-    data = next((check.data for check in report.checks if check.name == "gradient" and "worst" in check.data), None)
-    figures = f"{data['worst']:<11.1e}  {data['allowed']:<7.1e}" if data else f"{'-':<11}  {'-':<7}"
-    verdict = "PASS" if report.ok else "FAIL"
-    return f"{name:<{width}}  {verdict:<7}  {passed:<6}  {len(report.failed):<6}  {figures}  {', '.join(skipped)}".rstrip()
+def _table_row(name: str, report: Report, width: int) -> str:
+    """Returns a line of the table, whose last column names the checks that could not run."""
+    passed = len(report.with_status(PASS))
+    skipped = [check.name for check in report.with_status(NOT_CHECKED) if check.requested]
+    check = report["gradient"]
+    worst = "-" if check.worst_error is None else f"{check.worst_error:.1e}"
+    allowed = "-" if check.allowed_error is None else f"{check.allowed_error:.1e}"
+    counts = f"{report.verdict:<7}  {passed:<6}  {len(report.failed):<6}"
+    return f"{name:<{width}}  {counts}  {worst:<11}  {allowed:<7}  {', '.join(skipped)}".rstrip()
 
 
-def _case(name: str) -> Callable[[], Any]:
+def _print_summary(reports: dict[str, Report]) -> None:
+    for name, report in reports.items():
+        if not report.ok:
+            print(f"\n{name}\n{report}")
+    failed = sum(not report.ok for report in reports.values())
+    print(f"\n{FAIL if failed else PASS}: {len(reports) - failed} of {len(reports)} cases have no failed check")
+
+
+def _import_case(name: str) -> Callable[[], Any]:
     module, colon, attribute = name.partition(":")
     if not (module and colon and attribute):
-        raise _Unusable(f"case must read package.module:case, got {name!r}")
+        raise UsageError(f"case must have the form package.module:case, got {name!r}")
     try:
         found = importlib.import_module(module)
     except ModuleNotFoundError as error:
-        raise _Unusable(f"cannot import {module!r}: {error}; run from the folder that holds it") from error
+        raise UsageError(f"case must name an importable module, got {module!r} ({error}); run where it is found") from error
     make = getattr(found, attribute, None)
     if not callable(make):
-        raise _Unusable(f"{module} has no function {attribute!r}; {_HOW}")
+        raise UsageError(f"case must name a function of {module}, got {attribute!r}; {_CASE_FORMAT}")
     return make
 
 
-def _verified(make: Callable[[], Any], name: str, options: dict[str, Any]) -> Report:
+def _verify(make: Callable[[], Any], name: str, options: dict[str, Any]) -> Report:
     case = make()
     valid = isinstance(case, tuple) and len(case) in (2, 3) and callable(case[0]) and isinstance(case[1], tuple)
     if not valid or (len(case) == 3 and not isinstance(case[2], dict)):
-        raise _Unusable(f"{name} returned {case!r:.200}; {_HOW}")
+        raise UsageError(f"{name} returned {case!r:.200}; {_CASE_FORMAT}")
     return verify_vjp(case[0], *case[1], **{**(case[2] if len(case) == 3 else {}), **options})
 
 

@@ -1,92 +1,124 @@
-"""Every built-in cell and option as cases for `verify_vjp`: the only file of this package that knows a cell."""
+"""The built-in cells and their options as cases for `verify_vjp`.
+
+Only this file of the package knows a cell.
+"""
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
-Case = tuple[Callable[..., Any], tuple[Any, ...], dict[str, Any]]
-
 T, B, D, H = 7, 3, 4, 5
 
 
+class Case(NamedTuple):
+    """A call of `verify_vjp`.
+
+    Attributes:
+        fun: The function to verify.
+        args: Its arguments.
+        options: Options of `verify_vjp`.
+    """
+
+    fun: Callable[..., Any]
+    args: tuple[Any, ...]
+    options: dict[str, Any]
+
+
+class Sizes(NamedTuple):
+    """The sizes of the arguments of a case. All differ by default, so that swapped axes show."""
+
+    steps: int = T
+    batch: tuple[int, ...] = (B,)
+    hidden: int = H
+    bias: bool = True
+
+
 def cells() -> dict[str, Any]:
-    """The built-in cells by name."""
+    """Returns the built-in cells by name.
+
+    Example:
+        >>> "gru reset_after" in cells()
+        True
+    """
     import gru_jax as gj
 
     elman = {f"elman {name}": gj.elman(name) for name in ("tanh", "relu", "sigmoid", "identity")}
-    gates = {
+    gated = {
         "gru": gj.gru(),
         "gru reset_after": gj.gru(reset_after=True),
         "lstm": gj.lstm(),
         "lstm peephole": gj.lstm(peephole=True),
     }
-    return {"linear_rnn": gj.linear_rnn(), **elman, **gates}
+    return {"linear_rnn": gj.linear_rnn(), **elman, **gated}
 
 
 def cases() -> dict[str, Callable[[], Case]]:
-    """Name → function that makes (function, arguments, options of `verify_vjp`).
+    """Returns a function that makes the case, for each name.
 
-    A cell by itself gets every check, its options and sizes the fast ones.
+    A cell without options gets every check. Its options and sizes get the fast ones.
+
+    Example:
+        >>> fun, args, options = cases()["gru, reverse"]()
+        >>> options
+        {'checks': 'fast'}
     """
-    made: dict[str, Callable[[], Case]] = {}
+    makers: dict[str, Callable[[], Case]] = {}
     for name, cell in cells().items():
-        made[name] = partial(_unrolled, cell, checks="all")
+        makers[name] = partial(_unroll, cell, checks="all")
         for option, make in _OPTIONS.items():
-            made[f"{name}, {option}"] = partial(make, cell)
-    for name, cell in _wrapped().items():
-        made[name] = partial(_unrolled, cell, checks="fast")
-        made[f"{name}, lengths and resets"] = partial(_conditions, cell)
-    made |= {f"{name}, key": partial(_noisy, cell) for name, cell in _noisy_cells().items()}
-    return made
+            makers[f"{name}, {option}"] = partial(make, cell)
+    for name, cell in _wrapped_cells().items():
+        makers[name] = partial(_unroll, cell, checks="fast")
+        makers[f"{name}, lengths and resets"] = partial(_lengths_mask_resets, cell)
+    return makers | {f"{name}, key": partial(_with_key, cell) for name, cell in _stochastic_cells().items()}
 
 
-def _random(tree: Any, seed: int, scale: float = 0.6) -> Any:
+def _random_like(tree: Any, seed: int, scale: float = 0.6) -> Any:
     leaves, structure = jax.tree.flatten(tree)
     keys = jax.random.split(jax.random.key(seed), len(leaves))
     draw = lambda key, leaf: scale * jax.random.normal(key, leaf.shape, leaf.dtype)
     return jax.tree.unflatten(structure, [draw(key, leaf) for key, leaf in zip(keys, leaves, strict=True)])
 
 
-def _arguments(
-    cell: Any, *, steps: int = T, batch: tuple[int, ...] = (B,), hidden: int = H, bias: bool = True
-) -> tuple[Any, ...]:
-    """(params, xs, h0), all random."""
-    params = _random(cell.init(jax.random.key(0), D, hidden, bias=bias), 1)
-    xs = jax.random.normal(jax.random.key(2), (steps, *batch, D))
-    return params, xs, _random(cell.initial_state(params, batch), 3)
+def _arguments(cell: Any, sizes: Sizes = Sizes()) -> tuple[Any, ...]:  # noqa: B008 - immutable
+    """Returns random (params, xs, h0)."""
+    params = _random_like(cell.init(jax.random.key(0), D, sizes.hidden, bias=sizes.bias), 1)
+    xs = jax.random.normal(jax.random.key(2), (sizes.steps, *sizes.batch, D))
+    return params, xs, _random_like(cell.initial_state(params, sizes.batch), 3)
 
 
-def _unrolled(cell: Any, *, checks: str = "fast", sizes: dict[str, Any] | None = None, **options: Any) -> Case:
+def _unroll(cell: Any, *, checks: str = "fast", sizes: Sizes = Sizes(), **options: Any) -> Case:  # noqa: B008 - immutable
     import gru_jax as gj
 
     def unroll(params, xs, h0):
         return gj.unroll(cell, params, xs, h0, **options)
 
-    return unroll, _arguments(cell, **(sizes or {})), {"checks": checks}
+    return Case(unroll, _arguments(cell, sizes), {"checks": checks})
 
 
-def _conditions(cell: Any) -> Case:
+def _lengths_mask_resets(cell: Any) -> Case:
     import gru_jax as gj
 
     params, xs, h0 = _arguments(cell)
+    lengths = jnp.array([0, T, T - 3])
     mask = jax.random.bernoulli(jax.random.key(4), 0.8, xs.shape[:-1])
     resets = jax.random.bernoulli(jax.random.key(5), 0.3, xs.shape[:-1])
 
     def unroll(params, xs, h0, reset_state, lengths, mask, resets):
         return gj.unroll(cell, params, xs, h0, lengths=lengths, mask=mask, resets=resets, reset_state=reset_state)
 
-    return unroll, (params, xs, h0, _random(h0, 6), jnp.array([0, T, T - 3]), mask, resets), {"checks": "fast"}
+    return Case(unroll, (params, xs, h0, _random_like(h0, 6), lengths, mask, resets), {"checks": "fast"})
 
 
 def _batch_major(cell: Any) -> Case:
-    run, (params, xs, h0), options = _unrolled(cell, time_major=False)
-    return run, (params, jnp.moveaxis(xs, 0, 1), h0), options
+    fun, (params, xs, h0), options = _unroll(cell, time_major=False)
+    return Case(fun, (params, jnp.moveaxis(xs, 0, 1), h0), options)
 
 
-def _one_step(cell: Any) -> Case:
+def _step(cell: Any) -> Case:
     import gru_jax as gj
 
     params, xs, h0 = _arguments(cell)
@@ -94,11 +126,12 @@ def _one_step(cell: Any) -> Case:
     def step(params, h0, x, reset, reset_state):
         return gj.step(cell, params, h0, x, reset=reset, reset_state=reset_state)
 
-    arguments = (params, h0, xs[0], jnp.array([True, False, False]), _random(h0, 6))
-    return step, arguments, {"checks": ("fast", "numerical", "-guard")}  # differentiated by autodiff: there is no rule
+    args = (params, h0, xs[0], jnp.array([True, False, False]), _random_like(h0, 6))
+    # `step` has no custom rule for the guard to find: autodiff differentiates it.
+    return Case(step, args, {"checks": ("fast", "numerical", "-guard")})
 
 
-def _windows(cell: Any) -> Case:
+def _truncated(cell: Any) -> Case:
     import gru_jax as gj
 
     def truncated(params, xs, h0):
@@ -107,19 +140,19 @@ def _windows(cell: Any) -> Case:
     def plain(params, xs, h0):
         return gj.unroll_truncated(cell, params, xs, h0, window=3, derivative="autodiff")
 
-    return truncated, _arguments(cell), {"checks": "fast", "reference": plain}
+    return Case(truncated, _arguments(cell), {"checks": "fast", "reference": plain})
 
 
-def _noisy(cell: Any) -> Case:
+def _with_key(cell: Any) -> Case:
     import gru_jax as gj
 
     def unroll(params, xs, h0, key):
         return gj.unroll(cell, params, xs, h0, key=key)
 
-    return unroll, (*_arguments(cell), jax.random.key(7)), {"checks": "fast"}
+    return Case(unroll, (*_arguments(cell), jax.random.key(7)), {"checks": "fast"})
 
 
-def _wrapped() -> dict[str, Any]:
+def _wrapped_cells() -> dict[str, Any]:
     import gru_jax as gj
 
     return {
@@ -129,7 +162,7 @@ def _wrapped() -> dict[str, Any]:
     }
 
 
-def _noisy_cells() -> dict[str, Any]:
+def _stochastic_cells() -> dict[str, Any]:
     import gru_jax as gj
 
     return {
@@ -139,20 +172,20 @@ def _noisy_cells() -> dict[str, Any]:
 
 
 _OPTIONS: dict[str, Callable[..., Case]] = {
-    "lengths, mask, resets": _conditions,
-    "reverse": partial(_unrolled, reverse=True),
-    "outputs states": partial(_unrolled, outputs="states"),
-    "outputs last": partial(_unrolled, outputs="last"),
+    "lengths, mask, resets": _lengths_mask_resets,
+    "reverse": partial(_unroll, reverse=True),
+    "outputs states": partial(_unroll, outputs="states"),
+    "outputs last": partial(_unroll, outputs="last"),
     "batch major": _batch_major,
-    "no bias": partial(_unrolled, sizes={"bias": False}),
-    "derivative both": partial(_unrolled, derivative="both"),
-    "compute_dtype float32": partial(_unrolled, compute_dtype=jnp.float32),
-    "no step": partial(_unrolled, sizes={"steps": 0}),
-    "one step": partial(_unrolled, sizes={"steps": 1}),
-    "no sequence": partial(_unrolled, sizes={"batch": (0,)}),
-    "no batch axis": partial(_unrolled, sizes={"batch": ()}),
-    "two batch axes": partial(_unrolled, sizes={"batch": (2, 3)}),
-    "hidden size 1": partial(_unrolled, sizes={"hidden": 1}),
-    "windows": _windows,
-    "gj.step": _one_step,
+    "no bias": partial(_unroll, sizes=Sizes(bias=False)),
+    "derivative both": partial(_unroll, derivative="both"),
+    "compute_dtype float32": partial(_unroll, compute_dtype=jnp.float32),
+    "no steps": partial(_unroll, sizes=Sizes(steps=0)),
+    "one step": partial(_unroll, sizes=Sizes(steps=1)),
+    "empty batch": partial(_unroll, sizes=Sizes(batch=(0,))),
+    "no batch axis": partial(_unroll, sizes=Sizes(batch=())),
+    "two batch axes": partial(_unroll, sizes=Sizes(batch=(2, 3))),
+    "hidden size 1": partial(_unroll, sizes=Sizes(hidden=1)),
+    "truncated": _truncated,
+    "gj.step": _step,
 }

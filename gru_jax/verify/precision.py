@@ -1,42 +1,79 @@
-"""The rule in the dtypes it was given, judged against float64 and by how far autodiff itself is off."""
+"""The precisions in which a function runs: that of its arguments, and float64."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
 import numpy as np
 
-from gru_jax.verify import rounding
-from gru_jax.verify.compare import Difference, differences, errors, scales
-from gru_jax.verify.evaluate import Evaluated, gradient
-from gru_jax.verify.report import FAIL, NOT_CHECKED, PASS, Check
-from gru_jax.verify.trial import Trial
+from gru_jax._jax import config
+from gru_jax.verify.errors import short_message
+from gru_jax.verify.function import Arrays, FlatFunction
 
 
-def native(trial: Trial) -> Check:
-    """|rule − truth| ≤ max(8·√n·eps·S, 8·|autodiff − truth|), truth being the reference in float64 at exactly the same inputs."""
-    if trial.why_no_reference:
-        return Check("native", NOT_CHECKED, trial.why_no_reference)
-    if trial.truth is trial.native:
-        return Check("native", NOT_CHECKED, f"{trial.why_not_wide}; `gradient` was judged in {trial.native.name}")
-    if trial.native.eps == trial.truth.eps:
-        return Check("native", NOT_CHECKED, "the arguments are float64: `gradient` is this check")
-    _, why_no_reference, plain = trial.find_reference(trial.native)
-    if why_no_reference:
-        return Check("native", NOT_CHECKED, f"in {trial.native.name} {why_no_reference}")
-    rule, reference = (trial.runner(gradient(flat), trial.native) for flat in (trial.subject.flat, plain))
-    found: list[Difference] = []
-    worst = {"rule": 0.0, "autodiff": 0.0}
-    for where, us in trial.random_cotangents.items():
-        truth = trial.expected(us).bars
-        ours, theirs = (Evaluated(*run(trial.leaves, us)).bars for run in (rule, reference))
-        base = max(rounding.tolerance(trial.longest_sum, max(trial.native.eps, trial.eps)), trial.rtol)
-        off = [float(errors(a, b).max(initial=0)) for a, b in zip(theirs, truth, strict=True)]
-        room = [rounding.SAFETY * e for e in off]
-        if trial.drowned:  # rounding of the size it has in float64, in units of this precision
-            room = [max(r, n * trial.native.eps / trial.eps) for r, n in zip(room, trial.noise(us), strict=True)]
-        found += differences(trial.names, ours, truth, [base] * len(truth), f"in {trial.native.name}, {where}", room)
-        sizes = scales(truth)
-        worst["autodiff"] = max([worst["autodiff"], *(e / s for e, s in zip(off, sizes, strict=True))])
-        worst["rule"] = max(
-            [worst["rule"], *(float(errors(a, b).max(initial=0)) / s for a, b, s in zip(ours, truth, sizes, strict=True))]
-        )
-    text = f"{trial.native.name}: the rule is off by {worst['rule']:.1e}, autodiff by {worst['autodiff']:.1e} of the worst leaf's scale"
-    kept = {d.leaf: d for d in sorted(found, key=lambda d: d.error if np.isfinite(d.error) else np.inf)}
-    return Check("native", FAIL if found else PASS, text, tuple(kept.values()), worst)
+@dataclass(frozen=True)
+class Precision:
+    """A precision to run in.
+
+    Attributes:
+        name: The dtypes in words, for example "float64" or "bfloat16/float32".
+        x64: Whether `jax_enable_x64` is on during a run.
+        eps: The rounding unit of the coarsest dtype.
+        leaf_dtypes: The real dtype of each differentiable leaf.
+    """
+
+    name: str
+    x64: bool
+    eps: float
+    leaf_dtypes: tuple[Any, ...]
+
+    @contextmanager
+    def active(self) -> Iterator[None]:
+        """Traces and runs everything inside in this precision. Restores all settings afterwards."""
+        with jax.enable_x64(self.x64), jax.default_matmul_precision("highest"), jax.debug_nans(False), jax.disable_jit(False):
+            yield
+
+    def cast(self, leaves: Arrays) -> Arrays:
+        """Casts real leaves to the dtypes of this precision, which must be active."""
+        return tuple(jnp.asarray(leaf, dtype) for leaf, dtype in zip(leaves, self.leaf_dtypes, strict=True))
+
+
+@dataclass(frozen=True)
+class Precisions:
+    """The precisions of one verification.
+
+    Attributes:
+        given: That of the arguments.
+        comparison: That in which the rule and the reference are compared: float64, or `given` if
+            the function raises in float64.
+        why_not_float64: What the function raises in float64. Empty if it runs.
+    """
+
+    given: Precision
+    comparison: Precision
+    why_not_float64: str
+
+
+def choose_precisions(function: FlatFunction, leaves: Arrays) -> Precisions:
+    """Returns the precisions for a function, whose real `leaves` are in float64."""
+    given = Precision(
+        name="/".join(sorted({str(leaf.dtype) for leaf in function.leaves})),
+        x64=config.x64(),
+        eps=max(float(jnp.finfo(leaf.dtype).eps) for leaf in function.leaves),
+        leaf_dtypes=tuple(jnp.finfo(leaf.dtype).dtype for leaf in function.leaves),
+    )
+    float64 = Precision(
+        name="float64",
+        x64=True,
+        eps=float(jnp.finfo(jnp.float64).eps),
+        leaf_dtypes=(np.float64,) * len(function.leaves),
+    )
+    try:
+        with float64.active():
+            jax.eval_shape(function.call_real, float64.cast(leaves), function.nondiff_args)
+    except Exception as error:
+        return Precisions(given, given, f"in float64 {function.name} raises {short_message(error)}")
+    return Precisions(given, float64, "")

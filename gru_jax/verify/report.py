@@ -1,43 +1,72 @@
-"""What a verification found: a verdict, the checks, and the circumstances under which they ran."""
+"""The result of a verification: a verdict, the checks, and how they were run."""
 
+import dataclasses
 import json
-import math
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any, NamedTuple
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
 
-from gru_jax.verify.compare import Difference
+from gru_jax.verify.comparison import Difference
+from gru_jax.verify.json_values import to_json_value
 
-PASS, FAIL, NOT_CHECKED = "PASS", "FAIL", "NOT CHECKED"
+Status = Literal["PASS", "FAIL", "NOT CHECKED"]
+PASS: Status = "PASS"
+FAIL: Status = "FAIL"
+NOT_CHECKED: Status = "NOT CHECKED"
 
 
-class Check(NamedTuple):
-    """One check.
+@dataclass(frozen=True)
+class Check:
+    """The result of one check.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> import gru_jax as gj
+        >>> report = gj.verify_vjp(jnp.sin, jnp.array([0.5, 2.0]), reference=jnp.sin, checks="fast")
+        >>> report["gradient"].status
+        'PASS'
 
     Attributes:
-        name: of the check.
+        name: Name of the check.
         status: "PASS", "FAIL" or "NOT CHECKED".
-        text: what was measured, or why it failed or was not checked.
-        differences: leaf by leaf, what was wrong; the worst first.
-        data: figures for machines.
+        text: What was measured, or why the check failed or did not run.
+        differences: What differs, leaf by leaf.
+        requested: Whether the caller asked for the check.
+        worst_error: The largest error found, relative to a leaf's scale. Set by the check
+            `gradient`.
+        allowed_error: The largest error allowed, relative to a leaf's scale. Set by the check
+            `gradient`.
+        blind_inputs: Properties of the inputs that hide faults. Set by the check `inputs`.
+        details: More measurements, for JSON.
     """
 
     name: str
-    status: str
+    status: Status
     text: str
     differences: tuple[Difference, ...] = ()
-    data: dict[str, Any] = {}  # noqa: RUF012 - never written to
+    requested: bool = True
+    worst_error: float | None = None
+    allowed_error: float | None = None
+    blind_inputs: tuple[str, ...] = ()
+    details: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
 class Report:
-    """What `verify_vjp` found. `print` it; `ok` says whether no check failed; `to_json` is for machines.
+    """The result of `verify_vjp`. Print it for people, or call `to_json` for machines.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> import gru_jax as gj
+        >>> report = gj.verify_vjp(jnp.sin, jnp.array([0.5, 2.0]), reference=jnp.sin, checks="fast")
+        >>> report.ok, report.wrong_leaves
+        (True, ())
 
     Attributes:
-        function: name of what was verified.
-        leaves: names of the arguments' differentiable leaves.
-        checks: every check, the skipped ones too.
-        header: versions, device, settings, seed, scale of each leaf.
+        function: Name of the function that was verified.
+        leaves: Names of the differentiable leaves of its arguments.
+        checks: Every check, including those that did not run.
+        header: Versions, device, settings, seed, and the size of each leaf.
     """
 
     function: str
@@ -51,79 +80,87 @@ class Report:
         return not self.failed
 
     @property
+    def verdict(self) -> Status:
+        """The status of the whole: "PASS" if no check failed, otherwise "FAIL"."""
+        return PASS if self.ok else FAIL
+
+    @property
     def failed(self) -> tuple[Check, ...]:
         """The checks that failed."""
-        return tuple(check for check in self.checks if check.status == FAIL)
+        return self.with_status(FAIL)
 
     @property
     def wrong_leaves(self) -> tuple[str, ...]:
-        """Names of the leaves that some failed check found wrong."""
+        """Names of the leaves that a failed check found wrong."""
         return tuple(dict.fromkeys(d.leaf for check in self.failed for d in check.differences if d.leaf in self.leaves))
 
+    def with_status(self, status: Status) -> tuple[Check, ...]:
+        """Returns the checks with that status."""
+        return tuple(check for check in self.checks if check.status == status)
+
     def __getitem__(self, name: str) -> Check:
-        """The check of that name."""
+        """Returns the check of that name.
+
+        Raises:
+            KeyError: If the report has no such check.
+        """
         found = {check.name: check for check in self.checks}
         if name not in found:
-            raise KeyError(f"no check {name!r} in this report; it has {', '.join(found)}")
+            raise KeyError(f"name must be a check of this report, got {name!r}; it has {', '.join(found)}")
         return found[name]
 
-    def to_json(self) -> str:
-        """The report as JSON: ok, function, checks, header."""
-        checks = [
+    def to_dict(self) -> dict[str, Any]:
+        """Returns the whole report as values that JSON can hold."""
+        return to_json_value(
             {
-                "name": check.name,
-                "status": check.status,
-                "text": check.text,
-                "differences": [d._asdict() for d in check.differences],
-                "data": check.data,
+                "ok": self.ok,
+                "function": self.function,
+                "leaves": self.leaves,
+                "checks": [dataclasses.asdict(check) for check in self.checks],
+                "header": self.header,
             }
-            for check in self.checks
-        ]
-        whole = {"ok": self.ok, "function": self.function, "leaves": self.leaves, "checks": checks, "header": self.header}
-        return json.dumps(_finite(whole), indent=1, allow_nan=False)
+        )
+
+    def to_json(self) -> str:
+        """Returns `to_dict()` as JSON text. Infinities and NaN become strings."""
+        return json.dumps(self.to_dict(), indent=1, allow_nan=False)
 
     def __str__(self) -> str:
-        count = {status: sum(check.status == status for check in self.checks) for status in (PASS, FAIL, NOT_CHECKED)}
-        verdict = "FAIL" if self.failed else "PASS"
-        lines = [
-            f"{verdict}: {self.function}: {count[FAIL]} failed, {count[PASS]} passed, {count[NOT_CHECKED]} not checked",
-        ]
+        counts = ", ".join(
+            f"{len(self.with_status(status))} {words}"
+            for status, words in {FAIL: "failed", PASS: "passed", NOT_CHECKED: "not checked"}.items()
+        )
+        lines = [f"{self.verdict}: {self.function}: {counts}"]
         if self.wrong_leaves:
             lines.append(f"wrong: {', '.join(self.wrong_leaves)}")
         width = max((len(check.name) for check in self.checks), default=0)
-        for status in (FAIL, PASS):
-            for check in self.checks:
-                if check.status == status:
-                    lines.append(f"{status:<11}  {check.name:<{width}}  {check.text}".rstrip())
-                    lines += _indented(check.differences, width)
-        skipped = [check for check in self.checks if check.status == NOT_CHECKED]
+        for check in (*self.with_status(FAIL), *self.with_status(PASS)):
+            lines.append(f"{check.status:<11}  {check.name:<{width}}  {check.text}".rstrip())
+            lines += _indented(check.differences, width + 15)
+        skipped = self.with_status(NOT_CHECKED)
         for reason in dict.fromkeys(check.text for check in skipped):
-            lines.append(f"{NOT_CHECKED:<11}  {', '.join(check.name for check in skipped if check.text == reason)}: {reason}")
+            names = ", ".join(check.name for check in skipped if check.text == reason)
+            lines.append(f"{NOT_CHECKED:<11}  {names}: {reason}")
         lines += [f"{name}: {_one_line(value)}" for name, value in self.header.items()]
         return "\n".join(lines)
 
 
-_SHOWN = 6
+def pass_or_fail(faults: Sequence[Any] | Mapping[Any, Any]) -> Status:
+    """Returns FAIL if there are faults, otherwise PASS."""
+    return FAIL if faults else PASS
 
 
-def _indented(found: Sequence[Difference], width: int) -> list[str]:
-    margin = " " * (width + 15)
-    lines = [margin + line for difference in found[:_SHOWN] for line in str(difference).splitlines()]
-    return lines + ([f"{margin}and {len(found) - _SHOWN} more"] if len(found) > _SHOWN else [])
+_MOST_SHOWN = 6
+
+
+def _indented(differences: Sequence[Difference], width: int) -> list[str]:
+    margin = " " * width
+    lines = [margin + line for difference in differences[:_MOST_SHOWN] for line in str(difference).splitlines()]
+    hidden = len(differences) - _MOST_SHOWN
+    return [*lines, f"{margin}and {hidden} more"] if hidden > 0 else lines
 
 
 def _one_line(value: Any) -> str:
     if isinstance(value, dict):
         return ", ".join(f"{name} {item}" for name, item in value.items())
     return ", ".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
-
-
-def _finite(value: Any) -> Any:
-    """`value` with infinities and NaN as strings, which JSON has no numbers for."""
-    if isinstance(value, dict):
-        return {str(key): _finite(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_finite(item) for item in value]
-    if isinstance(value, float) and not math.isfinite(value):
-        return str(value)
-    return value

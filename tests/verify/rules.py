@@ -1,4 +1,4 @@
-"""Functions with hand-written rules that are not recurrent, right and wrong."""
+"""Functions with custom rules that are not recurrent, right and wrong."""
 
 from functools import partial
 
@@ -8,7 +8,7 @@ import numpy as np
 
 import gru_jax as gj
 
-# Softmax cross-entropy of a batch, in nats, with integer labels -----------------------------------------------------------------
+# Softmax cross-entropy of a batch, in nats, with integer labels -----------------------------------
 
 
 def _softmax_loss(logits, labels):
@@ -50,7 +50,7 @@ CROSS_ENTROPY_FAULTS = (
 )
 
 
-# Layer normalisation ----------------------------------------------------------------------------------------------------------------
+# Layer normalisation ------------------------------------------------------------------------------
 
 
 def layer_norm(fault=""):
@@ -93,7 +93,7 @@ LAYER_NORM_FAULTS = {
 }
 
 
-# A scaled product of square matrices: shapes forgive a forgotten transpose --------------------------------------------------------------
+# A scaled product of square matrices, whose shapes do not show a forgotten transpose --------------
 
 
 def scaled_product(fault=""):
@@ -124,10 +124,10 @@ PRODUCT_FAULTS = {
 }
 
 
-def arguments(name, seed=0, dtype=np.float32, times=1.0):
-    """Random arguments of the functions above; `times` saturates the softmax."""
+def arguments(name, seed=0, dtype=np.float32, scale=1.0):
+    """Returns random arguments of a function above. A large `scale` saturates the softmax."""
     rng = np.random.default_rng(seed)
-    normal = lambda *shape: (times * rng.standard_normal(shape)).astype(dtype)
+    normal = lambda *shape: (scale * rng.standard_normal(shape)).astype(dtype)
     return {
         "cross_entropy": lambda: (normal(5, 7), rng.integers(0, 7, 5).astype(np.int32)),
         "layer_norm": lambda: (normal(3, 6), normal(6), normal(6)),

@@ -1,4 +1,4 @@
-"""`python -m gru_jax.verify`: a table of the built-in cells, or a case of one's own; the exit status says what came out."""
+"""`python -m gru_jax.verify` prints a table of built-in cells or one case, and exits with a status."""
 
 import json
 import os
@@ -30,7 +30,7 @@ def malformed():
     return layer_norm()
 
 
-def test_a_case_of_ones_own_passes_or_fails_by_exit_status(capsys):
+def test_the_exit_status_tells_whether_a_case_passes(capsys):
     case = "tests.verify.test_command_line"
     assert main([f"{case}:right", "--checks", "fast"]) == 0
     assert capsys.readouterr().out.startswith("PASS: layer_norm")
@@ -43,20 +43,20 @@ def test_a_case_of_ones_own_passes_or_fails_by_exit_status(capsys):
 
 
 @pytest.mark.parametrize(
-    ("case", "said"),
+    ("case", "message"),
     [
-        ("nowhere", "must read package.module:case, got 'nowhere'"),
-        ("no.such:case", "cannot import 'no.such'"),
-        ("tests.verify.test_command_line:absent", "has no function 'absent'"),
-        ("tests.verify.test_command_line:malformed", "must return (function, arguments)"),
+        ("nowhere", "case must have the form package.module:case, got 'nowhere'"),
+        ("no.such:case", "case must name an importable module, got 'no.such'"),
+        ("tests.verify.test_command_line:absent", "case must name a function of tests.verify.test_command_line, got 'absent'"),
+        ("tests.verify.test_command_line:malformed", "must return (fun, args)"),
     ],
 )
-def test_a_case_that_cannot_be_run_is_exit_status_2_and_says_why(case, said, capsys):
+def test_a_case_that_cannot_run_gives_exit_status_2_and_a_reason(case, message, capsys):
     assert main([case]) == 2
-    assert said in capsys.readouterr().err
+    assert message in capsys.readouterr().err
 
 
-def test_the_table_of_built_in_cells(capsys):
+def test_the_table_has_a_row_for_each_built_in_case(capsys):
     assert main(["--only", "linear_rnn, no bias"]) == 0
     head, row, *_, last = capsys.readouterr().out.splitlines()
     assert head.split() == ["case", "verdict", "passed", "failed", "worst", "error", "allowed", "not", "checked"]
@@ -65,10 +65,10 @@ def test_the_table_of_built_in_cells(capsys):
     assert main(["--only", "linear_rnn, no bias", "--json", "--checks", "primal"]) == 0
     assert json.loads(capsys.readouterr().out)["linear_rnn, no bias"]["ok"]
     assert main(["--only", "no such cell"]) == 2
-    assert "no built-in case begins with 'no such cell'" in capsys.readouterr().err
+    assert "--only must begin the name of a built-in case, got 'no such cell'" in capsys.readouterr().err
 
 
-def test_a_failing_cell_is_shown_in_full_and_fails_the_run(monkeypatch, capsys):
+def test_a_failing_cell_is_reported_in_full_and_gives_exit_status_1(monkeypatch, capsys):
     import gru_jax.verify.cases as cases
 
     monkeypatch.setattr(cases, "cases", lambda: {"good": right, "bad": wrong})
@@ -78,7 +78,7 @@ def test_a_failing_cell_is_shown_in_full_and_fails_the_run(monkeypatch, capsys):
     assert out.endswith("FAIL: 1 of 2 cases have no failed check\n")
 
 
-def test_verifying_ones_own_function_imports_no_case_of_the_cells(tmp_path):
+def test_verifying_another_function_does_not_import_the_cells_cases(tmp_path):
     (tmp_path / "mine.py").write_text(
         "import jax, jax.numpy as jnp, numpy as np\n"
         "f = jax.custom_vjp(lambda x: jnp.sin(x))\n"

@@ -1,11 +1,11 @@
-"""Wrong rules: every one is red, at ordinary and at saturated inputs, and the leaf it spoils is named."""
+"""Every wrong rule fails at ordinary and saturated inputs, and the report names the wrong leaf."""
 
 import jax.numpy as jnp
 import pytest
 
 import gru_jax as gj
 from experiments.mutants.lines import FAULTS, mean_bias, outer, scaled, with_fault
-from experiments.mutants.passes import GRU_WHOLE, WHOLE, spoiled, unrolled
+from experiments.mutants.passes import GRU_PASS_FAULTS, PASS_FAULTS, unrolled, with_faulty_rule
 from tests.problems import CELLS, GATED, VARIANTS, problem
 from tests.verify import rules
 from tests.verify.rules import MAKE, arguments, fast
@@ -19,8 +19,8 @@ def arguments_of(cell, scale):
     return p.params, p.xs, p.h0
 
 
-def as_named(leaves):
-    """Leaves as the planted faults call them, in the names of a report."""
+def report_names(leaves):
+    """Returns the names in a report of the leaves that a planted fault names."""
     return {leaf if leaf[:2] in ("xs", "h0") else f"params.{leaf}" for leaf in leaves}
 
 
@@ -33,11 +33,11 @@ LOCAL = [pytest.param(name, fault, marks=() if name == "gru" else pytest.mark.sl
 
 def test_each_form_of_the_gru_has_at_least_thirty_mutants():
     for name in GRUS:
-        assert len(FAULTS[name]) + len(GRU_WHOLE) >= 30
+        assert len(FAULTS[name]) + len(GRU_PASS_FAULTS) >= 30
 
 
 @pytest.mark.parametrize(("name", "fault"), LOCAL)
-def test_a_wrong_line_of_a_derivation_is_red_and_its_leaf_named(name, fault):
+def test_a_wrong_line_of_a_derivation_fails_and_its_leaf_is_named(name, fault):
     cell = CELLS[name]
     field, _, expected = FAULTS[name][fault]
     faulty = unrolled(with_fault(cell, FAULTS[name][fault]))
@@ -46,39 +46,39 @@ def test_a_wrong_line_of_a_derivation_is_red_and_its_leaf_named(name, fault):
         wrong = set(report.wrong_leaves)
         assert not report.ok, (scale, report)
         assert report["gradient"].status == "FAIL"
-        if field == "collect":  # a sum over all steps at the end: nothing else is touched
-            assert wrong == as_named(expected), scale
-        elif scale == 1.0:  # on the way back: what it spoils in one step, and then all that lies before
-            assert wrong >= as_named({leaf for leaf in expected if leaf[0] == "h"}), scale
+        if field == "collect":  # a sum over all steps: no other leaf is wrong
+            assert wrong == report_names(expected), scale
+        elif scale == 1.0:  # in the reverse scan: the error spreads to all earlier steps
+            assert wrong >= report_names({leaf for leaf in expected if leaf[0] == "h"}), scale
 
 
 @pytest.mark.parametrize(
     ("name", "fault"),
     [
-        pytest.param(name, fault, marks=pytest.mark.slow if name == "gru_reset_after" and fault in WHOLE else ())
+        pytest.param(name, fault, marks=pytest.mark.slow if name == "gru_reset_after" and fault in PASS_FAULTS else ())
         for name in GRUS
-        for fault in GRU_WHOLE
+        for fault in GRU_PASS_FAULTS
     ],
 )
-def test_a_wrong_backward_pass_of_a_gru_is_red_and_its_leaf_named(name, fault):
-    check_whole(CELLS[name], *GRU_WHOLE[fault])
+def test_a_wrong_backward_pass_of_a_gru_fails_and_its_leaf_is_named(name, fault):
+    assert_fails(CELLS[name], GRU_PASS_FAULTS[fault])
 
 
-# The faults of a whole pass do not depend on the cell; a state of two parts is tried with two of them.
+# These faults do not depend on the cell, so two of them suffice for a state of two parts.
 OTHERS = [
-    *(("elman_tanh", fault) for fault in WHOLE),
-    *(("lstm_peephole", fault) for fault in list(WHOLE)[:1] + list(WHOLE)[4:5]),
+    *(("elman_tanh", fault) for fault in PASS_FAULTS),
+    *(("lstm_peephole", fault) for fault in list(PASS_FAULTS)[:1] + list(PASS_FAULTS)[4:5]),
 ]
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("name", "fault"), OTHERS)
-def test_a_wrong_backward_pass_of_another_cell_is_red_and_its_leaf_named(name, fault):
-    check_whole(CELLS[name], *WHOLE[fault])
+def test_a_wrong_backward_pass_of_another_cell_fails_and_its_leaf_is_named(name, fault):
+    assert_fails(CELLS[name], PASS_FAULTS[fault])
 
 
-def check_whole(cell, how, expected):
-    faulty = spoiled(unrolled(cell), **how)
+def assert_fails(cell, fault):
+    faulty, expected = with_faulty_rule(unrolled(cell), **fault.changes), fault.wrong
     for scale in (1.0, SATURATED):
         report = fast(faulty, *arguments_of(cell, scale))
         assert not report.ok, (scale, report)
@@ -93,7 +93,8 @@ def check_whole(cell, how, expected):
             assert report["gradient"].status == "FAIL"
 
 
-# Elman and linear RNN: fault → (function of the row, what it makes of the right result, leaves that are then wrong, or None: some)
+# Elman and linear RNN: fault → (function of the cell, makes its wrong result from the right one, the
+# leaves that are then wrong, or None if that depends)
 SIMPLE = {
     "no g₁′": ("coefficients", lambda k, g, h: jnp.ones_like(k), None),
     "h₋ for h in g₁′": ("coefficients", lambda k, g, h: 1 - h**2, None),
@@ -116,11 +117,11 @@ SIMPLE = {
         if field != "coefficients" or name == "elman_tanh"  # tanh′ only
     ],
 )
-def test_a_wrong_line_of_a_simple_rnn_is_red_and_its_leaf_named(name, fault):
+def test_a_wrong_line_of_a_simple_rnn_fails_and_its_leaf_is_named(name, fault):
     cell = CELLS[name]
     field, make, expected = SIMPLE[fault]
     right = getattr(cell, field)
-    if name == "linear_rnn":  # its k is None: the derivative of the identity
+    if name == "linear_rnn":  # its k is None, for the derivative of the identity is 1
         rest = {"pull": lambda P_T, k, d: (P_T, 1.0, d), "collect": lambda p, xs, hs, g, k, d: (p, xs, hs, g, 1.0, d)}[field]
         faulty = cell._replace(**{field: lambda *args: make(right(*args), *rest(*args))})
     else:
@@ -132,24 +133,24 @@ def test_a_wrong_line_of_a_simple_rnn_is_red_and_its_leaf_named(name, fault):
 
 
 @pytest.mark.parametrize("fault", rules.CROSS_ENTROPY_FAULTS)
-def test_a_wrong_cross_entropy_is_red(fault):
-    for times in (1.0, 40.0):
-        report = fast(rules.cross_entropy(fault), *arguments("cross_entropy", times=times))
-        assert report.wrong_leaves == ("logits",), times
+def test_a_wrong_cross_entropy_fails(fault):
+    for scale in (1.0, 40.0):
+        report = fast(rules.cross_entropy(fault), *arguments("cross_entropy", scale=scale))
+        assert report.wrong_leaves == ("logits",), scale
 
 
 @pytest.mark.parametrize("fault", rules.LAYER_NORM_FAULTS)
-def test_a_wrong_normalisation_is_red_and_its_leaf_named(fault):
-    for times in (1.0, 1e4):
-        report = fast(rules.layer_norm(fault), *arguments("layer_norm", times=times))
-        assert set(report.wrong_leaves) == rules.LAYER_NORM_FAULTS[fault], times
+def test_a_wrong_normalisation_fails_and_its_leaf_is_named(fault):
+    for scale in (1.0, 1e4):
+        report = fast(rules.layer_norm(fault), *arguments("layer_norm", scale=scale))
+        assert set(report.wrong_leaves) == rules.LAYER_NORM_FAULTS[fault], scale
 
 
 @pytest.mark.parametrize("fault", rules.PRODUCT_FAULTS)
-def test_a_wrong_product_is_red_and_its_leaf_named(fault):
-    for times in (1.0, 1e4):
-        report = fast(rules.scaled_product(fault), *arguments("scaled_product", times=times))
-        assert set(report.wrong_leaves) == rules.PRODUCT_FAULTS[fault], times
+def test_a_wrong_product_fails_and_its_leaf_is_named(fault):
+    for scale in (1.0, 1e4):
+        report = fast(rules.scaled_product(fault), *arguments("scaled_product", scale=scale))
+        assert set(report.wrong_leaves) == rules.PRODUCT_FAULTS[fault], scale
 
 
 @pytest.mark.parametrize("name", MAKE)

@@ -1,14 +1,15 @@
-"""What the tolerance is made of: the longest sum, the coarsest dtype, and what rounding can do."""
+"""The parts of a tolerance: the longest sum, the coarsest dtype, and the noise of rounding."""
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from gru_jax.verify import rounding
+from gru_jax.verify.rounding_noise import moved_by_one_ulp, perturbed
+from gru_jax.verify.tolerances import coarsest_eps, longest_sum
 
 EPS = float(np.finfo(np.float64).eps)
-LONGEST = {
+LONGEST_SUMS = {
     "a product": (lambda a, b: a @ b, 4),
     "a sum": (lambda a, b: (a.sum(), b.sum()), 20),
     "a scan of products": (lambda a, b: jax.lax.scan(lambda c, _: (c @ b @ b.T, None), a, None, length=7)[0], 7 * 5),
@@ -20,19 +21,19 @@ LONGEST = {
 }
 
 
-@pytest.mark.parametrize("name", LONGEST)
+@pytest.mark.parametrize("name", LONGEST_SUMS)
 def test_the_longest_sum_is_read_from_the_jaxpr(name):
-    fun, expected = LONGEST[name]
-    assert rounding.longest_sum(jax.make_jaxpr(fun)(jnp.ones((3, 4)), jnp.ones((4, 5)))) == expected
+    fun, expected = LONGEST_SUMS[name]
+    assert longest_sum(jax.make_jaxpr(fun)(jnp.ones((3, 4)), jnp.ones((4, 5)))) == expected
 
 
-def test_the_coarsest_dtype_counts(needs_x64):
-    eps = lambda dtype: rounding.coarsest_eps(jax.make_jaxpr(lambda x: jnp.sin(x.astype(dtype)).astype(x.dtype))(jnp.ones(3)))
+def test_the_coarsest_dtype_is_read_from_the_jaxpr(needs_x64):
+    eps = lambda dtype: coarsest_eps(jax.make_jaxpr(lambda x: jnp.sin(x.astype(dtype)).astype(x.dtype))(jnp.ones(3)))
     assert eps(jnp.float64) == np.finfo(np.float64).eps
     assert eps(jnp.bfloat16) == float(jnp.finfo(jnp.bfloat16).eps)
 
 
-NOISY = {
+CALLS = {
     "plain": lambda x: 1 - jnp.tanh(x) ** 2,
     "jit": jax.jit(lambda x: 1 - jnp.tanh(x) ** 2),
     "scan": lambda x: jax.lax.scan(lambda c, _: (c, 1 - jnp.tanh(x) ** 2), x, None, length=1)[1],
@@ -42,27 +43,25 @@ NOISY = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("name", NOISY)
-def test_noise_is_as_large_as_the_cancellation_makes_it(name, needs_x64):
-    """1 − tanh² at 8 is 4.5e-7: of its digits nine are lost, whichever way it is called."""
-    fun, x = NOISY[name], jnp.array([8.0, 8.5, 9.0])
+@pytest.mark.parametrize("name", CALLS)
+def test_the_noise_is_as_large_as_cancellation_makes_it(name, needs_x64):
+    """1 − tanh² is 4.5e-7 at 8, where it loses six digits, however it is called."""
+    fun, x = CALLS[name], jnp.array([8.0, 8.5, 9.0])
     exact = np.ravel(fun(x))
     rng = np.random.default_rng(0)
-    samples = [
-        np.ravel(rounding.noisy(jax.make_jaxpr(fun)(x))(rounding.nudged([np.asarray(x)], rng, EPS)[0])[0]) for _ in range(4)
-    ]
+    samples = [np.ravel(perturbed(jax.make_jaxpr(fun)(x))(moved_by_one_ulp([np.asarray(x)], rng, EPS)[0])[0]) for _ in range(4)]
     moved = max(np.abs(sample - exact).max() for sample in samples)
     assert 1e-16 < moved < 2e-15
 
 
-def test_exact_operations_make_no_noise(needs_x64):
+def test_exact_operations_add_no_noise(needs_x64):
     fun = lambda x: -x.T.reshape(-1)[::-1]
     x = jnp.arange(6.0).reshape(2, 3)
-    np.testing.assert_array_equal(rounding.noisy(jax.make_jaxpr(fun)(x))(x)[0], fun(x))
+    np.testing.assert_array_equal(perturbed(jax.make_jaxpr(fun)(x))(x)[0], fun(x))
 
 
-def test_nudged_moves_every_entry_by_one_unit():
+def test_every_entry_moves_by_one_unit_in_its_last_place():
     x = np.array([1.0, -3.0, 1e10])
-    moved = rounding.nudged([x], np.random.default_rng(0), EPS)[0]
+    moved = moved_by_one_ulp([x], np.random.default_rng(0), EPS)[0]
     assert (moved != x).all()
     assert (np.abs(moved - x) <= np.spacing(np.abs(x)) * 2).all()

@@ -1,0 +1,178 @@
+"""The checks of other derivatives: forward mode, and second order in two ways."""
+
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from gru_jax.verify.comparison import Difference, compare_leaves
+from gru_jax.verify.errors import short_message
+from gru_jax.verify.evaluation import forward_and_gradients, gradients
+from gru_jax.verify.function import Arrays, RealFunction
+from gru_jax.verify.report import FAIL, NOT_CHECKED, Check, pass_or_fail
+from gru_jax.verify.verification import Verification
+
+
+def dot_product(verification: Verification) -> Check:
+    """Checks that <u, Jv> = <bwd(u), v>, where Jv comes from `jax.jvp` of the primal.
+
+    v is nonzero in all leaves, and then in one leaf at a time.
+    """
+    reference, names = verification.reference, verification.function.leaf_names
+
+    def tangent(leaves, nondiff_args, v):
+        return jax.jvp(lambda *x: reference.call_real(x, nondiff_args).floating, tuple(leaves), _cast(v, leaves))[1]
+
+    run = verification.runner(tangent)
+    us = verification.cotangents
+    by_rule = verification.rule(us).gradients
+    v = verification.random.normal([leaf.shape for leaf in verification.leaves])
+    directions = {"all leaves": v}
+    for k, name in enumerate(names):
+        directions[name] = tuple(x if j == k else np.zeros_like(x) for j, x in enumerate(v))
+    found = []
+    for name, direction in directions.items():
+        try:
+            tangents = run(verification.leaves, direction)
+        except Exception as error:
+            return Check("dot_product", NOT_CHECKED, f"forward mode of the primal raises {short_message(error)}")
+        difference = _inner_product_difference(name, us, tangents, by_rule, direction, verification.tolerances.relative)
+        found += [difference] if difference else []
+    if found and not reference.why_no_gradient:
+        noise = verification.rounding_noise.of_gradients(us)
+        allowed = {name: n * float(np.abs(x).sum()) for name, n, x in zip(names, noise, v, strict=True)}
+        allowed["all leaves"] = sum(allowed.values())
+        found = [d for d in found if abs(d.value - d.expected) > allowed[d.leaf]]
+    text = f"<u, Jv> and <bwd(u), v>: all {len(names)} leaves together, then one by one"
+    return Check("dot_product", pass_or_fail(found), text, tuple(found))
+
+
+def _inner_product_difference(
+    name: str, us: Arrays, tangents: Arrays, gradients: Arrays, direction: Arrays, allowed: float
+) -> Difference | None:
+    """Returns the difference between <u, Jv> and <bwd(u), v>, or None if it is allowed.
+
+    It is relative to the magnitudes of their terms.
+    """
+    sides = [[a * b for a, b in zip(left, right, strict=True)] for left, right in ((us, tangents), (gradients, direction))]
+    forward, reverse = (float(sum(product.sum() for product in side)) for side in sides)
+    size = max(*(float(sum(np.abs(product).sum() for product in side)) for side in sides), 1e-300)
+    if abs(forward - reverse) <= allowed * size:
+        return None
+    return Difference(
+        leaf=name,
+        error=abs(forward - reverse) / size,
+        allowed=allowed,
+        scale=size,
+        index=(),
+        value=reverse,
+        expected=forward,
+        condition="<bwd(u), v> against <u, Jv>",
+    )
+
+
+class SecondOrderMode(NamedTuple):
+    """One way to differentiate a gradient.
+
+    Attributes:
+        differentiate: Returns (leaves, nondiff_args, *arguments) ↦ second derivatives from a
+            function.
+        result_names: Names of its results.
+        arguments: Cotangents and directions.
+    """
+
+    differentiate: Callable[[RealFunction], Callable[..., Arrays]]
+    result_names: tuple[str, ...]
+    arguments: tuple[Arrays, ...]
+
+
+def second_order(verification: Verification) -> Check:
+    """Checks reverse over reverse and forward over reverse, by the leaves and the cotangents."""
+    if verification.reference.why_no_gradient:
+        return Check("second_order", NOT_CHECKED, verification.reference.why_no_gradient)
+    found: list[Difference] = []
+    unavailable, done = [], []
+    for name, mode in _second_order_modes(verification).items():
+        try:
+            expected = verification.runner(mode.differentiate(verification.reference.call_real))(
+                verification.leaves, *mode.arguments
+            )
+        except Exception as error:
+            unavailable.append(f"{name} of the reference raises {short_message(error)}")
+            continue
+        try:
+            got = verification.runner(mode.differentiate(verification.function.call_real))(verification.leaves, *mode.arguments)
+        except Exception as error:
+            fix = "; let the forward rule call the undecorated function" if "forward-mode" in str(error) else ""
+            text = f"{name} raises {short_message(error)}{fix}. If it need not work, pass checks=('all', '-second_order')"
+            return Check("second_order", FAIL, text)
+        found += _compare_second_order(verification, name, mode, got, expected)
+        done.append(name)
+    if not found and unavailable:
+        return Check("second_order", NOT_CHECKED, "; ".join(unavailable))
+    return Check("second_order", pass_or_fail(found), ", ".join(done), tuple(found))
+
+
+def _second_order_modes(verification: Verification) -> dict[str, SecondOrderMode]:
+    function, us = verification.function, verification.cotangents
+    leaf_shapes = [leaf.shape for leaf in verification.leaves]
+    weights = verification.random.normal(leaf_shapes)
+    directions = (verification.random.normal(leaf_shapes), verification.random.normal(verification.output_shapes))
+    cotangent_names = tuple(f"cotangent of {name}" for name in function.output_names)
+    return {
+        "reverse over reverse": SecondOrderMode(reverse_over_reverse, (*function.leaf_names, *cotangent_names), (us, weights)),
+        "forward over reverse": SecondOrderMode(
+            forward_over_reverse, (*function.leaf_names, *function.output_names), (us, *directions)
+        ),
+    }
+
+
+def _compare_second_order(
+    verification: Verification, name: str, mode: SecondOrderMode, got: Arrays, expected: Arrays
+) -> list[Difference]:
+    def compare(noise: list[float] | None = None) -> list[Difference]:
+        return compare_leaves(
+            mode.result_names,
+            got,
+            expected,
+            condition=name,
+            relative_tolerance=4 * verification.tolerances.relative,
+            absolute_tolerances=noise,
+        )
+
+    found = compare()
+    if found:
+        reference = mode.differentiate(verification.reference.call_real)
+        found = compare(verification.rounding_noise.of_results(reference, verification.leaves, *mode.arguments))
+    return found
+
+
+def reverse_over_reverse(function: RealFunction) -> Callable[..., Arrays]:
+    """Returns the gradient of <bwd(u), w> with respect to leaves and cotangents."""
+
+    def run(leaves, nondiff_args, cotangents, weights):
+        first, pullback = jax.vjp(lambda x, u: gradients(function)(x, nondiff_args, u), tuple(leaves), tuple(cotangents))
+        by_leaves, by_cotangents = pullback(tuple(w.astype(leaf.dtype) for w, leaf in zip(weights, first, strict=True)))
+        return (*by_leaves, *by_cotangents)
+
+    return run
+
+
+def forward_over_reverse(function: RealFunction) -> Callable[..., Arrays]:
+    """Returns the derivative of bwd(u) and of the forward rule's outputs along a direction.
+
+    The direction is one of leaves and cotangents.
+    """
+
+    def run(leaves, nondiff_args, cotangents, v, w):
+        both = lambda x, u: forward_and_gradients(function)(x, nondiff_args, u)
+        primals, tangents = (tuple(leaves), tuple(cotangents)), (_cast(v, leaves), _cast(w, cotangents))
+        forward, by_leaves = jax.jvp(both, primals, tangents)[1]
+        return (*by_leaves, *forward)
+
+    return run
+
+
+def _cast(tangents: Sequence[Any], like: Sequence[Any]) -> Arrays:
+    return tuple(t.astype(x.dtype) for t, x in zip(tangents, like, strict=True))

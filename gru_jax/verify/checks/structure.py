@@ -1,0 +1,104 @@
+"""The checks of what the rule returns without `jit`: structure, determinism, and values."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from gru_jax.verify.comparison import compare_leaves
+from gru_jax.verify.eager_run import floating_outputs, run_eagerly
+from gru_jax.verify.report import FAIL, PASS, Check, pass_or_fail
+from gru_jax.verify.tolerances import rounding_tolerance
+from gru_jax.verify.verification import Verification
+
+
+def structure(verification: Verification) -> Check:
+    """Checks that cotangents are like their leaves, and forward outputs like those of the function.
+
+    They must agree in type, shape, dtype, weak type and device. JAX accepts and returns a wrong
+    dtype, drops a weak type, and returns whatever the forward rule does. The rule is traced. A
+    thorough verification also runs it without `jit`, where a NumPy array or another device shows.
+    """
+    wrong = dict.fromkeys(_mismatches(verification, *_traced(verification)))
+    if verification.thorough:
+        run = verification.eager_run
+        wrong |= dict.fromkeys(_mismatches(verification, run.forward_outputs, run.gradients))
+    text = "; ".join(wrong) or "type, shape, dtype and weak type of every cotangent and output are right"
+    return Check("structure", pass_or_fail(wrong), text)
+
+
+def determinism(verification: Verification) -> Check:
+    """Checks that a second run gives the same bits.
+
+    Calls the pullback twice on the same residuals, and takes the whole gradient again.
+    """
+    run = verification.eager_run
+    rerun = run_eagerly(verification.function, verification.precisions.given, verification.cotangents)
+    names = verification.function.leaf_names
+    differ = [
+        name
+        for name, first, again, fresh in zip(names, run.gradients, run.gradients_again, rerun.gradients, strict=True)
+        if not (np.array_equal(first, again, equal_nan=True) and np.array_equal(first, fresh, equal_nan=True))
+    ]
+    if not differ:
+        return Check("determinism", PASS, "the same bits three times")
+    if jax.default_backend() != "cpu":
+        first, second = (tuple(np.asarray(leaf, np.float64) for leaf in r.gradients) for r in (run, rerun))
+        allowed = rounding_tolerance(verification.tolerances.longest_sum, verification.precisions.given.eps)
+        if not compare_leaves(names, second, first, condition="second run", relative_tolerance=allowed):
+            text = f"equal up to rounding, but not bit for bit, on {jax.default_backend()}: {', '.join(differ)}"
+            return Check("determinism", PASS, text)
+    return Check("determinism", FAIL, f"the second run gives another result: {', '.join(differ)}")
+
+
+def eager(verification: Verification) -> Check:
+    """Checks that the gradient without `jit` is that with `jit`."""
+    us, function, precision = verification.cotangents, verification.function, verification.precisions.comparison
+    with precision.active():
+        leaves = precision.cast(verification.leaves)
+        outputs, pullback = jax.vjp(lambda *leaves: function.call_real(leaves, function.nondiff_args).floating, *leaves)
+        gradients = pullback(tuple(jnp.asarray(u, y.dtype) for u, y in zip(us, outputs, strict=True)))
+    on_host = tuple(np.asarray(leaf, np.float64) for leaf in gradients)
+    found = verification.compare_runs(on_host, verification.rule(us).gradients, "eager against jit")
+    return Check("eager", pass_or_fail(found), "the same gradient with and without jit", tuple(found))
+
+
+def _traced(verification: Verification) -> tuple[Any, Any]:
+    """Returns shapes and types of the forward rule's outputs and of what the pullback returns."""
+    function = verification.function
+
+    def run(*leaves):
+        forward, pullback = jax.vjp(lambda *leaves: floating_outputs(function, leaves), *leaves)
+        return forward, pullback([jnp.zeros_like(y) for y in forward])
+
+    with verification.precisions.given.active():
+        return jax.eval_shape(run, *function.leaves)
+
+
+def _mismatches(verification: Verification, forward_outputs: Any, gradients: Any) -> list[str]:
+    """Describes the outputs and gradients that are unlike what they should be like."""
+    function = verification.function
+    with verification.precisions.given.active():
+        outputs = jax.eval_shape(lambda *leaves: floating_outputs(function, leaves), *function.leaves)
+    wrong: list[str] = []
+    for name, y, own in zip(function.output_names, forward_outputs, outputs, strict=True):
+        wrong += _mismatch(f"the forward rule's {name}", y, own, "that of the function")
+    for name, cotangent, leaf in zip(function.leaf_names, gradients, function.leaves, strict=True):
+        wrong += _mismatch(f"the cotangent of {name}", cotangent, leaf, "its leaf")
+    return wrong
+
+
+def _mismatch(name: str, got: Any, like: Any, owner: str) -> list[str]:
+    if not isinstance(got, jax.Array | jax.ShapeDtypeStruct):
+        return [f"{name} must be a jax.Array, got {type(got).__module__}.{type(got).__name__}; wrap it in jnp.asarray"]
+    wrong = []
+    if got.shape != jnp.shape(like):
+        wrong.append(f"{name} has shape {got.shape}, but {owner} has {jnp.shape(like)}")
+    if got.dtype != like.dtype:
+        wrong.append(f"{name} has dtype {got.dtype}, but {owner} has {like.dtype}; cast it in the rule")
+    if got.weak_type and not like.weak_type:
+        wrong.append(f"{name} is weakly typed, but {owner} is not; the next operation may change its dtype")
+    if isinstance(like, jax.Array) and isinstance(got, jax.Array) and got.devices() != like.devices():
+        wrong.append(f"{name} is on {got.devices()}, but {owner} is on {like.devices()}")
+    return wrong

@@ -1,0 +1,7 @@
+"""How a report quotes an exception."""
+
+
+def short_message(error: BaseException) -> str:
+    """Returns the type of an error and the first line of its message, up to 200 characters."""
+    lines = str(error).strip().splitlines() or [""]
+    return f"{type(error).__name__}: {lines[0][:200]}"

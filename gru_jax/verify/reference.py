@@ -1,0 +1,125 @@
+"""The reference: the same function with every custom rule in it replaced by its primal.
+
+`f.__wrapped__` would not do: a primal may call another rule, and `jax.jit(f).__wrapped__` or a
+partial still contains the rule. Instead the function is traced. Every call of a custom rule in its
+jaxpr, also inside `jit`, `scan`, `cond`, `while_loop`, `checkpoint` or `shard_map`, becomes a plain
+call of the jaxpr of its primal.
+
+Rules that JAX itself attaches with `custom_jvp`, such as that of `jax.nn.relu`, are kept: they
+define what autodiff means there.
+"""
+
+import dataclasses
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from gru_jax._jax import jaxprs
+from gru_jax.verify.errors import short_message
+from gru_jax.verify.evaluation import evaluate
+from gru_jax.verify.function import Arrays, FlatFunction, RealFunction
+from gru_jax.verify.precision import Precision
+
+
+class CustomRules(NamedTuple):
+    """Names of the custom rules found in a function.
+
+    Attributes:
+        replaced: The rules that were replaced by their primals.
+        kept: JAX's own rules, which were kept.
+    """
+
+    replaced: tuple[str, ...]
+    kept: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Reference:
+    """A function whose autodiff the rule is compared with.
+
+    Attributes:
+        call_real: The function of real leaves.
+        user_function: What the user passed as `reference=`. None if the reference is the function
+            without its custom rules.
+        rules: The custom rules found in the function to verify.
+        why_no_gradient: Why the reference cannot be differentiated in reverse mode. Empty if it
+            can.
+        jaxpr: That of its outputs and gradients, or of its outputs alone if it has no gradient.
+    """
+
+    call_real: RealFunction
+    user_function: Callable[..., Any] | None
+    rules: CustomRules
+    why_no_gradient: str
+    jaxpr: Any
+
+
+def make_reference(
+    function: FlatFunction, leaves: Arrays, precision: Precision, user_function: Callable[..., Any] | None
+) -> Reference:
+    """Traces the reference in one precision.
+
+    Args:
+        function: The function to verify.
+        leaves: Its real leaves in float64.
+        precision: The precision to trace in.
+        user_function: A trusted function of the same arguments. If None, the reference is the
+            function without its custom rules.
+
+    Raises:
+        ValueError: If `user_function` returns other shapes than the function.
+    """
+    with precision.active():
+        leaves = precision.cast(leaves)
+        traced, outputs = jax.make_jaxpr(function.call_real, return_shape=True)(leaves, function.nondiff_args)
+        primal, rules = without_rules(traced)
+        if user_function is None:
+            structure = jax.tree.structure(outputs)
+            run = jaxprs.as_function(primal)
+            call_real: RealFunction = lambda leaves, nondiff_args: jax.tree.unflatten(structure, run(*leaves, *nondiff_args))
+        else:
+            call_real = dataclasses.replace(function, fun=user_function).call_real
+            returned = jax.eval_shape(call_real, leaves, function.nondiff_args)
+            if jax.tree.map(jnp.shape, returned) != jax.tree.map(jnp.shape, outputs):
+                raise ValueError(
+                    f"reference must return the shapes that fun returns, {_shapes(outputs)}; it returned {_shapes(returned)}"
+                )
+        try:
+            cotangents = [jnp.zeros(y.shape, y.dtype) for y in outputs.floating]
+            jaxpr = jax.make_jaxpr(evaluate(call_real))(leaves, function.nondiff_args, cotangents)
+            why_no_gradient = ""
+        except Exception as error:
+            jaxpr, why_no_gradient = primal, f"autodiff of the reference raises {short_message(error)}"
+    return Reference(call_real, user_function, rules, why_no_gradient, jaxpr)
+
+
+def without_rules(closed_jaxpr: Any) -> tuple[Any, CustomRules]:
+    """Replaces the custom rules in `closed_jaxpr` by their primals, and returns their names too."""
+    replaced: dict[str, None] = {}
+    kept: dict[str, None] = {}
+
+    def rewrite(jaxpr):
+        return jaxpr.replace(eqns=[rewrite_equation(equation) for equation in jaxpr.eqns])
+
+    def rewrite_equation(equation):
+        rule = jaxprs.custom_rule(equation)
+        if rule is None:
+            params = {name: jaxprs.map_jaxprs(rewrite, value) for name, value in equation.params.items()}
+            return equation.replace(params=params)
+        kind, primal = rule
+        name, is_jax_own = jaxprs.source_of(primal)
+        if kind == "custom_jvp" and is_jax_own:
+            kept[f"{name} ({kind})"] = None
+            return equation
+        replaced[f"{name} ({kind})"] = None
+        return jaxprs.call_instead(equation, jaxprs.map_jaxprs(rewrite, primal))
+
+    plain = jaxprs.map_jaxprs(rewrite, closed_jaxpr)
+    return plain, CustomRules(tuple(replaced), tuple(kept))
+
+
+def _shapes(outputs: Any) -> str:
+    return ", ".join(f"{y.dtype}{list(y.shape)}" for y in jax.tree.leaves(outputs))

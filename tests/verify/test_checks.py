@@ -1,0 +1,431 @@
+"""Each check finds the faults that it is for, and its message names them."""
+
+import json
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import gru_jax as gj
+from experiments.mutants.passes import unrolled, with_faulty_rule
+from gru_jax.verify.checks import ALL_CHECKS, FAST_CHECKS
+from gru_jax.verify.tolerances import Tolerances
+from tests.problems import problem
+from tests.verify import rules
+from tests.verify.rules import arguments, fast
+
+X = np.random.default_rng(0).standard_normal((3, 4)).astype(np.float32)
+W = np.random.default_rng(1).standard_normal((4, 5)).astype(np.float32)
+
+
+def dense(x, w):
+    """Returns two outputs."""
+    return jnp.tanh(x @ w), (x**2).sum(axis=-1)
+
+
+def custom_vjp(primal, forward, backward):
+    """Returns a `custom_vjp` function made of its three parts."""
+    f = jax.custom_vjp(primal)
+    f.defvjp(forward, backward)
+    return f
+
+
+# The report ---------------------------------------------------------------------------------------
+
+
+def test_the_report_names_the_verdict_leaf_error_index_cotangent_and_likely_cause():
+    report = fast(with_faulty_rule(dense, gradients=lambda g: (g[0], -g[1])), X, W)
+    text = str(report)
+    assert text.startswith("FAIL: dense: 2 failed")
+    assert text.splitlines()[1] == "wrong: w"
+    assert "w: off by 2.0e+00 of its scale at [" in text
+    assert "random cotangents 0: got" in text
+    assert "likely cause: the sign" in text
+    assert text.index("FAIL         gradient") < text.index("PASS         primal")
+    assert report["gradient"].differences[0].index != ()
+
+
+def test_the_json_report_is_complete():
+    report = fast(with_faulty_rule(dense, gradients=lambda g: (g[0] * jnp.nan, g[1])), X, W)
+    whole = json.loads(report.to_json())
+    assert whole["ok"] is False
+    assert whole["leaves"] == ["x", "w"]
+    assert {check["name"] for check in whole["checks"]} == set(ALL_CHECKS)
+    assert whole["header"]["versions"]["jax"] == jax.__version__
+    assert next(check for check in whole["checks"] if check["name"] == "gradient")["differences"][0]["leaf"] == "x"
+
+
+def test_assert_vjp_raises_an_error_with_the_report():
+    gj.assert_vjp(with_faulty_rule(dense), X, W, checks="fast")
+    with pytest.raises(AssertionError, match="likely cause: zero: the rule returns None or zeros for w"):
+        gj.assert_vjp(with_faulty_rule(dense, gradients=lambda g: (g[0], None)), X, W, checks="fast")
+
+
+CAUSES = {
+    "the sign": lambda x, w: (x, -w),
+    "a factor of 1/3: a mean over 3 terms instead of their sum": lambda x, w: (x / 3, w),
+    "a factor of 1.01": lambda x, w: (x * 1.01, w),
+    "only the entries at index 3 (the last) of axis 1 are wrong": lambda x, w: (x.at[:, 3].set(0), w),
+    "only 1 of 12 entries are wrong": lambda x, w: (x.at[0, 0].add(1.0), w),
+}
+
+
+def likely_causes(fun, *args, **changes):
+    """Returns the likely cause for each leaf that a faulty rule of `fun` gets wrong."""
+    report = fast(with_faulty_rule(fun, **changes), *args)
+    return {difference.leaf: difference.likely_cause for difference in report["gradient"].differences}
+
+
+@pytest.mark.parametrize("cause", CAUSES)
+def test_the_report_names_the_likely_cause(cause):
+    causes = list(likely_causes(dense, X, W, gradients=lambda g: CAUSES[cause](*g)).values())
+    if "only 1 of" in cause:  # one entry is one index of either axis
+        assert causes == ["only the entries at index 0 (the first) of axis 0 are wrong"]
+    else:
+        assert causes == [cause]
+
+
+def test_the_report_recognises_transposed_and_swapped_leaves():
+    square = (W[:, :4], W[:, 1:])
+    product = lambda a, b: (a @ b) * jnp.array([1.0, 2.0, 3.0, 4.0])
+    causes = lambda change: sorted(likely_causes(product, *square, gradients=change).values())
+    assert causes(lambda g: (g[0].T, g[1])) == ["transposed"]
+    assert causes(lambda g: g[::-1]) == ["swapped with a", "swapped with b"]
+    assert causes(lambda g: (g[1], g[1])) == ["it is the gradient of b"]
+
+
+def test_the_report_recognises_missing_terms():
+    without_last_row = likely_causes(dense, X, W, cotangents=lambda u: (u[0].at[-1].set(0), u[1]))
+    assert without_last_row["w"] == "the sum over axis 0 of out[0] misses the term of index 2 (the last)"
+    ignored = likely_causes(dense, X, W, cotangents=lambda u: (jnp.zeros_like(u[0]), u[1]))
+    assert ignored["x"] == "the cotangent of out[0] is ignored"
+
+
+# What JAX accepts without a warning ---------------------------------------------------------------
+
+
+def scaled_by(factor):
+    """Returns a maker of x ↦ factor·x whose rule returns `make(cotangent)`."""
+    return lambda make, forward=lambda x: x * factor: custom_vjp(
+        lambda x: x * factor, lambda x: (forward(x), None), lambda _, u: (make(u),)
+    )
+
+
+@pytest.mark.parametrize(
+    ("make", "dtype", "message"),
+    [
+        (
+            lambda u: (2 * u).astype(jnp.float32),
+            jnp.bfloat16,
+            "the cotangent of x has dtype float32, but its leaf has bfloat16",
+        ),
+        (
+            lambda u: (2 * u).astype(jnp.bfloat16),
+            jnp.float32,
+            "the cotangent of x has dtype bfloat16, but its leaf has float32",
+        ),
+        (
+            lambda u: 2 * (u if isinstance(u, jax.core.Tracer) else np.asarray(u)),
+            jnp.float32,
+            "the cotangent of x must be a jax.Array, got numpy.ndarray",
+        ),
+    ],
+    ids=["wide", "narrow", "numpy"],
+)
+def test_a_cotangent_of_another_type_fails(make, dtype, message):
+    x = jnp.asarray(X, dtype)
+    report = gj.verify_vjp(scaled_by(2)(make), x, checks=("all", "-flags"))
+    assert report["structure"].status == "FAIL"
+    assert message in report["structure"].text
+
+
+@pytest.mark.parametrize(
+    ("forward", "check"),
+    [
+        (lambda x: x * 2.001, "primal"),
+        (lambda x: (x * 2).astype(jnp.bfloat16), "structure"),
+        (lambda x: (x * 2)[:1], "structure"),
+    ],
+    ids=["value", "dtype", "shape"],
+)
+def test_a_forward_rule_with_other_outputs_fails(forward, check):
+    report = fast(scaled_by(2)(lambda u: 2 * u, forward), X)
+    assert report[check].status == "FAIL", report
+
+
+def test_an_integer_output_that_differs_from_the_reference_fails():
+    def reference(x):
+        return x * 2, jnp.argmax(x) + 1
+
+    f = custom_vjp(lambda x: (x * 2, jnp.argmax(x)), lambda x: ((x * 2, jnp.argmax(x)), None), lambda _, u: (2 * u[0],))
+    assert fast(f, X).ok
+    assert fast(f, X, reference=reference)["primal"].status == "FAIL"
+
+
+def test_a_rule_that_raises_fails_and_the_report_quotes_the_error():
+    report = fast(custom_vjp(lambda x: 2 * x, lambda x: (2 * x, None), lambda _, u: (u, u)), X)
+    assert report["structure"].status == "FAIL"
+    assert "the rule raises" in report["structure"].text
+    assert report["gradient"].status == "NOT CHECKED"
+    assert not gj.verify_vjp(
+        custom_vjp(lambda x: 2 * x, lambda x: (2 * x, None), lambda _, u: (u, u)), X, checks=("gradient",)
+    ).ok
+
+
+# Each check alone ---------------------------------------------------------------------------------
+
+
+def test_a_rule_that_is_not_linear_in_the_cotangents_fails():
+    for make in (lambda u: 2 * u + 1e-6, lambda u: 2 * u + u**2 * 1e-9):
+        report = gj.verify_vjp(scaled_by(2)(make), X, checks=("linearity",))
+        assert report["linearity"].status == "FAIL"
+    zero = gj.verify_vjp(scaled_by(2)(lambda u: 2 * u + 1e-6), X, checks=("linearity",))["linearity"]
+    assert "a term that does not contain the cotangent" in str(zero.differences[0])
+
+
+def test_a_rule_that_depends_on_earlier_calls_fails():
+    calls = []
+
+    def noise(u):
+        calls.append(0)
+        return u * (2 + 1e-3 * len(calls))
+
+    report = gj.verify_vjp(scaled_by(2)(noise), X, checks=("determinism",))
+    assert report["determinism"].status == "FAIL"
+    assert "the second run gives another result: x" in report["determinism"].text
+
+
+def test_an_error_in_the_cotangent_of_one_output_is_attributed_to_it():
+    f = with_faulty_rule(dense, cotangents=lambda u: (u[0], u[1] * 1.001))
+    report = fast(f, X, W)
+    assert {d.condition for d in report["cotangents"].differences} == {"only out[1]"}
+
+
+def test_a_rule_that_loses_precision_fails_only_in_its_own_dtype():
+    """A difference of large numbers is exact to 1e-9 in float64, and wrong in float32."""
+    f = custom_vjp(lambda x: x**2, lambda x: (x**2, x), lambda x, u: (u * ((1e6 + x) - (1e6 - x)),))
+    assert gj.verify_vjp(f, X, checks=("native",), rtol=1e-6)["native"].status == "FAIL"
+    assert gj.verify_vjp(f, X, checks=("gradient",), rtol=1e-6)["gradient"].status == "PASS"
+
+
+def test_saturated_gates_are_compared_with_autodiffs_own_error():
+    """At 8 in float32 both 1 − tanh² and JAX's own rule lose all digits, and neither fails."""
+    f = custom_vjp(jnp.tanh, lambda x: (jnp.tanh(x), jnp.tanh(x)), lambda y, u: (u * (1 - y**2),))
+    assert gj.verify_vjp(f, np.linspace(8, 20, 7, dtype=np.float32), checks=("gradient", "native")).ok
+
+
+def test_a_leaf_that_only_rounding_gives_influence_passes():
+    """The gradient of a shift of all logits is zero, and computed as rounding on both sides."""
+    loss = rules.cross_entropy()
+    report = gj.verify_vjp(
+        lambda logits, labels, shift: loss(logits + shift, labels), *arguments("cross_entropy"), jnp.float32(0.3)
+    )
+    assert report.ok, report
+    assert report["inputs"].blind_inputs[0].startswith("shift has a gradient that is zero up to rounding")
+
+
+def test_the_numerical_check_alone_finds_a_wrong_rule_and_passes_a_right_one():
+    wrong = with_faulty_rule(dense, gradients=lambda g: (g[0] * (1 + 1e-5), g[1]))
+    report = gj.verify_vjp(wrong, X, W, checks=("numerical",))
+    assert [d.leaf for d in report["numerical"].differences] == ["x"]
+    right = gj.verify_vjp(with_faulty_rule(dense), X, W, checks=("numerical",))["numerical"]
+    assert right.status == "PASS"
+    assert min(right.details["slopes"]) > 1.9
+
+
+def test_the_numerical_check_takes_steps_of_the_size_of_the_leaf():
+    """An absolute step would not show an error in sin(x/1e6) at 1e6."""
+    sine = lambda x: jnp.sin(x / 1e6)
+    large = 1e6 * X
+    assert gj.verify_vjp(with_faulty_rule(sine), large, checks=("numerical",)).ok
+    assert not gj.verify_vjp(with_faulty_rule(sine, gradients=lambda g: (g[0] * 1.0001,)), large, checks=("numerical",)).ok
+
+
+def test_the_numerical_check_never_passes_a_rough_function():
+    steps = lambda x: jnp.round(x * 1e3) / 1e3  # rough at the scale of every step
+    report = gj.verify_vjp(custom_vjp(steps, lambda x: (steps(x), None), lambda _, u: (u,)), X, checks=("numerical",))
+    assert report["numerical"].status != "PASS"
+    rough = lambda x: x + 1e-7 * jnp.sin(x * 1e7)
+    report = gj.verify_vjp(custom_vjp(rough, lambda x: (rough(x), None), lambda _, u: (u,)), X, checks=("numerical",))
+    assert report["numerical"].status != "PASS"
+
+
+def test_the_numerical_check_does_not_decide_about_a_chaotic_function():
+    """Chaos makes the gradient of a random tanh RNN so large that no step is small enough."""
+    cell = gj.elman()
+    p = problem(cell, steps=150, batch=(2,), input_size=3, hidden_size=20, dtype=jnp.float32, scale=4.0)
+    report = gj.verify_vjp(unrolled(cell), p.params, p.xs, p.h0, checks=("gradient", "numerical", "guard"))
+    assert report.ok, report
+    assert report["numerical"].status == "NOT CHECKED"
+
+
+def test_the_dot_product_check_names_the_wrong_leaf():
+    report = gj.verify_vjp(with_faulty_rule(dense, gradients=lambda g: (g[0], g[1] * 1.001)), X, W, checks=("dot_product",))
+    assert report.wrong_leaves == ("w",)
+
+
+def second_order_wrong():
+    """Returns x³ with a right gradient, whose derivative is wrong because it holds x² fixed."""
+    return custom_vjp(lambda x: x**3, lambda x: (x**3, jax.lax.stop_gradient(x)), lambda x, u: (3 * x**2 * u,))
+
+
+def test_a_wrong_second_derivative_fails():
+    report = gj.verify_vjp(second_order_wrong(), X, checks=("gradient", "second_order"))
+    assert report["gradient"].status == "PASS"
+    assert report["second_order"].status == "FAIL"
+    assert report.wrong_leaves == ("x",)
+
+
+def test_a_forward_rule_that_calls_the_decorated_function_fails_at_second_order():
+    f = jax.custom_vjp(lambda x: x**3)
+    f.defvjp(lambda x: (f(x), x), lambda x, u: (3 * x**2 * u,))
+    report = gj.verify_vjp(f, X, checks=("gradient", "second_order"))
+    assert report["gradient"].status == "PASS"
+    assert report["second_order"].status == "FAIL"
+    assert "undecorated" in report["second_order"].text
+    assert gj.verify_vjp(f, X, checks=("all", "-second_order", "-flags")).ok
+
+
+def test_a_rule_that_cannot_be_batched_fails_only_under_vmap():
+    def callback(u):
+        return jax.pure_callback(lambda u: 2 * np.asarray(u), jax.ShapeDtypeStruct(u.shape, u.dtype), u)
+
+    report = gj.verify_vjp(scaled_by(2)(callback), X, checks=("gradient", "vmap", "scan", "checkpoint"))
+    assert [check.name for check in report.failed] == ["vmap"]
+    assert "pure_callback" in report["vmap"].text.lower()
+
+
+def test_a_rule_that_depends_on_being_batched_fails_under_vmap():
+    """The factor is 1.5 instead of 2 if the rule is batched."""
+
+    def backward(x, u):
+        batched = type(x).__name__ == "BatchTracer" or type(u).__name__ == "BatchTracer"
+        return (u * (1.5 if batched else 2.0),)
+
+    f = custom_vjp(lambda x: 2 * x, lambda x: (2 * x, x), backward)
+    assert gj.verify_vjp(f, X, checks=("gradient",)).ok
+    assert not gj.verify_vjp(f, X, checks=("vmap",)).ok
+
+
+def test_an_output_shared_by_a_batch_fails_under_vmap_because_jax_counts_it_repeatedly():
+    """out[1] does not depend on w.
+
+    Batched over w, JAX 0.10 silently adds its cotangent to x̄ once per example. JAX 0.12 raises.
+    """
+
+    def primal(x, w):
+        return jnp.tanh(x @ w), x.sum()
+
+    def backward(saved, u):
+        x, w = saved
+        a = u[0] * (1 - jnp.tanh(x @ w) ** 2)
+        return a @ w.T + u[1], x.T @ a
+
+    f = custom_vjp(primal, lambda x, w: (primal(x, w), (x, w)), backward)
+    report = gj.verify_vjp(f, X, W, checks=("fast", "numerical", "vmap"))
+    assert [check.name for check in report.failed] == ["vmap"]
+    assert "over w" in str(report)
+
+
+def test_a_wrong_dtype_fails_in_a_scan():
+    f = scaled_by(2)(lambda u: (2 * u).astype(jnp.float32))
+    report = gj.verify_vjp(f, X.astype(np.float64) if jax.config.jax_enable_x64 else X, checks=("scan", "checkpoint"))
+    assert not report.ok
+
+
+def test_nan_and_overflow_are_compared_with_the_reference():
+    overflow = custom_vjp(  # log(1 + eˣ) by eˣ/(1 + eˣ), which is ∞/∞ at 1e4
+        jax.nn.softplus,
+        lambda x: (jax.nn.softplus(x), jnp.exp(x)),
+        lambda e, u: (u * e / (1 + e),),
+    )
+    report = gj.verify_vjp(overflow, X, checks=("gradient", "edges"))
+    assert report["gradient"].status == "PASS"
+    assert "up to 1" in report["edges"].differences[0].condition
+    hidden = with_faulty_rule(lambda x: jnp.sin(x).sum(), gradients=lambda g: (jnp.nan_to_num(g[0]),))
+    report = gj.verify_vjp(hidden, X, checks=("gradient", "edges"))
+    assert [d.condition for d in report["edges"].differences] == ["x with one NaN"]
+
+
+def test_a_rule_that_is_finite_where_autodiff_is_not_passes_and_the_report_says_so():
+    safe = lambda x: jnp.where(x > 0, jnp.sqrt(x), 0.0)  # its autodiff is NaN at negative x
+    f = custom_vjp(
+        safe, lambda x: (safe(x), x), lambda x, u: (jnp.where(x > 0, u / (2 * jnp.sqrt(jnp.where(x > 0, x, 1.0))), 0.0),)
+    )
+    report = gj.verify_vjp(f, np.abs(X) + 0.1, checks=("gradient", "edges"))
+    assert report.ok, report
+    assert "finite where autodiff is not" in report["edges"].text
+
+
+def test_the_guard_fails_if_a_planted_fault_passes(monkeypatch):
+    monkeypatch.setattr(Tolerances, "relative", property(lambda self: 1e-2))
+    report = fast(with_faulty_rule(dense), X, W)
+    assert report["guard"].status == "FAIL"
+    assert "planted faults are not found: x times 1.001" in report["guard"].text
+
+
+def test_a_large_rtol_is_reported_as_hiding_planted_faults():
+    report = gj.verify_vjp(with_faulty_rule(dense), X, W, checks="fast", rtol=0.1)
+    assert report["guard"].status == "NOT CHECKED"
+    assert "rtol is 0.1" in report["guard"].text
+
+
+def test_a_function_without_a_rule_fails():
+    for fun in (lambda x: x**2, jax.nn.relu):
+        report = fast(fun, X)
+        assert report["guard"].status == "FAIL"
+        assert "no custom rule" in report["guard"].text
+    assert fast(lambda x: x**2, X, reference=lambda x: x * x).ok
+
+
+# Choosing checks, and bad arguments ---------------------------------------------------------------
+
+
+def test_the_fast_checks_are_the_first_of_all_checks():
+    assert list(ALL_CHECKS)[: len(FAST_CHECKS)] == list(FAST_CHECKS)
+    report = fast(with_faulty_rule(dense), X, W)
+    assert {check.name for check in report.checks if check.requested} == set(FAST_CHECKS)
+
+
+def test_checks_are_chosen_by_name_and_left_out_with_a_minus():
+    run = lambda checks: {c.name for c in gj.verify_vjp(with_faulty_rule(dense), X, W, checks=checks).checks if c.requested}
+    assert run(("primal", "guard")) == {"primal", "guard"}
+    assert run(("fast", "-guard")) == set(FAST_CHECKS) - {"guard"}
+    assert run("linearity") == {"linearity"}
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"checks": "quick"}, "checks must be 'all', 'fast' or names of checks, got 'quick'; the names are primal"),
+        ({"checks": ("primal", "-primal")}, "checks must leave a check to run, got"),
+        ({"rtol": -1.0}, r"rtol must be in \[0, 1\), got -1.0"),
+        ({"reference": lambda x, w: x @ w}, "reference must return the shapes that fun returns"),
+    ],
+    ids=["check", "none", "rtol", "reference"],
+)
+def test_bad_options_raise(options, message):
+    with pytest.raises(ValueError, match=message):
+        gj.verify_vjp(dense, X, W, **options)
+
+
+def test_bad_arguments_raise():
+    with pytest.raises(TypeError, match="fun must be a function"):
+        gj.verify_vjp(dense(X, W))
+    with pytest.raises(ValueError, match="args must contain a floating array, got"):
+        gj.verify_vjp(lambda n: n, 3)
+    with pytest.raises(ValueError, match="fun must return a floating array to differentiate"):
+        gj.verify_vjp(lambda x: x > 0, X)
+    with pytest.raises(ValueError, match="w must be finite, got NaN or infinity"):
+        gj.verify_vjp(dense, X, W * np.nan)
+    with pytest.raises(KeyError, match="name must be a check of this report, got 'speed'"):
+        fast(with_faulty_rule(dense), X, W)["speed"]
+
+
+def test_another_key_gives_other_cotangents_and_another_seed_in_the_report():
+    one, other = (fast(with_faulty_rule(dense), X, W, key=jax.random.key(seed)) for seed in (1, 2))
+    assert one.header["seed"] != other.header["seed"]
+    wrong = with_faulty_rule(dense, gradients=lambda g: (g[0] * 1.5, g[1]))
+    figures = {fast(wrong, X, W, key=jax.random.key(seed))["gradient"].differences[0].value for seed in (1, 2)}
+    assert len(figures) == 2
