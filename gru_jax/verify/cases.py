@@ -118,6 +118,12 @@ def _batch_major(cell: Any) -> Case:
     return Case(fun, (params, jnp.moveaxis(xs, 0, 1), h0), options)
 
 
+def _custom_jvp(cell: Any) -> Case:
+    import gru_jax as gj
+
+    return _unroll(cell, derivative=gj.CustomJVP())
+
+
 def _step(cell: Any) -> Case:
     import gru_jax as gj
 
@@ -138,7 +144,7 @@ def _truncated(cell: Any) -> Case:
         return gj.unroll_truncated(cell, params, xs, h0, window=3)
 
     def plain(params, xs, h0):
-        return gj.unroll_truncated(cell, params, xs, h0, window=3, derivative="autodiff")
+        return gj.unroll_truncated(cell, params, xs, h0, window=3, derivative=gj.Autodiff())
 
     return Case(truncated, _arguments(cell), {"checks": "fast", "reference": plain})
 
@@ -178,7 +184,7 @@ _OPTIONS: dict[str, Callable[..., Case]] = {
     "outputs last": partial(_unroll, outputs="last"),
     "batch major": _batch_major,
     "no bias": partial(_unroll, sizes=Sizes(bias=False)),
-    "derivative both": partial(_unroll, derivative="both"),
+    "custom JVP": _custom_jvp,
     "compute_dtype float32": partial(_unroll, compute_dtype=jnp.float32),
     "no steps": partial(_unroll, sizes=Sizes(steps=0)),
     "one step": partial(_unroll, sizes=Sizes(steps=1)),
