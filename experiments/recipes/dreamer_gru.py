@@ -1,15 +1,18 @@
-"""Shows a cell of one's own: the recurrent cell of DreamerV3, with normalised gates and blocks of recurrent weights.
+"""Shows a cell of one's own: the recurrent cell of DreamerV3.
 
-    a_k = x W_k + blockdiag(U_k) h₋                              k = r, h, z
-    (r̂, ĝ, ẑ) = norm(a_r, a_h, a_z) · scale + offset             one root mean square per block and step, over its three gates
-    r = σ(r̂),  g = tanh(r ⊙ ĝ),  z = σ(ẑ − 1)                    r gates the whole candidate, including input and offset
+It has normalised gates and blocks of recurrent weights:
+
+    a_k = x W_k + blockdiag(U_k) h₋                      k = r, h, z
+    (r̂, ĝ, ẑ) = norm(a_r, a_h, a_z) · scale + offset     by the root mean square of each block
+    r = σ(r̂),  g = tanh(r ⊙ ĝ),  z = σ(ẑ − 1)            r gates all of ĝ, input and offset too
     h = z ⊙ g + (1 − z) ⊙ h₋
 
-The cell has no derived adjoint, only its equations. The engine differentiates them step by step, so it still saves nothing but the
-states, and lengths and resets work.
+The cell has no derived adjoint, only its equations. The engine differentiates them step by step, so
+it still saves nothing but the states, and lengths and resets work.
 
-Source: Hafner et al. 2023, arXiv 2301.04104, the functions `GRU` of `nets.py` and `RSSM._core` of `rssm.py`. They normalise over all
-blocks; here each block is normalised by itself, so that blocks stay independent.
+Source: Hafner et al. 2023, arXiv 2301.04104, the functions `GRU` of `nets.py` and `RSSM._core` of
+`rssm.py`. Here the normalisation acts within each block, over its three gates, so that blocks stay
+independent.
 """
 
 from functools import cache

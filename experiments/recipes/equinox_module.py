@@ -1,6 +1,7 @@
 """Shows a recurrent layer as an Equinox module.
 
-The cell is a plain field of the module: it is a static pytree, so it holds no arrays that Equinox would train.
+The cell is a plain field of the module: it is a static pytree, so it holds no arrays that Equinox
+would train.
 """
 
 from typing import Any
@@ -22,5 +23,5 @@ class Recurrent(eqx.Module):
         self.params = cell.init(key, input_size, hidden_size)
 
     def __call__(self, xs: Any, h0: Any = None, **options: Any) -> Any:
-        """Runs the layer and returns (h_last, ys). The options are those of `gj.unroll`, for example lengths or resets."""
+        """Runs the layer and returns (h_last, ys). The options are those of `gj.unroll`."""
         return gj.unroll(self.cell, self.params, xs, h0, **options)

@@ -1,6 +1,7 @@
 """Shows a recurrent layer as a Flax linen module.
 
-The cell is a plain attribute of the module, and its parameters are one entry of the variables, a NamedTuple such as `GRUParams`.
+The cell is a plain attribute of the module, and its parameters are one entry of the variables, a
+NamedTuple such as `GRUParams`.
 """
 
 from typing import Any
@@ -18,6 +19,6 @@ class Recurrent(nn.Module):
 
     @nn.compact
     def __call__(self, xs: Any, h0: Any = None, **options: Any) -> Any:
-        """Runs the layer and returns (h_last, ys). The options are those of `gj.unroll`, for example lengths or resets."""
+        """Runs the layer and returns (h_last, ys). The options are those of `gj.unroll`."""
         params = self.param("cell", self.cell.init, xs.shape[-1], self.hidden_size)
         return gj.unroll(self.cell, params, xs, h0, **options)

@@ -1,7 +1,7 @@
 """Shows a recurrent layer as a Haiku module.
 
-Haiku asks for one parameter at a time, while `cell.init` draws all of them. The module therefore draws them once, in `hk.init`,
-and hands each to `hk.get_parameter`.
+Haiku asks for one parameter at a time, while `cell.init` draws all of them. The module therefore
+draws them once, in `hk.init`, and hands each to `hk.get_parameter`.
 """
 
 from functools import cache
@@ -21,7 +21,7 @@ class Recurrent(hk.Module):
         self.hidden_size, self.cell = hidden_size, cell
 
     def __call__(self, xs: Any, h0: Any = None, **options: Any) -> Any:
-        """Runs the layer and returns (h_last, ys). The options are those of `gj.unroll`, for example lengths or resets."""
+        """Runs the layer and returns (h_last, ys). The options are those of `gj.unroll`."""
         return gj.unroll(self.cell, self._params(xs.shape[-1]), xs, h0, **options)
 
     def _params(self, input_size: int) -> Any:

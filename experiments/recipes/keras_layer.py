@@ -1,6 +1,7 @@
 """Shows how to train a Keras layer here, and put its weights back.
 
-The backward pass of Keras saves every gate of every step; the derived one recomputes them. The trained layer stays a Keras layer.
+The backward pass of Keras saves every gate of every step; the derived one recomputes them. The
+trained layer stays a Keras layer.
 """
 
 from typing import Any
@@ -30,7 +31,7 @@ def cell_for(layer: Any) -> gj.Cell:
 
 
 def train_layer(layer: Any, xs: Any, targets: Any, steps: int = 50, learning_rate: float = 0.01) -> list[float]:
-    """Trains a built Keras layer on the squared error of its outputs, and puts the trained weights back into it.
+    """Trains a built Keras layer on the squared error of its outputs, and puts the weights back.
 
     Args:
         layer: The Keras layer, built for the inputs. Its weights are replaced.

@@ -15,7 +15,7 @@ WORDS = ["the", "a", "cat", "dog", "bird", "sees", "hears", "likes", "big", "sma
 
 
 def draw_sentences(rng: np.random.Generator, number: int, longest: int = 12) -> list[list[str]]:
-    """Draws random sentences of 2 to `longest` words. In half of them the last word repeats the first."""
+    """Draws sentences of 2 to `longest` words. In half of them the last word repeats the first."""
     drawn = [list(rng.choice(WORDS, rng.integers(2, longest + 1))) for _ in range(number)]
     return [words[:-1] + words[:1] if rng.random() < 0.5 else words for words in drawn]
 
@@ -24,7 +24,8 @@ def pad(batch: list[list[str]]) -> tuple[jax.Array, jax.Array]:
     """Pads a batch of sentences.
 
     Returns:
-        The one-hot words of shape (T, B, words), and the lengths of shape (B,). The values in the padding have no effect.
+        The one-hot words of shape (T, B, words), and the lengths of shape (B,). The values in the
+        padding have no effect.
     """
     lengths = np.array([len(words) for words in batch])
     indices = np.full((lengths.max(), len(batch)), -1)  # one_hot(-1) is zeros
@@ -37,7 +38,7 @@ READER = gj.bidirectional(gj.gru())
 
 
 def logits(params: dict, xs: jax.Array, lengths: jax.Array) -> jax.Array:
-    """Computes one logit per sentence from the final states of both directions, after the last and after the first word."""
+    """Computes one logit per sentence, from the final states of both directions."""
     (forward, backward), _ = gj.unroll(READER, params["reader"], xs, lengths=lengths, outputs="last")
     return gj.heads.dense(params["head"], jnp.concatenate([forward, backward], -1))[:, 0]
 

@@ -1,14 +1,16 @@
-"""Shows a recurrent policy with episode resets: the actor steps it, and the learner unrolls it over the whole rollout (T, B).
+"""Shows a recurrent policy with episode resets: the actor steps it, the learner unrolls it.
 
-`resets[t]` says that the observation at t is the first of its episode, so the state is reset BEFORE the step at t. Gym, Gymnax and
-Brax return `done[t]` with the transition that ends at t. With auto-reset, the next observation already belongs to the new episode:
+`resets[t]` says that the observation at t is the first of its episode, so the state is reset BEFORE
+the step at t. Gym, Gymnax and Brax return `done[t]` with the transition that ends at t. With
+auto-reset, the next observation already belongs to the new episode:
 
-    resets[0] = True for a fresh environment, or the last `done` of the previous rollout, together with its last state as h0
+    resets[0] = True, or the last `done` of the previous rollout if h0 is its last state
     resets[t] = done[t - 1]
 
-A frequent bug is to use resets[t] = done[t]. The policy then forgets its state before it acts on the last observation of an episode,
-and starts the next episode with the old state. The results look plausible, but actor and learner no longer agree, as this program
-prints. Run `python -m experiments.recipes.recurrent_policy`.
+A frequent bug is to use resets[t] = done[t]. The policy then forgets its state before it acts on
+the last observation of an episode, and starts the next episode with the old state. The results look
+plausible, but actor and learner no longer agree, as this program prints.
+Run `python -m experiments.recipes.recurrent_policy`.
 """
 
 from typing import Any
@@ -35,7 +37,7 @@ def act(params: dict, h: jax.Array, observation: jax.Array, reset: jax.Array) ->
 
 
 def learn(params: dict, h0: jax.Array, observations: jax.Array, resets: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Runs the learner on a whole rollout. Returns the final state and the logits of all steps, of shape (T, B, actions)."""
+    """Runs the learner on a whole rollout. Returns the final state and the logits of all steps."""
     h_last, ys = gj.unroll(CELL, params["cell"], observations, h0, resets=resets)
     return h_last, gj.heads.dense(params["head"], ys)
 
@@ -51,7 +53,8 @@ def rollout(key: jax.Array, params: dict, h: jax.Array, done: jax.Array, steps: 
         steps: The number of steps T.
 
     Returns:
-        Arrays of shape (T, B, …) by name, and the state and `done` after the last step as "h_last" and "done_last".
+        Arrays of shape (T, B, …) by name, and the state and `done` after the last step as "h_last"
+        and "done_last".
     """
 
     def step(carry: Any, key: jax.Array) -> tuple[Any, dict[str, jax.Array]]:

@@ -1,7 +1,8 @@
-"""Shows a replacement for the `ScannedRNN` that recurrent reinforcement learning in JAX copies from PureJaxRL.
+"""Shows a replacement for the `ScannedRNN` of PureJaxRL, from which many projects copied it.
 
-The module is called like the original and has the same parameter tree, `GRUCell_0/{ir,iz,in,hr,hz,hn}`, so it loads existing
-checkpoints. Autodiff of the original saves every gate of every step; the derived backward pass does not need to.
+The module is called like the original and has the same parameter tree,
+`GRUCell_0/{ir,iz,in,hr,hz,hn}`, so it loads existing checkpoints. Autodiff of the original saves
+every gate of every step; the derived backward pass does not need to.
 """
 
 from typing import Any
@@ -24,8 +25,8 @@ class ScannedRNN(nn.Module):
 
         Args:
             carry: The state before the first step, of shape (B, H).
-            x: A pair of the inputs (T, B, H), with as many features as units, and the resets (T, B). The state is set to zero
-                before each step at which `resets` is true.
+            x: A pair `(ins, resets)` of shapes (T, B, H) and (T, B). The inputs have as many features
+                as there are units. The state is set to zero before each step with a reset.
 
         Returns:
             The final state, and the outputs of shape (T, B, H).

@@ -1,6 +1,7 @@
-"""Shows how to export a GRU to ONNX and serve it with onnxruntime, for sentences of different lengths in batches of any size.
+"""Shows how to export a GRU to ONNX and serve it with onnxruntime.
 
-Trains the network of `padded_sentences`, exports it, and prints what both sides predict. Run
+The model takes sentences of different lengths, in batches of any size. This program trains
+the network of `padded_sentences`, exports it, and prints the predictions of both. Run
 `python -m experiments.recipes.serve_onnx`.
 """
 
@@ -16,7 +17,7 @@ from experiments.recipes import padded_sentences
 
 
 def export(path: Path, params: dict[str, Any]) -> None:
-    """Writes the recurrent layer as an ONNX model that takes lengths, and the dense layer as a safetensors file next to it."""
+    """Writes the recurrent layer as an ONNX model, and the dense layer as a safetensors file."""
     gj.convert.save_onnx(path, padded_sentences.READER, params["reader"], lengths=True)
     gj.convert.save_safetensors(path.with_suffix(".safetensors"), params["head"]._asdict())
 

@@ -1,7 +1,8 @@
 """Shows how to move a GRU trained in PyTorch here and fine-tune it.
 
-`train_in_pytorch` trains a network on handwritten digits, read row by row from the top. Here it is fine-tuned on digits that are
-read from the bottom, which it has never seen. Run `python -m experiments.recipes.torch_finetune`.
+`train_in_pytorch` trains a network on handwritten digits, read row by row from the top. Here it is
+fine-tuned on digits that are read from the bottom, which it has never seen.
+Run `python -m experiments.recipes.torch_finetune`.
 """
 
 from collections.abc import Mapping
@@ -19,7 +20,7 @@ CELL = gj.gru(reset_after=True)  # the form of PyTorch's nn.GRU
 
 
 def train_in_pytorch(epochs: int = 20) -> dict[str, Any]:
-    """Trains a network in PyTorch and returns its state dict: `rnn` is an nn.GRU and `head` an nn.Linear."""
+    """Trains an nn.GRU `rnn` with an nn.Linear `head` in PyTorch, and returns the state dict."""
     import torch
 
     torch.manual_seed(0)

@@ -1,7 +1,7 @@
 """Converts arrays of any library to JAX arrays of one dtype, and JAX arrays to NumPy.
 
-The values are always copied: JAX would otherwise share the memory of a NumPy or PyTorch array that its owner may go on
-training in place. Nothing is unpickled.
+The values are always copied: JAX would otherwise share the memory of a NumPy or PyTorch array that
+its owner may go on training in place. Nothing is unpickled.
 """
 
 from collections.abc import Callable, Mapping
@@ -20,7 +20,8 @@ LabelOf = Callable[[str], str]  # maps the name of a tensor to the label that er
 def to_jax_arrays(tensors: Mapping[str, Any], dtype: Any, label_of: LabelOf) -> dict[str, jax.Array]:
     """Converts tensors to JAX arrays of one dtype.
 
-    JAX arrays and tracers pass through. Arrays of NumPy, of PyTorch (on any device) and Flax variables are copied.
+    JAX arrays and tracers pass through. Arrays of NumPy, of PyTorch (on any device) and Flax
+    variables are copied.
 
     Args:
         tensors: The tensors by name.
@@ -28,8 +29,8 @@ def to_jax_arrays(tensors: Mapping[str, Any], dtype: Any, label_of: LabelOf) -> 
         label_of: Maps a tensor's name to the label that error messages use.
 
     Raises:
-        TypeError: If a value is not an array of floating-point numbers, if it is float64 while x64 is disabled, or if the
-            tensors have different dtypes and `dtype` is None.
+        TypeError: If a value is not an array of floating-point numbers, if it is float64 while x64
+            is disabled, or if the tensors have different dtypes and `dtype` is None.
     """
     target = None if dtype is None else jnp.dtype(dtype)
     if target is not None and target.name not in FLOATS:
@@ -53,7 +54,9 @@ def to_numpy_arrays(tensors: Mapping[str, jax.Array]) -> dict[str, Any]:
 
 
 def as_array(value: Any, label: str) -> Any:
-    """Converts an array of any library to a NumPy or JAX array in native byte order. May share its memory.
+    """Converts an array of any library to a NumPy or JAX array in native byte order.
+
+    The result may share its memory.
 
     Raises:
         TypeError: If `value` is not an array.

@@ -1,6 +1,7 @@
-"""Splits a stack or a bidirectional layer into its single cells, and joins the parameters of single cells again.
+"""Splits stacks and bidirectional layers into single cells, and joins their parameters again.
 
-Libraries such as PyTorch store a stack of bidirectional layers in one object. A `Position` says where in it a cell stands.
+Libraries such as PyTorch store a stack of bidirectional layers in one object. A `Position` says
+where in it a cell stands.
 """
 
 from collections.abc import Callable, Mapping
@@ -28,7 +29,7 @@ class Position(NamedTuple):
 
 
 def single_cells(cell: Any) -> dict[Position, Any]:
-    """Lists the single cells of a cell, a stack or a bidirectional layer: layer by layer, forward before backward."""
+    """Lists the single cells of any cell, layer by layer, forward before backward."""
     cells: dict[Position, Any] = {}
     for i, layer in enumerate(_layers(cell)):
         if isinstance(layer, Bidirectional):
@@ -66,7 +67,7 @@ def join_params(cell: Any, params_by_position: Mapping[Position, Any]) -> Any:
 
 
 def build_params(cell: Any, params_at: Callable[[Position], Any]) -> Any:
-    """Builds the parameters of `cell` from those that `params_at` returns for each single cell, and checks them."""
+    """Builds the parameters of `cell` from those of its single cells, which `params_at` returns."""
     params = join_params(cell, {position: params_at(position) for position in single_cells(cell)})
     cell.check(params)
     return params
@@ -77,7 +78,8 @@ def pack_cells(library: Library, cell: Any, params: Any) -> dict[Position, dict[
 
     Raises:
         TypeError: If the library cannot represent one of the cells.
-        ValueError: If the library cannot represent the biases, or only some of the cells have biases.
+        ValueError: If the library cannot represent the biases, or only some of the cells have
+            biases.
     """
     tables = {position: library.table_for(one) for position, one in single_cells(cell).items()}
     packed = {position: pack(tables[position], own, library.name) for position, own in split_params(cell, params).items()}
@@ -99,8 +101,8 @@ def check_composition(cell: Any, library: str, merges: tuple[str, ...] = ("conca
         merges: The ways in which the library merges the outputs of both directions.
 
     Raises:
-        TypeError: If `cell` is not a cell, is a residual or nested stack, merges directions in another way, has stacks inside
-            a direction, or has different cells in both directions.
+        TypeError: If `cell` is not a cell, is a residual or nested stack, merges directions in
+            another way, has stacks inside a direction, or has different cells in both directions.
     """
     check_cell(cell)
     if isinstance(cell, Stack) and cell.residual:

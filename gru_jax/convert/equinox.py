@@ -1,9 +1,9 @@
 """Converts the fields of Equinox's `eqx.nn.GRUCell` and `eqx.nn.LSTMCell`.
 
-| module   | order of the gates | differences from our cells                                                            |
-|----------|--------------------|---------------------------------------------------------------------------------------|
-| GRUCell  | r, z, n            | z multiplies the old state; the reset gate comes after the matmul; bias_n is our c_h  |
-| LSTMCell | i, f, g, o         |                                                                                       |
+| module   | gate order | differences from our cells                                        |
+|----------|------------|-------------------------------------------------------------------|
+| GRUCell  | r, z, n    | z multiplies the old state; reset after the matmul; bias_n is c_h |
+| LSTMCell | i, f, g, o |                                                                   |
 """
 
 from collections.abc import Mapping
@@ -54,8 +54,9 @@ def from_equinox(cell: Any, module: Any, *, dtype: Any = None) -> Any:
         The parameters of `cell`, as `cell.init` makes them.
 
     Raises:
-        TypeError: If Equinox has no such cell (for example reset before the matmul, peepholes, or an Elman RNN), if `cell` is a
-            stack or bidirectional, or if the fields have mixed or non-floating dtypes.
+        TypeError: If Equinox has no such cell (for example reset before the matmul, peepholes, or
+            an Elman RNN), if `cell` is a stack or bidirectional, or if the fields have mixed or
+            non-floating dtypes.
         ValueError: If a field is missing or unexpected, or has the wrong shape.
 
     Example:
@@ -84,9 +85,11 @@ def to_equinox(cell: Any, params: Any) -> dict[str, Any]:
     """Converts parameters to the fields of the Equinox module that computes the same function.
 
         fields = gj.convert.to_equinox(cell, params)
-        module = eqx.tree_at(lambda m: [getattr(m, name) for name in fields], module, list(fields.values()))
+        where = lambda module: [getattr(module, name) for name in fields]
+        module = eqx.tree_at(where, module, list(fields.values()))
 
-    `from_equinox` converts back to the same bits. For parameters without biases, make the module with use_bias=False.
+    `from_equinox` converts back to the same bits. For parameters without biases, make the module
+    with use_bias=False.
 
     Args:
         cell: `gj.gru(reset_after=True)` or `gj.lstm()`.

@@ -1,10 +1,10 @@
-"""Converts the parameter trees of Flax's `GRUCell`, `LSTMCell`, `OptimizedLSTMCell` and `SimpleCell`, linen and NNX.
+"""Converts the parameter trees of the recurrent cells of Flax, both linen and NNX.
 
-| cell       | order of the gates | differences from our cells                                                             |
-|------------|--------------------|----------------------------------------------------------------------------------------|
-| GRUCell    | r, z, n            | z multiplies the old state; the reset gate comes after the matmul; NNX has no bias c_h |
-| LSTMCell   | i, f, g, o         | the bias stands with the recurrent weights; the carry is (c, h), our state is (h, c)   |
-| SimpleCell |                    | the tree does not name the activation                                                  |
+| cell       | gate order | differences from our cells                                         |
+|------------|------------|--------------------------------------------------------------------|
+| GRUCell    | r, z, n    | z multiplies the old state; reset after the matmul; NNX has no c_h |
+| LSTMCell   | i, f, g, o | the bias is in the recurrent layer; the carry is (c, h)            |
+| SimpleCell |            | the tree does not name the activation                              |
 """
 
 from collections.abc import Mapping
@@ -65,26 +65,27 @@ def from_flax_linen(cell: Any, tree: Mapping[str, Any], *, dtype: Any = None) ->
 
         params = gj.convert.from_flax_linen(gj.gru(reset_after=True), variables["params"])
 
-    | cell                      | linen cell                                   |
-    |---------------------------|----------------------------------------------|
-    | gj.gru(reset_after=True)  | nn.GRUCell(H)                                |
-    | gj.lstm()                 | nn.LSTMCell(H), nn.OptimizedLSTMCell(H)      |
-    | gj.elman("tanh")          | nn.SimpleCell(H)                             |
+    | cell                     | linen cell                              |
+    |--------------------------|-----------------------------------------|
+    | gj.gru(reset_after=True) | nn.GRUCell(H)                           |
+    | gj.lstm()                | nn.LSTMCell(H), nn.OptimizedLSTMCell(H) |
+    | gj.elman("tanh")         | nn.SimpleCell(H)                        |
 
-    Preserves every bit, and is differentiable: gradients with respect to `tree` have Flax's structure.
+    Preserves every bit, and is differentiable: gradients with respect to `tree` have Flax's
+    structure.
 
     Args:
         cell: The cell to which the parameters belong.
-        tree: The part of `variables["params"]` that belongs to the cell. `nn.RNN` keeps it under "cell", and
-            `nn.Bidirectional` under "forward_rnn" and "backward_rnn".
+        tree: The part of `variables["params"]` that belongs to the cell. `nn.RNN` keeps it under
+            "cell", and `nn.Bidirectional` under "forward_rnn" and "backward_rnn".
         dtype: The dtype to cast to. Defaults to the dtype of the arrays.
 
     Returns:
         The parameters of `cell`, as `cell.init` makes them.
 
     Raises:
-        TypeError: If linen has no such cell (for example reset before the matmul, or peepholes), if `cell` is a stack or
-            bidirectional, or if the arrays have mixed or non-floating dtypes.
+        TypeError: If linen has no such cell (for example reset before the matmul, or peepholes), if
+            `cell` is a stack or bidirectional, or if the arrays have mixed or non-floating dtypes.
         ValueError: If a name is missing or unexpected, or an array has the wrong shape.
 
     Example:
@@ -135,11 +136,11 @@ def from_flax_nnx(cell: Any, state: Mapping[str, Any], *, dtype: Any = None) -> 
 
         params = gj.convert.from_flax_nnx(gj.lstm(), nnx.state(module, nnx.Param))
 
-    | cell                      | NNX cell                                                     |
-    |---------------------------|--------------------------------------------------------------|
-    | gj.gru(reset_after=True)  | nnx.GRUCell(D, H, …); c_h, which it does not have, is None   |
-    | gj.lstm()                 | nnx.LSTMCell(D, H, …), nnx.OptimizedLSTMCell(D, H, …)        |
-    | gj.elman("tanh")          | nnx.SimpleCell(D, H, …)                                      |
+    | cell                     | NNX cell                                                   |
+    |--------------------------|------------------------------------------------------------|
+    | gj.gru(reset_after=True) | nnx.GRUCell(D, H, …); c_h, which it does not have, is None |
+    | gj.lstm()                | nnx.LSTMCell(D, H, …), nnx.OptimizedLSTMCell(D, H, …)      |
+    | gj.elman("tanh")         | nnx.SimpleCell(D, H, …)                                    |
 
     Preserves every bit, and is differentiable.
 
@@ -152,8 +153,8 @@ def from_flax_nnx(cell: Any, state: Mapping[str, Any], *, dtype: Any = None) -> 
         The parameters of `cell`, as `cell.init` makes them.
 
     Raises:
-        TypeError: If NNX has no such cell (for example reset before the matmul, or peepholes), if `cell` is a stack or
-            bidirectional, or if the arrays have mixed or non-floating dtypes.
+        TypeError: If NNX has no such cell (for example reset before the matmul, or peepholes), if
+            `cell` is a stack or bidirectional, or if the arrays have mixed or non-floating dtypes.
         ValueError: If a name is missing or unexpected, or an array has the wrong shape.
 
     Example:
@@ -180,16 +181,18 @@ def to_flax_nnx(cell: Any, params: Any, *, optimized: bool = False) -> dict[str,
 
     Args:
         cell: The cell to which the parameters belong.
-        params: The parameters. For a GRU, `c_h` must be None, because `nnx.GRUCell` does not have this bias.
-        optimized: Whether to convert for `nnx.OptimizedLSTMCell` instead of `nnx.LSTMCell`. Defaults to False.
+        params: The parameters. For a GRU, `c_h` must be None, because `nnx.GRUCell` does not have
+            this bias.
+        optimized: Whether to convert for `nnx.OptimizedLSTMCell` instead of `nnx.LSTMCell`.
+            Defaults to False.
 
     Returns:
         A nested dictionary of JAX arrays.
 
     Raises:
         TypeError: If NNX has no such cell.
-        ValueError: If a bias other than c_h is None, if c_h is not None, or if `optimized` is True for another cell than the
-            LSTM.
+        ValueError: If a bias other than c_h is None, if c_h is not None, or if `optimized` is True
+            for another cell than the LSTM.
 
     Example:
         >>> import jax

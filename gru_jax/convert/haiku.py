@@ -1,10 +1,10 @@
-"""Converts the entries of an `hk.Params` that belong to Haiku's `hk.GRU`, `hk.LSTM` or `hk.VanillaRNN`.
+"""Converts the parameters of Haiku's `hk.GRU`, `hk.LSTM` and `hk.VanillaRNN`.
 
-| module        | order of the gates | differences from our cells                                                     |
-|---------------|--------------------|--------------------------------------------------------------------------------|
-| hk.GRU        | z, r, a            | none: z multiplies the candidate, and the reset gate comes before the matmul   |
-| hk.LSTM       | i, g, f, o         | one matrix for inputs and state; Haiku stores b_f − 1 and adds 1 when it runs  |
-| hk.VanillaRNN |                    | relu; two biases, which Haiku adds up, unless double_bias=False                |
+| module        | gate order | differences from our cells                                      |
+|---------------|------------|-----------------------------------------------------------------|
+| hk.GRU        | z, r, a    | none                                                            |
+| hk.LSTM       | i, g, f, o | one matrix for inputs and state; b_f is stored minus 1          |
+| hk.VanillaRNN |            | relu; two biases, which Haiku adds up, unless double_bias=False |
 """
 
 from collections.abc import Mapping
@@ -37,28 +37,29 @@ def from_haiku(cell: Any, tree: Mapping[str, Mapping[str, Any]], name: str | Non
 
         params = gj.convert.from_haiku(gj.gru(), hk_params, "my_net/~/gru")
 
-    | cell              | module                                                  |
-    |-------------------|---------------------------------------------------------|
-    | gj.gru()          | hk.GRU(H)                                               |
-    | gj.lstm()         | hk.LSTM(H)                                              |
-    | gj.elman("relu")  | hk.VanillaRNN(H); its two biases fold into one          |
+    | cell             | module                                         |
+    |------------------|------------------------------------------------|
+    | gj.gru()         | hk.GRU(H)                                      |
+    | gj.lstm()        | hk.LSTM(H)                                     |
+    | gj.elman("relu") | hk.VanillaRNN(H); its two biases fold into one |
 
-    A conversion to the package and back to Haiku preserves the function. It preserves all bits of a GRU, all bits of an LSTM
-    except a rounding of b_f, and all bits of a vanilla RNN except those of the biases. The conversion is differentiable.
+    A conversion to the package and back to Haiku preserves the function. It preserves all bits of a
+    GRU, all bits of an LSTM except a rounding of b_f, and all bits of a vanilla RNN except those of
+    the biases. The conversion is differentiable.
 
     Args:
         cell: The cell to which the parameters belong.
         tree: The `hk.Params`, a mapping of module names to mappings of names to arrays.
-        name: The name of the module, for example "my_net/~/gru". Other modules are ignored. Defaults to the name that Haiku
-            gives: "gru", "lstm" or "vanilla_rnn".
+        name: The name of the module, for example "my_net/~/gru". Other modules are ignored.
+            Defaults to the name that Haiku gives: "gru", "lstm" or "vanilla_rnn".
         dtype: The dtype to cast to. Defaults to the dtype of the arrays.
 
     Returns:
         The parameters of `cell`, as `cell.init` makes them.
 
     Raises:
-        TypeError: If Haiku has no such cell (for example reset after the matmul, or peepholes), if `cell` is a stack or
-            bidirectional, or if the arrays have mixed or non-floating dtypes.
+        TypeError: If Haiku has no such cell (for example reset after the matmul, or peepholes), if
+            `cell` is a stack or bidirectional, or if the arrays have mixed or non-floating dtypes.
         ValueError: If a name is missing or unexpected, or an array has the wrong shape.
 
     Example:
@@ -91,12 +92,13 @@ def from_haiku(cell: Any, tree: Mapping[str, Mapping[str, Any]], name: str | Non
 
 
 def to_haiku(cell: Any, params: Any, name: str | None = None) -> dict[str, dict[str, Any]]:
-    """Converts parameters to the entries of an `hk.Params` for the Haiku module that computes the same function.
+    """Converts parameters to the `hk.Params` of the Haiku module that computes the same function.
 
         hk_params = hk_params | gj.convert.to_haiku(cell, params, "my_net/~/gru")
 
-    `from_haiku` lists the modules, and converts back to the same bits, except that b_f of an LSTM comes back within one
-    rounding: Haiku stores b_f − 1. For `hk.VanillaRNN(H, double_bias=False)` remove the bias of `linear_1`, which is zero.
+    `from_haiku` lists the modules, and converts back to the same bits, except that b_f of an LSTM
+    comes back within one rounding: Haiku stores b_f − 1. For `hk.VanillaRNN(H, double_bias=False)`
+    remove the bias of `linear_1`, which is zero.
 
     Args:
         cell: The cell to which the parameters belong.

@@ -1,11 +1,11 @@
-"""Converts the weights of Keras 3's `GRU`, `LSTM`, `SimpleRNN`, `Bidirectional`, and of such layers in sequence.
+"""Converts the weights of the recurrent layers of Keras 3.
 
-| layer                      | order of the gates | differences from our cells                                       |
-|----------------------------|--------------------|------------------------------------------------------------------|
-| GRU                        | z, r, h            | z multiplies the old state; two rows of biases, of shape (2, 3H) |
-| GRU(…, reset_after=False)  | z, r, h            | z multiplies the old state; biases of shape (3H,)                |
-| LSTM                       | i, f, c, o         |                                                                  |
-| SimpleRNN                  |                    | the weights do not name the activation                           |
+| layer                     | gate order | differences from our cells                          |
+|---------------------------|------------|-----------------------------------------------------|
+| GRU                       | z, r, h    | z multiplies the old state; biases of shape (2, 3H) |
+| GRU(…, reset_after=False) | z, r, h    | z multiplies the old state; biases of shape (3H,)   |
+| LSTM                      | i, f, c, o |                                                     |
+| SimpleRNN                 |            | the weights do not name the activation              |
 """
 
 from collections.abc import Sequence
@@ -47,32 +47,37 @@ def from_keras(cell: Any, weights: Sequence[Any], *, dtype: Any = None) -> Any:
 
         params = gj.convert.from_keras(gj.gru(reset_after=True), layer.get_weights())
 
-    | cell                                         | layer                                                              |
-    |----------------------------------------------|--------------------------------------------------------------------|
-    | gj.gru(reset_after=True)                     | GRU(H), Keras' default                                             |
-    | gj.gru()                                     | GRU(H, reset_after=False)                                          |
-    | gj.lstm()                                    | LSTM(H)                                                            |
-    | gj.elman("identity"), gj.elman("tanh"), …    | SimpleRNN(H, activation="linear"), SimpleRNN(H), …                 |
-    | gj.bidirectional(gj.lstm())                  | Bidirectional(LSTM(H, …)), with merge_mode "concat" or "sum"       |
-    | gj.stack([gj.lstm()] * 2)                    | Sequential([LSTM(H, …), LSTM(H, …)])                               |
+    | cell                        | layer                                                   |
+    |-----------------------------|---------------------------------------------------------|
+    | gj.gru(reset_after=True)    | GRU(H), Keras' default                                  |
+    | gj.gru()                    | GRU(H, reset_after=False)                               |
+    | gj.lstm()                   | LSTM(H)                                                 |
+    | gj.elman("identity"), …     | SimpleRNN(H, activation="linear"), …                    |
+    | gj.bidirectional(gj.lstm()) | Bidirectional(LSTM(H, …)), merge_mode="concat" or "sum" |
+    | gj.stack([gj.lstm()] * 2)   | Sequential([LSTM(H, …), LSTM(H, …)])                    |
 
-    The two rows of biases of a GRU fold into one, except for the bias c_h. A conversion to the package and back to Keras
-    therefore preserves the function and all bits except those of the biases. The conversion is differentiable.
+    The two rows of biases of a GRU fold into one, except for the bias c_h. A conversion to the
+    package and back to Keras therefore preserves the function and all bits except those of the
+    biases. The conversion is differentiable.
 
-    A layer with `go_backwards=True` is `gj.unroll(…, reverse=True)` with its outputs in reverse order.
+    A layer with `go_backwards=True` is `gj.unroll(…, reverse=True)` with its outputs in reverse
+    order.
 
     Args:
         cell: The cell to which the weights belong.
-        weights: The list `layer.get_weights()`: kernel, recurrent kernel and, with use_bias, bias, for each layer and direction.
-            NumPy arrays, JAX arrays, or the values of `layer.weights`.
+        weights: The list `layer.get_weights()`: kernel, recurrent kernel and, with use_bias, bias,
+            for each layer and direction. NumPy arrays, JAX arrays, or the values of
+            `layer.weights`.
         dtype: The dtype to cast to. Defaults to the dtype of the arrays.
 
     Returns:
         The parameters of `cell`, as `cell.init` makes them.
 
     Raises:
-        TypeError: If Keras has no such cell (for example peepholes), or if the arrays have mixed or non-floating dtypes.
-        ValueError: If the number of arrays or a shape is wrong, or if the biases are those of the other GRU.
+        TypeError: If Keras has no such cell (for example peepholes), or if the arrays have mixed or
+            non-floating dtypes.
+        ValueError: If the number of arrays or a shape is wrong, or if the biases are those of the
+            other GRU.
 
     Example:
         >>> import numpy as np
@@ -113,8 +118,8 @@ def to_keras(cell: Any, params: Any) -> list[Any]:
 
         layer.set_weights(gj.convert.to_keras(cell, params))
 
-    `from_keras` lists the layers, and converts back to the same bits. The second row of a GRU's biases holds zeros, except for
-    the bias c_h.
+    `from_keras` lists the layers, and converts back to the same bits. The second row of a GRU's
+    biases holds zeros, except for the bias c_h.
 
     Args:
         cell: The cell to which the parameters belong.
@@ -140,10 +145,10 @@ def to_keras(cell: Any, params: Any) -> list[Any]:
 
 
 def _check_rank_of_bias(cell: Any, bias: Any, label_of: LabelOf) -> None:
-    """Raises if the bias has the rank that the other form of the GRU has: 1 for reset before the matmul, 2 for after."""
+    """Raises if the bias of a GRU has the rank of the other form of the GRU."""
     if cell not in (gru(), gru(reset_after=True)):
         return
-    reset_after = cell == gru(reset_after=True)
+    reset_after = cell == gru(reset_after=True)  # then Keras has two rows of biases
     if bias.ndim == (1 if reset_after else 2):
         rows, other = ("one row", "gj.gru()") if reset_after else ("two rows", "gj.gru(reset_after=True)")
         raise ValueError(

@@ -14,7 +14,7 @@ from gru_jax.layers.stack import Stack
 
 ELMAN_CELLS = tuple(elman(activation) for activation in get_args(Activation))
 
-# Cells compare equal by value, so a copied or unpickled cell finds its entry in these dictionaries and in `Library.tables`.
+# Cells compare equal by value, so a copied or unpickled cell finds its entry in dictionaries.
 _WHY_NOT = {
     gru(): (
         "Its GRU applies the reset gate after the matmul, gj.gru() before it, so no weights give both the same function. "
@@ -38,8 +38,8 @@ class Library(NamedTuple):
         """Looks up the layout of a single cell.
 
         Raises:
-            TypeError: If `cell` is not a cell, is made of several cells, or is one that the library cannot represent. The
-                message gives the reason.
+            TypeError: If `cell` is not a cell, is made of several cells, or is one that the library
+                cannot represent. The message gives the reason.
         """
         check_cell(cell)
         if isinstance(cell, Stack | Bidirectional):

@@ -1,12 +1,13 @@
 """Converts the weights of the ONNX operators `GRU`, `LSTM` and `RNN`.
 
-Each tensor has a leading axis for the directions. `onnx_load` and `onnx_save` read and write whole model files.
+Each tensor has a leading axis for the directions. `onnx_load` and `onnx_save` read and write whole
+model files.
 
-| operator | order of the gates | differences from our cells                                                                  |
-|----------|--------------------|---------------------------------------------------------------------------------------------|
-| GRU      | z, r, h            | z multiplies the old state; six biases; the attribute linear_before_reset is our reset_after |
-| LSTM     | i, o, f, c         | eight biases, which ONNX adds up in pairs; peepholes in the order i, o, f                   |
-| RNN      |                    | two biases, which ONNX adds up                                                              |
+| operator | gate order | differences from our cells                                      |
+|----------|------------|-----------------------------------------------------------------|
+| GRU      | z, r, h    | z multiplies the old state; six biases                          |
+| LSTM     | i, o, f, c | eight biases, added up in pairs; peepholes in the order i, o, f |
+| RNN      |            | two biases, added up                                            |
 """
 
 from collections.abc import Mapping
@@ -49,7 +50,8 @@ class Operator(NamedTuple):
 
     Attributes:
         kind: "GRU", "LSTM" or "RNN".
-        attributes: The attributes that tell the cell from others of its kind. A list holds the entries of one direction.
+        attributes: The attributes that tell the cell from others of its kind. A list holds the
+            entries of one direction.
     """
 
     kind: str
@@ -79,31 +81,33 @@ def from_onnx(cell: Any, tensors: Mapping[str, Any], *, dtype: Any = None) -> An
 
         params = gj.convert.from_onnx(gj.gru(), {"W": W, "R": R, "B": B})
 
-    | cell                      | operator                                                          |
-    |---------------------------|-------------------------------------------------------------------|
-    | gj.gru()                  | GRU with linear_before_reset=0, the default                       |
-    | gj.gru(reset_after=True)  | GRU with linear_before_reset=1, which PyTorch exports             |
-    | gj.lstm(peephole=True)    | LSTM with the input P                                             |
-    | gj.bidirectional(cell)    | any of them with direction="bidirectional"                        |
+    | cell                     | operator                                              |
+    |--------------------------|-------------------------------------------------------|
+    | gj.gru()                 | GRU with linear_before_reset=0, the default           |
+    | gj.gru(reset_after=True) | GRU with linear_before_reset=1, which PyTorch exports |
+    | gj.lstm(peephole=True)   | LSTM with the input P                                 |
+    | gj.bidirectional(cell)   | any of them with direction="bidirectional"            |
 
-    For direction="reverse", run the cell with `gj.unroll(…, reverse=True)`. To read a model file, including which cell it
-    holds, use `gj.convert.load_onnx`.
+    For direction="reverse", run the cell with `gj.unroll(…, reverse=True)`. To read a model file,
+    including which cell it holds, use `gj.convert.load_onnx`.
 
-    Biases that ONNX adds up fold into one. A conversion to the package and back to ONNX therefore preserves the function and
-    all bits except those of the biases. The conversion is differentiable.
+    Biases that ONNX adds up fold into one. A conversion to the package and back to ONNX therefore
+    preserves the function and all bits except those of the biases. The conversion is
+    differentiable.
 
     Args:
         cell: The cell to which the weights belong, or `gj.bidirectional` of one.
-        tensors: "W" of shape (directions, gates·H, D), "R" of shape (directions, gates·H, H), and, if the operator has them,
-            "B" of shape (directions, 2·gates·H) and "P" of shape (directions, 3H).
+        tensors: "W" of shape (directions, gates·H, D), "R" of shape (directions, gates·H, H), and,
+            if the operator has them, "B" of shape (directions, 2·gates·H) and "P" of shape
+            (directions, 3H).
         dtype: The dtype to cast to. Defaults to the dtype of the tensors.
 
     Returns:
         The parameters of `cell`, as `cell.init` makes them.
 
     Raises:
-        TypeError: If `cell` is a stack (each layer is an operator of its own), if ONNX has no such cell, or if the tensors have
-            mixed or non-floating dtypes.
+        TypeError: If `cell` is a stack (each layer is an operator of its own), if ONNX has no such
+            cell, or if the tensors have mixed or non-floating dtypes.
         ValueError: If a name is missing or unexpected, or a tensor has the wrong shape.
 
     Example:
@@ -138,11 +142,12 @@ def from_onnx(cell: Any, tensors: Mapping[str, Any], *, dtype: Any = None) -> An
 
 
 def to_onnx(cell: Any, params: Any) -> dict[str, Any]:
-    """Converts parameters to the inputs W, R, B and P of the ONNX operator that computes the same function.
+    """Converts parameters to the inputs of the ONNX operator that computes the same function.
 
         tensors = gj.convert.to_onnx(cell, params)
 
-    `from_onnx` lists the operators, and converts back to the same bits. To write a model file, use `gj.convert.save_onnx`.
+    `from_onnx` lists the operators, and converts back to the same bits. To write a model file, use
+    `gj.convert.save_onnx`.
 
     Args:
         cell: The cell to which the parameters belong, or `gj.bidirectional` of one.

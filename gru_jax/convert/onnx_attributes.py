@@ -1,4 +1,4 @@
-"""Interprets the attributes of an ONNX recurrent operator: which cell it runs, and in which direction."""
+"""Finds the cell and the direction that the attributes of an ONNX operator describe."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -71,7 +71,7 @@ def _activations(kind: str, attributes: Mapping[str, Any], directions: int, labe
 
 
 def _elman_cell(activation: str, attributes: Mapping[str, Any], directions: int, label: str) -> Any:
-    """Returns the Elman cell of an RNN operator. ONNX writes the identity as affine with alpha 1 and beta 0."""
+    """Returns the Elman cell of an RNN operator. ONNX writes the identity as affine, 1·x + 0."""
     alpha, beta = (list(attributes.get(name, [])) for name in ("activation_alpha", "activation_beta"))
     if activation == "affine" and alpha == [1.0] * directions and beta == [0.0] * directions:
         return elman("identity")

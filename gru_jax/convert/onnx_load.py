@@ -1,4 +1,4 @@
-"""Reads a recurrent operator and its weights from an ONNX model, through the package `onnx` (the extra `convert`)."""
+"""Reads a recurrent operator from an ONNX model, through the package `onnx`."""
 
 import os
 from collections.abc import Mapping
@@ -18,14 +18,16 @@ from gru_jax.layers.bidirectional import BidirectionalParams
 class LoadedOperator(NamedTuple):
     """A recurrent operator that was read from an ONNX model.
 
-    `gj.unroll(cell, params, xs, h0, lengths=lengths, reverse=reverse, time_major=time_major)` computes what it computes.
+    `gj.unroll(cell, params, xs, h0, lengths=lengths, reverse=reverse, time_major=time_major)`
+    computes what it computes.
 
     Attributes:
         cell: The cell, or `gj.bidirectional` of one.
         params: Its parameters.
         reverse: Whether the operator reads the sequence from its end.
         time_major: Whether the inputs have shape (T, B, D) rather than (B, T, D).
-        lengths: The lengths of the sequences, of shape (B,), or None unless they are a constant of the model.
+        lengths: The lengths of the sequences, of shape (B,), or None unless they are a constant of
+            the model.
         h0: The initial state, or None unless it is a constant of the model.
         name: The name of the operator.
     """
@@ -45,21 +47,23 @@ def load_onnx(source: Any, node: str | int | None = None, *, dtype: Any = None) 
         cell, params, *_ = gj.convert.load_onnx("model.onnx")
 
     Args:
-        source: The path of the model, or an `onnx.ModelProto`. Weights in files of their own are not read from a path; pass
-            `onnx.load(path)` instead.
-        node: Which operator to read if the model has several: its name, or its index among the operators GRU, LSTM and RNN.
-            Defaults to the only one.
+        source: The path of the model, or an `onnx.ModelProto`. Weights in files of their own are
+            not read from a path; pass `onnx.load(path)` instead.
+        node: Which operator to read if the model has several: its name, or its index among the
+            operators GRU, LSTM and RNN. Defaults to the only one.
         dtype: The dtype to cast to. Defaults to the dtype of the weights.
 
     Returns:
-        A `LoadedOperator` with the cell, its parameters, and the arguments of `gj.unroll` that the model fixes.
+        A `LoadedOperator` with the cell, its parameters, and the arguments of `gj.unroll` that the
+        model fixes.
 
     Raises:
         ImportError: If onnx is not installed.
         FileNotFoundError: If there is no such file.
-        ValueError: If the file is truncated or is not an ONNX model; if it has no such operator, or several and `node` is None;
-            if the model computes the weights rather than storing them; if a tensor has the wrong shape; or if no cell of this
-            package represents the operator, for example because of clipping, input_forget or another activation.
+        ValueError: If the file is truncated or is not an ONNX model; if it has no such operator, or
+            several and `node` is None; if the model computes the weights rather than storing them;
+            if a tensor has the wrong shape; or if no cell of this package represents the operator,
+            for example because of clipping, input_forget or another activation.
 
     Example:
         >>> import jax, tempfile
@@ -188,7 +192,7 @@ def _to_numpy(onnx: Any, tensor: Any, label: str) -> np.ndarray:
 
 
 def _initial_state(params: Any, states: Mapping[str, Any], H: int, *, batch_first: bool, label: str) -> Any:
-    """Converts the constants initial_h and initial_c to the state of the cell, or returns None if there are none."""
+    """Converts initial_h and initial_c to the state of the cell, or returns None without them."""
     if not states:
         return None
     directions = params if isinstance(params, BidirectionalParams) else (params,)

@@ -1,8 +1,9 @@
-"""Writes a cell, a stack or a bidirectional layer as an ONNX model, through the package `onnx` (the extra `convert`).
+"""Writes a cell, a stack or a bidirectional layer as an ONNX model, by the package `onnx`.
 
-Each layer becomes one operator. Its outputs have shape (T, directions, B, H); a transpose and a reshape turn them into the
-inputs (T, B, directions·H) of the next layer. ONNX does not define the final state of a sequence of length 0, and onnxruntime
-returns zeros. A `Where` makes it the initial state, as in `gj.unroll`.
+Each layer becomes one operator. Its outputs have shape (T, directions, B, H); a transpose and a
+reshape turn them into the inputs (T, B, directions·H) of the next layer. ONNX does not define the
+final state of a sequence of length 0, and onnxruntime returns zeros. A `Where` makes it the initial
+state, as in `gj.unroll`.
 """
 
 import os
@@ -21,36 +22,40 @@ OPSET, IR_VERSION = 17, 8  # the GRU operator of opset 14; runtimes read these v
 def save_onnx(
     path: str | os.PathLike[str], cell: Any, params: Any, *, lengths: bool = False, h0: bool = False, reverse: bool = False
 ) -> None:
-    """Writes an ONNX model that computes `h_last, ys = gj.unroll(cell, params, xs, h0, lengths=lengths, reverse=reverse)`.
+    """Writes an ONNX model that computes what `gj.unroll` does with the cell and its parameters.
 
         gj.convert.save_onnx("model.onnx", cell, params)
         ys, h_last = onnxruntime.InferenceSession("model.onnx").run(None, {"xs": xs})
 
     The model has these inputs and outputs, with any number of steps T and sequences B:
 
-    | name             | shape                   |                                                         |
-    |------------------|-------------------------|---------------------------------------------------------|
-    | xs               | (T, B, D)               | input                                                   |
-    | lengths          | (B,), int32             | input, with lengths=True                                |
-    | h0, c0           | (directions, B, H)      | inputs, with h0=True; c0 for an LSTM                    |
-    | ys               | (T, B, directions·H)    | output                                                  |
-    | h_last, c_last   | (directions, B, H)      | outputs; c_last for an LSTM                             |
+    | name           | shape                |                                      |
+    |----------------|----------------------|--------------------------------------|
+    | xs             | (T, B, D)            | input                                |
+    | lengths        | (B,), int32          | input, with lengths=True             |
+    | h0, c0         | (directions, B, H)   | inputs, with h0=True; c0 for an LSTM |
+    | ys             | (T, B, directions·H) | output                               |
+    | h_last, c_last | (directions, B, H)   | outputs; c_last for an LSTM          |
 
-    In a stack, the states of layer i are called `h0_i` and `h_last_i`. Lengths act as in `gj.unroll`: outputs at padded steps
-    are 0, and the final state of a sequence of length 0 is its initial state.
+    In a stack, the states of layer i are called `h0_i` and `h_last_i`. Lengths act as in
+    `gj.unroll`: outputs at padded steps are 0, and the final state of a sequence of length 0 is its
+    initial state.
 
     Args:
         path: The path of the file. An existing file is replaced atomically.
-        cell: The cell to which the parameters belong: a cell, `gj.bidirectional` of one, or a `gj.stack` of these.
-        params: The parameters. onnxruntime runs float32 only; float64 and float16 are written as they are.
+        cell: The cell to which the parameters belong: a cell, `gj.bidirectional` of one, or a
+            `gj.stack` of these.
+        params: The parameters. onnxruntime runs float32 only; float64 and float16 are written as
+            they are.
         lengths: Whether the model takes the lengths of the sequences. Defaults to False.
         h0: Whether the model takes initial states. Defaults to False, which starts from zeros.
-        reverse: Whether the model reads the sequence from its end. Defaults to False. Not for bidirectional layers.
+        reverse: Whether the model reads the sequence from its end. Defaults to False. Not for
+            bidirectional layers.
 
     Raises:
         ImportError: If onnx is not installed.
-        TypeError: If ONNX has no such cell; if the cell draws noise (save `cell.deterministic()` instead); or if the parameters
-            are bfloat16.
+        TypeError: If ONNX has no such cell; if the cell draws noise (save `cell.deterministic()`
+            instead); or if the parameters are bfloat16.
         ValueError: If only some biases are None, or `reverse` is True for a bidirectional layer.
         OSError: If the directory is missing or not writable, or the disk is full.
 

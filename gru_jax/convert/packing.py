@@ -18,7 +18,8 @@ def unpack(table: Table, tensors: Mapping[str, Array], label_of: LabelOf) -> Any
 
     Args:
         table: The layout of the tensors.
-        tensors: JAX arrays of one dtype, by the names of the table. The optional ones may be absent.
+        tensors: JAX arrays of one dtype, by the names of the table. The optional ones may be
+            absent.
         label_of: Maps a tensor's name to the label that error messages use.
 
     Returns:
@@ -49,7 +50,8 @@ def pack(table: Table, params: Any, library: str) -> dict[str, Array]:
         library: The name of the library, for error messages.
 
     Raises:
-        ValueError: If the library has no place for one of the parameters, or requires one that is None.
+        ValueError: If the library has no place for one of the parameters, or requires one that is
+            None.
     """
     present = {field: leaf for field, leaf in params._asdict().items() if leaf is not None}
     fields = to_jax_arrays(present, None, lambda field: f"params.{field}")
@@ -71,7 +73,7 @@ def pack(table: Table, params: Any, library: str) -> dict[str, Array]:
 
 
 def infer_sizes(table: Table, tensors: Mapping[str, Array], label_of: LabelOf) -> tuple[int, int]:
-    """Infers the input size D and the hidden size H from the weights, and checks the shape of every tensor.
+    """Infers the input size D and the hidden size H, and checks the shape of every tensor.
 
     Raises:
         ValueError: If a tensor has another shape than these sizes imply.
@@ -93,7 +95,8 @@ def infer_sizes(table: Table, tensors: Mapping[str, Array], label_of: LabelOf) -
 def _matrix_sizes(table: Table, tensors: Mapping[str, Array], letter: str, label_of: LabelOf) -> tuple[int, int, bool]:
     """Measures the first matrix that holds the weights of `letter`.
 
-    Returns its height, the width of one gate, and whether input and recurrent weights share the matrix.
+    Returns its height, the width of one gate, and whether input and recurrent weights share the
+    matrix.
     """
     name = next(name for name in table.tensors if letter in table.tensors[name])
     if tensors[name].ndim != 2:
@@ -104,7 +107,7 @@ def _matrix_sizes(table: Table, tensors: Mapping[str, Array], letter: str, label
 
 
 def _hint_at_another_unit(table: Table, name: str, shape: tuple[int, ...], H: int) -> str:
-    """Names the unit whose number of blocks fits the tensor, if it is another one than the table's."""
+    """Names the unit whose number of blocks fits the tensor, if it is not the table's."""
     expected, width = len(table.rows(name)[0]), shape[0] if table.transposed else shape[-1]
     blocks = width // H if H and width % H == 0 else 0
     if blocks == expected or blocks not in _UNIT_BY_BLOCKS or expected not in _UNIT_BY_BLOCKS:
@@ -157,7 +160,7 @@ def _stored(leaf: Array, entry: Entry) -> Array:
 
 
 def _zeros_to_add(leaf: Array, entry: Entry) -> Array:
-    """Makes zeros that unpack to −0, because x + (−0) is x for every x, and (−0) + 0 would be +0."""
+    """Makes zeros that unpack to −0: x + (−0) is x for every x, while (−0) + 0 is +0."""
     return jnp.full_like(leaf, -0.0 * entry.sign)
 
 

@@ -1,10 +1,10 @@
-"""Converts the state dicts of PyTorch's `nn.GRU`, `nn.LSTM`, `nn.RNN` and of their cells, such as `nn.GRUCell`.
+"""Converts the state dicts of PyTorch's recurrent modules and cells.
 
-| module  | order of the gates | differences from our cells                                                    |
-|---------|--------------------|-------------------------------------------------------------------------------|
-| nn.GRU  | r, z, n            | z multiplies the old state; the reset gate comes after the matmul; two biases |
-| nn.LSTM | i, f, g, o         | two biases, which PyTorch adds up                                             |
-| nn.RNN  |                    | two biases, which PyTorch adds up; the state dict does not name the nonlinearity |
+| module  | gate order | differences from our cells                                     |
+|---------|------------|----------------------------------------------------------------|
+| nn.GRU  | r, z, n    | z multiplies the old state; reset after the matmul; two biases |
+| nn.LSTM | i, f, g, o | two biases, added up                                           |
+| nn.RNN  |            | two biases, added up; the names do not tell the nonlinearity   |
 """
 
 from collections.abc import Mapping
@@ -60,31 +60,35 @@ def from_pytorch(cell: Any, state_dict: Mapping[str, Any], *, prefix: str = "", 
 
         params = gj.convert.from_pytorch(gj.gru(reset_after=True), module.state_dict())
 
-    | cell                                           | module                                              |
-    |------------------------------------------------|-----------------------------------------------------|
-    | gj.gru(reset_after=True)                       | nn.GRU(D, H), nn.GRUCell(D, H)                      |
-    | gj.lstm()                                      | nn.LSTM(D, H), nn.LSTMCell(D, H)                    |
-    | gj.elman("tanh"), gj.elman("relu")             | nn.RNN(D, H, nonlinearity=…), nn.RNNCell(…)         |
-    | gj.stack([gj.bidirectional(gj.lstm())] * 2)    | nn.LSTM(D, H, num_layers=2, bidirectional=True)     |
+    | cell                                        | module                               |
+    |---------------------------------------------|--------------------------------------|
+    | gj.gru(reset_after=True)                    | nn.GRU(D, H), nn.GRUCell(D, H)       |
+    | gj.lstm()                                   | nn.LSTM(D, H), nn.LSTMCell(D, H)     |
+    | gj.elman("tanh"), gj.elman("relu")          | nn.RNN(D, H, …), nn.RNNCell(D, H, …) |
+    | gj.stack([gj.bidirectional(gj.lstm())] * 2) | nn.LSTM(D, H, 2, bidirectional=True) |
 
-    PyTorch's two biases fold into one where it adds them up: b_r is b_ir + b_hr, for example. A conversion to the package and
-    back to PyTorch therefore preserves the function and all bits except those of the biases. The conversion is differentiable:
-    if `state_dict` holds JAX arrays, the gradient with respect to it has PyTorch's layout. Dropout between layers has no
-    weights, so pass it to `gj.stack`.
+    PyTorch's two biases fold into one where it adds them up: b_r is b_ir + b_hr, for example. A
+    conversion to the package and back to PyTorch therefore preserves the function and all bits
+    except those of the biases. The conversion is differentiable: if `state_dict` holds JAX arrays,
+    the gradient with respect to it has PyTorch's layout. Dropout between layers has no weights, so
+    pass it to `gj.stack`.
 
     Args:
-        cell: The cell to which the weights belong. The state dict does not say whether an `nn.RNN` uses tanh or relu.
-        state_dict: A mapping of names to tensors of PyTorch, NumPy or JAX, for example `gj.convert.load_safetensors(path)`.
-        prefix: The name of the module inside a larger model, with its dot, for example `"encoder.rnn."`. Names without the
-            prefix are ignored. Defaults to no prefix.
+        cell: The cell to which the weights belong. The state dict does not say whether an `nn.RNN`
+            uses tanh or relu.
+        state_dict: A mapping of names to tensors of PyTorch, NumPy or JAX, for example
+            `gj.convert.load_safetensors(path)`.
+        prefix: The name of the module inside a larger model, with its dot, for example
+            `"encoder.rnn."`. Names without the prefix are ignored. Defaults to no prefix.
         dtype: The dtype to cast to. Defaults to the dtype of the tensors.
 
     Returns:
         The parameters of `cell`, as `cell.init` makes them.
 
     Raises:
-        TypeError: If PyTorch has no such cell (for example reset before the matmul, or peepholes), if the layers are of
-            different kinds, or if the tensors have mixed or non-floating dtypes.
+        TypeError: If PyTorch has no such cell (for example reset before the matmul, or peepholes),
+            if the layers are of different kinds, or if the tensors have mixed or non-floating
+            dtypes.
         ValueError: If a name is missing or unexpected, or a tensor has the wrong shape.
 
     Example:
@@ -124,27 +128,28 @@ def from_pytorch(cell: Any, state_dict: Mapping[str, Any], *, prefix: str = "", 
 def to_pytorch(cell: Any, params: Any, *, prefix: str = "", cell_module: bool = False) -> dict[str, Any]:
     """Converts parameters to the state dict of the PyTorch module that computes the same function.
 
-        state_dict = gj.convert.to_pytorch(cell, params)
-        module.load_state_dict({name: torch.from_numpy(array) for name, array in state_dict.items()})
+        arrays = gj.convert.to_pytorch(cell, params)
+        module.load_state_dict({name: torch.from_numpy(array) for name, array in arrays.items()})
 
-    `from_pytorch` lists the modules, and converts back to the same bits. PyTorch has two biases where we have one: ours goes to
-    `bias_ih`, and `bias_hh` holds zeros, except for the bias c_h of a GRU. PyTorch does not read the bfloat16 arrays of
-    `ml_dtypes` directly; use `torch.from_numpy(array.view("int16")).view(torch.bfloat16)`.
+    `from_pytorch` lists the modules, and converts back to the same bits. PyTorch has two biases
+    where we have one: ours goes to `bias_ih`, and `bias_hh` holds zeros, except for the bias c_h of
+    a GRU. PyTorch does not read the bfloat16 arrays of `ml_dtypes` directly; use
+    `torch.from_numpy(array.view("int16")).view(torch.bfloat16)`.
 
     Args:
         cell: The cell to which the parameters belong.
         params: The parameters.
         prefix: A prefix for every name, for example `"encoder.rnn."`. Defaults to no prefix.
-        cell_module: Whether to name the tensors as `nn.GRUCell` and its siblings do, without the number of the layer. Defaults
-            to False.
+        cell_module: Whether to name the tensors as `nn.GRUCell` and its siblings do, without the
+            number of the layer. Defaults to False.
 
     Returns:
         NumPy arrays by name.
 
     Raises:
         TypeError: If PyTorch has no such cell.
-        ValueError: If the layers have different sizes, if only some biases are None, or if `cell_module` is True for more than
-            one cell.
+        ValueError: If the layers have different sizes, if only some biases are None, or if
+            `cell_module` is True for more than one cell.
 
     Example:
         >>> import jax
@@ -173,7 +178,7 @@ def to_pytorch(cell: Any, params: Any, *, prefix: str = "", cell_module: bool = 
 
 
 def _check_module(cell: Any) -> None:
-    """Raises unless a single PyTorch module can hold `cell`, with the same cell and directions in every layer."""
+    """Raises unless one PyTorch module can hold `cell`, which requires equal layers."""
     check_composition(cell, PYTORCH.name)
     if isinstance(cell, Stack) and len(set(cell.cells)) > 1:
         layers = ", ".join(dict.fromkeys(layer.name for layer in cell.cells))

@@ -1,4 +1,4 @@
-"""Reads and writes safetensors files through the package `safetensors`, which the extra `convert` installs."""
+"""Reads and writes safetensors files, through the package `safetensors`."""
 
 import os
 from collections.abc import Mapping
@@ -13,7 +13,8 @@ from gru_jax.convert.files import import_extra, write_atomically
 def load_safetensors(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
     """Reads the tensors of a safetensors file.
 
-        params = gj.convert.from_pytorch(cell, gj.convert.load_safetensors("model.safetensors"), prefix="rnn.")
+        tensors = gj.convert.load_safetensors("model.safetensors")
+        params = gj.convert.from_pytorch(cell, tensors, prefix="rnn.")
 
     Nothing in the file is unpickled.
 
@@ -52,14 +53,17 @@ def save_safetensors(
 ) -> None:
     """Writes arrays to a safetensors file.
 
-        gj.convert.save_safetensors("model.safetensors", gj.convert.to_pytorch(cell, params), metadata={"format": "pt"})
+        tensors = gj.convert.to_pytorch(cell, params)
+        gj.convert.save_safetensors("model.safetensors", tensors, metadata={"format": "pt"})
 
     The file is replaced atomically: after a crash it holds its old content or the new one.
 
     Args:
         path: The path of the file. An existing file is replaced.
-        tensors: A mapping of names to arrays of NumPy, JAX or PyTorch, for example `gj.convert.to_pytorch(cell, params)`.
-        metadata: Strings to put into the header. PyTorch's loaders expect {"format": "pt"}. Defaults to none.
+        tensors: A mapping of names to arrays of NumPy, JAX or PyTorch, for example
+            `gj.convert.to_pytorch(cell, params)`.
+        metadata: Strings to put into the header. PyTorch's loaders expect {"format": "pt"}.
+            Defaults to none.
 
     Raises:
         ImportError: If safetensors is not installed.

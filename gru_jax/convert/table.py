@@ -1,25 +1,28 @@
 """Describes, as a table, how another library lays out the parameters of a cell.
 
-A table maps the name of each tensor in the library to an expression over our parameters. This is the one of PyTorch's `nn.GRU`:
+A table maps the name of each tensor in the library to an expression over our parameters. This is
+the one of PyTorch's `nn.GRU`:
 
     "weight_ih": "W_r -W_z W_h"
     "weight_hh": "U_r -U_z U_h"
     "bias_ih":   "b_r -b_z b_h"
     "bias_hh":   "b_r -b_z c_h"
 
-The first line says that `weight_ih` holds the input weights of the gates r, z and h next to each other, and those of z with
-the opposite sign. An expression consists of these parts:
+The first line says that `weight_ih` holds the input weights of the gates r, z and h next to each
+other, and those of z with the opposite sign. An expression consists of these parts:
 
     b_r b_h       Entries separated by a space lie next to each other, along the axis of the gates.
     W_i / U_i     Rows separated by a slash lie below each other.
     -W_z          The library stores the negated parameter.
     b_f-1         The library stores the parameter minus 1, and adds the 1 when it runs the cell.
 
-The library adds up the tensors of a field that occurs twice, such as `b_r` above. `packing.unpack` therefore returns their
-sum, and `packing.pack` writes the field to its first place and zeros to the second.
+The library adds up the tensors of a field that occurs twice, such as `b_r` above. `packing.unpack`
+therefore returns their sum, and `packing.pack` writes the field to its first place and zeros to the
+second.
 
-The sign of z: most libraries multiply the old state by z, h = (1 − z) ⊙ g + z ⊙ h₋; this package multiplies the candidate g
-by it. Their z is our 1 − z, and 1 − σ(a) = σ(−a), so the parameters of z change sign.
+The sign of z: most libraries multiply the old state by z, h = (1 − z) ⊙ g + z ⊙ h₋; this package
+multiplies the candidate g by it. Their z is our 1 − z, and 1 − σ(a) = σ(−a), so the parameters of z
+change sign.
 
 >>> from gru_jax.cells.elman import ElmanParams
 >>> table = Table(ElmanParams, {"kernel": "W / U", "bias": "-b"}, optional=("bias",))
@@ -56,8 +59,10 @@ class Table(NamedTuple):
     Attributes:
         params_type: The type of our parameters, for example `GRUParams`.
         tensors: An expression for each tensor of the library, by name.
-        optional: The tensors that are absent if the layer has no bias. Either all or none of them are present.
-        transposed: Whether the library stores the transpose of what the expressions describe, as PyTorch does.
+        optional: The tensors that are absent if the layer has no bias. Either all or none of them
+            are present.
+        transposed: Whether the library stores the transpose of what the expressions describe, as
+            PyTorch does.
     """
 
     params_type: Any

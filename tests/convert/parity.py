@@ -1,6 +1,7 @@
-"""Helpers of the tests against other libraries: random weights, and the comparison of outputs, final states and gradients.
+"""Helpers of the tests against other libraries: random weights, and comparisons.
 
-The extra `peers` installs the libraries. The tests of a missing library are skipped, unless GRU_JAX_PEERS=1 is set, as in CI.
+The extra `peers` installs the libraries. The tests of a missing library are skipped, unless
+GRU_JAX_PEERS=1 is set, as in CI.
 """
 
 import functools
@@ -27,7 +28,7 @@ def library(name):
 
 
 def normal(tree, seed=0):
-    """Draws a tree like `tree` of normal numbers. No number is zero, so a misplaced bias or sign changes the results."""
+    """Draws a tree like `tree` without zeros, so that misplaced biases and signs have an effect."""
     rng = np.random.default_rng(seed)
     return jax.tree.map(lambda leaf: jnp.asarray((rng.normal(size=leaf.shape) / 2).astype(leaf.dtype)), tree)
 
@@ -49,7 +50,7 @@ def random_state(cell, params, seed=5):
 
 
 def assert_same_function(ours, theirs, *args, seed=7):
-    """Asserts that both have the same outputs, and the same gradients of every argument for random cotangents of every output."""
+    """Asserts that both have the same outputs, and the same gradients for random cotangents."""
     (outputs, pull), (expected, pull_theirs) = (jax.vjp(function, *args) for function in (ours, theirs))
     assert_close(outputs, expected)
     cotangents = normal(expected, seed)

@@ -19,7 +19,7 @@ def eqx(needs_x64):
 
 
 def unrolled(module, xs, h0):
-    """Runs an Equinox module, which takes one sequence, over a batch. Returns (outputs, final state)."""
+    """Runs an Equinox module over a batch of sequences. Returns (outputs, final state)."""
 
     def step(h, x):
         h = jax.vmap(module)(x, h)

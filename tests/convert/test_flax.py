@@ -117,7 +117,9 @@ def test_converted_weights_compute_the_same_in_linen(linen, name):
 
 
 def test_a_length_of_0_gives_h0_while_flax_gives_the_last_padded_state(linen):
-    """Flax gathers the state at index length − 1 = −1. Here padded steps keep the state, as in ONNX and Keras, so a sequence
+    """Flax gathers the state at index length − 1 = −1.
+
+    Here padded steps keep the state, as in ONNX and Keras, so a sequence
     without valid steps ends in the state in which it started."""
     cell, params = gj.gru(reset_after=True), random_params(gj.gru(reset_after=True))
     module = linen.RNN(linen.GRUCell(H, param_dtype=jnp.float64), time_major=True, return_carry=True)

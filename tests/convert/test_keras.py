@@ -1,6 +1,7 @@
-"""Compares outputs, final states and gradients with the layers of Keras 3 on its JAX backend, with and without masks.
+"""Compares outputs, final states and gradients with the layers of Keras 3 on its JAX backend.
 
-In float32, because `keras.ops.matmul` computes in float32 for every dtype of the layer (keras issue 23704).
+In float32, because `keras.ops.matmul` computes in float32 for every dtype of the layer (keras issue
+23704).
 """
 
 import os
@@ -116,7 +117,7 @@ def test_layers_without_biases_convert(keras):
 
 
 def test_padding_gives_0_while_keras_repeats_the_last_output_by_default(keras):
-    """With `zero_output_for_mask=False`, its default, Keras repeats the state in the outputs at padded steps."""
+    """By default, with `zero_output_for_mask=False`, Keras repeats the state at padded steps."""
     layer = layer_of(keras, "GRU reset after", zero_output_for_mask=False)
     layer.build((B, T, D))
     layer.set_weights(normal([np.asarray(w) for w in layer.get_weights()]))

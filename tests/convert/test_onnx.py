@@ -1,7 +1,7 @@
-"""Tests of ONNX models: saved ones run in onnxruntime, those of other programs load, and unsupported ones raise.
+"""Tests of ONNX models: saving, loading those of other programs, and error messages.
 
-The recurrent operators of onnxruntime are float32. In float64, values are compared with `onnx.reference` here, and gradients in
-tests/cells/test_onnx_oracle.py.
+The recurrent operators of onnxruntime are float32. In float64, values are compared with
+`onnx.reference` here, and gradients in tests/cells/test_onnx_oracle.py.
 """
 
 import jax
@@ -166,7 +166,7 @@ def test_constant_initial_states_and_lengths_are_loaded(layout):
 
 
 def unsupported():
-    """Yields the name, the model and the error message of operators that no cell represents, and of damaged tensors."""
+    """Yields (name, model, error message) of unsupported operators and of damaged tensors."""
     gru = tensors_of(gj.gru())
     yield "clip", model_of("GRU", gru, clip=3.0), "GRU 'rnn': got clip=3.0, expected an operator without it"
     yield "input_forget", model_of("LSTM", tensors_of(gj.lstm()), input_forget=1), "got input_forget=1"
@@ -252,7 +252,7 @@ def test_node_chooses_an_operator_by_name_or_index():
 
 
 def test_a_file_truncated_anywhere_raises(tmp_path):
-    """protobuf reads some truncated files as a complete message; then an operator or a weight is missing."""
+    """Some truncated files are complete for protobuf; then an operator or a weight is missing."""
     params = random_params(gj.gru(), np.float32)
     gj.convert.save_onnx(tmp_path / "whole.onnx", gj.gru(), params)
     whole = (tmp_path / "whole.onnx").read_bytes()

@@ -1,4 +1,4 @@
-"""Compares outputs, final states and gradients with PyTorch's modules of one and two layers and directions, in float64."""
+"""Compares outputs, final states and gradients with PyTorch's modules, in float64."""
 
 import warnings
 
@@ -44,7 +44,7 @@ def states(cell, h):
 
 
 def theirs(torch, module, xs, h0, lengths, cotangents):
-    """Runs PyTorch. Returns (outputs and final states, gradients of the weights, gradients of xs and h0)."""
+    """Runs PyTorch. Returns outputs and final states, weight gradients, and input gradients."""
     lstm = isinstance(h0, tuple)
     xs = torch.tensor(xs, requires_grad=True)
     h0 = tuple(torch.tensor(np.asarray(h), requires_grad=True) for h in (h0 if lstm else (h0,)))
@@ -166,6 +166,14 @@ def test_training_in_pytorch_does_not_change_converted_params(torch):
         for weight in module.parameters():
             weight.add_(1.0)
     jax.tree.map(np.testing.assert_array_equal, params, before)
+
+
+def test_pytorch_tensors_are_saved_as_safetensors(torch, tmp_path):
+    module = torch.nn.GRU(D, H, dtype=torch.bfloat16)
+    gj.convert.save_safetensors(tmp_path / "m.safetensors", module.state_dict())
+    cell = gj.gru(reset_after=True)
+    params = gj.convert.from_pytorch(cell, gj.convert.load_safetensors(tmp_path / "m.safetensors"))
+    jax.tree.map(np.testing.assert_array_equal, params, gj.convert.from_pytorch(cell, module.state_dict()))
 
 
 def test_a_projection_raises(torch):

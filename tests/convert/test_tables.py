@@ -1,4 +1,4 @@
-"""Tests of the conversions that need none of the libraries: round trips, jit and grad, error messages, and the tables."""
+"""Tests of the conversions that need no other library: round trips, jit, grad, and messages."""
 
 import re
 from functools import partial
@@ -56,7 +56,7 @@ def test_a_round_trip_preserves_every_bit(name, cell, dtype, needs_x64):
 
 @every_pair
 def test_conversions_work_under_jit_and_grad(name, cell, needs_x64):
-    """A conversion is affine, so its VJP is the transpose of its JVP: ⟨bar, moved⟩ equals ⟨cotangent, tangent⟩."""
+    """The VJP is the transpose of the JVP: ⟨bar, moved⟩ equals ⟨cotangent, tangent⟩."""
     _, load, save = LIBRARIES[name]
     params = params_for(name, cell)
     direct = save(cell, params)
@@ -124,7 +124,7 @@ def test_the_forget_bias_of_haiku_is_smaller_by_one_and_comes_back_within_a_roun
 
 
 def test_conversions_copy_the_arrays():
-    """JAX would share the memory of a NumPy array, so training it in place would change the parameters."""
+    """JAX would share the memory of a NumPy array that its owner may go on training in place."""
     params = random_params(AFTER, np.float32)
     arrays = convert.to_pytorch(AFTER, params)
     back = convert.from_pytorch(AFTER, arrays)
@@ -141,7 +141,7 @@ def test_conversions_copy_the_arrays():
 
 
 def torch_dict(cell=AFTER, **change):
-    """Makes a state dict of random weights, with some entries replaced, or removed if they are None."""
+    """Makes a state dict of random weights, with some entries replaced, or removed for None."""
     found = convert.to_pytorch(cell, random_params(cell, np.float32))
     return {k: v for k, v in (found | change).items() if v is not None}
 

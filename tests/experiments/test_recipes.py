@@ -1,6 +1,7 @@
-"""Tests of the recipes: a module of another library computes what `gj.unroll` does, and whole programs reach their results.
+"""Tests of the recipes: modules compute what `gj.unroll` does, and programs reach their results.
 
-The extra `peers` installs the libraries. The tests of a missing library are skipped, unless GRU_JAX_PEERS=1 is set, as in CI.
+The extra `peers` installs the libraries. The tests of a missing library are skipped, unless
+GRU_JAX_PEERS=1 is set, as in CI.
 """
 
 import importlib
@@ -21,7 +22,7 @@ XS = jax.random.normal(jax.random.key(1), (T, B, D), jnp.float32)
 
 
 def recipe(name, library):
-    """Imports a recipe, or skips the test if its library is missing and GRU_JAX_PEERS is not set."""
+    """Imports a recipe. Skips the test if its library is missing, unless GRU_JAX_PEERS is set."""
     if os.environ.get("GRU_JAX_PEERS", "0") == "0":
         pytest.importorskip(library)
     return importlib.import_module(f"experiments.recipes.{name}")
