@@ -1,7 +1,7 @@
 """Converts arrays of any library to JAX arrays of one dtype, and JAX arrays to NumPy.
 
-The values are always copied: JAX would otherwise share the memory of a NumPy or PyTorch array that
-its owner may go on training in place. Nothing is unpickled.
+Arrays of NumPy and PyTorch are copied: JAX would otherwise share their memory, which their owner may
+go on training in place. Nothing is unpickled.
 """
 
 from collections.abc import Callable, Mapping

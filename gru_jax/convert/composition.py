@@ -1,7 +1,7 @@
 """Splits stacks and bidirectional layers into single cells, and joins their parameters again.
 
-Libraries such as PyTorch store a stack of bidirectional layers in one object. A `Position` says
-where in it a cell stands.
+Libraries such as PyTorch store a stack of bidirectional layers in one object. A `Position` locates a
+cell within it.
 """
 
 from collections.abc import Callable, Mapping
@@ -17,7 +17,7 @@ from gru_jax.layers.stack import Stack
 
 
 class Position(NamedTuple):
-    """Where a single cell stands.
+    """The position of a single cell in a stack of layers.
 
     Attributes:
         layer: The layer, counted from the inputs.

@@ -14,7 +14,7 @@ from gru_jax.layers.stack import Stack
 
 ELMAN_CELLS = tuple(elman(activation) for activation in get_args(Activation))
 
-# Cells compare equal by value, so a copied or unpickled cell finds its entry in dictionaries.
+# cells compare equal by value, so a copied or unpickled cell finds its entry here
 _WHY_NOT = {
     gru(): (
         "Its GRU applies the reset gate after the matmul, gj.gru() before it, so no weights give both the same function. "

@@ -79,6 +79,14 @@ def test_an_equinox_module_computes_the_same_value_and_gradient(cell):
 
 @pytest.mark.peers
 @every_cell
+def test_an_equinox_module_has_no_leaves_but_its_parameters(cell):
+    module = recipe("equinox_module", "equinox").Recurrent(D, H, key=KEY, cell=cell)
+    assert_close(jax.tree.leaves(module), jax.tree.leaves(module.params), tol=0)
+    assert_close(jax.jit(lambda module: module(XS))(module), gj.unroll(cell, module.params, XS))
+
+
+@pytest.mark.peers
+@every_cell
 def test_a_haiku_module_computes_the_same_value_and_gradient(cell):
     recurrent = recipe("haiku_transform", "haiku").Recurrent
     import haiku as hk
