@@ -1,4 +1,4 @@
-"""The split of a gradient: every term by brute force, the sums against `jax.grad`; Jacobians against `jax.jacobian`."""
+"""Tests of `gj.flow`: terms, their sums and Jacobians against autodiff."""
 
 from functools import partial
 
@@ -17,7 +17,7 @@ TARGETS = jax.random.normal(jax.random.key(9), (T, B, H))
 
 
 def loss(t, y):
-    """Another one at every step, and not linear."""
+    """Computes a nonlinear loss that differs at every step."""
     return jnp.sum(jnp.sin(y - TARGETS[t]) * (1 + t))
 
 
@@ -26,7 +26,7 @@ def total(cell, params, xs, h0):
     return sum(loss(t, ys[t]) for t in range(T))
 
 
-def without_rows(cell):
+def without_derivation(cell):
     return cell._replace(coefficients=None, pull=None, collect=None, push=None, drive=None)
 
 
@@ -34,15 +34,15 @@ def without_rows(cell):
 @pytest.mark.parametrize("rows", ["derived", "local"])
 def test_the_terms_sum_to_the_gradient(cell, rows):
     p = problem(cell)
-    tested = cell if rows == "derived" else without_rows(cell)
+    tested = cell if rows == "derived" else without_derivation(cell)
     split = jax.jit(lambda p: gj.flow.contributions(tested, p.params, p.xs, loss, p.h0))(p)
     assert jax.tree.map(jnp.shape, split) == jax.tree.map(lambda leaf: (T, T, *leaf.shape), p.params)
     assert_close(jax.tree.map(lambda leaf: leaf.sum((0, 1)), split), jax.grad(partial(total, cell))(p.params, p.xs, p.h0))
 
 
 @pytest.mark.parametrize("name", ["linear_rnn", "elman_tanh", "gru", "lstm_peephole"])
-def test_every_term_is_the_derivative_of_its_loss_by_the_parameters_of_its_step(name):
-    """By brute force: autodiff of a loop in which every step has parameters of its own."""
+def test_every_term_is_the_derivative_of_its_loss_with_respect_to_the_parameters_of_its_step(name):
+    """Compares with autodiff of a loop in which every step has parameters of its own."""
     cell = CELLS[name]
     p = problem(cell)
 
@@ -57,8 +57,8 @@ def test_every_term_is_the_derivative_of_its_loss_by_the_parameters_of_its_step(
     expected = jax.jit(jax.jacrev(losses))(shared)
     split = gj.flow.contributions(cell, p.params, p.xs, loss, p.h0)
     assert_close(split, expected)
-    later = np.triu_indices(T, 1)  # use after loss
-    assert all(not leaf[later].any() for leaf in jax.tree.leaves(split))
+    after_loss = np.triu_indices(T, 1)  # the use step comes after the loss step
+    assert all(not leaf[after_loss].any() for leaf in jax.tree.leaves(split))
     assert all(leaf[np.tril_indices(T, -1)].any() for leaf in jax.tree.leaves(split))
 
     norms = gj.flow.contribution_norms(cell, p.params, p.xs, loss, p.h0)
@@ -67,7 +67,7 @@ def test_every_term_is_the_derivative_of_its_loss_by_the_parameters_of_its_step(
 
 
 @pytest.mark.parametrize("batch", [(B,), (), (2, B)])
-def test_per_example_terms_are_those_of_each_example_alone(batch):
+def test_per_example_terms_are_the_terms_of_each_example_alone(batch):
     cell = gj.gru()
     p = problem(cell, batch=batch)
     quadratic = lambda t, y: ((y - 0.1 * t) ** 2).sum()
@@ -104,7 +104,7 @@ def test_the_sensitivity_of_a_loss_to_a_state_is_the_norm_of_its_gradient(cell):
 @pytest.mark.parametrize("rows", ["derived", "local"])
 def test_jacobians_are_the_transposes_of_what_jax_returns(cell, rows):
     p = problem(cell, batch=(2,))
-    tested = cell if rows == "derived" else without_rows(cell)
+    tested = cell if rows == "derived" else without_derivation(cell)
     measured = gj.flow.jacobians(tested, p.params, p.xs, p.h0)
     h = p.h0
     for t in range(T):
@@ -129,35 +129,35 @@ def test_the_exponents_of_a_linear_rnn_are_the_logarithms_of_its_eigenvalues():
     assert (forgets == -jnp.inf).all()
 
 
-def test_a_sequence_too_long_for_the_split_is_refused_with_its_size_and_the_way_out():
+def test_terms_that_take_too_many_bytes_raise():
     cell = gj.gru()
     p = problem(cell, dtype=jnp.float32)
     needed = T * T * 4 * sum(leaf.size for leaf in p.params)
-    message = rf"xs: got 7 steps, for which the split has {needed:,} bytes, expected at most limit = 100\b.*contribution_norms"
-    assert_told(lambda: gj.flow.contributions(cell, p.params, p.xs, loss, limit=100), ValueError, message)
+    message = rf"xs: got 7 steps, whose terms take {needed:,} bytes, expected at most max_bytes=100\b.*contribution_norms"
+    assert_told(lambda: gj.flow.contributions(cell, p.params, p.xs, loss, max_bytes=100), ValueError, message)
     assert_told(
-        lambda: gj.flow.contributions(cell, p.params, p.xs, loss, limit=needed, per_example=True),
+        lambda: gj.flow.contributions(cell, p.params, p.xs, loss, max_bytes=needed, per_example=True),
         ValueError,
         f"{needed * B:,} bytes",
     )
-    gj.flow.contributions(cell, p.params, p.xs, lambda t, y: y.sum(), limit=needed)
+    gj.flow.contributions(cell, p.params, p.xs, lambda t, y: y.sum(), max_bytes=needed)
 
 
-def test_values_that_are_not_finite_stay_so_and_very_large_or_small_ones_are_right():
+def test_norms_are_right_for_very_large_and_small_values_and_nonfinite_ones_stay_so():
     cell = gj.linear_rnn()
     p = problem(cell, dtype=jnp.float32)
     at_scale = lambda scale: p.params._replace(U=scale * jnp.eye(H, dtype=jnp.float32))
     linear = lambda t, y: y.sum()
     norms = gj.flow.contribution_norms(cell, at_scale(1e20), p.xs, linear)
     assert not jnp.isfinite(norms.U[-1, 0])
-    for scale in (1e-5, 1e5):  # 1e±30 over six steps: their squares are beyond float32
+    for scale in (1e-5, 1e5):  # 1e±30 over six steps, whose squares are outside the range of float32
         sensitivity = gj.flow.state_sensitivity(cell, at_scale(scale), p.xs, linear)
         np.testing.assert_allclose(np.asarray(sensitivity[-1, 0], float), H**0.5 * float(np.float32(scale)) ** 6, rtol=1e-5)
     norms = gj.flow.contribution_norms(cell, at_scale(1e-5), p.xs, linear)
     assert (norms.W[np.tril_indices(T)] > 0).all()
 
 
-def test_the_norm_is_that_of_numpy_and_keeps_what_is_not_finite():
+def test_the_norm_matches_numpy_and_keeps_infinity_and_nan():
     x = jax.random.normal(jax.random.key(0), (3, 4, 5))
     for axis in (None, 0, (1, 2)):
         flat = np.sqrt((np.asarray(x, float) ** 2).sum(axis))
@@ -169,7 +169,7 @@ def test_the_norm_is_that_of_numpy_and_keeps_what_is_not_finite():
     assert gj.flow.norm(jnp.zeros((2, 0)), 1).tolist() == [0.0, 0.0]
 
 
-def test_bad_input_is_told():
+def test_bad_input_raises():
     p, stacked, noisy = problem(gj.gru()), gj.stack([gj.gru()]), gj.zoneout(gj.gru(), 0.1)
     jacobians, sensitivity = gj.flow.jacobians, gj.flow.state_sensitivity
     assert_told(lambda: jacobians(stacked, (p.params,), p.xs), TypeError, r"cell: got stack.*one by one")

@@ -1,8 +1,19 @@
-"""`gj.unroll` in other people's code: short files to copy from, each tested (tests/experiments/test_recipes.py).
+"""Short examples to copy from: `gru_jax` inside other libraries, and whole small programs.
 
-`flax_linen`, `flax_nnx`, `equinox_module`, `haiku_transform`: a module of each library; they need that library, nothing else here does.
-All of them: `pip install -e ".[peers]" --extra-index-url https://download.pytorch.org/whl/cpu`, PyTorch without CUDA.
-`scanned_rnn`: a drop-in for the `ScannedRNN` that recurrent reinforcement learning copies around; it loads its weights.
-`torch_finetune`, `serve_onnx`, `keras_layer`: weights from PyTorch, to onnxruntime, in and out of Keras.
-`dreamer_gru`: a cell of one's own, the block GRU of DreamerV3. `padded_sentences`, `recurrent_policy`: whole examples.
+| file             | shows                                                        | needs       |
+|------------------|--------------------------------------------------------------|-------------|
+| equinox_module   | a recurrent layer as an Equinox module                       | Equinox     |
+| flax_nnx         | a recurrent layer as a Flax NNX module                       | Flax        |
+| flax_linen       | a recurrent layer as a Flax linen module                     | Flax        |
+| haiku_transform  | a recurrent layer as a Haiku module                          | Haiku       |
+| scanned_rnn      | a replacement for the `ScannedRNN` of PureJaxRL              | Flax        |
+| torch_finetune   | a GRU trained in PyTorch and fine-tuned here                 | PyTorch     |
+| keras_layer      | a Keras layer trained here, with its weights put back        | Keras       |
+| serve_onnx       | a network trained here and served by onnxruntime             | onnxruntime |
+| dreamer_gru      | a cell of one's own: the block GRU of DreamerV3              |             |
+| padded_sentences | a bidirectional classifier of padded sentences               |             |
+| recurrent_policy | a recurrent policy with episode resets, stepped and unrolled |             |
+
+`pip install -e ".[peers]" --extra-index-url https://download.pytorch.org/whl/cpu` installs all of
+these libraries, PyTorch without CUDA. Each recipe is tested in tests/experiments/test_recipes.py.
 """

@@ -1,17 +1,21 @@
-"""The recurrent cell of DreamerV3 as a `gj.Cell` of one's own: normalised before its gates, blocks of recurrent weights.
+"""Shows a cell of one's own: the recurrent cell of DreamerV3.
 
-    a_k = x W_k + blockdiag(U_k) h₋                              k = r, h, z
-    (r̂, ĝ, ẑ) = norm(a_r, a_h, a_z) · scale + offset             one root mean square per block and step, over its three gates
-    r = σ(r̂),  g = tanh(r ⊙ ĝ),  z = σ(ẑ − 1)                    r gates the whole candidate, input and offset too
+It has normalised gates and blocks of recurrent weights:
+
+    a_k = x W_k + blockdiag(U_k) h₋                      k = r, h, z
+    (r̂, ĝ, ẑ) = norm(a_r, a_h, a_z) · scale + offset     by the root mean square of each block
+    r = σ(r̂),  g = tanh(r ⊙ ĝ),  z = σ(ẑ − 1)            r gates all of ĝ, input and offset too
     h = z ⊙ g + (1 − z) ⊙ h₋
 
-Nobody derives this by hand on the first day: the cell brings its value row, and the engine fills in the adjoint, with nothing but the
-states saved, and with lengths and resets.
+The cell has no derived adjoint, only its equations. The engine differentiates them step by step, so
+it still saves nothing but the states, and lengths and resets work.
 
-Source: Hafner et al. 2023, arXiv 2301.04104, the functions `GRU` of `nets.py` and `RSSM._core` of `rssm.py`. The normalisation stands
-within each block here, so that blocks stay independent.
+Source: Hafner et al. 2023, arXiv 2301.04104, the functions `GRU` of `nets.py` and `RSSM._core` of
+`rssm.py`. Here the normalisation acts within each block, over its three gates, so that blocks stay
+independent.
 """
 
+from functools import cache
 from typing import Any, NamedTuple
 
 import jax
@@ -22,7 +26,7 @@ from gru_jax.ops import dot
 
 
 class DreamerParams(NamedTuple):
-    """n = H / blocks; gates in the order r, h, z."""
+    """The parameters, with the gates in the order r, h, z. Each block has n = H / blocks units."""
 
     W: jax.Array  # (D, 3·H), in blocks of 3·n
     U: jax.Array  # (blocks, n, 3·n)
@@ -30,8 +34,9 @@ class DreamerParams(NamedTuple):
     offset: jax.Array  # (blocks, 3·n)
 
 
+@cache  # cells with the same functions are equal, so JAX compiles once for all of them
 def dreamer_gru(blocks: int) -> gj.Cell:
-    """The cell with `blocks` blocks. Keep it: a new one is traced anew."""
+    """Makes the cell with `blocks` blocks, which must divide the hidden size."""
 
     def init(key: jax.Array, input_size: int, hidden_size: int, dtype: Any = jnp.float32) -> DreamerParams:
         key_W, key_U = jax.random.split(key)

@@ -1,4 +1,8 @@
-"""`gj.unroll` inside an Equinox module."""
+"""Shows a recurrent layer as an Equinox module.
+
+The cell is a plain field of the module: it is a static pytree, so it holds no arrays that Equinox
+would train.
+"""
 
 from typing import Any
 
@@ -9,15 +13,15 @@ import gru_jax as gj
 
 
 class Recurrent(eqx.Module):
-    """A cell over (T, *batch, D); `options` are those of `gj.unroll`: lengths, resets, reverse, …"""
+    """A recurrent layer over sequences of shape (T, *batch, D)."""
 
+    cell: gj.Cell
     params: Any
-    cell: Any = eqx.field(static=True)
 
-    def __init__(self, input_size: int, hidden_size: int, *, key: jax.Array, cell: Any = gj.gru()):
+    def __init__(self, input_size: int, hidden_size: int, *, key: jax.Array, cell: gj.Cell = gj.gru()):
         self.cell = cell
         self.params = cell.init(key, input_size, hidden_size)
 
     def __call__(self, xs: Any, h0: Any = None, **options: Any) -> Any:
-        """(h_last, ys)."""
+        """Runs the layer and returns (h_last, ys). The options are those of `gj.unroll`."""
         return gj.unroll(self.cell, self.params, xs, h0, **options)

@@ -1,4 +1,8 @@
-"""`gj.unroll` inside a Flax linen module."""
+"""Shows a recurrent layer as a Flax linen module.
+
+The cell is a plain attribute of the module, and its parameters are one entry of the variables, a
+NamedTuple such as `GRUParams`.
+"""
 
 from typing import Any
 
@@ -8,13 +12,13 @@ import gru_jax as gj
 
 
 class Recurrent(nn.Module):
-    """A cell over (T, *batch, D); `options` are those of `gj.unroll`: lengths, resets, reverse, …"""
+    """A recurrent layer over sequences of shape (T, *batch, D)."""
 
     hidden_size: int
-    cell: Any = gj.gru()
+    cell: gj.Cell = gj.gru()
 
     @nn.compact
     def __call__(self, xs: Any, h0: Any = None, **options: Any) -> Any:
-        """(h_last, ys)."""
+        """Runs the layer and returns (h_last, ys). The options are those of `gj.unroll`."""
         params = self.param("cell", self.cell.init, xs.shape[-1], self.hidden_size)
         return gj.unroll(self.cell, params, xs, h0, **options)

@@ -1,4 +1,8 @@
-"""`gj.unroll` inside a Haiku transform."""
+"""Shows a recurrent layer as a Haiku module.
+
+Haiku asks for one parameter at a time, while `cell.init` draws all of them. The module therefore
+draws them once, in `hk.init`, and hands each to `hk.get_parameter`.
+"""
 
 from functools import cache
 from typing import Any
@@ -10,18 +14,26 @@ import gru_jax as gj
 
 
 class Recurrent(hk.Module):
-    """A cell over (T, *batch, D); `options` are those of `gj.unroll`: lengths, resets, reverse, …"""
+    """A recurrent layer over sequences of shape (T, *batch, D)."""
 
-    def __init__(self, hidden_size: int, cell: Any = gj.gru(), name: str | None = None):
+    def __init__(self, hidden_size: int, cell: gj.Cell = gj.gru(), name: str | None = None):
         super().__init__(name=name)
         self.hidden_size, self.cell = hidden_size, cell
 
     def __call__(self, xs: Any, h0: Any = None, **options: Any) -> Any:
-        """(h_last, ys)."""
-        init = lambda key: self.cell.init(key, xs.shape[-1], self.hidden_size)
-        shapes = jax.eval_shape(init, jax.random.key(0))._asdict()
-        drawn = cache(lambda: init(hk.next_rng_key())._asdict())  # once, and in hk.init only
-        leaf = lambda field, shape: hk.get_parameter(field, shape.shape, shape.dtype, init=lambda *_: drawn()[field])
-        fields = {field: None if shape is None else leaf(field, shape) for field, shape in shapes.items()}
-        params = type(jax.eval_shape(init, jax.random.key(0)))(**fields)
-        return gj.unroll(self.cell, params, xs, h0, **options)
+        """Runs the layer and returns (h_last, ys). The options are those of `gj.unroll`."""
+        return gj.unroll(self.cell, self._params(xs.shape[-1]), xs, h0, **options)
+
+    def _params(self, input_size: int) -> Any:
+        """Gets the parameters of the cell from Haiku."""
+        init = lambda key: self.cell.init(key, input_size, self.hidden_size)
+        shapes = jax.eval_shape(init, jax.random.key(0))
+        draw = cache(lambda: init(hk.next_rng_key()))
+
+        def parameter(field: str) -> Any:
+            leaf = getattr(shapes, field)
+            if leaf is None:
+                return None
+            return hk.get_parameter(field, leaf.shape, leaf.dtype, init=lambda shape, dtype: getattr(draw(), field))
+
+        return type(shapes)(*map(parameter, shapes._fields))

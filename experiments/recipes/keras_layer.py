@@ -1,6 +1,7 @@
-"""A Keras layer's weights in and out: train it on either side.
+"""Shows how to train a Keras layer here, and put its weights back.
 
-Keras' own backward pass keeps every gate of every step; here the derived one saves the states only. The layer goes on with the result.
+The backward pass of Keras saves every gate of every step; the derived one recomputes them. The
+trained layer stays a Keras layer.
 """
 
 from typing import Any
@@ -11,33 +12,44 @@ import optax
 import gru_jax as gj
 
 
-def cell_of(layer: Any) -> gj.Cell:
-    """The cell that a `keras.layers.GRU`, `LSTM` or `SimpleRNN` is.
+def cell_for(layer: Any) -> gj.Cell:
+    """Returns the cell that computes the same as a `keras.layers.GRU`, `LSTM` or `SimpleRNN`.
 
     Raises:
-        TypeError: another layer, or activations that no cell here has.
+        TypeError: If the layer is of another kind, or has activations that no cell here has.
     """
     config = layer.get_config()
-    kind, inner, gates = type(layer).__name__, config.get("activation"), config.get("recurrent_activation")
-    if kind == "SimpleRNN" and inner in ("tanh", "relu", "sigmoid", "linear"):
-        return gj.elman("identity" if inner == "linear" else inner)
-    if kind in ("GRU", "LSTM") and (inner, gates) == ("tanh", "sigmoid"):
+    kind, activation, gate_activation = type(layer).__name__, config.get("activation"), config.get("recurrent_activation")
+    if kind == "SimpleRNN" and activation in ("tanh", "relu", "sigmoid", "linear"):
+        return gj.elman("identity" if activation == "linear" else activation)
+    if kind in ("GRU", "LSTM") and (activation, gate_activation) == ("tanh", "sigmoid"):
         return gj.lstm() if kind == "LSTM" else gj.gru(reset_after=config["reset_after"])
-    raise TypeError(f"layer: got {kind} with {inner}, {gates}, expected GRU, LSTM (tanh, sigmoid) or SimpleRNN.")
+    raise TypeError(
+        f"layer: got {kind} with activation={activation!r} and recurrent_activation={gate_activation!r}, expected a GRU or LSTM "
+        "with tanh and sigmoid, or a SimpleRNN with tanh, relu, sigmoid or linear."
+    )
 
 
-def trained(layer: Any, xs: Any, ys: Any, steps: int = 50, learning_rate: float = 0.01) -> list[float]:
-    """Trains a built Keras layer here, on squared error of its outputs `ys` for `xs` (B, T, D), and puts the weights back.
+def train_layer(layer: Any, xs: Any, targets: Any, steps: int = 50, learning_rate: float = 0.01) -> list[float]:
+    """Trains a built Keras layer on the squared error of its outputs, and puts the weights back.
 
-    Returns the losses.
+    Args:
+        layer: The Keras layer, built for the inputs. Its weights are replaced.
+        xs: The inputs, of shape (B, T, D).
+        targets: The wanted outputs, of shape (B, T, H).
+        steps: The number of Adam updates. Defaults to 50.
+        learning_rate: The learning rate of Adam. Defaults to 0.01.
+
+    Returns:
+        The loss before each update.
     """
-    cell = cell_of(layer)
+    cell = cell_for(layer)
     params = gj.convert.from_keras(cell, layer.get_weights())
 
     def loss_fn(params: Any, batch: Any, key: jax.Array) -> tuple[jax.Array, dict]:
         _, outputs = gj.unroll(cell, params, batch[0], time_major=False)
         return gj.heads.squared_error(outputs, batch[1]).mean(), {}
 
-    fitted = gj.train.fit(loss_fn, params, optax.adam(learning_rate), (xs, ys), key=jax.random.key(0), steps=steps)
-    layer.set_weights(gj.convert.to_keras(cell, fitted.params))
-    return fitted.history["loss"].tolist()
+    result = gj.train.fit(loss_fn, params, optax.adam(learning_rate), (xs, targets), key=jax.random.key(0), steps=steps)
+    layer.set_weights(gj.convert.to_keras(cell, result.params))
+    return result.history["loss"].tolist()

@@ -1,14 +1,16 @@
-"""A recurrent policy with episode resets: the learner's one `unroll` over (T, B) next to the same policy stepped one by one.
+"""Shows a recurrent policy with episode resets: the actor steps it, the learner unrolls it.
 
-`resets[t]` means: the observation at t is the first of its episode, so the state is zero BEFORE the step at t. Gym, Gymnax and Brax
-hand out `done[t]` with the transition that ended at t; with auto-reset the next observation is already the new episode's, so
+`resets[t]` says that the observation at t is the first of its episode, so the state is reset BEFORE
+the step at t. Gym, Gymnax and Brax return `done[t]` with the transition that ends at t. With
+auto-reset, the next observation already belongs to the new episode:
 
-    resets[0] = True for a fresh environment (or carry h0 on, and the last `done`, from the previous rollout)
+    resets[0] = True, or the last `done` of the previous rollout if h0 is its last state
     resets[t] = done[t - 1]
 
-Shifting it by one is the bug to look for: reset with done[t] and the policy forgets before it acts on an episode's last observation,
-while the first one of the next episode still sees the old state. The numbers stay plausible; the two ways below no longer agree.
-Run: `python -m experiments.recipes.recurrent_policy`.
+A frequent bug is to use resets[t] = done[t]. The policy then forgets its state before it acts on
+the last observation of an episode, and starts the next episode with the old state. The results look
+plausible, but actor and learner no longer agree, as this program prints.
+Run `python -m experiments.recipes.recurrent_policy`.
 """
 
 from typing import Any
@@ -19,29 +21,41 @@ import jax.numpy as jnp
 import gru_jax as gj
 
 CELL = gj.gru()
-CUES, LONGEST = 2, 5  # each episode shows one of two cues, at its first step only, and has at most five steps
+CUES, MAX_STEPS = 2, 5  # an episode shows one of two cues at its first step, and has at most five steps
 
 
 def init(key: jax.Array, hidden_size: int = 16) -> dict[str, Any]:
-    """Parameters of the policy."""
+    """Draws the parameters of the policy."""
     key_cell, key_head = jax.random.split(key)
     return {"cell": CELL.init(key_cell, CUES + 1, hidden_size), "head": gj.heads.init_dense(key_head, hidden_size, CUES)}
 
 
 def act(params: dict, h: jax.Array, observation: jax.Array, reset: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """The actor: one step, (state, logits of the actions)."""
-    h, y = gj.step(CELL, params["cell"], h, observation, reset)
+    """Runs the actor for one step. Returns the state and the logits of the actions."""
+    h, y = gj.step(CELL, params["cell"], h, observation, reset=reset)
     return h, gj.heads.dense(params["head"], y)
 
 
 def learn(params: dict, h0: jax.Array, observations: jax.Array, resets: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """The learner: the whole rollout (T, B, ·) at once, (last state, logits of all steps)."""
+    """Runs the learner on a whole rollout. Returns the final state and the logits of all steps."""
     h_last, ys = gj.unroll(CELL, params["cell"], observations, h0, resets=resets)
     return h_last, gj.heads.dense(params["head"], ys)
 
 
 def rollout(key: jax.Array, params: dict, h: jax.Array, done: jax.Array, steps: int) -> dict[str, jax.Array]:
-    """Acts for `steps` steps in B environments with auto-reset; `done` is that of the step before. All leaves (T, B, ·)."""
+    """Acts in B environments with auto-reset.
+
+    Args:
+        key: A `jax.random` key.
+        params: The parameters of the policy.
+        h: The state before the first step.
+        done: Whether the step before the first one ended an episode, of shape (B,).
+        steps: The number of steps T.
+
+    Returns:
+        Arrays of shape (T, B, …) by name, and the state and `done` after the last step as "h_last"
+        and "done_last".
+    """
 
     def step(carry: Any, key: jax.Array) -> tuple[Any, dict[str, jax.Array]]:
         h, done, cue, age = carry
@@ -52,7 +66,7 @@ def rollout(key: jax.Array, params: dict, h: jax.Array, done: jax.Array, steps: 
         observation = jnp.concatenate([shown, jnp.ones_like(shown[..., :1])], -1)
         h, logits = act(params, h, observation, reset=done)
         action = jax.random.categorical(key_action, logits)
-        ends = (age == LONGEST - 1) | (jax.random.uniform(key_end, cue.shape) < 0.1)
+        ends = (age == MAX_STEPS - 1) | (jax.random.uniform(key_end, cue.shape) < 0.1)
         seen = {"observation": observation, "reset": done, "logits": logits, "action": action}
         return (h, ends, cue, age), seen
 
@@ -72,4 +86,4 @@ if __name__ == "__main__":
     print(
         f"{int(seen['reset'].sum())} episodes; actor and learner differ by {float(jnp.abs(logits - seen['logits']).max()):.1e}"
     )
-    print(f"with resets[t] = done[t] in the learner they differ by {float(jnp.abs(wrong - seen['logits']).max()):.1e}")
+    print(f"with resets[t] = done[t] in the learner, they differ by {float(jnp.abs(wrong - seen['logits']).max()):.1e}")

@@ -1,7 +1,8 @@
-"""A drop-in for the `ScannedRNN` that recurrent reinforcement learning in JAX copies around (PureJaxRL and its descendants).
+"""Shows a replacement for the `ScannedRNN` of PureJaxRL, from which many projects copied it.
 
-Same calls, same parameter tree (`GRUCell_0/{ir,iz,in,hr,hz,hn}`), so checkpoints load; one derived backward pass instead of a scan
-that autodiff stores every gate of.
+The module is called like the original and has the same parameter tree,
+`GRUCell_0/{ir,iz,in,hr,hz,hn}`, so it loads existing checkpoints. Autodiff of the original saves
+every gate of every step; the derived backward pass does not need to.
 """
 
 from typing import Any
@@ -12,21 +13,32 @@ import jax.numpy as jnp
 
 import gru_jax as gj
 
+CELL = gj.gru(reset_after=True)  # the form of Flax's GRUCell
+
 
 class ScannedRNN(nn.Module):
-    """(carry, (ins, resets)) → (carry, outputs); `resets` (T, B) are true where the state is set to zero before the step."""
+    """A GRU over a sequence whose state is reset where an episode starts."""
 
     @nn.compact
     def __call__(self, carry: Any, x: Any) -> Any:
-        """`ins` (T, B, H): as many features as units, as in the original."""
+        """Runs the GRU.
+
+        Args:
+            carry: The state before the first step, of shape (B, H).
+            x: A pair `(ins, resets)` of shapes (T, B, H) and (T, B). The inputs have as many features
+                as there are units. The state is set to zero before each step with a reset.
+
+        Returns:
+            The final state, and the outputs of shape (T, B, H).
+        """
         ins, resets = x
-        cell = nn.GRUCell(features=ins.shape[-1], name="GRUCell_0")
+        flax_cell = nn.GRUCell(features=ins.shape[-1], name="GRUCell_0")
         if self.is_initializing():
-            cell(carry, ins[0])
-        params = gj.convert.from_flax_linen(gj.gru(reset_after=True), cell.variables["params"])
-        return gj.unroll(gj.gru(reset_after=True), params, ins, carry, resets=resets.astype(bool))
+            flax_cell(carry, ins[0])
+        params = gj.convert.from_flax_linen(CELL, flax_cell.variables["params"])
+        return gj.unroll(CELL, params, ins, carry, resets=resets.astype(bool))
 
     @staticmethod
     def initialize_carry(batch_size: int, hidden_size: int) -> jax.Array:
-        """Zeros, as the original."""
+        """Returns a state of zeros, as the original does."""
         return jnp.zeros((batch_size, hidden_size))

@@ -1,6 +1,8 @@
-"""A GRU trained here, exported to ONNX and served by onnxruntime: sentences of different lengths, in batches of any size.
+"""Shows how to export a GRU to ONNX and serve it with onnxruntime.
 
-Trains `padded_sentences` and serves it. Run: `python -m experiments.recipes.serve_onnx`.
+The model takes sentences of different lengths, in batches of any size. This program trains
+the network of `padded_sentences`, exports it, and prints the predictions of both. Run
+`python -m experiments.recipes.serve_onnx`.
 """
 
 import tempfile
@@ -15,15 +17,16 @@ from experiments.recipes import padded_sentences
 
 
 def export(path: Path, params: dict[str, Any]) -> None:
-    """The reader as an ONNX model that takes lengths, and its read-out beside it."""
+    """Writes the recurrent layer as an ONNX model, and the dense layer as a safetensors file."""
     gj.convert.save_onnx(path, padded_sentences.READER, params["reader"], lengths=True)
-    gj.convert.save_safetensors(
-        path.with_suffix(".safetensors"), {k: np.asarray(v) for k, v in params["head"]._asdict().items()}
-    )
+    gj.convert.save_safetensors(path.with_suffix(".safetensors"), params["head"]._asdict())
 
 
-def served(path: Path) -> Callable[[np.ndarray, np.ndarray], np.ndarray]:
-    """The model behind a function (xs, lengths) → one number per sentence; needs onnxruntime and NumPy, and no JAX."""
+def load(path: Path) -> Callable[[np.ndarray, np.ndarray], np.ndarray]:
+    """Loads the exported network as a function from (xs, lengths) to one logit per sentence.
+
+    The function needs onnxruntime and NumPy, but not JAX.
+    """
     import onnxruntime
     from safetensors.numpy import load_file
 
@@ -39,8 +42,9 @@ def served(path: Path) -> Callable[[np.ndarray, np.ndarray], np.ndarray]:
 
 if __name__ == "__main__":
     params, _ = padded_sentences.train()
-    xs, lengths = padded_sentences.padded(padded_sentences.sentences(np.random.default_rng(1), 5))
-    with tempfile.TemporaryDirectory() as folder:
-        export(Path(folder) / "reader.onnx", params)
-        print("onnxruntime", served(Path(folder) / "reader.onnx")(np.asarray(xs), np.asarray(lengths)).round(3))
-    print("here       ", np.asarray(padded_sentences.logits(params, xs, lengths)).round(3))
+    xs, lengths = padded_sentences.pad(padded_sentences.draw_sentences(np.random.default_rng(1), 5))
+    with tempfile.TemporaryDirectory() as directory:
+        export(Path(directory) / "reader.onnx", params)
+        served = load(Path(directory) / "reader.onnx")
+        print("onnxruntime", served(np.asarray(xs), np.asarray(lengths)).round(3))
+    print("gru_jax    ", np.asarray(padded_sentences.logits(params, xs, lengths)).round(3))

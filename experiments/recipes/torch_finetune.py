@@ -1,7 +1,8 @@
-"""A PyTorch GRU trained elsewhere, moved over and fine-tuned here.
+"""Shows how to move a GRU trained in PyTorch here and fine-tune it.
 
-`elsewhere` trains on handwritten digits row by row from the top; here the rows come from the bottom, which the network has never
-seen. Run: `python -m experiments.recipes.torch_finetune`.
+`train_in_pytorch` trains a network on handwritten digits, read row by row from the top. Here it is
+fine-tuned on digits that are read from the bottom, which it has never seen.
+Run `python -m experiments.recipes.torch_finetune`.
 """
 
 from collections.abc import Mapping
@@ -15,11 +16,11 @@ import optax
 import gru_jax as gj
 from experiments import digits
 
-CELL = gj.gru(reset_after=True)  # PyTorch's form
+CELL = gj.gru(reset_after=True)  # the form of PyTorch's nn.GRU
 
 
-def elsewhere(epochs: int = 20) -> dict[str, Any]:
-    """The state dict of a network trained in PyTorch: `rnn` is an nn.GRU, `head` an nn.Linear."""
+def train_in_pytorch(epochs: int = 20) -> dict[str, Any]:
+    """Trains an nn.GRU `rnn` with an nn.Linear `head` in PyTorch, and returns the state dict."""
     import torch
 
     torch.manual_seed(0)
@@ -36,37 +37,37 @@ def elsewhere(epochs: int = 20) -> dict[str, Any]:
     return model.state_dict()
 
 
-def moved(state_dict: Mapping[str, Any]) -> digits.Params:
-    """The same network here."""
+def convert(state_dict: Mapping[str, Any]) -> digits.Params:
+    """Converts the state dict to the parameters of the same network here."""
     weight, bias = (jnp.array(np.asarray(state_dict[f"head.{name}"])) for name in ("weight", "bias"))
     head = gj.heads.DenseParams(V=weight.T, b_y=bias)
     return digits.Params(gj.convert.from_pytorch(CELL, state_dict, prefix="rnn."), head)
 
 
 def loss_fn(params: digits.Params, batch: digits.Digits, key: jax.Array) -> tuple[jax.Array, dict]:
-    """Mean cross-entropy of the class after the last row, in nats."""
+    """Computes the mean cross-entropy after the last row, in nats."""
     return digits.loss_fn(CELL, params, batch, key)
 
 
-def fine_tuned(params: digits.Params, train: digits.Digits, steps: int = 400) -> digits.Params:
-    """After `steps` updates on other data."""
+def fine_tune(params: digits.Params, train: digits.Digits, steps: int = 400) -> digits.Params:
+    """Trains the network for `steps` updates and returns its parameters."""
     optimizer = optax.chain(optax.clip_by_global_norm(1.0), optax.adam(3e-3))
     return gj.train.fit(loss_fn, params, optimizer, train, key=jax.random.key(0), steps=steps, batch_size=digits.BATCH).params
 
 
 def accuracy(params: digits.Params, test: digits.Digits) -> float:
-    """The share of the images that are read right."""
+    """Computes the share of the images that are classified correctly."""
     return float(digits.evaluate(CELL, test, params)["accuracy"])
 
 
-def upside_down(images: digits.Digits) -> digits.Digits:
-    """The rows from the bottom."""
+def reverse_rows(images: digits.Digits) -> digits.Digits:
+    """Reverses the order of the rows, so that the images are read from the bottom."""
     return images._replace(xs=images.xs[:, ::-1])
 
 
 if __name__ == "__main__":
-    train, test = map(upside_down, digits.load())
-    params = moved(elsewhere())
+    train, test = map(reverse_rows, digits.load())
+    params = convert(train_in_pytorch())
     print(f"from the top, as trained: {100 * accuracy(params, digits.load()[1]):.1f} %")
     print(f"from the bottom: {100 * accuracy(params, test):.1f} %", end=", ")
-    print(f"after fine-tuning {100 * accuracy(fine_tuned(params, train), test):.1f} %")
+    print(f"after fine-tuning {100 * accuracy(fine_tune(params, train), test):.1f} %")

@@ -1,4 +1,4 @@
-"""Weights that travel: parameters to and from PyTorch, Keras, Flax, Haiku, Equinox, ONNX, and safetensors files.
+"""Converts parameters to and from other libraries, and reads and writes model files.
 
     from_pytorch(cell, state_dict)         to_pytorch(cell, params)
     from_keras(cell, weights)              to_keras(cell, params)
@@ -10,9 +10,10 @@
     load_onnx(path)                        save_onnx(path, cell, params)
     load_safetensors(path)                 save_safetensors(path, tensors)
 
-None of these libraries is needed to convert: a file each holds a table of that library's layout in the letters of the derivation,
-and `table` reads it both ways. From here to there and back is bit for bit. A form that the other side lacks is refused with
-the reason, never approximated: the GRU's reset before or after the matmul, a bias, peepholes.
+The conversions need none of these libraries. Each library has a module here with a table of its
+parameter layout; `table` explains how to read one. Converting parameters to a library and back
+returns the same bits. If the library cannot represent a cell or one of its parameters, the
+conversion raises and says why; it never approximates.
 """
 
 from gru_jax.convert.equinox import from_equinox as from_equinox

@@ -1,6 +1,10 @@
-"""What comes in becomes JAX arrays of one dtype, copied and never unpickled; what goes to a library that is not JAX's, NumPy arrays."""
+"""Converts arrays of any library to JAX arrays of one dtype, and JAX arrays to NumPy.
 
-from collections.abc import Callable, Iterable, Mapping
+Arrays of NumPy and PyTorch are copied: JAX would otherwise share their memory, which their owner may
+go on training in place. Nothing is unpickled.
+"""
+
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -10,55 +14,58 @@ import numpy as np
 from gru_jax._engine.validate import FLOATS
 from gru_jax._jax.tracing import is_traced
 
-Say = Callable[[str], str]  # how a message calls the tensor of this name
+LabelOf = Callable[[str], str]  # maps the name of a tensor to the label that error messages use
 
 
-def read(tensors: Mapping[str, Any], dtype: Any, say: Say) -> dict[str, jax.Array]:
-    """The tensors as JAX arrays of one dtype.
+def to_jax_arrays(tensors: Mapping[str, Any], dtype: Any, label_of: LabelOf) -> dict[str, jax.Array]:
+    """Converts tensors to JAX arrays of one dtype.
 
-    JAX arrays and tracers stay what they are; everything else (NumPy, PyTorch on any device, Flax' variables) is copied: JAX
-    would otherwise share the memory of an array that its owner goes on training in place.
+    JAX arrays and tracers pass through. Arrays of NumPy, of PyTorch (on any device) and Flax
+    variables are copied.
 
     Args:
-        tensors: by name.
-        dtype: to cast to; None keeps theirs.
-        say: for messages.
+        tensors: The tensors by name.
+        dtype: The dtype to cast to, or None to keep the tensors' own.
+        label_of: Maps a tensor's name to the label that error messages use.
 
     Raises:
-        TypeError: not an array of one of the four dtypes, float64 where x64 is off, different dtypes.
+        TypeError: If a value is not an array of floating-point numbers, if it is float64 while x64
+            is disabled, or if the tensors have different dtypes and `dtype` is None.
     """
-    wanted = None if dtype is None else jnp.dtype(dtype)
-    if wanted is not None and wanted.name not in FLOATS:
-        raise TypeError(f"dtype: got {wanted}, expected {', '.join(FLOATS)}, or None.")
-    arrays = {name: _array(value, wanted, say(name)) for name, value in tensors.items()}
-    kinds = {array.dtype: name for name, array in arrays.items()}
-    if len(kinds) > 1:
-        (one, first), (other, second) = list(kinds.items())[:2]
+    target = None if dtype is None else jnp.dtype(dtype)
+    if target is not None and target.name not in FLOATS:
+        raise TypeError(f"dtype: got {target}, expected {', '.join(FLOATS)}, or None.")
+    arrays = {name: _to_jax_array(value, target, label_of(name)) for name, value in tensors.items()}
+    first_of: dict[Any, str] = {}
+    for name, array in arrays.items():
+        first_of.setdefault(array.dtype, name)
+    if len(first_of) > 1:
+        (expected, first), (other, second) = list(first_of.items())[:2]
         raise TypeError(
-            f"{say(second)}: got {other} beside the {one} of {say(first)}, expected one dtype. Pass dtype=jnp.{one}."
+            f"{label_of(second)}: got {other}, expected {expected}, the dtype of {label_of(first)}. Cast all tensors to one "
+            f"dtype: dtype=jnp.{expected}."
         )
     return arrays
 
 
-def _array(value: Any, dtype: Any, label: str) -> jax.Array:
-    if not isinstance(value, jax.Array) and hasattr(value, "__jax_array__"):  # Flax' variables
+def to_numpy_arrays(tensors: Mapping[str, jax.Array]) -> dict[str, Any]:
+    """Converts JAX arrays to writable NumPy arrays. Tracers pass through."""
+    return {name: t if is_traced(t) else np.array(t, order="C") for name, t in tensors.items()}
+
+
+def as_array(value: Any, label: str) -> Any:
+    """Converts an array of any library to a NumPy or JAX array in native byte order.
+
+    The result may share its memory.
+
+    Raises:
+        TypeError: If `value` is not an array.
+    """
+    if not isinstance(value, jax.Array) and hasattr(value, "__jax_array__"):  # a Flax variable
         value = value.__jax_array__()
-    if not isinstance(value, jax.Array):
-        value = _from_elsewhere(value, label)
-    if value.dtype.name not in FLOATS:
-        raise TypeError(f"{label}: got {value.dtype}, expected floating-point numbers ({', '.join(FLOATS)}).")
-    target = value.dtype if dtype is None else dtype
-    if jax.dtypes.canonicalize_dtype(target) != target:
-        raise TypeError(
-            f"{label}: got float64, which JAX would cut to float32 here. Pass dtype=jnp.float32, or switch float64 on first: "
-            'jax.config.update("jax_enable_x64", True).'
-        )
-    return value.astype(target) if isinstance(value, jax.Array) else jnp.array(value, target, copy=True)
-
-
-def _from_elsewhere(value: Any, label: str) -> Any:
-    """A NumPy array, or a JAX array of its own."""
-    if hasattr(value, "detach") and hasattr(value, "cpu"):  # PyTorch's, without importing it
+    if isinstance(value, jax.Array):
+        return value
+    if hasattr(value, "detach") and hasattr(value, "cpu"):  # a PyTorch tensor, recognised without importing PyTorch
         value = value.detach().cpu()
     try:
         if "bfloat16" in str(getattr(value, "dtype", "")) and not isinstance(value, np.ndarray):
@@ -67,53 +74,19 @@ def _from_elsewhere(value: Any, label: str) -> Any:
     except Exception as error:
         raise TypeError(f"{label}: got {type(value).__name__}, expected an array. ({error})") from error
     if array.dtype == object:
-        raise TypeError(f"{label}: got {type(value).__name__}, expected an array.")
-    return array
+        raise TypeError(f"{label}: got {type(value).__name__}, expected an array of numbers.")
+    return array if array.dtype.isnative else array.astype(array.dtype.newbyteorder("="))
 
 
-def write(tensors: Mapping[str, jax.Array]) -> dict[str, Any]:
-    """NumPy arrays of their own, which their receiver may write to. Tracers stay what they are."""
-    return {name: t if is_traced(t) else np.array(t, order="C") for name, t in tensors.items()}
-
-
-def flatten(tree: Any, label: str, prefix: str = "") -> dict[str, Any]:
-    """The leaves of nested mappings by path, joined by "/"."""
-    if not isinstance(tree, Mapping):
-        raise TypeError(f"{label}: got {type(tree).__name__}, expected a mapping of names to arrays.")
-    flat: dict[str, Any] = {}
-    for key, value in tree.items():
-        nested = isinstance(value, Mapping)
-        flat |= flatten(value, f"{label}[{key!r}]", f"{prefix}{key}/") if nested else {f"{prefix}{key}": value}
-    return flat
-
-
-def unflatten(flat: Mapping[str, Any]) -> dict[str, Any]:
-    """The inverse of `flatten`."""
-    tree: dict[str, Any] = {}
-    for path, value in flat.items():
-        *folders, name = path.split("/")
-        here = tree
-        for folder in folders:
-            here = here.setdefault(folder, {})
-        here[name] = value
-    return tree
-
-
-def check_names(got: Iterable[str], required: Iterable[str], optional: Iterable[str], label: str, hint: str = "") -> bool:
-    """Raises where a name is missing or surplus; whether the optional ones, all or none, are there.
-
-    Raises:
-        ValueError: names the missing and the surplus, and what was expected.
-    """
-    names, required, optional = set(got), list(required), list(optional)
-    some = [name for name in optional if name in names]
-    expected = required + (optional if some else [])
-    missing = [name for name in expected if name not in names]
-    surplus = sorted(names - set(expected))
-    if missing or surplus:
-        told = [
-            f"{word} {', '.join(map(repr, those))}" for word, those in (("missing", missing), ("surplus", surplus)) if those
-        ]
-        may = f" and, with a bias, {', '.join(map(repr, optional))}" if optional and not some else ""
-        raise ValueError(f"{label}: {'; '.join(told)}. Expected {', '.join(map(repr, expected))}{may}.{hint and ' ' + hint}")
-    return bool(some)
+def _to_jax_array(value: Any, dtype: Any, label: str) -> jax.Array:
+    """Converts one tensor; see `to_jax_arrays`."""
+    array = as_array(value, label)
+    if array.dtype.name not in FLOATS:
+        raise TypeError(f"{label}: got {array.dtype}, expected floating-point numbers ({', '.join(FLOATS)}).")
+    target = array.dtype if dtype is None else dtype
+    if jax.dtypes.canonicalize_dtype(target) != target:
+        raise TypeError(
+            f"{label}: got float64, expected at most float32 while x64 is disabled. Pass dtype=jnp.float32, or enable x64: "
+            'jax.config.update("jax_enable_x64", True).'
+        )
+    return array.astype(target) if isinstance(array, jax.Array) else jnp.array(array, target, copy=True)

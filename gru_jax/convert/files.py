@@ -1,4 +1,4 @@
-"""Reading and writing files: what an extra is for, whole or not at all."""
+"""Imports the optional packages that read and write model files, and writes files atomically."""
 
 import importlib
 import os
@@ -8,40 +8,46 @@ from pathlib import Path
 from typing import Any
 
 
-def extra(module: str) -> Any:
-    """A module of the extra `convert`.
+def import_extra(module: str) -> Any:
+    """Imports a module of the extra `convert`.
 
     Raises:
-        ImportError: says what to install.
+        ImportError: If the package is not installed. The message says how to install it.
     """
     try:
         return importlib.import_module(module)
     except ImportError as error:
         package = module.split(".")[0]
-        raise ImportError(f'{package} is not installed, and its files need it. pip install "gru_jax[convert]".') from error
+        raise ImportError(
+            f'{package} is not installed, which reading and writing its files requires. Run: pip install "gru_jax[convert]".'
+        ) from error
 
 
-def write_whole(path: str | os.PathLike[str], write: Callable[[Path], None]) -> None:
-    """Lets `write` fill a file beside `path`, then gives it that name: a crash leaves what was there before.
+def write_atomically(path: str | os.PathLike[str], write: Callable[[Path], None]) -> None:
+    """Lets `write` fill a temporary file next to `path`, and then renames it to `path`.
+
+    After a crash, `path` holds its old content or the new one, never a part.
 
     Raises:
-        OSError: of the folder or the disk; names the path.
+        OSError: If the directory is missing or not writable, or the disk is full.
     """
     target = Path(path)
     handle, name = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.")
     os.close(handle)
+    temporary = Path(name)
     try:
-        write(Path(name))
-        with open(name, "rb") as file:
+        write(temporary)
+        with open(temporary, "rb") as file:
             os.fsync(file.fileno())
-        os.chmod(name, 0o666 & ~_umask())
-        os.replace(name, target)
+        os.chmod(temporary, 0o666 & ~_umask())  # mkstemp creates files that only their owner may read
+        os.replace(temporary, target)
     except BaseException:
-        Path(name).unlink(missing_ok=True)
+        temporary.unlink(missing_ok=True)
         raise
 
 
 def _umask() -> int:
+    """Returns the process's umask, which can only be read by setting it."""
     mask = os.umask(0)
     os.umask(mask)
     return mask

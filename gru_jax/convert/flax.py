@@ -1,8 +1,10 @@
-"""Flax: linen's and NNX' `GRUCell`, `LSTMCell`, `OptimizedLSTMCell` and `SimpleCell`, as trees of parameters.
+"""Converts the parameter trees of the recurrent cells of Flax, both linen and NNX.
 
-GRUCell      r, z, n; z on the old state: W_z, U_z, b_z change sign; reset after the matmul. NNX' has no bias c_h
-LSTMCell     i, f, g, o; one bias, which stands with the recurrent weights. Its carry is (c, h), our state (h, c)
-SimpleCell   with the activation of `gj.elman`, which the tree does not say: the cell does
+| cell       | gate order | differences from our cells                                         |
+|------------|------------|--------------------------------------------------------------------|
+| GRUCell    | r, z, n    | z multiplies the old state; reset after the matmul; NNX has no c_h |
+| LSTMCell   | i, f, g, o | the bias is in the recurrent layer; the carry is (c, h)            |
+| SimpleCell |            | the tree does not name the activation                              |
 """
 
 from collections.abc import Mapping
@@ -12,22 +14,16 @@ from gru_jax.cells.elman import ElmanParams
 from gru_jax.cells.gru import gru
 from gru_jax.cells.gru_reset_after import GRUResetAfterParams
 from gru_jax.cells.lstm import LSTMParams, lstm
-from gru_jax.convert.arrays import check_names, flatten, read, unflatten
-from gru_jax.convert.library import ELMANS, Library
-from gru_jax.convert.table import Table, pack, unpack
+from gru_jax.convert.arrays import to_jax_arrays
+from gru_jax.convert.library import ELMAN_CELLS, Library
+from gru_jax.convert.names import check_names, flatten, unflatten
+from gru_jax.convert.packing import pack, unpack
+from gru_jax.convert.table import Table
 
-
-def _gates(of_input: dict[str, str], of_state: dict[str, str]) -> dict[str, str]:
-    """The kernels of a linen cell, gate by gate."""
-    kernels = {name: f"W_{gate}" for name, gate in of_input.items()} | {name: f"U_{gate}" for name, gate in of_state.items()}
-    return {f"{name}/kernel": entry for name, entry in kernels.items()}
-
-
-_LSTM_BIASES = {"hi/bias": "b_i", "hf/bias": "b_f", "hg/bias": "b_g", "ho/bias": "b_o"}
-_LSTM_STATE = {"hi": "i", "hf": "f", "hg": "g", "ho": "o"}
-_SIMPLE = Table(ElmanParams, {"i/kernel": "W", "h/kernel": "U", "i/bias": "b"})
-_NNX_SIMPLE = Table(ElmanParams, {"dense_i/kernel": "W", "dense_h/kernel": "U", "dense_i/bias": "b"})
-
+_LSTM_STATE = {
+    "hi/kernel": "U_i", "hf/kernel": "U_f", "hg/kernel": "U_g", "ho/kernel": "U_o",
+    "hi/bias": "b_i", "hf/bias": "b_f", "hg/bias": "b_g", "ho/bias": "b_o",
+}  # fmt: skip
 LINEN = Library(
     "Flax linen",
     {
@@ -38,8 +34,10 @@ LINEN = Library(
                 "hr/kernel": "U_r", "hz/kernel": "-U_z", "hn/kernel": "U_h", "hn/bias": "c_h",
             },
         ),
-        lstm(): Table(LSTMParams, _gates({"ii": "i", "if": "f", "ig": "g", "io": "o"}, _LSTM_STATE) | _LSTM_BIASES),
-        **dict.fromkeys(ELMANS, _SIMPLE),
+        lstm(): Table(
+            LSTMParams, {"ii/kernel": "W_i", "if/kernel": "W_f", "ig/kernel": "W_g", "io/kernel": "W_o"} | _LSTM_STATE
+        ),
+        **dict.fromkeys(ELMAN_CELLS, Table(ElmanParams, {"i/kernel": "W", "h/kernel": "U", "i/bias": "b"})),
     },
 )  # fmt: skip
 
@@ -50,97 +48,176 @@ NNX = Library(
             GRUResetAfterParams,
             {"dense_i/kernel": "W_r -W_z W_h", "dense_h/kernel": "U_r -U_z U_h", "dense_i/bias": "b_r -b_z b_h"},
         ),
-        lstm(): Table(LSTMParams, _gates({"ii": "i", "if_": "f", "ig": "g", "io": "o"}, _LSTM_STATE) | _LSTM_BIASES),
-        **dict.fromkeys(ELMANS, _NNX_SIMPLE),
+        lstm(): Table(
+            LSTMParams, {"ii/kernel": "W_i", "if_/kernel": "W_f", "ig/kernel": "W_g", "io/kernel": "W_o"} | _LSTM_STATE
+        ),
+        **dict.fromkeys(ELMAN_CELLS, Table(ElmanParams, {"dense_i/kernel": "W", "dense_h/kernel": "U", "dense_i/bias": "b"})),
     },
 )
-NNX_OPTIMIZED = Table(
+NNX_OPTIMIZED_LSTM = Table(
     LSTMParams,
     {"dense_i/kernel": "W_i W_f W_g W_o", "dense_h/kernel": "U_i U_f U_g U_o", "dense_h/bias": "b_i b_f b_g b_o"},
 )
 
 
 def from_flax_linen(cell: Any, tree: Mapping[str, Any], *, dtype: Any = None) -> Any:
-    """Our parameters from those of a linen cell: `variables["params"]`, or the part of it that is the cell's.
+    """Converts the parameters of a linen cell to the parameters of `cell`.
 
-        gj.gru(reset_after=True)      nn.GRUCell(H)
-        gj.lstm()                     nn.LSTMCell(H), nn.OptimizedLSTMCell(H)
-        gj.elman("tanh")              nn.SimpleCell(H)
+        params = gj.convert.from_flax_linen(gj.gru(reset_after=True), variables["params"])
 
-    `nn.RNN(cell)` keeps them under "cell", `nn.Bidirectional` under "forward_rnn" and "backward_rnn". Bit for bit both
-    ways, and differentiable: gradients come back in Flax' tree.
+    | cell                     | linen cell                              |
+    |--------------------------|-----------------------------------------|
+    | gj.gru(reset_after=True) | nn.GRUCell(H)                           |
+    | gj.lstm()                | nn.LSTMCell(H), nn.OptimizedLSTMCell(H) |
+    | gj.elman("tanh")         | nn.SimpleCell(H)                        |
+
+    Preserves every bit, and is differentiable: gradients with respect to `tree` have Flax's
+    structure.
 
     Args:
-        cell: what the parameters belong to.
-        tree: a mapping of "ir", "iz", …, each of "kernel" and, where the cell has one, "bias".
-        dtype: to cast to; None keeps theirs.
+        cell: The cell to which the parameters belong.
+        tree: The part of `variables["params"]` that belongs to the cell. `nn.RNN` keeps it under
+            "cell", and `nn.Bidirectional` under "forward_rnn" and "backward_rnn".
+        dtype: The dtype to cast to. Defaults to the dtype of the arrays.
+
+    Returns:
+        The parameters of `cell`, as `cell.init` makes them.
 
     Raises:
-        TypeError: a cell that linen does not have (reset before the matmul, peepholes), a stack, wrong dtypes.
-        ValueError: missing or surplus names, wrong shapes.
+        TypeError: If linen has no such cell (for example reset before the matmul, or peepholes), if
+            `cell` is a stack or bidirectional, or if the arrays have mixed or non-floating dtypes.
+        ValueError: If a name is missing or unexpected, or an array has the wrong shape.
+
+    Example:
+        >>> import numpy as np
+        >>> import gru_jax as gj
+        >>> i = {"kernel": np.ones((3, 4), np.float32), "bias": np.zeros(4, np.float32)}
+        >>> h = {"kernel": np.ones((4, 4), np.float32)}
+        >>> params = gj.convert.from_flax_linen(gj.elman("tanh"), {"i": i, "h": h})  # the tree of nn.SimpleCell(4)
+        >>> params.W.shape
+        (3, 4)
     """
-    return _from_tree(LINEN.table(cell), tree, dtype, "Is it the cell's part of the tree, as in variables['params']['cell']?")
+    hint = "Pass only the cell's part of the tree, for example variables['params']['cell']."
+    return _from_tree(LINEN.table_for(cell), tree, dtype, hint)
 
 
 def to_flax_linen(cell: Any, params: Any) -> dict[str, Any]:
-    """The tree of the linen cell that computes the same, of JAX arrays; see `from_flax_linen`.
+    """Converts parameters to the tree of the linen cell that computes the same function.
+
+        variables = {"params": gj.convert.to_flax_linen(cell, params)}
+
+    `from_flax_linen` lists the cells, and converts back to the same bits.
+
+    Args:
+        cell: The cell to which the parameters belong.
+        params: The parameters.
+
+    Returns:
+        A nested dictionary of JAX arrays.
 
     Raises:
-        TypeError: a cell that linen does not have.
-        ValueError: a bias that is None: linen's cells have all of theirs.
+        TypeError: If linen has no such cell.
+        ValueError: If a bias is None, because linen's cells always have biases.
+
+    Example:
+        >>> import jax
+        >>> import gru_jax as gj
+        >>> cell = gj.gru(reset_after=True)
+        >>> params = cell.init(jax.random.key(0), 3, 4)
+        >>> tree = gj.convert.to_flax_linen(cell, params)
+        >>> tree["ir"]["kernel"].shape
+        (3, 4)
     """
-    return _to_tree(LINEN.table(cell), cell, params, LINEN.name)
+    return _to_tree(LINEN.table_for(cell), cell, params, LINEN.name)
 
 
 def from_flax_nnx(cell: Any, state: Mapping[str, Any], *, dtype: Any = None) -> Any:
-    """Our parameters from those of an NNX cell: `nnx.state(module, nnx.Param)`, or a plain nested mapping.
+    """Converts the parameters of an NNX cell to the parameters of `cell`.
 
-        gj.gru(reset_after=True)      nnx.GRUCell(D, H, …): c_h, which it lacks, is None
-        gj.lstm()                     nnx.LSTMCell(D, H, …), nnx.OptimizedLSTMCell(D, H, …)
-        gj.elman("tanh")              nnx.SimpleCell(D, H, …)
+        params = gj.convert.from_flax_nnx(gj.lstm(), nnx.state(module, nnx.Param))
 
-    Bit for bit both ways, and differentiable.
+    | cell                     | NNX cell                                                   |
+    |--------------------------|------------------------------------------------------------|
+    | gj.gru(reset_after=True) | nnx.GRUCell(D, H, …); c_h, which it does not have, is None |
+    | gj.lstm()                | nnx.LSTMCell(D, H, …), nnx.OptimizedLSTMCell(D, H, …)      |
+    | gj.elman("tanh")         | nnx.SimpleCell(D, H, …)                                    |
+
+    Preserves every bit, and is differentiable.
 
     Args:
-        cell: what the parameters belong to.
-        state: a mapping of the cell's layers, each of "kernel" and "bias".
-        dtype: to cast to; None keeps theirs.
+        cell: The cell to which the parameters belong.
+        state: The `nnx.State` of the cell's `nnx.Param`, or a nested mapping of arrays.
+        dtype: The dtype to cast to. Defaults to the dtype of the arrays.
+
+    Returns:
+        The parameters of `cell`, as `cell.init` makes them.
 
     Raises:
-        TypeError: a cell that NNX does not have, a stack, wrong dtypes.
-        ValueError: missing or surplus names, wrong shapes.
+        TypeError: If NNX has no such cell (for example reset before the matmul, or peepholes), if
+            `cell` is a stack or bidirectional, or if the arrays have mixed or non-floating dtypes.
+        ValueError: If a name is missing or unexpected, or an array has the wrong shape.
+
+    Example:
+        >>> import numpy as np
+        >>> import gru_jax as gj
+        >>> dense_i = {"kernel": np.ones((3, 12), np.float32), "bias": np.zeros(12, np.float32)}
+        >>> dense_h = {"kernel": np.ones((4, 12), np.float32)}
+        >>> state = {"dense_i": dense_i, "dense_h": dense_h}  # as of nnx.GRUCell(3, 4, …)
+        >>> gj.convert.from_flax_nnx(gj.gru(reset_after=True), state).W_z.shape
+        (3, 4)
     """
-    table = NNX.table(cell)
+    table = NNX.table_for(cell)
     if cell == lstm() and isinstance(state, Mapping) and "dense_i" in state:
-        table = NNX_OPTIMIZED
-    return _from_tree(table, state, dtype, "Is it the cell's part of the state, and only its nnx.Param?")
+        table = NNX_OPTIMIZED_LSTM
+    return _from_tree(table, state, dtype, "Pass only the cell's part of the state, filtered by nnx.Param.")
 
 
 def to_flax_nnx(cell: Any, params: Any, *, optimized: bool = False) -> dict[str, Any]:
-    """The tree of the NNX cell that computes the same, of JAX arrays, for `nnx.update(module, tree)`; see `from_flax_nnx`.
+    """Converts parameters to the state of the NNX cell that computes the same function.
+
+        nnx.update(module, gj.convert.to_flax_nnx(cell, params))
+
+    `from_flax_nnx` lists the cells, and converts back to the same bits.
 
     Args:
-        cell: what the parameters belong to.
-        params: the parameters. For a GRU `c_h` must be None: `nnx.GRUCell` has no such bias.
-        optimized: for `nnx.OptimizedLSTMCell` rather than `nnx.LSTMCell`.
+        cell: The cell to which the parameters belong.
+        params: The parameters. For a GRU, `c_h` must be None, because `nnx.GRUCell` does not have
+            this bias.
+        optimized: Whether to convert for `nnx.OptimizedLSTMCell` instead of `nnx.LSTMCell`.
+            Defaults to False.
+
+    Returns:
+        A nested dictionary of JAX arrays.
 
     Raises:
-        TypeError: a cell that NNX does not have.
-        ValueError: a bias that is None but the GRU's c_h, which must be.
+        TypeError: If NNX has no such cell.
+        ValueError: If a bias other than c_h is None, if c_h is not None, or if `optimized` is True
+            for another cell than the LSTM.
+
+    Example:
+        >>> import jax
+        >>> import gru_jax as gj
+        >>> cell = gj.elman("tanh")
+        >>> params = cell.init(jax.random.key(0), 3, 4)
+        >>> tree = gj.convert.to_flax_nnx(cell, params)
+        >>> tree["dense_i"]["kernel"].shape
+        (3, 4)
     """
-    table = NNX.table(cell)
+    table = NNX.table_for(cell)
     if optimized and cell != lstm():
-        raise ValueError(f"optimized: got True for {cell.name}, expected gj.lstm(): only the LSTM has two forms.")
-    return _to_tree(NNX_OPTIMIZED if optimized else table, cell, params, NNX.name)
+        raise ValueError(f"optimized: got True for {cell.name}, expected False: only gj.lstm() has an optimized form in NNX.")
+    return _to_tree(NNX_OPTIMIZED_LSTM if optimized else table, cell, params, NNX.name)
 
 
 def _from_tree(table: Table, tree: Any, dtype: Any, hint: str) -> Any:
+    """Converts a nested mapping to our parameters."""
     flat = flatten(tree, "tree")
-    check_names(flat, table.tensors, (), "tree", hint)
-    say = lambda name: "tree" + "".join(f"[{key!r}]" for key in name.split("/"))
-    return unpack(table, read(flat, dtype, say), say)
+    check_names(flat, required=list(table.tensors), label="tree", hint=hint)
+    label_of = lambda path: "tree" + "".join(f"[{key!r}]" for key in path.split("/"))
+    return unpack(table, to_jax_arrays(flat, dtype, label_of), label_of)
 
 
 def _to_tree(table: Table, cell: Any, params: Any, library: str) -> dict[str, Any]:
-    cell.check(params)
+    """Converts our parameters to a nested dictionary."""
+    params, _ = cell.validated_params(params)
     return unflatten(pack(table, params, library))

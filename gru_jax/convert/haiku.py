@@ -1,8 +1,10 @@
-"""Haiku: `hk.GRU`, `hk.LSTM` and `hk.VanillaRNN`, as entries of an `hk.Params`.
+"""Converts the parameters of Haiku's `hk.GRU`, `hk.LSTM` and `hk.VanillaRNN`.
 
-hk.GRU           z, r, a side by side; z on the candidate, as here: no sign changes; reset before the matmul
-hk.LSTM          one matrix for input and state, i, g, f, o; Haiku adds 1 to the forget gate's pre-activation: b_f − 1 there
-hk.VanillaRNN    relu; with double_bias (its default) two biases that are added up
+| module        | gate order | differences from our cells                                      |
+|---------------|------------|-----------------------------------------------------------------|
+| hk.GRU        | z, r, a    | none                                                            |
+| hk.LSTM       | i, g, f, o | one matrix for inputs and state; b_f is stored minus 1          |
+| hk.VanillaRNN |            | relu; two biases, which Haiku adds up, unless double_bias=False |
 """
 
 from collections.abc import Mapping
@@ -11,11 +13,14 @@ from typing import Any
 from gru_jax.cells.elman import ElmanParams, elman
 from gru_jax.cells.gru import GRUParams, gru
 from gru_jax.cells.lstm import LSTMParams, lstm
-from gru_jax.convert.arrays import check_names, flatten, read
+from gru_jax.convert.arrays import to_jax_arrays
 from gru_jax.convert.library import Library
-from gru_jax.convert.table import Table, pack, unpack
+from gru_jax.convert.names import check_names, flatten
+from gru_jax.convert.packing import pack, unpack
+from gru_jax.convert.table import Table
 
 _VANILLA = {"linear/w": "W", "linear/b": "b", "linear_1/w": "U"}
+_VANILLA_WITH_ONE_BIAS = Table(ElmanParams, _VANILLA)
 HAIKU = Library(
     "Haiku",
     {
@@ -24,60 +29,108 @@ HAIKU = Library(
         elman("relu"): Table(ElmanParams, _VANILLA | {"linear_1/b": "b"}),
     },
 )
-_ONE_BIAS = Table(ElmanParams, _VANILLA)
-NAMES = {gru(): "gru", lstm(): "lstm", elman("relu"): "vanilla_rnn"}
+_DEFAULT_MODULE_NAMES = {gru(): "gru", lstm(): "lstm", elman("relu"): "vanilla_rnn"}
 
 
 def from_haiku(cell: Any, tree: Mapping[str, Mapping[str, Any]], name: str | None = None, *, dtype: Any = None) -> Any:
-    """Our parameters from an `hk.Params`.
+    """Converts the entries of a Haiku module in an `hk.Params` to the parameters of `cell`.
 
-        gj.gru()              hk.GRU(H)
-        gj.lstm()             hk.LSTM(H)
-        gj.elman("relu")      hk.VanillaRNN(H), its two biases folded into one
+        params = gj.convert.from_haiku(gj.gru(), hk_params, "my_net/~/gru")
 
-    Haiku → here → Haiku keeps the function; for the GRU every bit, for the LSTM every bit but a rounding of b_f = b + 1, for the
-    vanilla RNN every bit but those of the two biases. Differentiable.
+    | cell             | module                                         |
+    |------------------|------------------------------------------------|
+    | gj.gru()         | hk.GRU(H)                                      |
+    | gj.lstm()        | hk.LSTM(H)                                     |
+    | gj.elman("relu") | hk.VanillaRNN(H); its two biases fold into one |
+
+    A conversion to the package and back to Haiku preserves the function. It preserves all bits of a
+    GRU, all bits of an LSTM except a rounding of b_f, and all bits of a vanilla RNN except those of
+    the biases. The conversion is differentiable.
 
     Args:
-        cell: what the parameters belong to.
-        tree: the `hk.Params`: module names to names to arrays.
-        name: of the module in it, as in "my_net/~/gru"; None for Haiku's own, "gru", "lstm" or "vanilla_rnn". Others are left alone.
-        dtype: to cast to; None keeps theirs.
+        cell: The cell to which the parameters belong.
+        tree: The `hk.Params`, a mapping of module names to mappings of names to arrays.
+        name: The name of the module, for example "my_net/~/gru". Other modules are ignored.
+            Defaults to the name that Haiku gives: "gru", "lstm" or "vanilla_rnn".
+        dtype: The dtype to cast to. Defaults to the dtype of the arrays.
+
+    Returns:
+        The parameters of `cell`, as `cell.init` makes them.
 
     Raises:
-        TypeError: a cell that Haiku does not have (reset after the matmul, peepholes), a stack, wrong dtypes.
-        ValueError: missing or surplus names, wrong shapes.
+        TypeError: If Haiku has no such cell (for example reset after the matmul, or peepholes), if
+            `cell` is a stack or bidirectional, or if the arrays have mixed or non-floating dtypes.
+        ValueError: If a name is missing or unexpected, or an array has the wrong shape.
+
+    Example:
+        >>> import numpy as np
+        >>> import gru_jax as gj
+        >>> shapes = {"w_i": (3, 12), "w_h": (4, 12), "b": 12}  # as of hk.GRU(4) on 3 features
+        >>> tree = {"gru": {name: np.ones(shape, np.float32) for name, shape in shapes.items()}}
+        >>> gj.convert.from_haiku(gj.gru(), tree).W_z.shape
+        (3, 4)
     """
-    table = HAIKU.table(cell)
-    name = NAMES[cell] if name is None else name
+    table = HAIKU.table_for(cell)
+    name = _DEFAULT_MODULE_NAMES[cell] if name is None else name
     flat = flatten(tree, "tree")
     own = {path.removeprefix(f"{name}/"): leaf for path, leaf in flat.items() if path.startswith(f"{name}/")}
-    table = _ONE_BIAS if cell == elman("relu") and "linear_1/b" not in own else table
+    if cell == elman("relu") and "linear_1/b" not in own:
+        table = _VANILLA_WITH_ONE_BIAS
     modules = ", ".join(repr(module) for module in tree)
-    check_names(own, table.tensors, (), f"tree under {name!r}", f"Its modules are {modules}: pass the name of the cell's.")
+    check_names(
+        own,
+        required=list(table.tensors),
+        label=f"tree under {name!r}",
+        hint=f"The tree has the modules {modules}. Pass the name of the cell's module as name.",
+    )
 
-    def say(path: str) -> str:
-        module, _, leaf = f"{name}/{path}".rpartition("/")
+    def label_of(path: str) -> str:
+        module, leaf = _split_path(name, path)
         return f"tree[{module!r}][{leaf!r}]"
 
-    return unpack(table, read(own, dtype, say), say)
+    return unpack(table, to_jax_arrays(own, dtype, label_of), label_of)
 
 
 def to_haiku(cell: Any, params: Any, name: str | None = None) -> dict[str, dict[str, Any]]:
-    """The entries of an `hk.Params` for the Haiku module that computes the same, of JAX arrays; see `from_haiku`.
+    """Converts parameters to the `hk.Params` of the Haiku module that computes the same function.
 
-    Back again by `from_haiku` every bit is the same, but for an LSTM's b_f, which Haiku keeps as b_f − 1: it comes back within
-    a rounding. For `hk.VanillaRNN(H, double_bias=False)` leave out the bias of `linear_1`, which is zero.
+        hk_params = hk_params | gj.convert.to_haiku(cell, params, "my_net/~/gru")
+
+    `from_haiku` lists the modules, and converts back to the same bits, except that b_f of an LSTM
+    comes back within one rounding: Haiku stores b_f − 1. For `hk.VanillaRNN(H, double_bias=False)`
+    remove the bias of `linear_1`, which is zero.
+
+    Args:
+        cell: The cell to which the parameters belong.
+        params: The parameters.
+        name: The name of the module. Defaults to the name that Haiku gives.
+
+    Returns:
+        JAX arrays by module name and name.
 
     Raises:
-        TypeError: a cell that Haiku does not have.
-        ValueError: a bias that is None: Haiku's modules have theirs.
+        TypeError: If Haiku has no such cell.
+        ValueError: If a bias is None, because Haiku's modules always have biases.
+
+    Example:
+        >>> import jax
+        >>> import gru_jax as gj
+        >>> params = gj.gru().init(jax.random.key(0), 3, 4)
+        >>> tree = gj.convert.to_haiku(gj.gru(), params)
+        >>> tree["gru"]["w_i"].shape
+        (3, 12)
     """
-    table = HAIKU.table(cell)
-    cell.check(params)
-    name = NAMES[cell] if name is None else name
+    table = HAIKU.table_for(cell)
+    params, _ = cell.validated_params(params)
+    name = _DEFAULT_MODULE_NAMES[cell] if name is None else name
     tree: dict[str, dict[str, Any]] = {}
     for path, tensor in pack(table, params, HAIKU.name).items():
-        module, _, leaf = f"{name}/{path}".rpartition("/")
+        module, leaf = _split_path(name, path)
         tree.setdefault(module, {})[leaf] = tensor
     return tree
+
+
+def _split_path(name: str, path: str) -> tuple[str, str]:
+    """Splits the path of an array below the module `name` into the keys of an `hk.Params`."""
+    module, _, leaf = f"{name}/{path}".rpartition("/")
+    return module, leaf

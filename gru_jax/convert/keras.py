@@ -1,9 +1,11 @@
-"""Keras 3: `GRU` in both forms, `LSTM`, `SimpleRNN`, `Bidirectional` of them, and layers in a row, as `get_weights()` has them.
+"""Converts the weights of the recurrent layers of Keras 3.
 
-GRU          z, r, h side by side; z on the old state: W_z, U_z, b_z change sign; reset_after=True (Keras' default): two rows of
-biases, (2, 3H); reset_after=False: one, (3H,)
-LSTM         i, f, c, o
-SimpleRNN    with any activation of `gj.elman`, which the weights do not say: the cell does
+| layer                     | gate order | differences from our cells                          |
+|---------------------------|------------|-----------------------------------------------------|
+| GRU                       | z, r, h    | z multiplies the old state; biases of shape (2, 3H) |
+| GRU(…, reset_after=False) | z, r, h    | z multiplies the old state; biases of shape (3H,)   |
+| LSTM                      | i, f, c, o |                                                     |
+| SimpleRNN                 |            | the weights do not name the activation              |
 """
 
 from collections.abc import Sequence
@@ -14,13 +16,16 @@ from gru_jax.cells.gru import GRUParams, gru
 from gru_jax.cells.gru_reset_after import GRUResetAfterParams
 from gru_jax.cells.linear import LinearParams, linear_rnn
 from gru_jax.cells.lstm import LSTMParams, lstm
-from gru_jax.convert.arrays import read, write
-from gru_jax.convert.library import ELMANS, Library, Place, build, cells, check_composition, packed
-from gru_jax.convert.table import Table, unpack
+from gru_jax.convert.arrays import LabelOf, to_jax_arrays, to_numpy_arrays
+from gru_jax.convert.composition import Position, build_params, check_composition, pack_cells, single_cells
+from gru_jax.convert.library import ELMAN_CELLS, Library
+from gru_jax.convert.packing import unpack
+from gru_jax.convert.table import Table
 
-MERGES = ("concat", "sum")
+_MERGES = ("concat", "sum")
 _GRU = {"kernel": "-W_z W_r W_h", "recurrent_kernel": "-U_z U_r U_h"}
 _SIMPLE = {"kernel": "W", "recurrent_kernel": "U", "bias": "b"}
+_NAMES = tuple(_SIMPLE)  # the order of get_weights() for every layer
 KERAS = Library(
     "Keras",
     {
@@ -31,83 +36,122 @@ KERAS = Library(
             {"kernel": "W_i W_f W_g W_o", "recurrent_kernel": "U_i U_f U_g U_o", "bias": "b_i b_f b_g b_o"},
             ("bias",),
         ),
-        **dict.fromkeys(ELMANS, Table(ElmanParams, _SIMPLE, ("bias",))),
+        **dict.fromkeys(ELMAN_CELLS, Table(ElmanParams, _SIMPLE, ("bias",))),
         linear_rnn(): Table(LinearParams, _SIMPLE, ("bias",)),
     },
 )
 
 
 def from_keras(cell: Any, weights: Sequence[Any], *, dtype: Any = None) -> Any:
-    """Our parameters from `layer.get_weights()`: kernel, recurrent kernel and, with use_bias, bias.
+    """Converts the weights of a Keras layer to the parameters of `cell`.
 
-        gj.gru(reset_after=True)              GRU(H)
-        gj.gru()                              GRU(H, reset_after=False)
-        gj.elman("identity")                  SimpleRNN(H, activation="linear")
-        gj.bidirectional(gj.lstm())           Bidirectional(LSTM(H, …)), merge "concat" or "sum"
-        gj.stack([gj.lstm()] * 2)             Sequential([LSTM(H, …), LSTM(H, …)]).get_weights(): the layers' lists one after another
+        params = gj.convert.from_keras(gj.gru(reset_after=True), layer.get_weights())
 
-    The two rows of biases of a GRU with reset_after fold into one (but for the candidate's), so Keras → here → Keras keeps the
-    function, and every bit but theirs. Differentiable.
+    | cell                        | layer                                                   |
+    |-----------------------------|---------------------------------------------------------|
+    | gj.gru(reset_after=True)    | GRU(H), Keras' default                                  |
+    | gj.gru()                    | GRU(H, reset_after=False)                               |
+    | gj.lstm()                   | LSTM(H)                                                 |
+    | gj.elman("identity"), …     | SimpleRNN(H, activation="linear"), …                    |
+    | gj.bidirectional(gj.lstm()) | Bidirectional(LSTM(H, …)), merge_mode="concat" or "sum" |
+    | gj.stack([gj.lstm()] * 2)   | Sequential([LSTM(H, …), LSTM(H, …)])                    |
+
+    The two rows of biases of a GRU fold into one, except for the bias c_h. A conversion to the
+    package and back to Keras therefore preserves the function and all bits except those of the
+    biases. The conversion is differentiable.
+
+    A layer with `go_backwards=True` is `gj.unroll(…, reverse=True)` with its outputs in reverse
+    order.
 
     Args:
-        cell: what the weights belong to. `go_backwards=True` is `gj.unroll(…, reverse=True)` with the outputs turned around.
-        weights: the list; NumPy or JAX arrays, or the `value`s of `layer.weights`.
-        dtype: to cast to; None keeps the arrays'.
+        cell: The cell to which the weights belong.
+        weights: The list `layer.get_weights()`: kernel, recurrent kernel and, with use_bias, bias,
+            for each layer and direction. NumPy arrays, JAX arrays, or the values of
+            `layer.weights`.
+        dtype: The dtype to cast to. Defaults to the dtype of the arrays.
+
+    Returns:
+        The parameters of `cell`, as `cell.init` makes them.
 
     Raises:
-        TypeError: a cell that Keras does not have (peepholes), wrong dtypes.
-        ValueError: a wrong number of arrays, wrong shapes; the biases of the other GRU.
+        TypeError: If Keras has no such cell (for example peepholes), or if the arrays have mixed or
+            non-floating dtypes.
+        ValueError: If the number of arrays or a shape is wrong, or if the biases are those of the
+            other GRU.
+
+    Example:
+        >>> import numpy as np
+        >>> import gru_jax as gj
+        >>> weights = [np.ones(shape, np.float32) for shape in [(3, 12), (4, 12), (2, 12)]]  # as of a GRU(4) on 3 features
+        >>> params = gj.convert.from_keras(gj.gru(reset_after=True), weights)
+        >>> params.W_z.shape
+        (3, 4)
     """
-    check_composition(cell, KERAS.name, MERGES)
-    places = cells(cell)
-    tables = {place: KERAS.table(one) for place, one in places}
-    arrays = list(weights) if isinstance(weights, list | tuple) else None
-    if arrays is None:
+    check_composition(cell, KERAS.name, _MERGES)
+    cells = single_cells(cell)
+    tables = {position: KERAS.table_for(one) for position, one in cells.items()}
+    if not isinstance(weights, list | tuple):
         raise TypeError(f"weights: got {type(weights).__name__}, expected a list of arrays. Pass layer.get_weights().")
-    if len(arrays) not in (2 * len(places), 3 * len(places)):
+    if len(weights) not in (2 * len(cells), 3 * len(cells)):
         raise ValueError(
-            f"weights: got {len(arrays)} arrays, expected {3 * len(places)}, or {2 * len(places)} without biases: kernel, "
-            f"recurrent_kernel and bias{' of each layer and direction' * (len(places) > 1)}, for {cell.name}."
+            f"weights: got {len(weights)} arrays, expected {3 * len(cells)}, or {2 * len(cells)} without biases, for {cell.name}: "
+            f"kernel, recurrent_kernel and bias{' of each layer and direction' if len(cells) > 1 else ''}."
         )
-    width = len(arrays) // len(places)
-    say = lambda name: f"weights[{name}] ({list(_SIMPLE)[int(name) % width]})"
-    read_in = read({str(i): array for i, array in enumerate(arrays)}, dtype, say)
-    first = {place: i * width for i, (place, _) in enumerate(places)}
+    per_cell = len(weights) // len(cells)
+    label_of = lambda index: f"weights[{index}] ({_NAMES[int(index) % per_cell]})"
+    arrays = list(to_jax_arrays({str(i): array for i, array in enumerate(weights)}, dtype, label_of).values())
+    first_index = {position: i * per_cell for i, position in enumerate(cells)}
 
-    def make(place: Place, one: Any) -> Any:
-        names = dict(zip(tables[place].tensors, range(first[place], first[place] + width), strict=False))
-        _check_form(one, read_in, names, say)
-        return unpack(tables[place], {name: read_in[str(i)] for name, i in names.items()}, lambda name: say(str(names[name])))
+    def params_at(position: Position) -> Any:
+        first = first_index[position]
+        tensors = dict(zip(_NAMES, arrays[first : first + per_cell], strict=False))
+        own_label_of = lambda name: label_of(str(first + _NAMES.index(name)))
+        if "bias" in tensors:
+            _check_rank_of_bias(cells[position], tensors["bias"], own_label_of)
+        return unpack(tables[position], tensors, own_label_of)
 
-    params = build(cell, make)
-    cell.check(params)
-    return params
+    return build_params(cell, params_at)
 
 
 def to_keras(cell: Any, params: Any) -> list[Any]:
-    """The list for `layer.set_weights(…)` of the Keras layer that computes the same, as NumPy arrays; see `from_keras`.
+    """Converts parameters to the weights of the Keras layer that computes the same function.
 
-    Back again by `from_keras` every bit is the same. The second row of a GRU's biases is zero but for the candidate's.
+        layer.set_weights(gj.convert.to_keras(cell, params))
+
+    `from_keras` lists the layers, and converts back to the same bits. The second row of a GRU's
+    biases holds zeros, except for the bias c_h.
 
     Args:
-        cell: what the parameters belong to.
-        params: the parameters.
+        cell: The cell to which the parameters belong.
+        params: The parameters.
+
+    Returns:
+        A list of NumPy arrays, in the order of `layer.get_weights()`.
 
     Raises:
-        TypeError: a cell that Keras does not have.
-        ValueError: some biases None and others not: Keras has all or none.
+        TypeError: If Keras has no such cell.
+        ValueError: If only some biases are None.
+
+    Example:
+        >>> import jax
+        >>> import gru_jax as gj
+        >>> params = gj.lstm().init(jax.random.key(0), 3, 4)
+        >>> [array.shape for array in gj.convert.to_keras(gj.lstm(), params)]
+        [(3, 16), (4, 16), (16,)]
     """
-    check_composition(cell, KERAS.name, MERGES)
-    return [array for _, tensors in packed(KERAS, cell, params) for array in write(tensors).values()]
+    check_composition(cell, KERAS.name, _MERGES)
+    packed = pack_cells(KERAS, cell, params)
+    return [array for tensors in packed.values() for array in to_numpy_arrays(tensors).values()]
 
 
-def _check_form(cell: Any, arrays: Any, names: dict[str, int], say: Any) -> None:
-    """The rank of its bias says which GRU a layer is."""
-    if "bias" not in names or cell not in (gru(), gru(reset_after=True)):
+def _check_rank_of_bias(cell: Any, bias: Any, label_of: LabelOf) -> None:
+    """Raises if the bias of a GRU has the rank of the other form of the GRU."""
+    if cell not in (gru(), gru(reset_after=True)):
         return
-    bias, after = arrays[str(names["bias"])], cell == gru(reset_after=True)
-    if bias.ndim == (1 if after else 2):
+    reset_after = cell == gru(reset_after=True)  # then Keras has two rows of biases
+    if bias.ndim == (1 if reset_after else 2):
+        rows, other = ("one row", "gj.gru()") if reset_after else ("two rows", "gj.gru(reset_after=True)")
         raise ValueError(
-            f"{say(str(names['bias']))}: got shape {bias.shape}, the {'one row' if after else 'two rows'} of biases of "
-            f"GRU(reset_after={not after}), expected that of reset_after={after}. Use gj.gru({'' if after else 'reset_after=True'})."
+            f"{label_of('bias')}: got shape {bias.shape}, the {rows} of biases of GRU(reset_after={not reset_after}), expected "
+            f"those of GRU(reset_after={reset_after}). Use {other}."
         )

@@ -1,11 +1,13 @@
-"""ONNX: the weights of the operators `GRU`, `LSTM` and `RNN`, one array each with a leading axis for the directions.
+"""Converts the weights of the ONNX operators `GRU`, `LSTM` and `RNN`.
 
-    GRU     z, r, h on each other; z on the old state: W_z, U_z, b_z change sign. linear_before_reset=0 resets before the matmul,
-            1 after it; six biases
-    LSTM    i, o, f, c on each other; eight biases that are added up in pairs; peepholes i, o, f
-    RNN     with any activation of `gj.elman`; two biases that are added up
+Each tensor has a leading axis for the directions. `onnx_load` and `onnx_save` read and write whole
+model files.
 
-`onnx_load` and `onnx_save` read and write whole model files.
+| operator | gate order | differences from our cells                                      |
+|----------|------------|-----------------------------------------------------------------|
+| GRU      | z, r, h    | z multiplies the old state; six biases                          |
+| LSTM     | i, o, f, c | eight biases, added up in pairs; peepholes in the order i, o, f |
+| RNN      |            | two biases, added up                                            |
 """
 
 from collections.abc import Mapping
@@ -18,34 +20,39 @@ from gru_jax.cells.elman import ElmanParams, elman
 from gru_jax.cells.gru import GRUParams, gru
 from gru_jax.cells.gru_reset_after import GRUResetAfterParams
 from gru_jax.cells.lstm import LSTMParams, lstm
-from gru_jax.convert.arrays import check_names, read, write
-from gru_jax.convert.library import ELMANS, Library, Place, build, cells, check_composition, packed
-from gru_jax.convert.table import Table, unpack
+from gru_jax.convert.arrays import to_jax_arrays, to_numpy_arrays
+from gru_jax.convert.composition import Position, build_params, check_composition, pack_cells, single_cells
+from gru_jax.convert.library import ELMAN_CELLS, Library
+from gru_jax.convert.names import check_names
+from gru_jax.convert.packing import unpack
+from gru_jax.convert.table import Table
 from gru_jax.layers.stack import Stack
 
-# what stands where among an operator's inputs
-INPUTS = {
-    "GRU": ("X", "W", "R", "B", "sequence_lens", "initial_h"),
-    "LSTM": ("X", "W", "R", "B", "sequence_lens", "initial_h", "initial_c", "P"),
-    "RNN": ("X", "W", "R", "B", "sequence_lens", "initial_h"),
-}
 _GRU = {"W": "-W_z W_r W_h", "R": "-U_z U_r U_h"}
 _LSTM = {"W": "W_i W_o W_f W_g", "R": "U_i U_o U_f U_g", "B": "b_i b_o b_f b_g b_i b_o b_f b_g"}
-_RNN = Table(ElmanParams, {"W": "W", "R": "U", "B": "b b"}, ("B",), rows=True)
+_RNN = Table(ElmanParams, {"W": "W", "R": "U", "B": "b b"}, optional=("B",), transposed=True)
 ONNX = Library(
     "ONNX",
     {
-        gru(): Table(GRUParams, _GRU | {"B": "-b_z b_r b_h -b_z b_r b_h"}, ("B",), rows=True),
-        gru(reset_after=True): Table(GRUResetAfterParams, _GRU | {"B": "-b_z b_r b_h -b_z b_r c_h"}, ("B",), rows=True),
-        lstm(): Table(LSTMParams, _LSTM, ("B",), rows=True),
-        lstm(peephole=True): Table(LSTMParams, _LSTM | {"P": "p_i p_o p_f"}, ("B",), rows=True),
-        **dict.fromkeys(ELMANS, _RNN),
+        gru(): Table(GRUParams, _GRU | {"B": "-b_z b_r b_h -b_z b_r b_h"}, optional=("B",), transposed=True),
+        gru(reset_after=True): Table(
+            GRUResetAfterParams, _GRU | {"B": "-b_z b_r b_h -b_z b_r c_h"}, optional=("B",), transposed=True
+        ),
+        lstm(): Table(LSTMParams, _LSTM, optional=("B",), transposed=True),
+        lstm(peephole=True): Table(LSTMParams, _LSTM | {"P": "p_i p_o p_f"}, optional=("B",), transposed=True),
+        **dict.fromkeys(ELMAN_CELLS, _RNN),
     },
 )
 
 
 class Operator(NamedTuple):
-    """The operator of a cell; a list attribute holds the entries of one direction."""
+    """The ONNX operator that runs a cell.
+
+    Attributes:
+        kind: "GRU", "LSTM" or "RNN".
+        attributes: The attributes that tell the cell from others of its kind. A list holds the
+            entries of one direction.
+    """
 
     kind: str
     attributes: Mapping[str, Any] = MappingProxyType({})
@@ -61,70 +68,120 @@ OPERATORS = {
     elman("sigmoid"): Operator("RNN", {"activations": ["Sigmoid"]}),
     elman("identity"): Operator("RNN", {"activations": ["Affine"], "activation_alpha": [1.0], "activation_beta": [0.0]}),
 }
+# the inputs of each operator, in their order
+INPUTS = {
+    "GRU": ("X", "W", "R", "B", "sequence_lens", "initial_h"),
+    "LSTM": ("X", "W", "R", "B", "sequence_lens", "initial_h", "initial_c", "P"),
+    "RNN": ("X", "W", "R", "B", "sequence_lens", "initial_h"),
+}
 
 
 def from_onnx(cell: Any, tensors: Mapping[str, Any], *, dtype: Any = None) -> Any:
-    """Our parameters from the inputs W, R, B and P of an ONNX operator.
+    """Converts the inputs W, R, B and P of an ONNX operator to the parameters of `cell`.
 
-        gj.gru()                              GRU with linear_before_reset=0, ONNX' default
-        gj.gru(reset_after=True)              GRU with linear_before_reset=1, what PyTorch exports
-        gj.lstm(peephole=True)                LSTM with P
-        gj.bidirectional(cell)                direction="bidirectional"; direction="reverse" is `gj.unroll(…, reverse=True)`
+        params = gj.convert.from_onnx(gj.gru(), {"W": W, "R": R, "B": B})
 
-    Biases that ONNX adds up fold into one, so ONNX → here → ONNX keeps the function, and every bit but theirs. Differentiable.
-    `gj.convert.load_onnx` reads them, and which cell it is, from a model file.
+    | cell                     | operator                                              |
+    |--------------------------|-------------------------------------------------------|
+    | gj.gru()                 | GRU with linear_before_reset=0, the default           |
+    | gj.gru(reset_after=True) | GRU with linear_before_reset=1, which PyTorch exports |
+    | gj.lstm(peephole=True)   | LSTM with the input P                                 |
+    | gj.bidirectional(cell)   | any of them with direction="bidirectional"            |
+
+    For direction="reverse", run the cell with `gj.unroll(…, reverse=True)`. To read a model file,
+    including which cell it holds, use `gj.convert.load_onnx`.
+
+    Biases that ONNX adds up fold into one. A conversion to the package and back to ONNX therefore
+    preserves the function and all bits except those of the biases. The conversion is
+    differentiable.
 
     Args:
-        cell: what the weights belong to; the arrays do not say which GRU it is: the attribute does.
-        tensors: "W" (directions, gates·H, D), "R" (directions, gates·H, H) and where there are "B" (directions, 2·gates·H) and
-            "P" (directions, 3H).
-        dtype: to cast to; None keeps theirs.
+        cell: The cell to which the weights belong, or `gj.bidirectional` of one.
+        tensors: "W" of shape (directions, gates·H, D), "R" of shape (directions, gates·H, H), and,
+            if the operator has them, "B" of shape (directions, 2·gates·H) and "P" of shape
+            (directions, 3H).
+        dtype: The dtype to cast to. Defaults to the dtype of the tensors.
+
+    Returns:
+        The parameters of `cell`, as `cell.init` makes them.
 
     Raises:
-        TypeError: a stack (each layer is an operator of its own), a custom cell, wrong dtypes.
-        ValueError: missing or surplus names, wrong shapes.
+        TypeError: If `cell` is a stack (each layer is an operator of its own), if ONNX has no such
+            cell, or if the tensors have mixed or non-floating dtypes.
+        ValueError: If a name is missing or unexpected, or a tensor has the wrong shape.
+
+    Example:
+        >>> import numpy as np
+        >>> import gru_jax as gj
+        >>> shapes = {"W": (1, 12, 3), "R": (1, 12, 4), "B": (1, 24)}
+        >>> tensors = {name: np.ones(shape, np.float32) for name, shape in shapes.items()}
+        >>> gj.convert.from_onnx(gj.gru(), tensors).W_z.shape
+        (3, 4)
     """
-    places = cells_of_operator(cell)
-    table = ONNX.table(places[0][1])
+    cells = cells_of_operator(cell)
+    table = ONNX.table_for(cells[0])
     if not isinstance(tensors, Mapping):
         raise TypeError(
-            f'tensors: got {type(tensors).__name__}, expected a mapping of "W", "R" and, where there are, "B" and "P".'
+            f'tensors: got {type(tensors).__name__}, expected a mapping. Pass {{"W": …, "R": …}}, with "B" and "P" if the operator '
+            "has them."
         )
-    check_names(tensors, [name for name in table.tensors if name not in table.optional], table.optional, "tensors")
-    say = lambda name: f"tensors[{name!r}]"
-    arrays = read(tensors, dtype, say)
+    check_names(tensors, required=table.names(with_optional=False), optional=table.optional, label="tensors")
+    label_of = lambda name: f"tensors[{name!r}]"
+    arrays = to_jax_arrays(tensors, dtype, label_of)
     for name, array in arrays.items():
-        if array.ndim < 2 or array.shape[0] != len(places):
-            raise ValueError(f"{say(name)}: got shape {array.shape}, expected {len(places)} on its first axis, the directions.")
+        if array.ndim < 2 or array.shape[0] != len(cells):
+            raise ValueError(
+                f"{label_of(name)}: got shape {array.shape}, expected {len(cells)} on the first axis, the number of directions."
+            )
 
-    def make(place: Place, _: Any) -> Any:
-        own = {name: arrays[name][place.direction] for name in table.tensors if name in arrays}
-        return unpack(table, own, lambda name: f"{say(name)}[{place.direction}]")
+    def params_at(position: Position) -> Any:
+        own = {name: arrays[name][position.direction] for name in table.tensors if name in arrays}
+        return unpack(table, own, lambda name: f"{label_of(name)}[{position.direction}]")
 
-    return build(cell, make)
+    return build_params(cell, params_at)
 
 
 def to_onnx(cell: Any, params: Any) -> dict[str, Any]:
-    """The inputs W, R, B and P of the ONNX operator that computes the same, as NumPy arrays; see `from_onnx`.
+    """Converts parameters to the inputs of the ONNX operator that computes the same function.
 
-    Back again by `from_onnx` every bit is the same. `gj.convert.save_onnx` writes a model file.
+        tensors = gj.convert.to_onnx(cell, params)
+
+    `from_onnx` lists the operators, and converts back to the same bits. To write a model file, use
+    `gj.convert.save_onnx`.
+
+    Args:
+        cell: The cell to which the parameters belong, or `gj.bidirectional` of one.
+        params: The parameters.
+
+    Returns:
+        NumPy arrays by name. The first axis is the direction.
 
     Raises:
-        TypeError: a stack or a cell that ONNX does not have.
-        ValueError: some biases None and others not.
+        TypeError: If `cell` is a stack, or ONNX has no such cell.
+        ValueError: If only some biases are None.
+
+    Example:
+        >>> import jax
+        >>> import gru_jax as gj
+        >>> params = gj.lstm(peephole=True).init(jax.random.key(0), 3, 4)
+        >>> tensors = gj.convert.to_onnx(gj.lstm(peephole=True), params)
+        >>> {name: tensor.shape for name, tensor in tensors.items()}
+        {'W': (1, 16, 3), 'R': (1, 16, 4), 'B': (1, 32), 'P': (1, 12)}
     """
     cells_of_operator(cell)
-    directions = [tensors for _, tensors in packed(ONNX, cell, params)]
-    return write({name: jnp.stack([tensors[name] for tensors in directions]) for name in directions[0]})
+    directions = list(pack_cells(ONNX, cell, params).values())
+    return to_numpy_arrays({name: jnp.stack([tensors[name] for tensors in directions]) for name in directions[0]})
 
 
-def cells_of_operator(cell: Any) -> list[tuple[Place, Any]]:
-    """The one or two cells of an operator.
+def cells_of_operator(cell: Any) -> list[Any]:
+    """Returns the cells of one operator: one for each direction.
 
     Raises:
-        TypeError: no cell, a stack, two directions that ONNX does not have.
+        TypeError: If `cell` is not a cell, is a stack, or has directions that no ONNX operator has.
     """
     if isinstance(cell, Stack):
-        raise TypeError(f"cell: got {cell.name}, expected one layer: each is an operator of its own. Convert them one by one.")
+        raise TypeError(
+            f"cell: got {cell.name}, expected a single layer: each layer is an ONNX operator of its own. Convert them one by one."
+        )
     check_composition(cell, ONNX.name)
-    return cells(cell)
+    return list(single_cells(cell).values())

@@ -1,4 +1,4 @@
-"""A recurrent operator and its weights from an ONNX model file, through the package `onnx` (the extra `convert`)."""
+"""Reads a recurrent operator from an ONNX model, through the package `onnx`."""
 
 import os
 from collections.abc import Mapping
@@ -7,101 +7,114 @@ from typing import Any, NamedTuple
 import jax.numpy as jnp
 import numpy as np
 
-from gru_jax.cells.elman import elman
-from gru_jax.cells.gru import gru
-from gru_jax.cells.lstm import LSTMParams, LSTMState, lstm
-from gru_jax.convert.arrays import read
-from gru_jax.convert.files import extra
+from gru_jax.cells.lstm import LSTMParams, LSTMState
+from gru_jax.convert.arrays import to_jax_arrays
+from gru_jax.convert.files import import_extra
 from gru_jax.convert.onnx import INPUTS, from_onnx
-from gru_jax.layers.bidirectional import BidirectionalParams, bidirectional
-
-GATE_ACTIVATIONS = {"GRU": ["sigmoid", "tanh"], "LSTM": ["sigmoid", "tanh", "tanh"]}
-KNOWN = {"direction", "hidden_size", "linear_before_reset", "activations", "activation_alpha", "activation_beta", "layout"}
+from gru_jax.convert.onnx_attributes import cell_from_attributes, direction_from_attributes
+from gru_jax.layers.bidirectional import BidirectionalParams
 
 
-class Loaded(NamedTuple):
-    """A recurrent operator of an ONNX model.
+class LoadedOperator(NamedTuple):
+    """A recurrent operator that was read from an ONNX model.
 
-    `gj.unroll(cell, params, xs, h0, lengths=lengths, reverse=reverse, time_major=time_major)` computes what it does.
+    `gj.unroll(cell, params, xs, h0, lengths=lengths, reverse=reverse, time_major=time_major)`
+    computes what it computes.
+
+    Attributes:
+        cell: The cell, or `gj.bidirectional` of one.
+        params: Its parameters.
+        reverse: Whether the operator reads the sequence from its end.
+        time_major: Whether the inputs have shape (T, B, D) rather than (B, T, D).
+        lengths: The lengths of the sequences, of shape (B,), or None unless they are a constant of
+            the model.
+        h0: The initial state, or None unless it is a constant of the model.
+        name: The name of the operator.
     """
 
     cell: Any
     params: Any
     reverse: bool
     time_major: bool
-    lengths: Any  # (B,), where they are a constant of the model; else None
-    h0: Any  # the initial state of B sequences, where it is a constant of the model; else None
+    lengths: Any
+    h0: Any
     name: str
 
 
-def load_onnx(source: Any, node: str | int | None = None, *, dtype: Any = None) -> Loaded:
-    """The recurrent operator of an ONNX model, with its weights and all that its attributes say.
+def load_onnx(source: Any, node: str | int | None = None, *, dtype: Any = None) -> LoadedOperator:
+    """Reads the recurrent operator of an ONNX model: which cell it is, and its weights.
+
+        cell, params, *_ = gj.convert.load_onnx("model.onnx")
 
     Args:
-        source: a path, or an `onnx.ModelProto`. Weights that stand in files of their own are not followed from a path: pass
-            `onnx.load(path)`.
-        node: which of several operators GRU, LSTM and RNN: its name, or its number among them. None where there is one.
-        dtype: to cast to; None keeps the weights'.
+        source: The path of the model, or an `onnx.ModelProto`. Weights in files of their own are
+            not read from a path; pass `onnx.load(path)` instead.
+        node: Which operator to read if the model has several: its name, or its index among the
+            operators GRU, LSTM and RNN. Defaults to the only one.
+        dtype: The dtype to cast to. Defaults to the dtype of the weights.
 
     Returns:
-        `Loaded(cell, params, reverse, time_major, lengths, h0, name)`. `lengths` and `h0` are those that are constants of the
-        model; what the graph computes or is given is None here, and yours to pass.
+        A `LoadedOperator` with the cell, its parameters, and the arguments of `gj.unroll` that the
+        model fixes.
 
     Raises:
-        ImportError: onnx is not installed.
-        FileNotFoundError: no such file.
-        ValueError: no ONNX model (cut off, something else); no such operator, or several; weights that the graph computes; wrong
-            shapes; a form that cannot be represented here: clipping, input_forget, other activations.
-    """
-    onnx = extra("onnx")
-    graph, label = _graph(onnx, source)
-    operator = _operator(graph, node, label)
-    label = f"{label}, {operator.op_type} {operator.name!r}"
-    attributes = {a.name: onnx.helper.get_attribute_value(a) for a in operator.attribute}
-    constants = _constants(graph)
-    direction = _text(attributes.get("direction", "forward"))
-    if direction not in ("forward", "reverse", "bidirectional"):
-        raise ValueError(f"{label}: got direction={direction!r}, expected forward, reverse or bidirectional.")
+        ImportError: If onnx is not installed.
+        FileNotFoundError: If there is no such file.
+        ValueError: If the file is truncated or is not an ONNX model; if it has no such operator, or
+            several and `node` is None; if the model computes the weights rather than storing them;
+            if a tensor has the wrong shape; or if no cell of this package represents the operator,
+            for example because of clipping, input_forget or another activation.
 
-    inputs = {role: name for role, name in zip(INPUTS[operator.op_type], operator.input, strict=False) if name}
-    tensors: dict[str, Any] = {}
-    for role in ("W", "R", "B", "P"):
-        if role in inputs:
-            if inputs[role] not in constants:
-                raise ValueError(
-                    f"{label}: got {role} ({inputs[role]!r}) from another operator or from the model's inputs, expected a constant. "
-                    "Export the model again with constant folding."
-                )
-            tensors[role] = _array(onnx, constants[inputs[role]], f"{label}: {role}")
-    cell = _cell(operator.op_type, attributes, direction, "P" in tensors, label)
+    Example:
+        >>> import jax, tempfile
+        >>> import gru_jax as gj
+        >>> params = gj.gru().init(jax.random.key(0), 3, 4)
+        >>> with tempfile.TemporaryDirectory() as directory:
+        ...     gj.convert.save_onnx(f"{directory}/model.onnx", gj.gru(), params)
+        ...     loaded = gj.convert.load_onnx(f"{directory}/model.onnx")
+        >>> loaded.cell == gj.gru(), loaded.params.W_z.shape
+        (True, (3, 4))
+    """
+    onnx = import_extra("onnx")
+    graph, label = _read_graph(onnx, source)
+    operator = _find_operator(graph, node, label)
+    label = f"{label}, {operator.op_type} {operator.name!r}"
+    attributes = {attribute.name: onnx.helper.get_attribute_value(attribute) for attribute in operator.attribute}
+    constants = _constants(graph)
+    input_names = {role: name for role, name in zip(INPUTS[operator.op_type], operator.input, strict=False) if name}
+    direction = direction_from_attributes(attributes, label)
+
+    tensors = _weights(onnx, constants, input_names, label)
+    cell = cell_from_attributes(operator.op_type, attributes, direction, peephole="P" in tensors, label=label)
     try:
         params = from_onnx(cell, tensors, dtype=dtype)
     except (TypeError, ValueError) as error:
         raise type(error)(f"{label}: {error}") from error
     H = tensors["R"].shape[-1]
     if attributes.get("hidden_size", H) != H:
-        raise ValueError(
-            f"{label}: got hidden_size={attributes['hidden_size']} beside weights of {H} units, expected the same."
-        )
-    given = {
-        role: _array(onnx, constants[inputs[role]], f"{label}: {role}")
+        raise ValueError(f"{label}: got hidden_size={attributes['hidden_size']}, expected {H}, the hidden size of the weights.")
+
+    fixed = {
+        role: _to_numpy(onnx, constants[input_names[role]], f"{label}: {role}")
         for role in ("sequence_lens", "initial_h", "initial_c")
-        if inputs.get(role) in constants
+        if input_names.get(role) in constants
     }
+    lengths = fixed.pop("sequence_lens", None)
     batch_first = bool(attributes.get("layout", 0))
-    return Loaded(
+    states = to_jax_arrays(fixed, dtype, lambda role: f"{label}: {role}")
+    return LoadedOperator(
         cell=cell,
         params=params,
         reverse=direction == "reverse",
         time_major=not batch_first,
-        lengths=given.pop("sequence_lens", None),
-        h0=_initial_state(params, given, H, batch_first, dtype, label),
+        lengths=lengths,
+        h0=_initial_state(params, states, H, batch_first=batch_first, label=label),
         name=operator.name,
     )
 
 
-def _graph(onnx: Any, source: Any) -> tuple[Any, str]:
-    """The graph of a model, and how messages call it."""
+def _read_graph(onnx: Any, source: Any) -> tuple[Any, str]:
+    """Returns the graph of a model, and the label that error messages use for it."""
     if isinstance(source, onnx.ModelProto):
         return source.graph, "source"
     path = os.fspath(source)
@@ -109,30 +122,35 @@ def _graph(onnx: Any, source: Any) -> tuple[Any, str]:
         return onnx.load(path, load_external_data=False).graph, f"source: {path}"
     except OSError:
         raise
-    except Exception as error:  # protobuf's DecodeError, which has moved between its versions
-        raise ValueError(f"source: {path} is not a whole ONNX model. ({error})") from error
+    except Exception as error:  # protobuf's DecodeError, whose module differs between versions
+        raise ValueError(f"source: got {path}, expected a complete ONNX model. ({error})") from error
 
 
-def _operator(graph: Any, node: str | int | None, label: str) -> Any:
-    """The operator that is asked for."""
-    found = [operator for operator in graph.node if operator.op_type in INPUTS and operator.domain in ("", "ai.onnx")]
-    there = "; ".join(f"{i}: {operator.op_type} {operator.name!r}" for i, operator in enumerate(found)) or "none"
+def _find_operator(graph: Any, node: str | int | None, label: str) -> Any:
+    """Finds the operator that `node` names, or the only one.
+
+    Raises:
+        ValueError: If there is no such operator, or several.
+    """
+    operators = [operator for operator in graph.node if operator.op_type in INPUTS and operator.domain in ("", "ai.onnx")]
     if isinstance(node, str):
-        chosen = [operator for operator in found if operator.name == node]
+        chosen = [operator for operator in operators if operator.name == node]
     elif node is not None:
-        chosen = found[node : node + 1] if node >= 0 else []
+        chosen = operators[node : node + 1] if node >= 0 else []
     else:
-        chosen = found
+        chosen = operators
     if len(chosen) != 1:
-        asked = "" if node is None else f" that is {node!r}"
+        known = "; ".join(f"{i}: {operator.op_type} {operator.name!r}" for i, operator in enumerate(operators)) or "none"
+        asked = "" if node is None else f" for node={node!r}"
         raise ValueError(
-            f"{label}: got {len(chosen)} operators GRU, LSTM or RNN{asked}, expected one. It has {there}. Pass node=…."
+            f"{label}: got {len(chosen)} operators GRU, LSTM or RNN{asked}, expected one. The model has {known}. Pass the name or "
+            "index of one as node."
         )
     return chosen[0]
 
 
 def _constants(graph: Any) -> dict[str, Any]:
-    """The constant tensors of a graph by name."""
+    """Collects the constant tensors of a graph by name."""
     constants = {tensor.name: tensor for tensor in graph.initializer}
     for operator in graph.node:
         if operator.op_type == "Constant":
@@ -140,67 +158,54 @@ def _constants(graph: Any) -> dict[str, Any]:
     return constants
 
 
-def _array(onnx: Any, tensor: Any, label: str) -> np.ndarray:
-    """A constant as a NumPy array."""
+def _weights(onnx: Any, constants: Mapping[str, Any], input_names: Mapping[str, str], label: str) -> dict[str, np.ndarray]:
+    """Reads those of W, R, B and P that the operator has.
+
+    Raises:
+        ValueError: If one of them is not a constant of the model.
+    """
+    tensors = {}
+    for role in ("W", "R", "B", "P"):
+        if role in input_names:
+            if input_names[role] not in constants:
+                raise ValueError(
+                    f"{label}: got {role} ({input_names[role]!r}) from another operator or from the inputs of the model, expected "
+                    "a constant. Export the model again with constant folding."
+                )
+            tensors[role] = _to_numpy(onnx, constants[input_names[role]], f"{label}: {role}")
+    return tensors
+
+
+def _to_numpy(onnx: Any, tensor: Any, label: str) -> np.ndarray:
+    """Converts a constant to a NumPy array."""
     if onnx.external_data_helper.uses_external_data(tensor):
-        raise ValueError(f"{label}: stands in a file of its own. Pass onnx.load(path), which reads such files, as source.")
+        raise ValueError(
+            f"{label}: got data in another file, expected it in the model. Pass onnx.load(path) as source, which reads the other "
+            "files too."
+        )
     try:
         return onnx.numpy_helper.to_array(tensor)
-    except Exception as error:  # what a wrong tensor raises there depends on what is wrong
+    except Exception as error:  # onnx raises different exceptions for different damage
         raise ValueError(
-            f"{label}: cannot be read: dims {list(tensor.dims)}, data of another size or kind. ({error})"
+            f"{label}: got a tensor that onnx cannot read, expected data for dims {list(tensor.dims)}. ({error})"
         ) from error
 
 
-def _cell(kind: str, attributes: Mapping[str, Any], direction: str, peephole: bool, label: str) -> Any:
-    """The cell that the attributes describe.
-
-    Raises:
-        ValueError: something that no cell here does.
-    """
-    for name, value in attributes.items():
-        if name not in KNOWN and not (name == "input_forget" and not value):
-            raise ValueError(f"{label}: got {name}={value}, which no cell here does.")
-    directions = 2 if direction == "bidirectional" else 1
-    default = GATE_ACTIVATIONS.get(kind, ["tanh"])
-    activations = [_text(a).lower() for a in attributes.get("activations", default * directions)]
-    first = activations[: len(default)]
-    if activations != first * directions or len(first) != len(default):
-        raise ValueError(f"{label}: got the activations {activations}, expected {len(default)}, the same in every direction.")
-    one: Any
-    if kind == "RNN":
-        scaled = (list(attributes.get("activation_alpha", [])), list(attributes.get("activation_beta", [])))
-        identity = first == ["affine"] and scaled == ([1.0] * directions, [0.0] * directions)
-        if not identity and first[0] not in ("tanh", "relu", "sigmoid"):
-            raise ValueError(
-                f"{label}: got the activation {first[0]} {scaled}, expected tanh, relu, sigmoid, or affine with 1 and 0."
-            )
-        one = elman("identity" if identity else first[0])  # type: ignore[arg-type]
-    elif first != default:
-        raise ValueError(f"{label}: got the activations {first}, expected {default}, those of the cells here.")
-    else:
-        one = lstm(peephole=peephole) if kind == "LSTM" else gru(reset_after=bool(attributes.get("linear_before_reset", 0)))
-    return bidirectional(one) if directions == 2 else one
-
-
-def _initial_state(params: Any, given: Mapping[str, np.ndarray], H: int, batch_first: bool, dtype: Any, label: str) -> Any:
-    """A constant initial state in the structure of the cell's; None where there is none."""
-    if not given:
+def _initial_state(params: Any, states: Mapping[str, Any], H: int, *, batch_first: bool, label: str) -> Any:
+    """Converts initial_h and initial_c to the state of the cell, or returns None without them."""
+    if not states:
         return None
     directions = params if isinstance(params, BidirectionalParams) else (params,)
-    states = read(given, dtype, lambda role: f"{label}: {role}")
+    arranged = {}
     for role, state in states.items():
-        if batch_first and state.ndim == 3:
-            states[role] = state = state.swapaxes(0, 1)
-        if state.ndim != 3 or state.shape[::2] != (len(directions), H):
+        by_direction = state.swapaxes(0, 1) if batch_first and state.ndim == 3 else state
+        if by_direction.ndim != 3 or by_direction.shape[::2] != (len(directions), H):
             raise ValueError(
-                f"{label}: {role}: got shape {given[role].shape}, expected {len(directions)} directions and {H} units."
+                f"{label}: {role}: got shape {state.shape}, expected {len(directions)} on the axis of the directions and {H} on the "
+                "axis of the units."
             )
-    zeros = jnp.zeros_like(next(iter(states.values())))
-    h, c = states.get("initial_h", zeros), states.get("initial_c", zeros)
-    found = tuple(LSTMState(h[d], c[d]) if isinstance(one, LSTMParams) else h[d] for d, one in enumerate(directions))
-    return found if len(found) > 1 else found[0]
-
-
-def _text(value: Any) -> str:
-    return value.decode() if isinstance(value, bytes) else str(value)
+        arranged[role] = by_direction
+    zeros = jnp.zeros_like(next(iter(arranged.values())))
+    h, c = arranged.get("initial_h", zeros), arranged.get("initial_c", zeros)
+    by_direction = tuple(LSTMState(h[i], c[i]) if isinstance(own, LSTMParams) else h[i] for i, own in enumerate(directions))
+    return by_direction if len(by_direction) > 1 else by_direction[0]

@@ -1,7 +1,9 @@
-"""A cell, a stack or two directions as an ONNX model file, through the package `onnx` (the extra `convert`); onnxruntime runs it.
+"""Writes a cell, a stack or a bidirectional layer as an ONNX model, by the package `onnx`.
 
-Each layer is one operator. Its outputs (T, directions, B, H) become the next one's inputs (T, B, directions·H) by a transpose and a
-reshape. ONNX leaves the state after a sequence of length 0 open (onnxruntime gives zeros): here it is h0, by a `Where`.
+Each layer becomes one operator. Its outputs have shape (T, directions, B, H); a transpose and a
+reshape turn them into the inputs (T, B, directions·H) of the next layer. ONNX does not define the
+final state of a sequence of length 0, and onnxruntime returns zeros. A `Where` makes it the initial
+state, as in `gj.unroll`.
 """
 
 import os
@@ -9,133 +11,172 @@ from typing import Any
 
 import numpy as np
 
-from gru_jax.convert.files import extra, write_whole
-from gru_jax.convert.library import check_composition
+from gru_jax.convert.composition import check_composition
+from gru_jax.convert.files import import_extra, write_atomically
 from gru_jax.convert.onnx import INPUTS, ONNX, OPERATORS, cells_of_operator, to_onnx
 from gru_jax.layers.stack import Stack
 
-OPSET, IR_VERSION = 17, 8  # the GRU of opset 14; what runtimes since 2022 read
+OPSET, IR_VERSION = 17, 8  # the GRU operator of opset 14; runtimes read these versions since 2022
 
 
 def save_onnx(
     path: str | os.PathLike[str], cell: Any, params: Any, *, lengths: bool = False, h0: bool = False, reverse: bool = False
 ) -> None:
-    """Writes the ONNX model of `h_last, ys = gj.unroll(cell, params, xs, h0, lengths=lengths, reverse=reverse)`.
+    """Writes an ONNX model that computes what `gj.unroll` does with the cell and its parameters.
 
-    Inputs of the model: `xs` (T, B, D); with `lengths=True` `lengths` (B,) int32; with `h0=True` `h0` (directions, B, H), for an
-    LSTM `c0` too, zeros otherwise. Outputs: `ys` (T, B, directions·H) and `h_last` (directions, B, H), for an LSTM `c_last` too. In a
-    stack each layer i has its own: `h0_i`, `h_last_i`. T and B are open. Lengths mean what they mean here: outputs beyond are
-    0, a sequence of length 0 keeps its h0.
+        gj.convert.save_onnx("model.onnx", cell, params)
+        ys, h_last = onnxruntime.InferenceSession("model.onnx").run(None, {"xs": xs})
+
+    The model has these inputs and outputs, with any number of steps T and sequences B:
+
+    | name           | shape                |                                      |
+    |----------------|----------------------|--------------------------------------|
+    | xs             | (T, B, D)            | input                                |
+    | lengths        | (B,), int32          | input, with lengths=True             |
+    | h0, c0         | (directions, B, H)   | inputs, with h0=True; c0 for an LSTM |
+    | ys             | (T, B, directions·H) | output                               |
+    | h_last, c_last | (directions, B, H)   | outputs; c_last for an LSTM          |
+
+    In a stack, the states of layer i are called `h0_i` and `h_last_i`. Lengths act as in
+    `gj.unroll`: outputs at padded steps are 0, and the final state of a sequence of length 0 is its
+    initial state.
 
     Args:
-        path: of the file; one that is there is replaced, whole or not at all.
-        cell: what the parameters belong to: a cell, `gj.bidirectional` of one, a `gj.stack` of these.
-        params: the parameters. onnxruntime computes in float32 only; float64 and float16 are written as they are.
-        lengths: whether the model takes lengths.
-        h0: whether it takes initial states.
-        reverse: whether it reads from the last step to the first; not for two directions.
+        path: The path of the file. An existing file is replaced atomically.
+        cell: The cell to which the parameters belong: a cell, `gj.bidirectional` of one, or a
+            `gj.stack` of these.
+        params: The parameters. onnxruntime runs float32 only; float64 and float16 are written as
+            they are.
+        lengths: Whether the model takes the lengths of the sequences. Defaults to False.
+        h0: Whether the model takes initial states. Defaults to False, which starts from zeros.
+        reverse: Whether the model reads the sequence from its end. Defaults to False. Not for
+            bidirectional layers.
 
     Raises:
-        ImportError: onnx is not installed.
-        TypeError: a cell that ONNX does not have, with the reason; noise (export `cell.deterministic()`); bfloat16.
-        ValueError: some biases None and others not; `reverse` for two directions.
-        OSError: the folder is missing or cannot be written to, or the disk is full.
+        ImportError: If onnx is not installed.
+        TypeError: If ONNX has no such cell; if the cell draws noise (save `cell.deterministic()`
+            instead); or if the parameters are bfloat16.
+        ValueError: If only some biases are None, or `reverse` is True for a bidirectional layer.
+        OSError: If the directory is missing or not writable, or the disk is full.
+
+    Example:
+        >>> import jax, os, tempfile
+        >>> import gru_jax as gj
+        >>> cell = gj.stack([gj.lstm(), gj.gru()])
+        >>> params = cell.init(jax.random.key(0), 3, 4)
+        >>> with tempfile.TemporaryDirectory() as directory:
+        ...     gj.convert.save_onnx(f"{directory}/model.onnx", cell, params, lengths=True)
+        ...     print(os.listdir(directory))
+        ['model.onnx']
     """
-    onnx = extra("onnx")
+    onnx = import_extra("onnx")
     check_composition(cell, ONNX.name)
     if cell.needs_key:
-        raise TypeError(f"cell: got {cell.name}, which draws noise, expected the form for evaluation: cell.deterministic().")
-    cell.check(params)
+        raise TypeError(f"cell: got {cell.name}, which draws noise, expected its form for evaluation: cell.deterministic().")
+    params, input_size = cell.validated_params(params)
     layers = list(zip(cell.cells, params, strict=True)) if isinstance(cell, Stack) else [(cell, params)]
-    if reverse and any(len(cells_of_operator(part)) > 1 for part, _ in layers):
-        raise ValueError("reverse: got True with two directions, expected False: they read both ways.")
-    built = Model(onnx, lengths, h0, "reverse" if reverse else "forward", np.dtype(to_onnx(*layers[0])["W"].dtype))
-    x = "xs"
-    for i, (part, own) in enumerate(layers):
-        x = built.layer(part, own, x, f"_{i}" if isinstance(cell, Stack) else "", "ys" if i == len(layers) - 1 else f"ys_{i}")
-    model = built.finished(input_size=cell.check(params), output_size=cell.output_size(params))
-    write_whole(path, lambda file: onnx.save(model, file))
+    if reverse and any(len(cells_of_operator(layer)) > 1 for layer, _ in layers):
+        raise ValueError(
+            "reverse: got True for a bidirectional layer, expected False: it reads the sequence in both directions."
+        )
+    dtype = np.dtype(to_onnx(*layers[0])["W"].dtype)
+    builder = _ModelBuilder(onnx, dtype, has_lengths=lengths, has_h0=h0, direction="reverse" if reverse else "forward")
+    inputs = "xs"
+    for i, (layer, own) in enumerate(layers):
+        outputs = "ys" if i == len(layers) - 1 else f"ys_{i}"
+        suffix = f"_{i}" if isinstance(cell, Stack) else ""
+        builder.add_layer(layer, own, inputs=inputs, outputs=outputs, suffix=suffix)
+        inputs = outputs
+    model = builder.finish(input_size=input_size, output_size=cell.output_size(params))
+    write_atomically(path, lambda file: onnx.save(model, file))
 
 
-class Model:
-    """A model that grows layer by layer."""
+class _ModelBuilder:
+    """Builds an ONNX model layer by layer."""
 
-    def __init__(self, onnx: Any, lengths: bool, h0: bool, direction: str, dtype: np.dtype) -> None:
+    def __init__(self, onnx: Any, dtype: np.dtype, *, has_lengths: bool, has_h0: bool, direction: str) -> None:
         if dtype.name not in ("float64", "float32", "float16"):
-            raise TypeError(f"params: got {dtype}, which ONNX' recurrent operators lack. Cast them: p.astype(jnp.float32).")
-        self.onnx, self.lengths, self.h0, self.direction, self.dtype = onnx, lengths, h0, direction, dtype
+            raise TypeError(
+                f"params: got {dtype}, expected float64, float32 or float16, which ONNX's recurrent operators take. Cast them: "
+                "jax.tree.map(lambda p: p.astype(jnp.float32), params)."
+            )
+        self.onnx, self.dtype, self.direction = onnx, dtype, direction
+        self.has_lengths, self.has_h0 = has_lengths, has_h0
         self.nodes: list[Any] = []
         self.constants: list[Any] = []
-        self.inputs: list[Any] = []
-        self.outputs: list[Any] = []
-        self.holds_empty = lengths and h0
-        if self.holds_empty:
-            self.constant("zero", np.array(0, np.int32))
-            self.constant("around", np.array([0, 2], np.int64))
-            self.node("Equal", ["lengths", "zero"], ["is_empty"])
-            self.node("Unsqueeze", ["is_empty", "around"], ["is_empty_state"])
+        self.state_inputs: list[Any] = []
+        self.state_outputs: list[Any] = []
+        # without h0, the zeros that onnxruntime returns for a sequence of length 0 are right
+        self.must_hold_states = has_lengths and has_h0
+        if self.must_hold_states:
+            self.add_constant("zero", np.array(0, np.int32))
+            self.add_constant("outer_axes", np.array([0, 2], np.int64))
+            self.add_node("Equal", ["lengths", "zero"], ["is_empty"])
+            self.add_node("Unsqueeze", ["is_empty", "outer_axes"], ["is_empty_by_state"])
 
-    def node(self, kind: str, inputs: list[str], outputs: list[str], **attributes: Any) -> None:
+    def add_node(self, kind: str, inputs: list[str], outputs: list[str], **attributes: Any) -> None:
         """Adds an operator."""
         self.nodes.append(self.onnx.helper.make_node(kind, inputs, outputs, name=f"{kind}_{len(self.nodes)}", **attributes))
 
-    def constant(self, name: str, value: np.ndarray) -> None:
-        """Adds a constant."""
+    def add_constant(self, name: str, value: np.ndarray) -> None:
+        """Adds a constant tensor."""
         self.constants.append(self.onnx.numpy_helper.from_array(value, name))
 
-    def value(self, name: str, shape: list[Any], dtype: Any = None) -> Any:
-        """An input or output of the model."""
-        kind = self.onnx.helper.np_dtype_to_tensor_dtype(np.dtype(dtype or self.dtype))
-        return self.onnx.helper.make_tensor_value_info(name, kind, shape)
+    def tensor_info(self, name: str, shape: list[Any], dtype: Any = None) -> Any:
+        """Describes an input or output of the model. Defaults to the dtype of the parameters."""
+        onnx_dtype = self.onnx.helper.np_dtype_to_tensor_dtype(np.dtype(dtype or self.dtype))
+        return self.onnx.helper.make_tensor_value_info(name, onnx_dtype, shape)
 
-    def layer(self, cell: Any, params: Any, x: str, suffix: str, y: str) -> str:
-        """Adds the operator of one layer; the name of its outputs."""
+    def add_layer(self, cell: Any, params: Any, *, inputs: str, outputs: str, suffix: str) -> None:
+        """Adds the operator of one layer.
+
+        Args:
+            cell: The layer.
+            params: Its parameters.
+            inputs: The name of the tensor that the layer reads.
+            outputs: The name of the tensor that the layer writes.
+            suffix: What to append to the names of the layer's weights and states.
+        """
         cells = cells_of_operator(cell)
-        operator = OPERATORS[cells[0][1]]
-        attributes = {name: a * len(cells) if isinstance(a, list) else a for name, a in operator.attributes.items()}
-        states = ("h", "c") if operator.kind == "LSTM" else ("h",)
+        operator = OPERATORS[cells[0]]
         tensors = to_onnx(cell, params)
         directions, _, H = tensors["R"].shape
-        roles = {"X": x}
+        name_by_role = {"X": inputs} | {role: f"{role}{suffix}" for role in tensors}
         for role, tensor in tensors.items():
-            roles[role] = f"{role}{suffix}"
-            self.constant(roles[role], tensor)
-        if self.lengths:
-            roles["sequence_lens"] = "lengths"
-        lasts = []
-        for letter in states:
-            if self.h0:
-                roles[f"initial_{letter}"] = f"{letter}0{suffix}"
-                self.inputs.append(self.value(f"{letter}0{suffix}", [directions, "B", H]))
-            lasts.append(f"{letter}_last{suffix}")
-            self.outputs.append(self.value(lasts[-1], [directions, "B", H]))
-        names = INPUTS[operator.kind]
-        raw = [f"{name}_raw" if self.holds_empty else name for name in lasts]
-        self.node(
+            self.add_constant(name_by_role[role], tensor)
+        if self.has_lengths:
+            name_by_role["sequence_lens"] = "lengths"
+        letters = ("h", "c") if operator.kind == "LSTM" else ("h",)
+        final_states = [f"{letter}_last{suffix}" for letter in letters]
+        self.state_outputs += [self.tensor_info(name, [directions, "B", H]) for name in final_states]
+        if self.has_h0:
+            initial_states = [f"{letter}0{suffix}" for letter in letters]
+            self.state_inputs += [self.tensor_info(name, [directions, "B", H]) for name in initial_states]
+            name_by_role |= {f"initial_{letter}": name for letter, name in zip(letters, initial_states, strict=True)}
+        self.add_node(
             operator.kind,
-            [roles.get(role, "") for role in names],
-            [f"{y}_by_direction", *raw],
+            [name_by_role.get(role, "") for role in INPUTS[operator.kind]],
+            [f"{outputs}_by_direction", *(f"{name}_raw" if self.must_hold_states else name for name in final_states)],
             hidden_size=H,
             direction="bidirectional" if directions == 2 else self.direction,
-            **attributes,
+            **{name: value * directions if isinstance(value, list) else value for name, value in operator.attributes.items()},
         )
-        if self.holds_empty:
-            for letter, held, last in zip(states, raw, lasts, strict=True):
-                self.node("Where", ["is_empty_state", f"{letter}0{suffix}", held], [last])
-        self.constant(f"shape{suffix}", np.array([0, 0, directions * H], np.int64))
-        self.node("Transpose", [f"{y}_by_direction"], [f"{y}_side_by_side"], perm=[0, 2, 1, 3])
-        self.node("Reshape", [f"{y}_side_by_side", f"shape{suffix}"], [y])
-        return y
+        if self.must_hold_states:
+            for initial, final in zip(initial_states, final_states, strict=True):
+                self.add_node("Where", ["is_empty_by_state", initial, f"{final}_raw"], [final])
+        self.add_constant(f"shape{suffix}", np.array([0, 0, directions * H], np.int64))
+        self.add_node("Transpose", [f"{outputs}_by_direction"], [f"{outputs}_transposed"], perm=[0, 2, 1, 3])
+        self.add_node("Reshape", [f"{outputs}_transposed", f"shape{suffix}"], [outputs])
 
-    def finished(self, input_size: int, output_size: int) -> Any:
-        """The model, checked."""
-        lengths = [self.value("lengths", ["B"], np.int32)] if self.lengths else []
+    def finish(self, input_size: int, output_size: int) -> Any:
+        """Returns the model, after ONNX's own check."""
         helper = self.onnx.helper
+        lengths = [self.tensor_info("lengths", ["B"], np.int32)] if self.has_lengths else []
         graph = helper.make_graph(
             self.nodes,
             "gru_jax",
-            [self.value("xs", ["T", "B", input_size]), *lengths, *self.inputs],
-            [self.value("ys", ["T", "B", output_size]), *self.outputs],
+            [self.tensor_info("xs", ["T", "B", input_size]), *lengths, *self.state_inputs],
+            [self.tensor_info("ys", ["T", "B", output_size]), *self.state_outputs],
             self.constants,
         )
         opsets = [helper.make_opsetid("", OPSET)]

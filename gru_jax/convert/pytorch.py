@@ -1,8 +1,10 @@
-"""PyTorch: `nn.GRU`, `nn.LSTM`, `nn.RNN` with any number of layers and one or two directions, and their `…Cell`s, as state dicts.
+"""Converts the state dicts of PyTorch's recurrent modules and cells.
 
-nn.GRU       r, z, n on each other; z on the old state: W_z, U_z, b_z change sign; reset after the matmul; two rows of biases
-nn.LSTM      i, f, g, o; two rows of biases that are added up
-nn.RNN       tanh or relu, which the state dict does not say: the cell does
+| module  | gate order | differences from our cells                                     |
+|---------|------------|----------------------------------------------------------------|
+| nn.GRU  | r, z, n    | z multiplies the old state; reset after the matmul; two biases |
+| nn.LSTM | i, f, g, o | two biases, added up                                           |
+| nn.RNN  |            | two biases, added up; the names do not tell the nonlinearity   |
 """
 
 from collections.abc import Mapping
@@ -12,13 +14,16 @@ from gru_jax.cells.elman import ElmanParams, elman
 from gru_jax.cells.gru import gru
 from gru_jax.cells.gru_reset_after import GRUResetAfterParams
 from gru_jax.cells.lstm import LSTMParams, lstm
-from gru_jax.convert.arrays import check_names, read, write
-from gru_jax.convert.library import Library, Place, build, cells, check_composition, each, packed
-from gru_jax.convert.table import Table, unpack
+from gru_jax.convert.arrays import to_jax_arrays, to_numpy_arrays
+from gru_jax.convert.composition import Position, build_params, check_composition, pack_cells, single_cells, split_params
+from gru_jax.convert.library import Library
+from gru_jax.convert.names import check_names
+from gru_jax.convert.packing import unpack
+from gru_jax.convert.table import Table
 from gru_jax.layers.stack import Stack
 
-BIASES = ("bias_ih", "bias_hh")
-_ELMAN = Table(ElmanParams, {"weight_ih": "W", "weight_hh": "U", "bias_ih": "b", "bias_hh": "b"}, BIASES, rows=True)
+_BIASES = ("bias_ih", "bias_hh")
+_ELMAN = Table(ElmanParams, {"weight_ih": "W", "weight_hh": "U", "bias_ih": "b", "bias_hh": "b"}, _BIASES, transposed=True)
 PYTORCH = Library(
     "PyTorch",
     {
@@ -30,8 +35,8 @@ PYTORCH = Library(
                 "bias_ih": "b_r -b_z b_h",
                 "bias_hh": "b_r -b_z c_h",
             },
-            BIASES,
-            rows=True,
+            _BIASES,
+            transposed=True,
         ),
         lstm(): Table(
             LSTMParams,
@@ -41,8 +46,8 @@ PYTORCH = Library(
                 "bias_ih": "b_i b_f b_g b_o",
                 "bias_hh": "b_i b_f b_g b_o",
             },
-            BIASES,
-            rows=True,
+            _BIASES,
+            transposed=True,
         ),
         elman("tanh"): _ELMAN,
         elman("relu"): _ELMAN,
@@ -51,105 +56,151 @@ PYTORCH = Library(
 
 
 def from_pytorch(cell: Any, state_dict: Mapping[str, Any], *, prefix: str = "", dtype: Any = None) -> Any:
-    """Our parameters from the state dict of an `nn.GRU`, `nn.LSTM`, `nn.RNN`, or of one of their cells.
+    """Converts the state dict of a PyTorch RNN module to the parameters of `cell`.
 
-        gj.gru(reset_after=True)                                       nn.GRU(D, H), nn.GRUCell(D, H)
-        gj.stack([gj.bidirectional(gj.lstm())] * 2)                    nn.LSTM(D, H, num_layers=2, bidirectional=True)
-        gj.elman("tanh"), gj.elman("relu")                             nn.RNN(D, H, nonlinearity="tanh"), …
+        params = gj.convert.from_pytorch(gj.gru(reset_after=True), module.state_dict())
 
-    The two rows of biases that PyTorch adds up fold into one (b_r = b_ir + b_hr, and so on, but for the candidate's c_h of a
-    GRU), so PyTorch → here → PyTorch keeps the function, and every bit but theirs. Differentiable: the gradient of a loss with
-    respect to `state_dict`, given as JAX arrays, is PyTorch's. Dropout between layers has no weights: give it to `gj.stack`.
+    | cell                                        | module                               |
+    |---------------------------------------------|--------------------------------------|
+    | gj.gru(reset_after=True)                    | nn.GRU(D, H), nn.GRUCell(D, H)       |
+    | gj.lstm()                                   | nn.LSTM(D, H), nn.LSTMCell(D, H)     |
+    | gj.elman("tanh"), gj.elman("relu")          | nn.RNN(D, H, …), nn.RNNCell(D, H, …) |
+    | gj.stack([gj.bidirectional(gj.lstm())] * 2) | nn.LSTM(D, H, 2, bidirectional=True) |
+
+    PyTorch's two biases fold into one where it adds them up: b_r is b_ir + b_hr, for example. A
+    conversion to the package and back to PyTorch therefore preserves the function and all bits
+    except those of the biases. The conversion is differentiable: if `state_dict` holds JAX arrays,
+    the gradient with respect to it has PyTorch's layout. Dropout between layers has no weights, so
+    pass it to `gj.stack`.
 
     Args:
-        cell: what the weights belong to; the state dict does not say whether an RNN is tanh or relu.
-        state_dict: names to tensors: PyTorch's own, NumPy's, JAX's, or `gj.convert.load_safetensors(path)`.
-        prefix: of the module inside a model, as in `"encoder.rnn."`; other names are then left alone.
-        dtype: to cast to; None keeps the tensors'.
+        cell: The cell to which the weights belong. The state dict does not say whether an `nn.RNN`
+            uses tanh or relu.
+        state_dict: A mapping of names to tensors of PyTorch, NumPy or JAX, for example
+            `gj.convert.load_safetensors(path)`.
+        prefix: The name of the module inside a larger model, with its dot, for example
+            `"encoder.rnn."`. Names without the prefix are ignored. Defaults to no prefix.
+        dtype: The dtype to cast to. Defaults to the dtype of the tensors.
+
+    Returns:
+        The parameters of `cell`, as `cell.init` makes them.
 
     Raises:
-        TypeError: a cell that PyTorch does not have (reset before the matmul, peepholes), layers of different kinds, wrong dtypes.
-        ValueError: missing or surplus names, wrong shapes.
+        TypeError: If PyTorch has no such cell (for example reset before the matmul, or peepholes),
+            if the layers are of different kinds, or if the tensors have mixed or non-floating
+            dtypes.
+        ValueError: If a name is missing or unexpected, or a tensor has the wrong shape.
+
+    Example:
+        >>> import numpy as np
+        >>> import gru_jax as gj
+        >>> shapes = {"weight_ih_l0": (12, 3), "weight_hh_l0": (12, 4), "bias_ih_l0": 12, "bias_hh_l0": 12}
+        >>> state_dict = {name: np.ones(shape, np.float32) for name, shape in shapes.items()}  # as of nn.GRU(3, 4)
+        >>> params = gj.convert.from_pytorch(gj.gru(reset_after=True), state_dict)
+        >>> params.W_z.shape
+        (3, 4)
     """
     _check_module(cell)
-    tables = {place: PYTORCH.table(one) for place, one in cells(cell)}
+    tables = {position: PYTORCH.table_for(one) for position, one in single_cells(cell).items()}
     if not isinstance(state_dict, Mapping):
         raise TypeError(f"state_dict: got {type(state_dict).__name__}, expected a mapping. Pass module.state_dict().")
     own = {name.removeprefix(prefix): tensor for name, tensor in state_dict.items() if name.startswith(prefix)}
-    of_cell = "weight_ih" in own and len(tables) == 1
-    required = [
-        f"{name}{_suffix(place, of_cell)}" for place, t in tables.items() for name in t.tensors if name not in t.optional
-    ]
-    optional = [f"{name}{_suffix(place, of_cell)}" for place, t in tables.items() for name in t.optional]
-    label = f"state_dict under the prefix {prefix!r}" if prefix else "state_dict"
-    bias = check_names(own, required, optional, label, _hint(own, cell, prefix))
-    say = lambda name: f"state_dict[{prefix + name!r}]"
-    tensors = read(own, dtype, say)
+    is_cell_module = "weight_ih" in own and len(tables) == 1
+    suffixes = {position: "" if is_cell_module else _suffix(position) for position in tables}
+    has_bias = check_names(
+        own,
+        required=[name + suffixes[at] for at, table in tables.items() for name in table.names(with_optional=False)],
+        optional=[name + suffixes[at] for at, table in tables.items() for name in table.optional],
+        label=f"state_dict under the prefix {prefix!r}" if prefix else "state_dict",
+        hint=_hint(list(own), cell),
+    )
+    label_of = lambda name: f"state_dict[{prefix + name!r}]"
+    tensors = to_jax_arrays(own, dtype, label_of)
 
-    def make(place: Place, _: Any) -> Any:
-        table, suffix = tables[place], _suffix(place, of_cell)
-        names = [name for name in table.tensors if bias or name not in table.optional]
-        return unpack(table, {name: tensors[name + suffix] for name in names}, lambda name: say(name + suffix))
+    def params_at(position: Position) -> Any:
+        table, suffix = tables[position], suffixes[position]
+        cell_tensors = {name: tensors[name + suffix] for name in table.names(with_optional=has_bias)}
+        return unpack(table, cell_tensors, lambda name: label_of(name + suffix))
 
-    params = build(cell, make)
-    cell.check(params)
-    return params
+    return build_params(cell, params_at)
 
 
-def to_pytorch(cell: Any, params: Any, *, prefix: str = "", of_cell: bool = False) -> dict[str, Any]:
-    """The state dict of the `nn.GRU`, `nn.LSTM` or `nn.RNN` that computes the same, as NumPy arrays; see `from_pytorch`.
+def to_pytorch(cell: Any, params: Any, *, prefix: str = "", cell_module: bool = False) -> dict[str, Any]:
+    """Converts parameters to the state dict of the PyTorch module that computes the same function.
 
-        module.load_state_dict({name: torch.from_numpy(array) for name, array in gj.convert.to_pytorch(cell, params).items()})
+        arrays = gj.convert.to_pytorch(cell, params)
+        module.load_state_dict({name: torch.from_numpy(array) for name, array in arrays.items()})
 
-    Back again by `from_pytorch` every bit is the same. A bias stands in `bias_ih`; `bias_hh` holds zeros but for c_h.
-    bfloat16 arrays are those of `ml_dtypes`, which PyTorch does not read: `torch.from_numpy(array.view("int16")).view(torch.bfloat16)`.
+    `from_pytorch` lists the modules, and converts back to the same bits. PyTorch has two biases
+    where we have one: ours goes to `bias_ih`, and `bias_hh` holds zeros, except for the bias c_h of
+    a GRU. PyTorch does not read the bfloat16 arrays of `ml_dtypes` directly; use
+    `torch.from_numpy(array.view("int16")).view(torch.bfloat16)`.
 
     Args:
-        cell: what the parameters belong to.
-        params: the parameters.
-        prefix: put before every name.
-        of_cell: True for the names of `nn.GRUCell` and its like, without the layer.
+        cell: The cell to which the parameters belong.
+        params: The parameters.
+        prefix: A prefix for every name, for example `"encoder.rnn."`. Defaults to no prefix.
+        cell_module: Whether to name the tensors as `nn.GRUCell` and its siblings do, without the
+            number of the layer. Defaults to False.
+
+    Returns:
+        NumPy arrays by name.
 
     Raises:
-        TypeError: a cell that PyTorch does not have.
-        ValueError: layers of different sizes; some biases None and others not: PyTorch has all or none.
+        TypeError: If PyTorch has no such cell.
+        ValueError: If the layers have different sizes, if only some biases are None, or if
+            `cell_module` is True for more than one cell.
+
+    Example:
+        >>> import jax
+        >>> import gru_jax as gj
+        >>> cell = gj.stack([gj.gru(reset_after=True)] * 2)
+        >>> params = cell.init(jax.random.key(0), 3, 4)
+        >>> state_dict = gj.convert.to_pytorch(cell, params)  # for nn.GRU(3, 4, num_layers=2)
+        >>> state_dict["weight_ih_l1"].shape
+        (12, 4)
     """
     _check_module(cell)
-    sizes = {own[0].shape[1] for _, _, own in each(cell, params)}  # the first field is a W (D, H)
-    if len(sizes) > 1:
+    hidden_sizes = {own[0].shape[1] for own in split_params(cell, params).values()}  # the first field is a W of shape (D, H)
+    if len(hidden_sizes) > 1:
         raise ValueError(
-            f"params: got layers of {sorted(sizes)} units, expected one size: PyTorch's modules have the same in all layers."
+            f"params: got layers with hidden sizes {sorted(hidden_sizes)}, expected one size: all layers of a PyTorch module "
+            "share it. Convert the layers one by one."
         )
-    if of_cell and len(cells(cell)) > 1:
-        raise ValueError(f"of_cell: got True for {cell.name}, expected a single cell.")
-    found = packed(PYTORCH, cell, params)
-    return write({f"{prefix}{name}{_suffix(place, of_cell)}": t for place, tensors in found for name, t in tensors.items()})
+    if cell_module and len(single_cells(cell)) > 1:
+        raise ValueError(f"cell_module: got True for {cell.name}, expected a single cell. Convert its cells one by one.")
+    tensors = {
+        f"{prefix}{name}{'' if cell_module else _suffix(position)}": tensor
+        for position, cell_tensors in pack_cells(PYTORCH, cell, params).items()
+        for name, tensor in cell_tensors.items()
+    }
+    return to_numpy_arrays(tensors)
 
 
 def _check_module(cell: Any) -> None:
-    """Raises unless one module of PyTorch's is this stack: the same cell and the same directions in every layer."""
+    """Raises unless one PyTorch module can hold `cell`, which requires equal layers."""
     check_composition(cell, PYTORCH.name)
     if isinstance(cell, Stack) and len(set(cell.cells)) > 1:
-        layers = ", ".join(dict.fromkeys(part.name for part in cell.cells))
+        layers = ", ".join(dict.fromkeys(layer.name for layer in cell.cells))
         raise TypeError(
-            f"cell: got layers {layers} in one stack, expected one kind: a module of PyTorch's has no other. Convert them apart."
+            f"cell: got a stack of {layers}, expected layers of one kind, as a PyTorch module has them. Convert the layers one by "
+            "one."
         )
 
 
-def _suffix(place: Place, of_cell: bool) -> str:
-    return "" if of_cell else f"_l{place.layer}" + "_reverse" * place.direction
+def _suffix(position: Position) -> str:
+    """Returns what PyTorch appends to the names of a cell's tensors."""
+    return f"_l{position.layer}" + ("_reverse" if position.direction else "")
 
 
-def _hint(names: Mapping[str, Any], cell: Any, prefix: str) -> str:
-    """What the names say about a cell that does not fit them."""
-    own = list(names)
-    if any("weight_hr" in name for name in own):
-        return "weight_hr is the projection of an nn.LSTM with proj_size, which has no counterpart here."
-    if not any(name.startswith("weight_ih") for name in own):
-        roots = sorted({name.split("weight_ih")[0] for name in own if "weight_ih" in name})
-        return f"The names begin with {', '.join(map(repr, roots))}: pass it as prefix." if roots else ""
-    layers = {name.split("_l")[-1].split("_")[0] for name in own if "_l" in name}
-    two = any(name.endswith("_reverse") for name in own)
-    part = "gj.bidirectional(cell)" if two else "cell"
-    told = f"gj.stack([{part}] * {len(layers)})" if len(layers) > 1 else part
-    return f"The names are those of {told}, got {cell.name}."
+def _hint(names: list[str], cell: Any) -> str:
+    """Writes what the names of a state dict say about the module, if they do not fit the cell."""
+    if any("weight_hr" in name for name in names):
+        return "weight_hr is the projection of an nn.LSTM with proj_size, which no cell here has."
+    if not any(name.startswith("weight_ih") for name in names):
+        prefixes = sorted({name.split("weight_ih")[0] for name in names if "weight_ih" in name})
+        return f"The names begin with {', '.join(map(repr, prefixes))}. Pass it as prefix." if prefixes else ""
+    layers = {name.split("_l")[-1].split("_")[0] for name in names if "_l" in name}
+    layer = "gj.bidirectional(cell)" if any(name.endswith("_reverse") for name in names) else "cell"
+    fitting = f"gj.stack([{layer}] * {len(layers)})" if len(layers) > 1 else layer
+    return f"These are the names of {fitting}, got {cell.name}."

@@ -1,4 +1,4 @@
-"""Safetensors files, in and out, through the library of that name (the extra `convert`). Nothing in them is unpickled."""
+"""Reads and writes safetensors files, through the package `safetensors`."""
 
 import os
 from collections.abc import Mapping
@@ -6,49 +6,86 @@ from typing import Any
 
 import numpy as np
 
-from gru_jax.convert.files import extra, write_whole
+from gru_jax.convert.arrays import as_array
+from gru_jax.convert.files import import_extra, write_atomically
 
 
 def load_safetensors(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
-    """The tensors of a safetensors file by name, as NumPy arrays (bfloat16: of `ml_dtypes`).
+    """Reads the tensors of a safetensors file.
 
-        params = gj.convert.from_pytorch(cell, gj.convert.load_safetensors("model.safetensors"), prefix="rnn.")
+        tensors = gj.convert.load_safetensors("model.safetensors")
+        params = gj.convert.from_pytorch(cell, tensors, prefix="rnn.")
+
+    Nothing in the file is unpickled.
+
+    Args:
+        path: The path of the file.
+
+    Returns:
+        NumPy arrays by name. Those of bfloat16 have the dtype of `ml_dtypes`.
 
     Raises:
-        ImportError: safetensors is not installed.
-        FileNotFoundError: no such file.
-        ValueError: no safetensors file: cut off, a header that is too large or no JSON, tensors beyond the file's end.
+        ImportError: If safetensors is not installed.
+        FileNotFoundError: If there is no such file.
+        ValueError: If the file is truncated or is not a safetensors file.
+
+    Example:
+        >>> import tempfile
+        >>> import numpy as np
+        >>> import gru_jax as gj
+        >>> with tempfile.TemporaryDirectory() as directory:
+        ...     gj.convert.save_safetensors(f"{directory}/model.safetensors", {"weight": np.ones((2, 3), np.float32)})
+        ...     tensors = gj.convert.load_safetensors(f"{directory}/model.safetensors")
+        >>> tensors["weight"].shape
+        (2, 3)
     """
-    library = extra("safetensors.numpy")
+    library = import_extra("safetensors.numpy")
     try:
         return library.load_file(path)
     except FileNotFoundError:
         raise
-    except (extra("safetensors").SafetensorError, ValueError, TypeError, KeyError) as error:
-        raise ValueError(f"path: {os.fspath(path)} is not a whole safetensors file. ({error})") from error
+    except (import_extra("safetensors").SafetensorError, ValueError, TypeError, KeyError) as error:
+        raise ValueError(f"path: got {os.fspath(path)}, expected a complete safetensors file. ({error})") from error
 
 
 def save_safetensors(
     path: str | os.PathLike[str], tensors: Mapping[str, Any], *, metadata: Mapping[str, str] | None = None
 ) -> None:
-    """Writes arrays by name into a safetensors file, whole or not at all.
+    """Writes arrays to a safetensors file.
+
+        tensors = gj.convert.to_pytorch(cell, params)
+        gj.convert.save_safetensors("model.safetensors", tensors, metadata={"format": "pt"})
+
+    The file is replaced atomically: after a crash it holds its old content or the new one.
 
     Args:
-        path: of the file; one that is there is replaced.
-        tensors: names to arrays, such as `gj.convert.to_pytorch(cell, params)`.
-        metadata: texts for the header; PyTorch's own loaders expect {"format": "pt"}.
+        path: The path of the file. An existing file is replaced.
+        tensors: A mapping of names to arrays of NumPy, JAX or PyTorch, for example
+            `gj.convert.to_pytorch(cell, params)`.
+        metadata: Strings to put into the header. PyTorch's loaders expect {"format": "pt"}.
+            Defaults to none.
 
     Raises:
-        ImportError: safetensors is not installed.
-        TypeError: a name that is no text, or a value that is no array.
-        OSError: the folder is missing or cannot be written to, or the disk is full.
+        ImportError: If safetensors is not installed.
+        TypeError: If a name is not a string, or a value is not an array.
+        OSError: If the directory is missing or not writable, or the disk is full.
+
+    Example:
+        >>> import tempfile
+        >>> import jax
+        >>> import gru_jax as gj
+        >>> params = gj.gru().init(jax.random.key(0), 3, 4)
+        >>> with tempfile.TemporaryDirectory() as directory:
+        ...     gj.convert.save_safetensors(f"{directory}/model.safetensors", params._asdict())
+        ...     tensors = gj.convert.load_safetensors(f"{directory}/model.safetensors")
+        >>> gj.cells.GRUParams(**tensors).W_z.shape
+        (3, 4)
     """
-    library = extra("safetensors.numpy")
+    library = import_extra("safetensors.numpy")
     arrays: dict[str, np.ndarray] = {}
     for name, tensor in tensors.items():
-        # safetensors copies memory as it lies: a transposed view would be written wrong
-        array = np.ascontiguousarray(tensor) if np.ndim(tensor) else np.asarray(tensor)
-        if not isinstance(name, str) or array.dtype == object:
-            raise TypeError(f"tensors[{name!r}]: got {type(tensor).__name__}, expected an array under a name.")
-        arrays[name] = array
-    write_whole(path, lambda file: library.save_file(arrays, file, metadata=None if metadata is None else dict(metadata)))
+        if not isinstance(name, str):
+            raise TypeError(f"tensors[{name!r}]: got the name {name!r}, expected a string. Use {str(name)!r}.")
+        # safetensors writes the memory as it lies, so a transposed view must be copied first
+        arrays[name] = np.asarray(as_array(tensor, f"tensors[{name!r}]"), order="C")
+    write_atomically(path, lambda file: library.save_file(arrays, file, metadata=None if metadata is None else dict(metadata)))

@@ -1,4 +1,4 @@
-"""Equinox in float64: outputs, final states and gradients in Equinox' own module."""
+"""Compares outputs, final states and gradients with Equinox's modules, in float64."""
 
 import jax
 import jax.numpy as jnp
@@ -19,7 +19,7 @@ def eqx(needs_x64):
 
 
 def unrolled(module, xs, h0):
-    """(outputs, last state), one sequence at a time as Equinox has it."""
+    """Runs an Equinox module over a batch of sequences. Returns (outputs, final state)."""
 
     def step(h, x):
         h = jax.vmap(module)(x, h)
@@ -31,7 +31,7 @@ def unrolled(module, xs, h0):
 
 @pytest.mark.parametrize("bias", [True, False], ids=["bias", "no bias"])
 @pytest.mark.parametrize("name", CELLS)
-def test_outputs_states_and_gradients_are_equinox(eqx, name, bias):
+def test_outputs_states_and_gradients_are_those_of_equinox(eqx, name, bias):
     cell = CELLS[name]
     module = getattr(eqx.nn, name)(D, H, use_bias=bias, key=jax.random.key(0))
     arrays, static = eqx.partition(module, eqx.is_array)
@@ -46,7 +46,7 @@ def test_outputs_states_and_gradients_are_equinox(eqx, name, bias):
 
 
 @pytest.mark.parametrize("name", CELLS)
-def test_our_weights_run_in_equinox(eqx, name):
+def test_converted_weights_compute_the_same_in_equinox(eqx, name):
     cell, params = CELLS[name], random_params(CELLS[name])
     fields = gj.convert.to_equinox(cell, params)
     module = getattr(eqx.nn, name)(D, H, key=jax.random.key(0))
@@ -55,8 +55,10 @@ def test_our_weights_run_in_equinox(eqx, name):
     assert_close(gj.unroll(cell, params, XS, h0)[1], unrolled(module, jnp.asarray(XS), h0)[0])
 
 
-def test_a_module_of_another_cell_is_told(eqx):
+def test_a_module_of_another_cell_raises(eqx):
     module = eqx.nn.LSTMCell(D, H, key=jax.random.key(0))
-    with pytest.raises(ValueError, match=r"missing 'bias_n'.*Expected the module of gru\(reset_after=True\), got LSTMCell"):
+    with pytest.raises(
+        ValueError, match=r"missing 'bias_n'.*Pass the module that corresponds to gru\(reset_after=True\); got LSTMCell"
+    ):
         gj.convert.from_equinox(gj.gru(reset_after=True), module)
     assert gj.convert.from_equinox(gj.lstm(), module, dtype=np.float32).W_i.dtype == np.float32

@@ -1,4 +1,4 @@
-"""Flax linen and NNX in float64: outputs, final states and gradients in Flax' own tree."""
+"""Compares outputs, final states and gradients with Flax linen and NNX, in float64."""
 
 import jax
 import jax.numpy as jnp
@@ -47,24 +47,24 @@ def nnx(needs_x64):
 
 
 def carry(state):
-    """Flax' carry: (c, h) for an LSTM, the state itself otherwise."""
+    """Returns a state as Flax carries it: (c, h) for an LSTM, the state itself otherwise."""
     return (state.c, state.h) if isinstance(state, tuple) else state
 
 
-def steps_of(lengths):
-    """(T, B, 1): the steps that exist. What Flax has beyond a length is no output."""
+def valid_steps(lengths):
+    """Returns the mask (T, B, 1) of the valid steps. Flax leaves other values in the padding."""
     return jnp.arange(T)[:, None, None] < (jnp.full((B, 1), T) if lengths is None else jnp.asarray(lengths)[:, None])
 
 
 @pytest.mark.parametrize("with_lengths", [False, True], ids=["full", "lengths"])
 @pytest.mark.parametrize("name", LINEN)
-def test_outputs_states_and_gradients_are_linens(linen, name, with_lengths):
+def test_outputs_states_and_gradients_are_those_of_linen(linen, name, with_lengths):
     cell = LINEN[name]
     module = linen.RNN(getattr(linen, name)(H, param_dtype=jnp.float64), time_major=True, return_carry=True)
     tree = normal(module.init(jax.random.key(0), XS)["params"]["cell"])
     h0 = random_state(cell, gj.convert.from_flax_linen(cell, tree))
     lengths = LENGTHS if with_lengths else None
-    valid = steps_of(lengths)
+    valid = valid_steps(lengths)
 
     def ours(tree, xs, h0):
         h_last, ys = gj.unroll(cell, gj.convert.from_flax_linen(cell, tree), xs, h0, lengths=lengths)
@@ -79,7 +79,7 @@ def test_outputs_states_and_gradients_are_linens(linen, name, with_lengths):
 
 @pytest.mark.parametrize("with_lengths", [False, True], ids=["full", "lengths"])
 @pytest.mark.parametrize("name", NNX)
-def test_outputs_states_and_gradients_are_nnx(nnx, name, with_lengths):
+def test_outputs_states_and_gradients_are_those_of_nnx(nnx, name, with_lengths):
     cell = NNX[name]
     module = getattr(nnx, name)(D, H, dtype=jnp.float64, param_dtype=jnp.float64, rngs=nnx.Rngs(0))
     graph, state = nnx.split(module)
@@ -87,7 +87,7 @@ def test_outputs_states_and_gradients_are_nnx(nnx, name, with_lengths):
     params = gj.convert.from_flax_nnx(cell, state)
     h0 = random_state(cell, params)
     lengths = LENGTHS if with_lengths else None
-    valid = steps_of(lengths)
+    valid = valid_steps(lengths)
 
     def ours(state, xs, h0):
         h_last, ys = gj.unroll(cell, gj.convert.from_flax_nnx(cell, state), xs, h0, lengths=lengths)
@@ -100,7 +100,7 @@ def test_outputs_states_and_gradients_are_nnx(nnx, name, with_lengths):
 
     assert_same_function(ours, theirs, state, XS, h0)
     if name == "GRUCell":
-        assert params.c_h is None  # NNX' GRU has no such bias
+        assert params.c_h is None  # the GRU of NNX has no such bias
 
     tree = gj.convert.to_flax_nnx(cell, params, **({"optimized": True} if name.startswith("Optimized") else {}))
     nnx.update(module, tree)
@@ -108,7 +108,7 @@ def test_outputs_states_and_gradients_are_nnx(nnx, name, with_lengths):
 
 
 @pytest.mark.parametrize("name", LINEN)
-def test_our_weights_run_in_linen(linen, name):
+def test_converted_weights_compute_the_same_in_linen(linen, name):
     cell, params = LINEN[name], random_params(LINEN[name])
     module = linen.RNN(getattr(linen, name)(H, param_dtype=jnp.float64), time_major=True)
     tree = gj.convert.to_flax_linen(cell, params)
@@ -116,9 +116,11 @@ def test_our_weights_run_in_linen(linen, name):
     assert_close(gj.unroll(cell, params, XS)[1], module.apply({"params": {"cell": tree}}, XS))
 
 
-def test_flax_takes_the_last_padded_state_for_a_length_of_0_where_here_it_is_h0(linen):
-    """Flax gathers the state at length − 1 = −1. A sequence without steps has the state that it started with: we follow ONNX' and
-    Keras' "padded steps keep the state"."""
+def test_a_length_of_0_gives_h0_while_flax_gives_the_last_padded_state(linen):
+    """Flax gathers the state at index length − 1 = −1.
+
+    Here padded steps keep the state, as in ONNX and Keras, so a sequence
+    without valid steps ends in the state in which it started."""
     cell, params = gj.gru(reset_after=True), random_params(gj.gru(reset_after=True))
     module = linen.RNN(linen.GRUCell(H, param_dtype=jnp.float64), time_major=True, return_carry=True)
     variables = {"params": {"cell": gj.convert.to_flax_linen(cell, params)}}

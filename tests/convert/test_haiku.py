@@ -1,4 +1,4 @@
-"""Haiku in float64: outputs, final states and gradients in Haiku's own tree."""
+"""Compares outputs, final states and gradients with Haiku's modules, in float64."""
 
 import jax
 import numpy as np
@@ -18,7 +18,7 @@ def haiku(needs_x64):
 
 
 def transformed(haiku, name, cell_name=None, **options):
-    """(init, apply) of the module over time, with (outputs, last state)."""
+    """Transforms a module that runs over time and returns (outputs, final state)."""
 
     def run(xs, h0):
         module = getattr(haiku, name)(H, name=cell_name, **options)
@@ -28,7 +28,7 @@ def transformed(haiku, name, cell_name=None, **options):
 
 
 @pytest.mark.parametrize("name", CELLS)
-def test_outputs_states_and_gradients_are_haikus(haiku, name):
+def test_outputs_states_and_gradients_are_those_of_haiku(haiku, name):
     cell = CELLS[name]
     run = transformed(haiku, name)
     h0 = random_state(cell, random_params(cell))
@@ -46,7 +46,7 @@ def test_outputs_states_and_gradients_are_haikus(haiku, name):
 
 
 @pytest.mark.parametrize("name", CELLS)
-def test_our_weights_run_in_haiku(haiku, name):
+def test_converted_weights_compute_the_same_in_haiku(haiku, name):
     cell, params = CELLS[name], random_params(CELLS[name])
     h0 = random_state(cell, params)
     tree = gj.convert.to_haiku(cell, params, "mine")
@@ -55,7 +55,7 @@ def test_our_weights_run_in_haiku(haiku, name):
     assert_close(gj.unroll(cell, params, XS, h0)[1], run.apply(tree, XS, h0)[0])
 
 
-def test_a_module_among_others_and_a_vanilla_rnn_of_one_bias(haiku):
+def test_a_module_is_found_among_others_and_a_vanilla_rnn_may_have_one_bias(haiku):
     run = transformed(haiku, "VanillaRNN", "core", double_bias=False)
     cell = gj.elman("relu")
     h0 = random_state(cell, random_params(cell))

@@ -1,6 +1,7 @@
-"""Keras 3 on its JAX backend: outputs, final states and gradients of its layers, with masks, with our weights and theirs.
+"""Compares outputs, final states and gradients with the layers of Keras 3 on its JAX backend.
 
-In float32: `keras.ops.matmul` computes in it whatever the layer's dtype (keras issue 23704), so nothing finer can be asked.
+In float32, because `keras.ops.matmul` computes in float32 for every dtype of the layer (keras issue
+23704).
 """
 
 import os
@@ -27,7 +28,7 @@ from tests.convert.parity import (
 pytestmark = [
     pytest.mark.derivative,
     pytest.mark.peers,
-    pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning"),  # Keras' own, under NumPy 2
+    pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning"),  # raised by Keras itself under NumPy 2
 ]
 
 CELLS = {
@@ -40,7 +41,7 @@ CELLS = {
     "SimpleRNN linear": gj.elman("identity"),
 }
 XS = XS.astype(np.float32)
-LENGTHS = np.array([T, 3, 0])  # Keras defines 0 as we do: the state stays
+LENGTHS = np.array([T, 3, 0])  # for a length of 0 Keras keeps the state too
 
 
 @pytest.fixture
@@ -53,7 +54,7 @@ def keras():
 
 
 def layer_of(keras, name, **options):
-    """The Keras layer of a name in CELLS, built for D inputs."""
+    """Makes the Keras layer of a name in CELLS."""
     kind, *form = name.split()
     if kind == "GRU":
         options["reset_after"] = form[-1] == "after"
@@ -65,7 +66,7 @@ def layer_of(keras, name, **options):
 
 @pytest.mark.parametrize("with_lengths", [False, True], ids=["full", "lengths"])
 @pytest.mark.parametrize("name", CELLS)
-def test_outputs_states_and_gradients_are_keras(keras, name, with_lengths):
+def test_outputs_states_and_gradients_are_those_of_keras(keras, name, with_lengths):
     cell, layer = CELLS[name], layer_of(keras, name)
     layer.build((B, T, D))
     weights = normal([np.asarray(w) for w in layer.get_weights()])
@@ -89,8 +90,8 @@ def test_outputs_states_and_gradients_are_keras(keras, name, with_lengths):
 
 @pytest.mark.parametrize("merge", ["concat", "sum"])
 @pytest.mark.parametrize("name", ["GRU reset before", "GRU reset after", "LSTM", "SimpleRNN relu"])
-def test_layers_and_directions_there_and_back(keras, name, merge):
-    """A Keras model of two bidirectional layers: theirs here, and ours there."""
+def test_layers_and_directions_convert_in_both_directions(keras, name, merge):
+    """Moves the weights of two bidirectional layers out of a Keras model, and others into it."""
     of_layer = lambda: keras.layers.Bidirectional(layer_of(keras, name, return_state=False), merge_mode=merge)
     model = keras.Sequential([keras.Input((T, D), dtype="float32"), of_layer(), of_layer()])
     cell = gj.stack([gj.bidirectional(CELLS[name], merge=merge)] * 2)
@@ -105,7 +106,7 @@ def test_layers_and_directions_there_and_back(keras, name, merge):
     assert_close(np.asarray(ys), np.asarray(model(xs)))
 
 
-def test_without_biases(keras):
+def test_layers_without_biases_convert(keras):
     layer = layer_of(keras, "LSTM", use_bias=False)
     layer.build((B, T, D))
     params = gj.convert.from_keras(gj.lstm(), layer.get_weights())
@@ -115,8 +116,8 @@ def test_without_biases(keras):
     layer.set_weights(gj.convert.to_keras(gj.lstm(), random_params(gj.lstm(), np.float32, bias=False)))
 
 
-def test_keras_repeats_its_last_output_beyond_a_length_where_here_it_is_0(keras):
-    """`zero_output_for_mask=False`, Keras' default, leaves the state in the outputs. A padded step has no output: here it is 0."""
+def test_padding_gives_0_while_keras_repeats_the_last_output_by_default(keras):
+    """By default, with `zero_output_for_mask=False`, Keras repeats the state at padded steps."""
     layer = layer_of(keras, "GRU reset after", zero_output_for_mask=False)
     layer.build((B, T, D))
     layer.set_weights(normal([np.asarray(w) for w in layer.get_weights()]))

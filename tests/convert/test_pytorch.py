@@ -1,4 +1,4 @@
-"""PyTorch 2 in float64: outputs, final states and gradients of modules with any layers and directions, their weights moved here."""
+"""Compares outputs, final states and gradients with PyTorch's modules, in float64."""
 
 import warnings
 
@@ -25,7 +25,7 @@ def torch(needs_x64):
 
 
 def module_of(torch, name, layers=1, two=False, bias=True):
-    """An `nn` module with random weights, also where PyTorch would start with small ones."""
+    """Makes an `nn` module with normal random weights, which are larger than PyTorch's own."""
     kind, *options = name.split()
     module = getattr(torch.nn, kind)(
         D, H, layers, bias=bias, bidirectional=two, dtype=torch.float64, **({"nonlinearity": options[0]} if options else {})
@@ -36,7 +36,7 @@ def module_of(torch, name, layers=1, two=False, bias=True):
 
 
 def states(cell, h):
-    """PyTorch's final states (layers · directions, B, H), h and for an LSTM c, from ours."""
+    """Converts a state to PyTorch's (layers · directions, B, H): h, and c for an LSTM."""
     layers = h if hasattr(cell, "cells") else (h,)
     parts = cell.cells if hasattr(cell, "cells") else (cell,)
     single = [one for part, layer in zip(parts, layers, strict=True) for one in (layer if hasattr(part, "merge") else (layer,))]
@@ -44,7 +44,7 @@ def states(cell, h):
 
 
 def theirs(torch, module, xs, h0, lengths, cotangents):
-    """(outputs, final states, gradients by weights, gradients by xs and h0)."""
+    """Runs PyTorch. Returns outputs and final states, weight gradients, and input gradients."""
     lstm = isinstance(h0, tuple)
     xs = torch.tensor(xs, requires_grad=True)
     h0 = tuple(torch.tensor(np.asarray(h), requires_grad=True) for h in (h0 if lstm else (h0,)))
@@ -67,7 +67,7 @@ SHAPES = [(1, False), (1, True), (2, True)]
 @pytest.mark.parametrize("with_lengths", [False, True], ids=["full", "lengths"])
 @pytest.mark.parametrize(("layers", "two"), SHAPES, ids=["one", "bidirectional", "two bidirectional"])
 @pytest.mark.parametrize("name", CELLS)
-def test_outputs_states_and_gradients_are_pytorchs(torch, name, layers, two, with_lengths):
+def test_outputs_states_and_gradients_are_those_of_pytorch(torch, name, layers, two, with_lengths):
     cell = stacked(CELLS[name], two) if layers == 2 else gj.bidirectional(CELLS[name]) if two else CELLS[name]
     module = module_of(torch, name, layers, two)
     state_dict = {key: jax.numpy.asarray(np.asarray(value)) for key, value in module.state_dict().items()}
@@ -93,7 +93,7 @@ def test_outputs_states_and_gradients_are_pytorchs(torch, name, layers, two, wit
 
 
 @pytest.mark.parametrize("name", CELLS)
-def test_our_weights_run_in_pytorch(torch, name):
+def test_converted_weights_compute_the_same_in_pytorch(torch, name):
     cell = stacked(CELLS[name], two_directions=True)
     params = cell.init(jax.random.key(0), D, H, dtype=np.float64)
     params = normal(params)
@@ -104,7 +104,7 @@ def test_our_weights_run_in_pytorch(torch, name):
 
 
 @pytest.mark.parametrize("name", CELLS)
-def test_a_cell_of_pytorchs_is_a_step_here(torch, name):
+def test_a_pytorch_cell_computes_one_step(torch, name):
     cell = CELLS[name]
     kind, *options = name.split()
     module = getattr(torch.nn, f"{kind}Cell")(D, H, dtype=torch.float64, **({"nonlinearity": options[0]} if options else {}))
@@ -116,10 +116,10 @@ def test_a_cell_of_pytorchs_is_a_step_here(torch, name):
     expected = [e.detach().numpy() for e in (expected if isinstance(state, tuple) else [expected])]
     assert_close(jax.tree.leaves(h), expected)
     again = getattr(torch.nn, f"{kind}Cell")(D, H, dtype=torch.float64)
-    again.load_state_dict({k: torch.from_numpy(v) for k, v in gj.convert.to_pytorch(cell, params, of_cell=True).items()})
+    again.load_state_dict({k: torch.from_numpy(v) for k, v in gj.convert.to_pytorch(cell, params, cell_module=True).items()})
 
 
-def test_without_biases_in_half_precision_and_out_of_a_model(torch):
+def test_a_bfloat16_module_without_biases_converts_out_of_a_larger_model(torch):
     class Model(torch.nn.Module):
         def __init__(self):
             super().__init__()
@@ -138,7 +138,7 @@ def test_without_biases_in_half_precision_and_out_of_a_model(torch):
     assert wide.U_h.dtype == np.float32
 
 
-def test_a_model_that_pytorch_exported_to_onnx_is_read(torch, tmp_path):
+def test_a_model_exported_by_pytorch_to_onnx_loads(torch, tmp_path):
     class Model(torch.nn.Module):
         def __init__(self):
             super().__init__()
@@ -149,7 +149,7 @@ def test_a_model_that_pytorch_exported_to_onnx_is_read(torch, tmp_path):
 
     model, xs = Model(), torch.tensor(XS, dtype=torch.float32)
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # PyTorch's exporter has many
+        warnings.simplefilter("ignore")  # PyTorch's exporter raises many
         torch.onnx.export(model, (xs,), tmp_path / "model.onnx", dynamo=False)
     layers = [gj.convert.load_onnx(tmp_path / "model.onnx", i) for i in range(2)]
     cell = gj.stack([layer.cell for layer in layers])
@@ -158,7 +158,7 @@ def test_a_model_that_pytorch_exported_to_onnx_is_read(torch, tmp_path):
     assert_close(np.asarray(ys), model(xs).detach().numpy())
 
 
-def test_what_pytorch_trains_on_does_not_change_what_was_read(torch):
+def test_training_in_pytorch_does_not_change_converted_params(torch):
     module = module_of(torch, "LSTM")
     params = gj.convert.from_pytorch(gj.lstm(), module.state_dict())
     before = jax.tree.map(np.array, params)
@@ -168,12 +168,20 @@ def test_what_pytorch_trains_on_does_not_change_what_was_read(torch):
     jax.tree.map(np.testing.assert_array_equal, params, before)
 
 
-def test_a_projection_is_refused(torch):
-    with pytest.raises(ValueError, match=r"surplus 'weight_hr_l0'.*proj_size"):
+def test_pytorch_tensors_are_saved_as_safetensors(torch, tmp_path):
+    module = torch.nn.GRU(D, H, dtype=torch.bfloat16)
+    gj.convert.save_safetensors(tmp_path / "m.safetensors", module.state_dict())
+    cell = gj.gru(reset_after=True)
+    params = gj.convert.from_pytorch(cell, gj.convert.load_safetensors(tmp_path / "m.safetensors"))
+    jax.tree.map(np.testing.assert_array_equal, params, gj.convert.from_pytorch(cell, module.state_dict()))
+
+
+def test_a_projection_raises(torch):
+    with pytest.raises(ValueError, match=r"unexpected 'weight_hr_l0'.*proj_size"):
         gj.convert.from_pytorch(gj.lstm(), torch.nn.LSTM(D, H, proj_size=2).state_dict())
 
 
-def test_pytorch_refuses_a_length_of_0_which_here_keeps_h0(torch):
+def test_a_length_of_0_gives_h0_while_pytorch_raises(torch):
     cell, params = gj.gru(reset_after=True), random_params(gj.gru(reset_after=True))
     h0 = random_state(cell, params)
     with pytest.raises(RuntimeError):

@@ -1,4 +1,4 @@
-"""Safetensors files: whole in, whole out, and damaged ones told."""
+"""Tests of safetensors files: round trips, damaged files, and failed writes."""
 
 import json
 import struct
@@ -16,15 +16,15 @@ CELL = gj.stack([gj.bidirectional(gj.gru(reset_after=True))] * 2)
 
 
 @pytest.mark.parametrize("dtype", [np.float32, jnp.bfloat16, np.float16], ids=lambda dtype: np.dtype(dtype).name)
-def test_there_and_back_every_bit_is_the_same(dtype, tmp_path):
+def test_a_round_trip_preserves_every_bit(dtype, tmp_path):
     params = random_params(CELL, dtype)
     gj.convert.save_safetensors(tmp_path / "m.safetensors", gj.convert.to_pytorch(CELL, params), metadata={"format": "pt"})
     assert_same_bits(gj.convert.from_pytorch(CELL, gj.convert.load_safetensors(tmp_path / "m.safetensors")), params)
     assert [path.name for path in tmp_path.iterdir()] == ["m.safetensors"]
 
 
-def test_a_transposed_view_is_written_as_it_reads(tmp_path):
-    """safetensors' own writer copies the memory as it lies."""
+def test_a_transposed_view_is_written_in_its_logical_order(tmp_path):
+    """The writer of safetensors itself copies the memory without regard to strides."""
     matrix = np.arange(6.0).reshape(2, 3)
     tensors = {"T": matrix.T, "every other": matrix[:, ::2], "jax": jnp.asarray(matrix, jnp.float32).T, "number": np.float32(3)}
     gj.convert.save_safetensors(tmp_path / "m.safetensors", tensors)
@@ -34,20 +34,20 @@ def test_a_transposed_view_is_written_as_it_reads(tmp_path):
 
 
 def rewritten(whole, **change):
-    """The file with other entries in its header."""
+    """Rewrites a file with other entries in its header."""
     header, data = parts(whole)
     text = json.dumps(header | change).encode()
     return struct.pack("<Q", len(text)) + text + data
 
 
 def parts(whole):
-    """(header, data)."""
+    """Splits a file into (header, data)."""
     (length,) = struct.unpack("<Q", whole[:8])
     return json.loads(whole[8 : 8 + length]), whole[8 + length :]
 
 
 def entry(whole, **change):
-    """What the header says of the tensor."""
+    """Returns the tensor's entry in the header, changed."""
     return parts(whole)[0]["weight"] | change
 
 
@@ -57,29 +57,29 @@ DAMAGED = {
     "cut in the data": lambda whole: whole[:-3],
     "longer": lambda whole: whole + b"\0\0\0\0",
     "header beyond the file": lambda whole: struct.pack("<Q", 2**62) + whole[8:],
-    "no JSON": lambda whole: whole[:8] + b"x" * (len(whole) - 8),
+    "not JSON": lambda whole: whole[:8] + b"x" * (len(whole) - 8),
     "a list": lambda whole: struct.pack("<Q", 2) + b"[]",
     "a pickle": lambda whole: b"\x80\x04cos\nsystem\n(S'true'\ntR.",
     "huge": lambda whole: rewritten(whole, weight=entry(whole, shape=[2**40, 2**40])),
     "offsets beyond the end": lambda whole: rewritten(whole, weight=entry(whole, data_offsets=[0, 2**40])),
     "overlap": lambda whole: rewritten(whole, again=entry(whole)),
-    "unknown kind": lambda whole: rewritten(whole, weight=entry(whole, dtype="PICKLE")),
+    "unknown dtype": lambda whole: rewritten(whole, weight=entry(whole, dtype="PICKLE")),
 }
 
 
 @pytest.mark.parametrize("damage", DAMAGED.values(), ids=DAMAGED.keys())
-def test_a_damaged_or_hostile_file_is_told(damage, tmp_path):
+def test_a_damaged_or_hostile_file_raises(damage, tmp_path):
     path = tmp_path / "m.safetensors"
     gj.convert.save_safetensors(path, {"weight": np.ones((3, 4), np.float32)})
     path.write_bytes(damage(path.read_bytes()))
-    assert_told(lambda: gj.convert.load_safetensors(path), ValueError, r"m\.safetensors is not a whole safetensors file")
+    assert_told(lambda: gj.convert.load_safetensors(path), ValueError, r"m\.safetensors, expected a complete safetensors file")
 
 
-def test_what_cannot_be_written_is_told_and_leaves_the_file_as_it_was(tmp_path, monkeypatch):
+def test_a_failed_write_raises_and_leaves_the_old_file(tmp_path, monkeypatch):
     path = tmp_path / "m.safetensors"
     path.write_bytes(b"before")
     save = gj.convert.save_safetensors
-    assert_told(lambda: save(path, {3: np.ones(2)}), TypeError, r"tensors\[3\]: got ndarray, expected an array under a name")
+    assert_told(lambda: save(path, {3: np.ones(2)}), TypeError, r"tensors\[3\]: got the name 3, expected a string")
     assert_told(lambda: save(path, {"a": object()}), TypeError, r"tensors\['a'\]: got object")
     with pytest.raises(FileNotFoundError, match="nowhere"):
         save(tmp_path / "nowhere" / "m", {"a": np.ones(2)})
@@ -96,7 +96,7 @@ def test_what_cannot_be_written_is_told_and_leaves_the_file_as_it_was(tmp_path, 
         gj.convert.load_safetensors(tmp_path / "absent")
 
 
-def test_a_missing_extra_is_named(monkeypatch):
+def test_a_missing_package_raises_and_names_the_extra(monkeypatch):
     monkeypatch.setitem(sys.modules, "safetensors.numpy", None)
     monkeypatch.setitem(sys.modules, "onnx", None)
     for call in (lambda: gj.convert.load_safetensors("m"), lambda: gj.convert.load_onnx("m")):

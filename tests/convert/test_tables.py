@@ -1,4 +1,4 @@
-"""Without any of the libraries: there and back bit for bit, under jit and grad, and what bad input is told."""
+"""Tests of the conversions that need no other library: round trips, jit, grad, and messages."""
 
 import re
 from functools import partial
@@ -9,9 +9,8 @@ import numpy as np
 import pytest
 
 import gru_jax as gj
-from gru_jax.convert import table as tables
 from gru_jax.convert.equinox import EQUINOX
-from gru_jax.convert.flax import LINEN, NNX, NNX_OPTIMIZED
+from gru_jax.convert.flax import LINEN, NNX, NNX_OPTIMIZED_LSTM
 from gru_jax.convert.haiku import HAIKU
 from gru_jax.convert.keras import KERAS
 from gru_jax.convert.onnx import ONNX
@@ -23,7 +22,7 @@ convert = gj.convert
 AFTER = gj.gru(reset_after=True)
 LIBRARIES = {
     "pytorch": (PYTORCH, convert.from_pytorch, convert.to_pytorch),
-    "pytorch cell": (PYTORCH, convert.from_pytorch, partial(convert.to_pytorch, of_cell=True)),
+    "pytorch cell": (PYTORCH, convert.from_pytorch, partial(convert.to_pytorch, cell_module=True)),
     "keras": (KERAS, convert.from_keras, convert.to_keras),
     "linen": (LINEN, convert.from_flax_linen, convert.to_flax_linen),
     "nnx": (NNX, convert.from_flax_nnx, convert.to_flax_nnx),
@@ -36,28 +35,28 @@ every_pair = pytest.mark.parametrize(("name", "cell"), PAIRS, ids=lambda item: i
 
 
 def params_for(name, cell, dtype=np.float64, seed=0, bias=True):
-    """Random parameters that the library can hold, with both zeros among the biases."""
+    """Makes random parameters that the library can represent, with +0 and −0 among the biases."""
     params = random_params(cell, dtype, seed, bias)
     if name == "nnx" and cell == AFTER:
         params = params._replace(c_h=None)
     if bias and "b_z" in params._fields:
         params = params._replace(b_z=params.b_z.at[:2].set(jnp.array([0.0, -0.0], dtype)))
-    if name == "haiku" and cell == gj.lstm():  # from there on b_f − 1 is exact; the rest of it is another test
+    if name == "haiku" and cell == gj.lstm():  # b_f − 1 is exact here; another test covers the rounding
         params = params._replace(b_f=jnp.asarray(np.linspace(0.5, 2, H), dtype))
     return params
 
 
 @pytest.mark.parametrize("dtype", [np.float64, np.float32, jnp.bfloat16, np.float16], ids=lambda dtype: np.dtype(dtype).name)
 @every_pair
-def test_there_and_back_every_bit_is_the_same(name, cell, dtype, needs_x64):
+def test_a_round_trip_preserves_every_bit(name, cell, dtype, needs_x64):
     _, load, save = LIBRARIES[name]
     params = params_for(name, cell, dtype)
     assert_same_bits(load(cell, save(cell, params)), params)
 
 
 @every_pair
-def test_under_jit_and_grad_too(name, cell, needs_x64):
-    """A conversion is linear but for offsets: its tangent is the conversion of the tangent, its gradient the transpose."""
+def test_conversions_work_under_jit_and_grad(name, cell, needs_x64):
+    """The VJP is the transpose of the JVP: ⟨bar, moved⟩ equals ⟨cotangent, tangent⟩."""
     _, load, save = LIBRARIES[name]
     params = params_for(name, cell)
     direct = save(cell, params)
@@ -74,7 +73,7 @@ def test_under_jit_and_grad_too(name, cell, needs_x64):
 
 
 @pytest.mark.parametrize("name", ["pytorch", "keras", "equinox", "onnx"])
-def test_without_biases(name):
+def test_a_round_trip_without_biases_preserves_every_bit(name):
     library, load, save = LIBRARIES[name]
     for cell in library.tables:
         if cell != gj.lstm(peephole=True):
@@ -82,7 +81,7 @@ def test_without_biases(name):
             assert_same_bits(load(cell, save(cell, params)), params)
 
 
-def test_layers_and_directions_there_and_back():
+def test_a_round_trip_of_layers_and_directions_preserves_every_bit():
     mixed = [gj.bidirectional(gj.lstm()), gj.lstm(), gj.bidirectional(AFTER), gj.bidirectional(gj.gru(), merge="sum")]
     for name, cells in {"pytorch": [gj.bidirectional(gj.lstm())] * 3, "keras": mixed}.items():
         cell = gj.stack(cells)
@@ -93,7 +92,7 @@ def test_layers_and_directions_there_and_back():
         assert_same_bits(convert.from_onnx(cell, convert.to_onnx(cell, params)), params)
 
 
-def test_two_rows_of_biases_fold_and_the_function_is_kept():
+def test_two_biases_fold_into_their_sum():
     params = random_params(AFTER)
     state_dict = convert.to_pytorch(AFTER, params)
     np.testing.assert_array_equal(state_dict["bias_hh_l0"][: 2 * H], -0.0)
@@ -105,17 +104,17 @@ def test_two_rows_of_biases_fold_and_the_function_is_kept():
 
 
 @every_pair
-def test_from_there_to_here_and_back_every_bit_is_the_same_where_nothing_folds(name, cell):
+def test_a_round_trip_from_the_library_preserves_every_bit_unless_biases_fold(name, cell):
     library, load, save = LIBRARIES[name]
-    entries = [part for tensor in library.tables[cell].tensors.values() for row in tables.parts(tensor) for part in row]
+    entries = entries_of(library.tables[cell])
     tensors = normal(jax.tree.map(np.asarray, save(cell, params_for(name, cell, np.float32))), seed=4)
     back = save(cell, load(cell, tensors))
-    if len({part.field for part in entries}) == len(entries) and not any(part.offset for part in entries):
+    if len({entry.field for entry in entries}) == len(entries) and not any(entry.offset for entry in entries):
         assert_same_bits(jax.tree.map(np.asarray, back), jax.tree.map(np.asarray, tensors))
-    assert_close(load(cell, back), load(cell, tensors))  # and the function, always
+    assert_close(load(cell, back), load(cell, tensors))  # the function is preserved in any case
 
 
-def test_haikus_forget_bias_is_one_less_and_comes_back_within_a_rounding(needs_x64):
+def test_the_forget_bias_of_haiku_is_smaller_by_one_and_comes_back_within_a_rounding(needs_x64):
     params = random_params(gj.lstm())
     tree = convert.to_haiku(gj.lstm(), params)
     np.testing.assert_allclose(tree["lstm/linear"]["b"][2 * H : 3 * H], params.b_f - 1, rtol=1e-15)
@@ -124,8 +123,8 @@ def test_haikus_forget_bias_is_one_less_and_comes_back_within_a_rounding(needs_x
     assert_same_bits(back._replace(b_f=None), params._replace(b_f=None))
 
 
-def test_what_is_read_and_written_is_a_copy():
-    """JAX would share the memory of a NumPy array; whoever trains it in place would train ours."""
+def test_conversions_copy_the_arrays():
+    """JAX would share the memory of a NumPy array that its owner may go on training in place."""
     params = random_params(AFTER, np.float32)
     arrays = convert.to_pytorch(AFTER, params)
     back = convert.from_pytorch(AFTER, arrays)
@@ -138,82 +137,87 @@ def test_what_is_read_and_written_is_a_copy():
     assert_same_bits(from_keras, params)
 
 
-# ---- bad input
+# ---- error messages
 
 
 def torch_dict(cell=AFTER, **change):
+    """Makes a state dict of random weights, with some entries replaced, or removed for None."""
     found = convert.to_pytorch(cell, random_params(cell, np.float32))
     return {k: v for k, v in (found | change).items() if v is not None}
 
 
 BOTH = gj.bidirectional(AFTER)
-BEFORE = "Its GRU resets after the matmul, gj.gru() before it"
-TOLD = {
-    "reset before in PyTorch": (convert.from_pytorch, gj.gru(), {}, TypeError, re.escape(f"cell: got gru(), which PyTorch cannot represent; it has gj.gru(reset_after=True), gj.lstm(peephole=False), gj.elman('tanh'), gj.elman('relu'). {BEFORE}")),
-    "reset before in linen": (convert.from_flax_linen, gj.gru(), {}, TypeError, re.escape(BEFORE)),
-    "reset before in NNX": (convert.from_flax_nnx, gj.gru(), {}, TypeError, re.escape(BEFORE)),
-    "reset before in Equinox": (convert.from_equinox, gj.gru(), {}, TypeError, re.escape(BEFORE)),
-    "reset after in Haiku": (convert.from_haiku, AFTER, {}, TypeError, r"Its GRU resets before the matmul.*Use gj\.gru\(\)"),
-    "peepholes": (convert.from_keras, gj.lstm(peephole=True), [], TypeError, "Keras cannot represent.*has no peepholes"),
+RESETS_AFTER = "Its GRU applies the reset gate after the matmul, gj.gru() before it"
+BAD_INPUT = {
+    "reset before in PyTorch": (convert.from_pytorch, gj.gru(), {}, TypeError, re.escape(f"cell: got gru(), which PyTorch cannot represent. Expected one of gj.gru(reset_after=True), gj.lstm(peephole=False), gj.elman('tanh'), gj.elman('relu'). {RESETS_AFTER}")),
+    "reset before in linen": (convert.from_flax_linen, gj.gru(), {}, TypeError, re.escape(RESETS_AFTER)),
+    "reset before in NNX": (convert.from_flax_nnx, gj.gru(), {}, TypeError, re.escape(RESETS_AFTER)),
+    "reset before in Equinox": (convert.from_equinox, gj.gru(), {}, TypeError, re.escape(RESETS_AFTER)),
+    "reset after in Haiku": (convert.from_haiku, AFTER, {}, TypeError, r"Its GRU applies the reset gate before the matmul.*Use gj\.gru\(\)"),
+    "peepholes": (convert.from_keras, gj.lstm(peephole=True), [], TypeError, "Keras cannot represent.*has no peephole connections"),
     "sigmoid": (convert.from_pytorch, gj.elman("sigmoid"), {}, TypeError, r"elman\('sigmoid'\), which PyTorch cannot"),
     "tanh in Haiku": (convert.from_haiku, gj.elman("tanh"), {}, TypeError, "which Haiku cannot represent"),
     "Elman in Equinox": (convert.from_equinox, gj.elman("tanh"), {}, TypeError, "which Equinox cannot represent"),
-    "a factory": (convert.from_pytorch, gj.gru, {}, TypeError, "cell: got function.*Call the factory"),
+    "a factory": (convert.from_pytorch, gj.gru, {}, TypeError, "cell: got function.*Call the function"),
     "noise": (convert.from_pytorch, gj.zoneout(AFTER, 0.1), {}, TypeError, "cell: got zoneout.*PyTorch cannot represent"),
-    "a stack in linen": (convert.from_flax_linen, gj.stack([AFTER]), {}, TypeError, "expected one cell: Flax linen keeps.*Convert each part"),
-    "two directions in Haiku": (convert.from_haiku, gj.bidirectional(gj.gru()), {}, TypeError, "expected one cell: Haiku"),
-    "a stack in ONNX": (convert.from_onnx, gj.stack([AFTER]), {}, TypeError, "expected one layer: each is an operator"),
-    "residual": (convert.from_pytorch, gj.stack([AFTER] * 2, residual=True), {}, TypeError, "residual=True, which PyTorch has no"),
-    "sum": (convert.from_pytorch, gj.bidirectional(AFTER, merge="sum"), {}, TypeError, "merge='sum', which PyTorch does not have"),
-    "layers of different kinds": (convert.from_pytorch, gj.stack([gj.bidirectional(AFTER), AFTER]), {}, TypeError, "expected one kind: a module of PyTorch's has no other"),
+    "a stack in linen": (convert.from_flax_linen, gj.stack([AFTER]), {}, TypeError, "expected a single cell: Flax linen keeps.*Convert them one by one"),
+    "two directions in Haiku": (convert.from_haiku, gj.bidirectional(gj.gru()), {}, TypeError, "expected a single cell: Haiku"),
+    "a stack in ONNX": (convert.from_onnx, gj.stack([AFTER]), {}, TypeError, "expected a single layer: each layer is an ONNX operator"),
+    "residual": (convert.from_pytorch, gj.stack([AFTER] * 2, residual=True), {}, TypeError, "residual=True, expected residual=False: PyTorch has no residual"),
+    "sum": (convert.from_pytorch, gj.bidirectional(AFTER, merge="sum"), {}, TypeError, "got merge='sum', expected 'concat', which PyTorch has"),
+    "layers of different kinds": (convert.from_pytorch, gj.stack([gj.bidirectional(AFTER), AFTER]), {}, TypeError, "expected layers of one kind, as a PyTorch module has them"),
     "layers in a direction": (convert.from_pytorch, gj.bidirectional(gj.stack([AFTER] * 2)), {}, TypeError, r"gj\.stack\(\[gj\.bidirectional\(cell\), …\]\)"),
     "unequal directions": (convert.from_keras, gj.bidirectional(AFTER, gj.lstm()), [], TypeError, "expected the same cell in both directions"),
-    "a stack in a stack": (convert.from_keras, gj.stack([gj.stack([AFTER])]), [], TypeError, "got a stack in a stack"),
-    "no mapping": (convert.from_pytorch, AFTER, [1], TypeError, r"state_dict: got list.*module\.state_dict\(\)"),
-    "no tree": (convert.from_flax_linen, AFTER, 3, TypeError, "tree: got int, expected a mapping"),
-    "no tensors": (convert.from_onnx, AFTER, 3, TypeError, "tensors: got int, expected a mapping"),
-    "no list": (convert.from_keras, AFTER, {}, TypeError, r"weights: got dict.*layer\.get_weights\(\)"),
+    "a stack in a stack": (convert.from_keras, gj.stack([gj.stack([AFTER])]), [], TypeError, "got a stack inside a stack"),
+    "not a mapping": (convert.from_pytorch, AFTER, [1], TypeError, r"state_dict: got list.*module\.state_dict\(\)"),
+    "not a tree": (convert.from_flax_linen, AFTER, 3, TypeError, "tree: got int, expected a mapping"),
+    "not tensors": (convert.from_onnx, AFTER, 3, TypeError, "tensors: got int, expected a mapping"),
+    "not a list": (convert.from_keras, AFTER, {}, TypeError, r"weights: got dict.*layer\.get_weights\(\)"),
     "missing": (convert.from_pytorch, AFTER, torch_dict(bias_hh_l0=None), ValueError, "state_dict: missing 'bias_hh_l0'. Expected 'weight_ih_l0', 'weight_hh_l0', 'bias_ih_l0', 'bias_hh_l0'"),
-    "surplus": (convert.from_pytorch, AFTER, torch_dict(extra=np.ones(3)), ValueError, "surplus 'extra'"),
-    "of a model": (convert.from_pytorch, AFTER, {f"rnn.{k}": v for k, v in torch_dict().items()}, ValueError, "The names begin with 'rnn.': pass it as prefix"),
-    "two directions": (convert.from_pytorch, AFTER, convert.to_pytorch(BOTH, random_params(BOTH)), ValueError, r"surplus 'bias_hh_l0_reverse'.*The names are those of gj\.bidirectional\(cell\), got gru"),
+    "unexpected": (convert.from_pytorch, AFTER, torch_dict(extra=np.ones(3)), ValueError, "unexpected 'extra'"),
+    "a larger model": (convert.from_pytorch, AFTER, {f"rnn.{k}": v for k, v in torch_dict().items()}, ValueError, "The names begin with 'rnn.'. Pass it as prefix"),
+    "two directions": (convert.from_pytorch, AFTER, convert.to_pytorch(BOTH, random_params(BOTH)), ValueError, r"unexpected 'bias_hh_l0_reverse'.*These are the names of gj\.bidirectional\(cell\), got gru"),
     "one direction": (convert.from_pytorch, BOTH, torch_dict(), ValueError, "missing 'weight_ih_l0_reverse'"),
-    "two layers of a cell": (convert.from_pytorch, gj.stack([AFTER] * 2), convert.to_pytorch(AFTER, random_params(AFTER), of_cell=True), ValueError, "missing 'weight_ih_l0'"),
+    "two layers of a cell": (convert.from_pytorch, gj.stack([AFTER] * 2), convert.to_pytorch(AFTER, random_params(AFTER), cell_module=True), ValueError, "missing 'weight_ih_l0'"),
     "shape": (convert.from_pytorch, AFTER, torch_dict(weight_hh_l0=np.ones((3 * H, H + 1), np.float32)), ValueError, r"state_dict\['weight_hh_l0'\]: got shape \(15, 6\), expected \(18, 6\)"),
     "transposed": (convert.from_pytorch, gj.elman(), {k: v.T for k, v in torch_dict(gj.elman()).items()}, ValueError, r"state_dict\['weight_ih_l0'\]: got shape \(4, 5\), expected \(5, 5\)"),
-    "an LSTM's": (convert.from_pytorch, AFTER, torch_dict(gj.lstm()), ValueError, "An LSTM has 4 times the hidden size there, a GRU 3"),
-    "no matrix": (convert.from_pytorch, AFTER, torch_dict(weight_hh_l0=np.ones(3, np.float32)), ValueError, r"\['weight_hh_l0'\]: got shape \(3,\), expected a matrix"),
+    "an LSTM's": (convert.from_pytorch, AFTER, torch_dict(gj.lstm()), ValueError, "The shape fits an LSTM, which has 4 blocks of the hidden size where a GRU has 3"),
+    "not a matrix": (convert.from_pytorch, AFTER, torch_dict(weight_hh_l0=np.ones(3, np.float32)), ValueError, r"\['weight_hh_l0'\]: got shape \(3,\), expected a matrix"),
     "integers": (convert.from_pytorch, AFTER, torch_dict(bias_ih_l0=np.ones(3 * H, int)), TypeError, r"\['bias_ih_l0'\]: got int64, expected floating-point"),
     "objects": (convert.from_pytorch, AFTER, torch_dict(bias_ih_l0=np.array([None] * 3 * H)), TypeError, r"\['bias_ih_l0'\]: got ndarray, expected an array"),
-    "no array": (convert.from_pytorch, AFTER, torch_dict(bias_ih_l0="text"), TypeError, r"\['bias_ih_l0'\]: got <U4"),
-    "dtypes": (convert.from_pytorch, AFTER, torch_dict(bias_ih_l0=np.ones(3 * H, np.float16)), TypeError, r"got float16 beside the float32.*Pass dtype=jnp\.float32"),
+    "not an array": (convert.from_pytorch, AFTER, torch_dict(bias_ih_l0="text"), TypeError, r"\['bias_ih_l0'\]: got <U4"),
+    "dtypes": (convert.from_pytorch, AFTER, torch_dict(bias_ih_l0=np.ones(3 * H, np.float16)), TypeError, r"\['bias_ih_l0'\]: got float16, expected float32, the dtype of state_dict\['weight_ih_l0'\].*dtype=jnp\.float32"),
     "Keras' other GRU": (convert.from_keras, gj.gru(), convert.to_keras(AFTER, random_params(AFTER)), ValueError, r"weights\[2\] \(bias\): got shape \(2, 15\), the two rows of biases of GRU\(reset_after=True\).*Use gj\.gru\(reset_after=True\)"),
     "Keras' one GRU": (convert.from_keras, AFTER, convert.to_keras(gj.gru(), random_params(gj.gru())), ValueError, r"the one row of biases of GRU\(reset_after=False\).*Use gj\.gru\(\)"),
     "Keras' number": (convert.from_keras, AFTER, [np.ones(3)] * 4, ValueError, "weights: got 4 arrays, expected 3, or 2 without biases"),
     "linen's name": (convert.from_flax_linen, AFTER, {"params": {}}, ValueError, r"missing 'ir/kernel'.*variables\['params'\]\['cell'\]"),
     "linen's place": (convert.from_flax_linen, gj.elman(), {"i": {"kernel": np.ones((D, H)), "bias": np.ones(H)}, "h": {"kernel": np.ones((H, H + 1))}}, ValueError, r"tree\['h'\]\['kernel'\]: got shape \(5, 6\), expected \(5, 5\)"),
-    "Haiku's module": (convert.from_haiku, gj.gru(), {"mine": {"w_i": 1}}, ValueError, "tree under 'gru': missing 'w_i'.*Its modules are 'mine'"),
-    "ONNX' directions": (convert.from_onnx, gj.gru(), {"W": np.ones((3 * H, D)), "R": np.ones((3 * H, H))}, ValueError, r"tensors\['W'\]: got shape \(15, 4\), expected 1 on its first axis"),
+    "Haiku's module": (convert.from_haiku, gj.gru(), {"mine": {"w_i": 1}}, ValueError, "tree under 'gru': missing 'w_i'.*The tree has the modules 'mine'"),
+    "ONNX' directions": (convert.from_onnx, gj.gru(), {"W": np.ones((3 * H, D)), "R": np.ones((3 * H, H))}, ValueError, r"tensors\['W'\]: got shape \(15, 4\), expected 1 on the first axis"),
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("name", TOLD)
-def test_bad_input_is_told(name, needs_x64):
-    load, cell, given, error, message = TOLD[name]
+@pytest.mark.parametrize("name", BAD_INPUT)
+def test_bad_input_raises(name, needs_x64):
+    load, cell, given, error, message = BAD_INPUT[name]
     assert_told(lambda: load(cell, given), error, message)
 
 
-def test_what_a_library_cannot_hold_is_told():
+def test_params_that_a_library_cannot_represent_raise():
     params = random_params(AFTER, np.float32)
     lacking = params._replace(c_h=None)
-    told = r"params\.c_h: got None, which PyTorch cannot leave out.*params\._replace\(c_h=jnp\.zeros\(\(5,\), jnp\.float32\)\)"
-    assert_told(lambda: convert.to_pytorch(AFTER, lacking), ValueError, told)
+    message = r"params\.c_h: got None, expected an array: PyTorch requires this parameter.*params\._replace\(c_h=jnp\.zeros\(\(5,\), jnp\.float32\)\)"
+    assert_told(lambda: convert.to_pytorch(AFTER, lacking), ValueError, message)
     convert.to_pytorch(AFTER, lacking._replace(c_h=jnp.zeros(5, jnp.float32)))
-    told = r"params\.c_h: got an array, which Flax NNX has no place for.*params\._replace\(c_h=None\)"
-    assert_told(lambda: convert.to_flax_nnx(AFTER, params), ValueError, told)
+    message = r"params\.c_h: got an array, expected None: Flax NNX has no such parameter.*params\._replace\(c_h=None\)"
+    assert_told(lambda: convert.to_flax_nnx(AFTER, params), ValueError, message)
     for save, cell in ((convert.to_flax_linen, AFTER), (convert.to_haiku, gj.gru()), (convert.to_haiku, gj.elman("relu"))):
         bare = random_params(cell, bias=False)
-        assert_told(lambda save=save, cell=cell, bare=bare: save(cell, bare), ValueError, "got None, which .* cannot leave out")
+        assert_told(
+            lambda save=save, cell=cell, bare=bare: save(cell, bare),
+            ValueError,
+            "got None, expected an array: .* requires this parameter",
+        )
     assert_told(
         lambda: convert.to_pytorch(AFTER, random_params(gj.gru())), TypeError, "params: got GRUParams, expected GRUResetAfter"
     )
@@ -226,9 +230,13 @@ def test_what_a_library_cannot_hold_is_told():
     assert_told(lambda: convert.to_pytorch(both, half), ValueError, "params: got biases in some layers or directions")
     two = gj.stack([AFTER] * 2)
     sizes = two.init(jax.random.key(0), D, (H, H + 1))
-    assert_told(lambda: convert.to_pytorch(two, sizes), ValueError, r"params: got layers of \[5, 6\] units, expected one size")
     assert_told(
-        lambda: convert.to_pytorch(BOTH, random_params(BOTH), of_cell=True), ValueError, "of_cell: got True for bidirectional"
+        lambda: convert.to_pytorch(two, sizes), ValueError, r"params: got layers with hidden sizes \[5, 6\], expected one size"
+    )
+    assert_told(
+        lambda: convert.to_pytorch(BOTH, random_params(BOTH), cell_module=True),
+        ValueError,
+        "cell_module: got True for bidirectional",
     )
     assert_told(
         lambda: convert.to_flax_nnx(gj.elman(), random_params(gj.elman()), optimized=True),
@@ -237,16 +245,24 @@ def test_what_a_library_cannot_hold_is_told():
     )
 
 
-def test_a_dtype_that_holds_no_weights_is_told():
+def test_big_endian_arrays_convert_to_native_ones():
+    params = random_params(AFTER, np.float32)
+    arrays = {name: array.astype(">f4") for name, array in convert.to_pytorch(AFTER, params).items()}
+    assert_same_bits(convert.from_pytorch(AFTER, arrays), params)
+
+
+def test_a_dtype_without_fractions_raises():
     arrays = convert.to_pytorch(AFTER, random_params(AFTER))
     assert_told(lambda: convert.from_pytorch(AFTER, arrays, dtype=jnp.int32), TypeError, "dtype: got int32, expected float64")
 
 
-def test_float64_is_refused_where_jax_would_cut_it():
+def test_float64_raises_while_x64_is_disabled():
     arrays = convert.to_pytorch(AFTER, random_params(AFTER))
     with jax.enable_x64(False):
         assert_told(
-            lambda: convert.from_pytorch(AFTER, arrays), TypeError, "got float64, which JAX would cut.*dtype=jnp.float32"
+            lambda: convert.from_pytorch(AFTER, arrays),
+            TypeError,
+            "got float64, expected at most float32 while x64 is disabled.*dtype=jnp.float32",
         )
         assert convert.from_pytorch(AFTER, arrays, dtype=jnp.float32).W_z.dtype == jnp.float32
 
@@ -258,23 +274,27 @@ def every_table():
     for name, (library, *_) in LIBRARIES.items():
         for cell, table in library.tables.items():
             yield pytest.param(cell, table, id=f"{name} {cell.name}")
-    yield pytest.param(gj.lstm(), NNX_OPTIMIZED, id="nnx optimized")
+    yield pytest.param(gj.lstm(), NNX_OPTIMIZED_LSTM, id="nnx optimized")
+
+
+def entries_of(table):
+    return [entry for name in table.tensors for row in table.rows(name) for entry in row]
 
 
 @pytest.mark.parametrize(("cell", "table"), list(every_table()))
-def test_a_table_names_every_parameter_of_its_cell_and_each_entry_can_be_read(cell, table):
+def test_a_table_names_every_parameter_of_its_cell_and_each_entry_parses(cell, table):
     words = [word for expression in table.tensors.values() for word in expression.replace("/", " ").split()]
-    entries = [part for expression in table.tensors.values() for row in tables.parts(expression) for part in row]
+    entries = entries_of(table)
     assert len(entries) == len(words)
     present = {field for field, leaf in random_params(cell)._asdict().items() if leaf is not None}
-    named = {part.field for part in entries}
+    named = {entry.field for entry in entries}
     assert named == (present - {"c_h"} if "c_h" not in named else present)
-    signs = {part.field: {other.sign for other in entries if other.field == part.field} for part in entries}
+    signs = {entry.field: {other.sign for other in entries if other.field == entry.field} for entry in entries}
     assert all(len(both) == 1 for both in signs.values())
-    keeps_old = {field for field, sign in signs.items() if sign == {-1}}
-    assert keeps_old in (set(), {"W_z", "U_z", "b_z"})
+    negated = {field for field, sign in signs.items() if sign == {-1}}
+    assert negated in (set(), {"W_z", "U_z", "b_z"})
     assert type(random_params(cell)) is table.params_type
 
 
-def test_every_built_in_cell_goes_somewhere():
+def test_every_built_in_cell_converts_to_some_library():
     assert set(CELLS.values()) == {cell for library, *_ in LIBRARIES.values() for cell in library.tables}

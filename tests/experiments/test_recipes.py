@@ -1,6 +1,7 @@
-"""The recipes: `gj.unroll` in each library's module gives what it gives alone, and trains there; whole examples do what they say.
+"""Tests of the recipes: modules compute what `gj.unroll` does, and programs reach their results.
 
-Those of a library are skipped where it is not installed; CI installs all (the extra `peers`) and asks for them with GRU_JAX_PEERS=1.
+The extra `peers` installs the libraries. The tests of a missing library are skipped, unless
+GRU_JAX_PEERS=1 is set, as in CI.
 """
 
 import importlib
@@ -21,7 +22,7 @@ XS = jax.random.normal(jax.random.key(1), (T, B, D), jnp.float32)
 
 
 def recipe(name, library):
-    """The recipe's module, or a skip where its library is missing and nobody insists."""
+    """Imports a recipe. Skips the test if its library is missing, unless GRU_JAX_PEERS is set."""
     if os.environ.get("GRU_JAX_PEERS", "0") == "0":
         pytest.importorskip(library)
     return importlib.import_module(f"experiments.recipes.{name}")
@@ -32,7 +33,7 @@ def loss(outputs):
 
 
 def expected(cell, params):
-    """Value and gradient of the loss, by `gj.unroll` alone."""
+    """Computes the value and gradient of the loss by `gj.unroll` alone."""
     return jax.value_and_grad(lambda params: loss(gj.unroll(cell, params, XS, lengths=LENGTHS)))(params)
 
 
@@ -41,61 +42,71 @@ every_cell = pytest.mark.parametrize("cell", [gj.gru(), gj.lstm(), gj.elman()], 
 
 @pytest.mark.peers
 @every_cell
-def test_inside_a_flax_linen_module(cell):
+def test_a_flax_linen_module_computes_the_same_value_and_gradient(cell):
     module = recipe("flax_linen", "flax").Recurrent(H, cell)
     variables = module.init(KEY, XS)
     of = lambda variables: loss(module.apply(variables, XS, lengths=LENGTHS))
-    value, bars = jax.jit(jax.value_and_grad(of))(variables)
-    assert_close((value, bars["params"]["cell"]), expected(cell, variables["params"]["cell"]))
+    value, grads = jax.jit(jax.value_and_grad(of))(variables)
+    assert_close((value, grads["params"]["cell"]), expected(cell, variables["params"]["cell"]))
 
 
 @pytest.mark.peers
 @every_cell
-def test_inside_a_flax_nnx_module(cell):
+def test_a_flax_nnx_module_computes_the_same_value_and_gradient(cell):
     recurrent = recipe("flax_nnx", "flax").Recurrent
     from flax import nnx
 
     module = recurrent(D, H, rngs=nnx.Rngs(0), cell=cell)
-    value, bars = nnx.jit(nnx.value_and_grad(lambda module: loss(module(XS, lengths=LENGTHS))))(module)
+    value, grads = nnx.jit(nnx.value_and_grad(lambda module: loss(module(XS, lengths=LENGTHS))))(module)
     value_of = lambda param: None if param is None else param[...]
     params = type(module.params)(*map(value_of, module.params))
-    by_field = type(params)(*(value_of(bars["params"].get(field)) for field in params._fields))  # NNX' State is a mapping
+    by_field = type(params)(
+        *(value_of(grads["params"].get(field)) for field in params._fields)
+    )  # the State of NNX is a mapping
     assert_close((value, by_field), expected(cell, params))
 
 
 @pytest.mark.peers
 @every_cell
-def test_inside_an_equinox_module(cell):
+def test_an_equinox_module_computes_the_same_value_and_gradient(cell):
     recurrent = recipe("equinox_module", "equinox").Recurrent
     import equinox as eqx
 
     module = recurrent(D, H, key=KEY, cell=cell)
-    value, bars = eqx.filter_jit(eqx.filter_value_and_grad(lambda module: loss(module(XS, lengths=LENGTHS))))(module)
-    assert_close((value, bars.params), expected(cell, module.params))
+    value, grads = eqx.filter_jit(eqx.filter_value_and_grad(lambda module: loss(module(XS, lengths=LENGTHS))))(module)
+    assert_close((value, grads.params), expected(cell, module.params))
 
 
 @pytest.mark.peers
 @every_cell
-def test_inside_a_haiku_transform(cell):
+def test_an_equinox_module_has_no_leaves_but_its_parameters(cell):
+    module = recipe("equinox_module", "equinox").Recurrent(D, H, key=KEY, cell=cell)
+    assert_close(jax.tree.leaves(module), jax.tree.leaves(module.params), tol=0)
+    assert_close(jax.jit(lambda module: module(XS))(module), gj.unroll(cell, module.params, XS))
+
+
+@pytest.mark.peers
+@every_cell
+def test_a_haiku_module_computes_the_same_value_and_gradient(cell):
     recurrent = recipe("haiku_transform", "haiku").Recurrent
     import haiku as hk
 
     forward = hk.without_apply_rng(hk.transform(lambda xs: loss(recurrent(H, cell, name="rnn")(xs, lengths=LENGTHS))))
     tree = forward.init(KEY, XS)
-    value, bars = jax.jit(jax.value_and_grad(forward.apply))(tree, XS)
+    value, grads = jax.jit(jax.value_and_grad(forward.apply))(tree, XS)
     shapes = jax.eval_shape(lambda: cell.init(KEY, D, H))
     params = lambda tree: type(shapes)(**{field: tree["rnn"].get(field) for field in shapes._fields})
-    assert_close((value, params(bars)), expected(cell, params(tree)))
+    assert_close((value, params(grads)), expected(cell, params(tree)))
     assert len(np.unique(tree["rnn"][next(iter(tree["rnn"]))])) > 1
 
 
 @pytest.mark.peers
-def test_the_drop_in_for_scanned_rnn_loads_its_weights_and_gives_its_results_and_gradients():
+def test_the_replacement_of_scanned_rnn_loads_its_weights_and_gives_its_results_and_gradients():
     ours = recipe("scanned_rnn", "flax").ScannedRNN()
     import flax.linen as nn
 
     class Original(nn.Module):
-        """As in PureJaxRL (`ppo_rnn.py`)."""
+        """The module of PureJaxRL (`ppo_rnn.py`)."""
 
         @partial(nn.scan, variable_broadcast="params", in_axes=0, out_axes=0, split_rngs={"params": False})
         @nn.compact
@@ -116,17 +127,17 @@ def test_the_drop_in_for_scanned_rnn_loads_its_weights_and_gives_its_results_and
         return module.apply(variables, carry, (ins, resets))
 
     assert_close(run(ours, variables, ins, carry), run(original, variables, ins, carry))
-    bars, by_autodiff = (
+    grads, original_grads = (
         jax.jit(jax.grad(lambda *args: loss(run(module, *args)), (0, 1, 2)))(variables, ins, carry)
         for module in (ours, original)
     )
-    assert_close(bars, by_autodiff)
+    assert_close(grads, original_grads)
     assert ours.initialize_carry(B, H).shape == (B, H)
 
 
 @pytest.mark.derivative
 @pytest.mark.parametrize("reverse", [False, True])
-def test_the_cell_of_dreamer_has_the_gradients_of_autodiff_with_lengths_and_resets(reverse):
+def test_the_gradients_of_the_dreamer_cell_match_autodiff_with_lengths_and_resets(reverse):
     from experiments.recipes.dreamer_gru import dreamer_gru
 
     cell, dtype = dreamer_gru(blocks=3), jnp.result_type(float)
@@ -135,15 +146,15 @@ def test_the_cell_of_dreamer_has_the_gradients_of_autodiff_with_lengths_and_rese
     xs = jax.random.normal(jax.random.key(1), (T, B, D), dtype)
     h0 = jax.random.normal(jax.random.key(2), (B, 6), dtype)
     resets = jax.random.bernoulli(jax.random.key(3), 0.3, (T, B))
-    when = {"lengths": LENGTHS, "resets": resets, "reverse": reverse}
-    ours = lambda *args: loss(gj.unroll(cell, *args, **when))
-    oracle = lambda *args: loss(scan_of_step(cell, *args, **when))
+    options = {"lengths": LENGTHS, "resets": resets, "reverse": reverse}
+    ours = lambda *args: loss(gj.unroll(cell, *args, **options))
+    oracle = lambda *args: loss(scan_of_step(cell, *args, **options))
     args = (params, xs, h0)
     assert_close(jax.value_and_grad(ours, (0, 1, 2))(*args), jax.value_and_grad(oracle, (0, 1, 2))(*args))
 
 
-def test_the_cell_of_dreamer_is_the_one_published():
-    """Against the formulas of `nets.py`, one step of one sequence in NumPy, with a single block."""
+def test_the_dreamer_cell_computes_the_published_formulas():
+    """Compares one step with the formulas of `nets.py` in NumPy, for a single block."""
     from experiments.recipes.dreamer_gru import dreamer_gru
 
     cell = dreamer_gru(blocks=1)
@@ -160,11 +171,11 @@ def test_the_cell_of_dreamer_is_the_one_published():
     np.testing.assert_allclose(measured, expected, rtol=1e-5)
 
 
-def test_the_reader_of_padded_sentences_learns_and_sees_no_padding():
+def test_the_classifier_of_padded_sentences_learns_and_ignores_padding():
     from experiments.recipes import padded_sentences as recipe
 
-    batch = recipe.sentences(np.random.default_rng(0), 5)
-    xs, lengths = recipe.padded(batch)
+    batch = recipe.draw_sentences(np.random.default_rng(0), 5)
+    xs, lengths = recipe.pad(batch)
     assert lengths.tolist() == [len(words) for words in batch]
     key_reader, key_head = jax.random.split(KEY)
     params = {"reader": recipe.READER.init(key_reader, len(recipe.WORDS), H), "head": gj.heads.init_dense(key_head, 2 * H, 1)}
@@ -176,13 +187,13 @@ def test_the_reader_of_padded_sentences_learns_and_sees_no_padding():
     assert recipe.train(steps=300)[1] > 0.9
 
 
-def test_actor_and_learner_agree_and_a_shift_of_the_resets_shows():
+def test_actor_and_learner_agree_unless_the_resets_are_shifted():
     from experiments.recipes import recurrent_policy as recipe
 
     params = recipe.init(KEY)
     h = recipe.CELL.initial_state(params["cell"], B)
     done = jnp.ones(B, bool)
-    for seed in range(2):  # the second rollout carries state and `done` over
+    for seed in range(2):  # the second rollout continues with the state and `done` of the first
         seen = recipe.rollout(jax.random.key(seed), params, h, done, steps=50)
         h_last, logits = recipe.learn(params, h, seen["observation"], seen["reset"])
         assert_close((h_last, logits), (seen["h_last"], seen["logits"]), tol=1e-5)
@@ -194,13 +205,13 @@ def test_actor_and_learner_agree_and_a_shift_of_the_resets_shows():
 
 
 @pytest.mark.peers
-def test_a_network_of_pytorchs_predicts_the_same_here_and_learns_on():
+def test_a_network_from_pytorch_predicts_the_same_and_can_be_fine_tuned():
     torch = pytest.importorskip("torch") if os.environ.get("GRU_JAX_PEERS", "0") == "0" else importlib.import_module("torch")
     recipe = importlib.import_module("experiments.recipes.torch_finetune")
     from experiments import digits
 
-    state_dict = recipe.elsewhere(epochs=8)
-    params = recipe.moved(state_dict)
+    state_dict = recipe.train_in_pytorch(epochs=8)
+    params = recipe.convert(state_dict)
     train, test = digits.load()
     gru, head = torch.nn.GRU(8, digits.HIDDEN), torch.nn.Linear(digits.HIDDEN, digits.CLASSES)
     gru.load_state_dict({k.removeprefix("rnn."): v for k, v in state_dict.items() if k.startswith("rnn.")})
@@ -208,36 +219,36 @@ def test_a_network_of_pytorchs_predicts_the_same_here_and_learns_on():
     with torch.no_grad():
         theirs = head(gru(torch.tensor(test.xs).transpose(0, 1))[0]).transpose(0, 1).numpy()
     assert_close(np.asarray(digits.logits(recipe.CELL, params, test.xs)), theirs)
-    train, turned = recipe.upside_down(train), recipe.upside_down(test)
-    before = recipe.accuracy(params, turned)
+    train, reversed_test = recipe.reverse_rows(train), recipe.reverse_rows(test)
+    before = recipe.accuracy(params, reversed_test)
     assert recipe.accuracy(params, test) > 0.85
     assert before < 0.5
-    assert recipe.accuracy(recipe.fine_tuned(params, train), turned) > 0.85
+    assert recipe.accuracy(recipe.fine_tune(params, train), reversed_test) > 0.85
 
 
 @pytest.mark.peers
-def test_onnxruntime_serves_what_was_trained_here(tmp_path):
+def test_onnxruntime_serves_the_exported_network(tmp_path):
     recipe("serve_onnx", "onnxruntime")
     from experiments.recipes import padded_sentences, serve_onnx
 
     params, _ = padded_sentences.train(steps=5)
     serve_onnx.export(tmp_path / "reader.onnx", params)
-    served = serve_onnx.served(tmp_path / "reader.onnx")
+    served = serve_onnx.load(tmp_path / "reader.onnx")
     for number in (1, 6):
-        xs, lengths = padded_sentences.padded(padded_sentences.sentences(np.random.default_rng(number), number))
+        xs, lengths = padded_sentences.pad(padded_sentences.draw_sentences(np.random.default_rng(number), number))
         xs = xs.astype(jnp.float32)
         here = padded_sentences.logits(params, xs, lengths)
         np.testing.assert_allclose(served(np.asarray(xs), np.asarray(lengths)), here, atol=1e-5)
 
 
 @pytest.mark.peers
-@pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # Keras' own, under NumPy 2
+@pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # raised by Keras itself under NumPy 2
 @pytest.mark.parametrize(
     ("kind", "options"), [("GRU", {"reset_after": False}), ("GRU", {}), ("LSTM", {}), ("SimpleRNN", {"activation": "relu"})]
 )
-def test_a_layer_of_keras_goes_on_with_what_it_learnt_here(kind, options):
+def test_a_keras_layer_trained_here_has_a_lower_error_in_keras(kind, options):
     os.environ.setdefault("KERAS_BACKEND", "jax")
-    trained = recipe("keras_layer", "keras").trained
+    train_layer = recipe("keras_layer", "keras").train_layer
     import keras
 
     keras.utils.set_random_seed(0)
@@ -247,16 +258,16 @@ def test_a_layer_of_keras_goes_on_with_what_it_learnt_here(kind, options):
     layer.build((B, T, D))
     error = lambda: float(((np.asarray(layer(xs)) - ys) ** 2).sum(-1).mean())
     before = error()
-    losses = trained(layer, xs, ys)
+    losses = train_layer(layer, xs, ys)
     np.testing.assert_allclose(losses[0], before, rtol=1e-4)
     assert error() < 0.5 * before
 
 
 @pytest.mark.peers
-def test_a_layer_of_keras_with_other_activations_is_told():
+def test_a_keras_layer_with_other_activations_raises():
     os.environ.setdefault("KERAS_BACKEND", "jax")
-    cell_of = recipe("keras_layer", "keras").cell_of
+    cell_for = recipe("keras_layer", "keras").cell_for
     import keras
 
-    with pytest.raises(TypeError, match="got GRU with relu, sigmoid"):
-        cell_of(keras.layers.GRU(H, activation="relu"))
+    with pytest.raises(TypeError, match="got GRU with activation='relu' and recurrent_activation='sigmoid'"):
+        cell_for(keras.layers.GRU(H, activation="relu"))

@@ -1,0 +1,32 @@
+"""Computes norms of numbers that are very small or very large."""
+
+import jax
+import jax.numpy as jnp
+
+
+def norm(x: jax.Array, axis: int | tuple[int, ...] | None = None) -> jax.Array:
+    """Computes the Euclidean norm without overflow or underflow of the squares.
+
+        m √Σ (x / m)²,   m = max |x|
+
+    The square of a vanished gradient of 1e-25 or of an exploded one of 1e25 is outside the range of
+    float32; its norm is not. Infinity stays infinity and NaN stays NaN.
+
+    Args:
+        x: An array of floating-point numbers.
+        axis: The axis or axes over which to take the norm. Defaults to all.
+
+    Returns:
+        The norm, in at least float32.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> import gru_jax as gj
+        >>> float(gj.flow.norm(jnp.array([3e25, 4e25], jnp.float32)) / 1e25)
+        5.0
+    """
+    x = jnp.abs(x.astype(jnp.promote_types(x.dtype, jnp.float32)))
+    largest = x.max(axis, keepdims=True, initial=0)
+    scale = jnp.where((largest > 0) & jnp.isfinite(largest), largest, 1)
+    total = jnp.sqrt(jnp.sum((x / scale) ** 2, axis, keepdims=True)) * scale
+    return total.reshape(()) if axis is None else total.squeeze(axis)

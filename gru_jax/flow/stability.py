@@ -1,0 +1,132 @@
+"""Computes the Jacobian of every step, its norm, and Lyapunov exponents."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jax.flatten_util import ravel_pytree
+
+from gru_jax.flow.linearized import linearize_along, state_jvp
+
+
+def jacobians(cell: Any, params: Any, xs: Any, h0: Any = None) -> jax.Array:
+    """Computes the Jacobian J_t = ∂h_t/∂h_{t-1} of every step.
+
+    Uses the tangent of the cell if it has one, and `jax.jvp` of its step otherwise.
+
+    Args:
+        cell: A `gj.Cell` without noise. A stack must be split into its layers, each with its own
+            inputs.
+        params: The parameters, from `cell.init`.
+        xs: The inputs, of shape `(T, *batch, D)`.
+        h0: The initial state. Defaults to zeros.
+
+    Returns:
+        Matrices of shape `(T, *batch, n, n)`, where n is the size of the state; an LSTM's is h
+        followed by c. They act on row vectors, ḣ_t = ḣ_{t-1} J_t, so J_t is the transpose of what
+        `jax.jacobian` returns.
+
+    Raises:
+        TypeError, ValueError: If `cell` is a stack or draws noise, and as `gj.unroll` does.
+
+    Cost: n tangents of every step, and T·B·n² numbers.
+
+    Example:
+        >>> import jax
+        >>> import gru_jax as gj
+        >>> cell = gj.gru()
+        >>> params = cell.init(jax.random.key(0), 3, 4)
+        >>> xs = jax.random.normal(jax.random.key(1), (10, 2, 3))  # (T, B, D)
+        >>> gj.flow.jacobians(cell, params, xs).shape
+        (10, 2, 4, 4)
+    """
+    trajectory = linearize_along(cell, params, xs, h0)
+    params, batch_rank = trajectory.params, trajectory.xs.ndim - 2
+    one_state = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape[1 + batch_rank :], leaf.dtype), trajectory.hs)
+    flat, unravel = ravel_pytree(one_state)
+    basis = jnp.eye(flat.size, dtype=flat.dtype)
+
+    def jacobian(x, h_prev, k):
+        row = lambda e: ravel_pytree(state_jvp(cell, params, x, h_prev, k, unravel(e)))[0]
+        return jax.vmap(row)(basis)
+
+    for _ in range(1 + batch_rank):
+        jacobian = jax.vmap(jacobian)
+    return jacobian(trajectory.xs, trajectory.h_prevs, trajectory.k)
+
+
+def jacobian_norms(cell: Any, params: Any, xs: Any, h0: Any = None) -> jax.Array:
+    """Computes the spectral norm of every J_t: by how much the step stretches a change at most.
+
+    Args:
+        cell: A `gj.Cell` without noise. A stack must be split into its layers, each with its own
+            inputs.
+        params: The parameters, from `cell.init`.
+        xs: The inputs, of shape `(T, *batch, D)`.
+        h0: The initial state. Defaults to zeros.
+
+    Returns:
+        Norms of shape `(T, *batch)`.
+
+    Raises:
+        TypeError, ValueError: If `cell` is a stack or draws noise, and as `gj.unroll` does.
+
+    Cost: As `jacobians`.
+
+    Example:
+        >>> import jax
+        >>> import gru_jax as gj
+        >>> cell = gj.gru()
+        >>> params = cell.init(jax.random.key(0), 3, 4)
+        >>> xs = jax.random.normal(jax.random.key(1), (10, 2, 3))  # (T, B, D)
+        >>> gj.flow.jacobian_norms(cell, params, xs).shape
+        (10, 2)
+    """
+    return jnp.linalg.norm(jacobians(cell, params, xs, h0), ord=2, axis=(-2, -1))
+
+
+def lyapunov_exponents(cell: Any, params: Any, xs: Any, h0: Any = None) -> jax.Array:
+    """Computes the Lyapunov exponents along a sequence.
+
+    They say how fast small changes of the state grow, in nats per step:
+
+        Q_t R_t = J_tᵀ Q_{t-1},    λ_i = 1/T Σ_t log |(R_t)_ii|
+
+    Where an exponent is above 0, changes grow and gradients explode; near 0, they last; far below
+    0, both vanish. The exponents are limits for T → ∞ (Oseledets' theorem). In a short sequence the
+    first directions have not converged yet.
+
+    Args:
+        cell: A `gj.Cell` without noise. A stack must be split into its layers, each with its own
+            inputs.
+        params: The parameters, from `cell.init`.
+        xs: The inputs, of shape `(T, *batch, D)`.
+        h0: The initial state. Defaults to zeros.
+
+    Returns:
+        The n exponents of each sequence, of shape `(*batch, n)`, the largest first unless T is too
+        small. They are -inf if a step forgets a direction completely, and NaN for T = 0.
+
+    Raises:
+        TypeError, ValueError: If `cell` is a stack or draws noise, and as `gj.unroll` does.
+
+    Cost: As `jacobians`, and one QR decomposition per step, n³.
+
+    Example:
+        >>> import jax
+        >>> import gru_jax as gj
+        >>> cell = gj.gru()
+        >>> params = cell.init(jax.random.key(0), 3, 4)
+        >>> xs = jax.random.normal(jax.random.key(1), (10, 2, 3))  # (T, B, D)
+        >>> gj.flow.lyapunov_exponents(cell, params, xs).shape
+        (2, 4)
+    """
+    Js = jacobians(cell, params, xs, h0)
+    identity = jnp.broadcast_to(jnp.eye(Js.shape[-1], dtype=Js.dtype), Js.shape[1:])
+
+    def step(Q, J):
+        Q, R = jnp.linalg.qr(J.mT @ Q)
+        return Q, jnp.log(jnp.abs(jnp.diagonal(R, axis1=-2, axis2=-1)))
+
+    return lax.scan(step, identity, Js)[1].mean(0)

@@ -1,0 +1,190 @@
+"""Splits a gradient into its terms (loss step, use step), by one reverse scan per loss step."""
+
+import math
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from gru_jax.flow.linearized import Trajectory, linearize_along, params_vjp, state_vjp
+from gru_jax.flow.norms import norm
+from gru_jax._engine.weights import transpose_matrices
+
+Loss = Callable[[jax.Array, jax.Array], jax.Array]
+
+
+def contributions(
+    cell: Any, params: Any, xs: Any, loss: Loss, h0: Any = None, *, per_example: bool = False, max_bytes: int = 2**30
+) -> Any:
+    """Splits the gradient of Σ_t loss(t, y_t) into its terms (loss step, use step).
+
+    Summed over both steps, and over the batch if `per_example` is True, the terms are the gradient,
+    up to rounding. Terms whose use step comes after the loss step are exactly 0.
+
+    Args:
+        cell: A `gj.Cell` without noise. A stack must be split into its layers, each with its own
+            inputs.
+        params: The parameters, from `cell.init`.
+        xs: The inputs, of shape `(T, *batch, D)`.
+        loss: A function `loss(t, y_t)` that returns the loss of step t, a scalar, from the traced
+            step and the output `(*batch, H)`.
+        h0: The initial state. Defaults to zeros.
+        per_example: Whether to return the terms of each example instead of their sum over the
+            batch. The loss must then be a sum over examples. Defaults to False.
+        max_bytes: The largest result to allow, in bytes. Defaults to 1 GiB.
+
+    Returns:
+        The tree of `params`, with leaves of shape `(T_loss, T_use, *leaf)`. With `per_example`, the
+        shape is `(T_loss, T_use, *batch, *leaf)`.
+
+    Raises:
+        ValueError: If the result would take more than `max_bytes`.
+        TypeError, ValueError: If `cell` is a stack or draws noise, and as `gj.unroll` does.
+
+    Cost: T reverse scans, T² times the weight gradient of a single step, and T²·|params| numbers.
+
+    Example:
+        >>> import jax
+        >>> import gru_jax as gj
+        >>> cell = gj.gru()
+        >>> params = cell.init(jax.random.key(0), 3, 4)
+        >>> xs = jax.random.normal(jax.random.key(1), (10, 2, 3))  # (T, B, D)
+        >>> loss = lambda t, y: (y**2).sum()
+        >>> terms = gj.flow.contributions(cell, params, xs, loss)
+        >>> terms.W_z.shape
+        (10, 10, 3, 4)
+    """
+    trajectory = linearize_along(cell, params, xs, h0)
+    T, batch = trajectory.xs.shape[0], trajectory.xs.shape[1:-1]
+    numbers = T * T * sum(leaf.size for leaf in jax.tree.leaves(trajectory.params))
+    size = numbers * (math.prod(batch) if per_example else 1) * jax.tree.leaves(trajectory.params)[0].dtype.itemsize
+    if size > max_bytes:
+        raise ValueError(
+            f"xs: got {T} steps, whose terms take {size:,} bytes, expected at most max_bytes={max_bytes:,}. Use "
+            "gj.flow.contribution_norms, which keeps one norm for each term and parameter, or pass a shorter sequence or a "
+            "larger max_bytes."
+        )
+    term = partial(params_vjp, cell, trajectory.params)
+    if per_example:
+        for _ in batch:
+            term = jax.vmap(term)
+    terms_of_loss = jax.vmap(term)  # over the use steps
+    xs, h_prevs, g, k = trajectory.xs, trajectory.h_prevs, trajectory.g, trajectory.k
+    outputs_bar = _outputs_bar(cell, trajectory, loss)
+    h_bars = jax.vmap(lambda t: _state_cotangents(cell, trajectory, outputs_bar, t))(jnp.arange(T))
+    return jax.vmap(lambda h_bars: terms_of_loss(xs, h_prevs, g, k, h_bars))(h_bars)
+
+
+def contribution_norms(cell: Any, params: Any, xs: Any, loss: Loss, h0: Any = None) -> Any:
+    """Computes the Frobenius norm of every term of `contributions`.
+
+    Holds only one term at a time.
+
+    Args:
+        cell: A `gj.Cell` without noise. A stack must be split into its layers, each with its own
+            inputs.
+        params: The parameters, from `cell.init`.
+        xs: The inputs, of shape `(T, *batch, D)`. Each term is summed over the batch before its
+            norm is taken.
+        loss: A function `loss(t, y_t)` that returns the loss of step t, a scalar, from the traced
+            step and the output `(*batch, H)`.
+        h0: The initial state. Defaults to zeros.
+
+    Returns:
+        The tree of `params`, with leaves of shape `(T_loss, T_use)`.
+
+    Raises:
+        TypeError, ValueError: If `cell` is a stack or draws noise, and as `gj.unroll` does.
+
+    Cost: The time of `contributions`, and T·B·H numbers in addition to the result.
+
+    Example:
+        >>> import jax
+        >>> import gru_jax as gj
+        >>> cell = gj.gru()
+        >>> params = cell.init(jax.random.key(0), 3, 4)
+        >>> xs = jax.random.normal(jax.random.key(1), (10, 2, 3))  # (T, B, D)
+        >>> loss = lambda t, y: (y**2).sum()
+        >>> norms = gj.flow.contribution_norms(cell, params, xs, loss)
+        >>> norms.W_z.shape
+        (10, 10)
+    """
+    trajectory = linearize_along(cell, params, xs, h0)
+    outputs_bar = _outputs_bar(cell, trajectory, loss)
+
+    def norms_of_term(step):
+        return jax.tree.map(norm, params_vjp(cell, trajectory.params, *step))
+
+    def norms_of_loss(t):
+        h_bars = _state_cotangents(cell, trajectory, outputs_bar, t)
+        return lax.map(norms_of_term, (trajectory.xs, trajectory.h_prevs, trajectory.g, trajectory.k, h_bars))
+
+    return lax.map(norms_of_loss, jnp.arange(trajectory.xs.shape[0]))
+
+
+def state_sensitivity(cell: Any, params: Any, xs: Any, loss: Loss, h0: Any = None) -> jax.Array:
+    """Computes ‖∂J_t/∂h_k‖, how strongly the loss at step t depends on the state after step k.
+
+    Args:
+        cell: A `gj.Cell` without noise. A stack must be split into its layers, each with its own
+            inputs.
+        params: The parameters, from `cell.init`.
+        xs: The inputs, of shape `(T, *batch, D)`.
+        loss: A function `loss(t, y_t)` that returns the loss of step t, a scalar, from the traced
+            step and the output `(*batch, H)`.
+        h0: The initial state. Defaults to zeros.
+
+    Returns:
+        Euclidean norms of shape `(T_loss, T_state, *batch)`, over the whole state (both h and c of
+        an LSTM). They are 0 for k > t.
+
+    Raises:
+        TypeError, ValueError: If `cell` is a stack or draws noise, and as `gj.unroll` does.
+
+    Cost: T reverse scans, and T²·B numbers.
+
+    Example:
+        >>> import jax
+        >>> import gru_jax as gj
+        >>> cell = gj.gru()
+        >>> params = cell.init(jax.random.key(0), 3, 4)
+        >>> xs = jax.random.normal(jax.random.key(1), (10, 2, 3))  # (T, B, D)
+        >>> loss = lambda t, y: (y**2).sum()
+        >>> norms = gj.flow.state_sensitivity(cell, params, xs, loss)
+        >>> norms.shape
+        (10, 10, 2)
+    """
+    trajectory = linearize_along(cell, params, xs, h0)
+    outputs_bar, batch_rank = _outputs_bar(cell, trajectory, loss), trajectory.xs.ndim - 2
+
+    def norms_of_loss(t):
+        leaves = jax.tree.leaves(_state_cotangents(cell, trajectory, outputs_bar, t))
+        return norm(jnp.stack([norm(leaf, tuple(range(1 + batch_rank, leaf.ndim))) for leaf in leaves]), 0)
+
+    return lax.map(norms_of_loss, jnp.arange(trajectory.xs.shape[0]))
+
+
+def _outputs_bar(cell: Any, trajectory: Trajectory, loss: Loss) -> Any:
+    """Computes ∂loss(t, y_t)/∂y_t for every t."""
+    ys = cell.output(trajectory.hs)
+    return jax.vmap(jax.grad(loss, argnums=1))(jnp.arange(ys.shape[0]), ys)
+
+
+def _state_cotangents(cell: Any, trajectory: Trajectory, outputs_bar: Any, t: jax.Array) -> Any:
+    """Computes ∂J_t/∂h_k for every k, by a reverse scan with the loss of step t alone."""
+    params_T = transpose_matrices(trajectory.params)
+
+    def step_back(delta, step):
+        k, j, y_bar = step
+        (through_output,) = jax.linear_transpose(cell.output, delta)(y_bar)
+        own = jax.tree.map(lambda bar: jnp.where(j == t, bar, 0), through_output)
+        h_bar = jax.tree.map(jnp.add, delta, own)
+        delta = jax.tree.map(lambda bar: jnp.where(j <= t, bar, 0), state_vjp(cell, params_T, k, h_bar))
+        return delta, h_bar
+
+    zeros = jax.tree.map(lambda leaf: jnp.zeros_like(leaf[0]), trajectory.h_prevs)
+    steps = (trajectory.k, jnp.arange(trajectory.xs.shape[0]), outputs_bar)
+    return lax.scan(step_back, zeros, steps, reverse=True)[1]
