@@ -1,7 +1,7 @@
 """Products and sums for writing cells: they carry the precision, sharding and fusion rules of the engine.
 
     value     affine(x, W, b)        x W + b                      dot(x, W)       x W
-                                                                  dots(x, W₁, …)  x W₁, x W₂, …
+              affines(x, (W₁, b₁), …)                             dots(x, W₁, …)  x W₁, x W₂, …
     tangent   affine_jvp(…)          ẋ W + x Ẇ + ḃ
     adjoint   outer_sum(x, a)        W̄ = Σ xᵀ a                   bias_sum(a, b)  b̄ = Σ a
               dot_sum((a₁, W₁), …)   x̄ = Σ_k a_k W_kᵀ, given transposed weights
@@ -72,6 +72,14 @@ def affine(x: Float[Array, "*t_b D"], W: Float[Array, "D H"], b: Float[Array, " 
     return add_bias(dot(x, W), b)
 
 
+def affines(
+    x: Float[Array, "*t_b D"], *maps: tuple[Float[Array, "D H"], Float[Array, " H"] | None]
+) -> list[Float[Array, "*t_b H"]]:
+    """Applies several affine maps, given as pairs (W, b), to one input. The matmuls may become one, as in `dots`."""
+    weights, biases = zip(*maps, strict=True)
+    return [add_bias(product, b) for product, b in zip(dots(x, *weights), biases, strict=True)]
+
+
 def add_bias(x: Float[Array, "*t_b H"], b: Float[Array, " H"] | None) -> Float[Array, "*t_b H"]:
     """Adds a bias along the last axis. A bias of None adds nothing."""
     # explicit axes, so that jax.numpy_rank_promotion("raise") holds
@@ -112,6 +120,17 @@ def outer_sum(
         preferred_element_type=sum_dtype(x),
         out_sharding=replicated(x, a),
     )
+
+
+def outer_sums(
+    x: Float[Array, "*t_b D"], *products: tuple[Float[Array, "*t_b H"], Float[Array, "D H"]]
+) -> list[Float[Array, "D H"]]:
+    """Returns the gradients of several weights of one operand, Σ xᵀ a for pairs (a, W). The matmuls may become one, as in `dots`."""
+    cotangents, weights = zip(*products, strict=True)
+    if not products_are_joined() or explicitly_sharded(x, *cotangents):
+        return [outer_sum(x, a, W) for a, W in products]
+    joined = outer_sum(x, jnp.concatenate(cotangents, -1), weights[0])
+    return jnp.split(joined, len(products), -1)
 
 
 def bias_sum(a: Float[Array, "*t_b H"], b: Float[Array, " H"] | None) -> Float[Array, " H"] | None:

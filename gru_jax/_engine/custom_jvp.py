@@ -36,7 +36,7 @@ def states_jvp(cell: Any, loop: Loop, primals: Any, tangents: Any) -> tuple[Any,
     ws = m ? w + (r ? state_jvp(k, reset_state˙) : 0) : 0.
     """
     params, xs, h0, reset_state, flags = primals
-    adjoint, tangent, join = cell.adjoint, cell.tangent, loop.plan.join_products
+    adjoint, tangent, join = cell.adjoint, cell.tangent, loop.plan.join_in_loop
     hs = states_with_jvp(cell, loop, *primals)
 
     params_dot, xs_dot, h0_dot, reset_state_dot, _ = tangents

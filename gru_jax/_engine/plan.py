@@ -68,13 +68,15 @@ class Plan:
             block starts from.
         block_size: Steps per block. None stands for all of them.
         forward_block_size: The same where nothing is differentiated.
-        join_products: Whether products of one operand are taken as one matmul inside the loop.
+        join_in_loop: Whether products of one operand are taken as one matmul inside the loop over steps.
+        join_outside: The same outside it, where they are taken for all steps of a block at once.
     """
 
     residuals: Literal["states", "gates", "block_starts"] = "states"
     block_size: int | None = None
     forward_block_size: int | None = None
-    join_products: bool = False
+    join_in_loop: bool = False
+    join_outside: bool = False
 
 
 def probe(xs: Any, time_major: bool, arguments: Any) -> Device:
@@ -153,6 +155,7 @@ RULES = types.SimpleNamespace(
     gates_factor=2,
     one_core=True,
     join=64,
+    outside=2**15,
     in_loop=64,
     longest=4096,
 )
@@ -167,7 +170,7 @@ def PLANNER(shapes, device, request, last_only):
             residuals="states" if request.residuals == "auto" else request.residuals,
             block_size=request.block_size,
             forward_block_size=request.block_size,
-            join_products=join,
+            join_in_loop=join,
             project_in_loop=in_loop,
         )
     sequences = -(-shapes.sequences * device.vmapped // device.batch_shards)
@@ -196,4 +199,4 @@ def PLANNER(shapes, device, request, last_only):
             R.gates_step if in_one or one_core else R.gates_step_many
         )
         residuals = "gates" if (units >= R.gates_units or cheap) and not half else "states"
-    return Plan(residuals, block_size, forward_block, join)
+    return Plan(residuals, block_size, forward_block, join, join and steps * per_step <= R.outside)

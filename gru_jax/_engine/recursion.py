@@ -105,7 +105,7 @@ def recursion_bwd(cell: Any, loop: Loop, residuals: Residuals, cotangents: tuple
     """The cotangents of params, xs, h0 and reset_state from those of h_last and the outputs."""
     params, xs, h0, reset_state, flags, saved = residuals
     h_last_bar, outputs_bar = cotangents
-    kind, join = loop.plan.residuals, loop.plan.join_products
+    kind, plan = loop.plan.residuals, loop.plan
     backward = backward_functions(cell)
     weights = lower_matrices(params, loop.compute_dtype)
     weights_T = transpose_matrices(weights)
@@ -120,7 +120,7 @@ def recursion_bwd(cell: Any, loop: Loop, residuals: Residuals, cotangents: tuple
         k_t, flags_t, bar = at_t
         h_bar = add_output_cotangent(delta, bar, flags_t)  # (O)ᵀ
         valid_h_bar = zero_masked(flags_t, h_bar)  # (M)ᵀ
-        with joined_products(join):
+        with joined_products(plan.join_in_loop):
             h_prev_bar = backward.state_vjp(weights_T, k_t, valid_h_bar)  # (S)ᵀ
         if reset_state is not None:
             to_reset_state = tree_where(flags_t.resets, h_prev_bar, tree_zeros_like(h_prev_bar))
@@ -139,12 +139,14 @@ def recursion_bwd(cell: Any, loop: Loop, residuals: Residuals, cotangents: tuple
         if backward.gates_from_state is not None:
             g = backward.gates_from_state(hs)
         elif kind == "states":
-            g = backward.gates(weights, cell.project(weights, valid_xs), h_prevs)
+            with joined_products(plan.join_outside):
+                g = backward.gates(weights, cell.project(weights, valid_xs), h_prevs)
         k = backward.linearize(g, h_prevs)
         (delta, reset_bar), h_bars = lax.scan(
             step_back, (delta, reset_bar), (k, flags, bars), reverse=not loop.reverse, length=_steps(hs)
         )
-        bar, xs_bar = backward.input_vjp(weights, valid_xs, h_prevs, g, k, h_bars)
+        with joined_products(plan.join_outside):
+            bar, xs_bar = backward.input_vjp(weights, valid_xs, h_prevs, g, k, h_bars)
         if params_bar is not None:  # there are several blocks to add up
             bar = jax.tree.map(lambda total, part: total + part.astype(total.dtype), params_bar, bar)
         return (delta, reset_bar, bar), zero_masked(flags, xs_bar), None  # (I)ᵀ
@@ -182,17 +184,18 @@ def forward_block(
 ) -> tuple[Any, Saved]:
     """The steps of one block."""
     backward = backward_functions(cell) if save.gates else None
-    join = loop.plan.join_products
 
     def step(h_prev, at_t):
         u, flags_t = at_t
         h_prev = apply_resets(flags_t, reset_state, h_prev)  # (R)
-        with joined_products(join):
+        with joined_products(loop.plan.join_in_loop):
             g = cell.gates(weights, u, h_prev)  # (S)
         h = tree_where(flags_t.mask, cell.update(g, h_prev), h_prev)  # (S) (M)
         return h, Saved(h if save.states else None, backward.saved_gates(u, g) if backward else None)
 
-    return lax.scan(step, h_start, (cell.project(weights, xs), flags), reverse=loop.reverse)
+    with joined_products(loop.plan.join_outside):
+        us = cell.project(weights, xs)
+    return lax.scan(step, h_start, (us, flags), reverse=loop.reverse)
 
 
 def outputs_of(cell: Any, loop: Loop, flags: StepFlags, hs: Any) -> Any:

@@ -44,7 +44,7 @@ def plan_for(options: CallOptions, xs: Any, h0: Any, *, last_only: bool = False)
     shapes = Shapes(jax.tree.leaves(xs)[0].shape[0], sequences, state.shape[-1], state.dtype.itemsize)
     if isinstance(options.derivative, CustomVJP):
         return make_plan(shapes, options.device, options.derivative, last_only=last_only)
-    return Plan(join_products=make_plan(shapes, options.device, CustomVJP()).join_products)
+    return Plan(join_in_loop=make_plan(shapes, options.device, CustomVJP()).join_in_loop)
 
 
 def _recursion(cell: Any, options: CallOptions, loop: Loop) -> Any:

@@ -26,7 +26,7 @@ from gru_jax._engine.arguments import check_flag
 from gru_jax.cell import Adjoint, Cell, Tangent
 from gru_jax.cells.gru_reset_after import gru_reset_after
 from gru_jax.cells.letters import LetteredCheck, LetteredInit
-from gru_jax.ops import affine, affine_jvp, bias_sum, dot, dot_sum, dots, outer_sum
+from gru_jax.ops import affine_jvp, affines, bias_sum, dot, dot_sum, dots, outer_sum, outer_sums
 
 Steps = Float[Array, "*t_b H"]
 
@@ -74,7 +74,7 @@ class Coefficients(NamedTuple):
 def project(params: GRUParams, xs: Float[Array, "*t_b D"]) -> Projected:
     """Computes the input's share of the pre-activations, x W + b, for all t."""
     p = params
-    return Projected(z=affine(xs, p.W_z, p.b_z), r=affine(xs, p.W_r, p.b_r), g=affine(xs, p.W_h, p.b_h))
+    return Projected(*affines(xs, (p.W_z, p.b_z), (p.W_r, p.b_r), (p.W_h, p.b_h)))
 
 
 def gates(params: GRUParams, u: Projected, h: Steps) -> Gates:
@@ -146,14 +146,16 @@ def input_vjp(
     )  # (F3)ᵀ (F2)ᵀ: recomputing s̄ for all t at once is cheaper than carrying it out of the loop
     a_z = k.a_z * h_bars  # (F4)ᵀ (F1)ᵀ
     s = g.r * h_prevs  # (F3)
+    W_z, W_r, W_h = outer_sums(xs, (a_z, params.W_z), (a_r, params.W_r), (a_h, params.W_h))
+    U_z, U_r = outer_sums(h_prevs, (a_z, params.U_z), (a_r, params.U_r))
     params_bar = GRUParams(
-        W_z=outer_sum(xs, a_z, params.W_z),
-        U_z=outer_sum(h_prevs, a_z, params.U_z),
+        W_z=W_z,
+        U_z=U_z,
         b_z=bias_sum(a_z, params.b_z),
-        W_r=outer_sum(xs, a_r, params.W_r),
-        U_r=outer_sum(h_prevs, a_r, params.U_r),
+        W_r=W_r,
+        U_r=U_r,
         b_r=bias_sum(a_r, params.b_r),
-        W_h=outer_sum(xs, a_h, params.W_h),
+        W_h=W_h,
         U_h=outer_sum(s, a_h, params.U_h),
         b_h=bias_sum(a_h, params.b_h),
     )

@@ -26,7 +26,7 @@ from jaxtyping import Array, Float
 
 from gru_jax.cell import Adjoint, Cell, Tangent
 from gru_jax.cells.letters import LetteredCheck, LetteredInit
-from gru_jax.ops import add_bias, affine, affine_jvp, bias_sum, dot, dot_sum, dots, outer_sum
+from gru_jax.ops import add_bias, affine, affine_jvp, affines, bias_sum, dot, dot_sum, dots, outer_sums
 
 Steps = Float[Array, "*t_b H"]
 
@@ -76,7 +76,7 @@ class Coefficients(NamedTuple):
 def project(params: GRUResetAfterParams, xs: Float[Array, "*t_b D"]) -> Projected:
     """Computes the input's share of the pre-activations, x W + b, for all t."""
     p = params
-    return Projected(z=affine(xs, p.W_z, p.b_z), r=affine(xs, p.W_r, p.b_r), g=affine(xs, p.W_h, p.b_h))
+    return Projected(*affines(xs, (p.W_z, p.b_z), (p.W_r, p.b_r), (p.W_h, p.b_h)))
 
 
 def gates(params: GRUResetAfterParams, u: Projected, h: Steps) -> Gates:
@@ -153,15 +153,17 @@ def input_vjp(
     q_bar = k.q * h_bars  # (F3)ᵀ
     a_r = k.a_r * h_bars  # (F3)ᵀ (F2)ᵀ
     a_z = k.a_z * h_bars  # (F4)ᵀ (F1)ᵀ
+    W_z, W_r, W_h = outer_sums(xs, (a_z, params.W_z), (a_r, params.W_r), (a_h, params.W_h))
+    U_z, U_r, U_h = outer_sums(h_prevs, (a_z, params.U_z), (a_r, params.U_r), (q_bar, params.U_h))
     params_bar = GRUResetAfterParams(
-        W_z=outer_sum(xs, a_z, params.W_z),
-        U_z=outer_sum(h_prevs, a_z, params.U_z),
+        W_z=W_z,
+        U_z=U_z,
         b_z=bias_sum(a_z, params.b_z),
-        W_r=outer_sum(xs, a_r, params.W_r),
-        U_r=outer_sum(h_prevs, a_r, params.U_r),
+        W_r=W_r,
+        U_r=U_r,
         b_r=bias_sum(a_r, params.b_r),
-        W_h=outer_sum(xs, a_h, params.W_h),
-        U_h=outer_sum(h_prevs, q_bar, params.U_h),
+        W_h=W_h,
+        U_h=U_h,
         b_h=bias_sum(a_h, params.b_h),
         c_h=bias_sum(q_bar, params.c_h),
     )

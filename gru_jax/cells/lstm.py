@@ -23,7 +23,7 @@ from jaxtyping import Array, Float
 from gru_jax._engine.arguments import check_flag
 from gru_jax.cell import Adjoint, Cell, Tangent
 from gru_jax.cells.letters import LetteredCheck, LetteredInit
-from gru_jax.ops import affine, affine_jvp, bias_sum, dot, dot_sum, dots, outer_sum
+from gru_jax.ops import affine_jvp, affines, bias_sum, dot, dot_sum, dots, outer_sums
 
 Steps = Float[Array, "*t_b H"]
 PEEPHOLES = ("p_i", "p_f", "p_o")
@@ -89,9 +89,7 @@ class Coefficients(NamedTuple):
 def project(params: LSTMParams, xs: Float[Array, "*t_b D"]) -> Projected:
     """Computes the input's share of the pre-activations, x W + b, for all t."""
     p = params
-    return Projected(
-        i=affine(xs, p.W_i, p.b_i), f=affine(xs, p.W_f, p.b_f), g=affine(xs, p.W_g, p.b_g), o=affine(xs, p.W_o, p.b_o)
-    )
+    return Projected(*affines(xs, (p.W_i, p.b_i), (p.W_f, p.b_f), (p.W_g, p.b_g), (p.W_o, p.b_o)))
 
 
 def gates(params: LSTMParams, u: Projected, state: LSTMState) -> Gates:
@@ -187,22 +185,25 @@ def input_vjp(
 ) -> tuple[LSTMParams, Float[Array, "*t_b D"]]:
     """Computes the cotangents of parameters and input from those of all states, (params̄, x̄s)."""
     a_i, a_f, a_g, a_o, _ = pre_activation_bars(params, k, state_bars)
+    p = params
+    W_i, W_f, W_g, W_o = outer_sums(xs, (a_i, p.W_i), (a_f, p.W_f), (a_g, p.W_g), (a_o, p.W_o))
+    U_i, U_f, U_g, U_o = outer_sums(prevs.h, (a_i, p.U_i), (a_f, p.U_f), (a_g, p.U_g), (a_o, p.U_o))
     params_bar = LSTMParams(
-        W_i=outer_sum(xs, a_i, params.W_i),
-        U_i=outer_sum(prevs.h, a_i, params.U_i),
-        b_i=bias_sum(a_i, params.b_i),
-        W_f=outer_sum(xs, a_f, params.W_f),
-        U_f=outer_sum(prevs.h, a_f, params.U_f),
-        b_f=bias_sum(a_f, params.b_f),
-        W_g=outer_sum(xs, a_g, params.W_g),
-        U_g=outer_sum(prevs.h, a_g, params.U_g),
-        b_g=bias_sum(a_g, params.b_g),
-        W_o=outer_sum(xs, a_o, params.W_o),
-        U_o=outer_sum(prevs.h, a_o, params.U_o),
-        b_o=bias_sum(a_o, params.b_o),
-        p_i=bias_sum(prevs.c * a_i, params.p_i),
-        p_f=bias_sum(prevs.c * a_f, params.p_f),
-        p_o=bias_sum(g.c * a_o, params.p_o),
+        W_i=W_i,
+        U_i=U_i,
+        b_i=bias_sum(a_i, p.b_i),
+        W_f=W_f,
+        U_f=U_f,
+        b_f=bias_sum(a_f, p.b_f),
+        W_g=W_g,
+        U_g=U_g,
+        b_g=bias_sum(a_g, p.b_g),
+        W_o=W_o,
+        U_o=U_o,
+        b_o=bias_sum(a_o, p.b_o),
+        p_i=bias_sum(prevs.c * a_i, p.p_i),
+        p_f=bias_sum(prevs.c * a_f, p.p_f),
+        p_o=bias_sum(g.c * a_o, p.p_o),
     )
     return params_bar, dot_sum((a_i, params.W_i.T), (a_f, params.W_f.T), (a_g, params.W_g.T), (a_o, params.W_o.T))
 

@@ -9,9 +9,9 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from gru_jax._engine.weights import transpose_matrices
 from gru_jax.flow.linearized import Trajectory, linearize_along, params_vjp, state_vjp
 from gru_jax.flow.norms import norm
-from gru_jax._engine.weights import transpose_matrices
 
 Loss = Callable[[jax.Array, jax.Array], jax.Array]
 
