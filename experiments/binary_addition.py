@@ -80,7 +80,7 @@ def learn(name: str, how: str, lowest_first: bool, seeds: list[int], epochs: int
     per_epoch = PAIRS // BATCH
     fitted = network.train_seeds(
         partial(loss, cell), partial(draw_weights, cell), optimizer, data, seeds=seeds, steps=epochs * per_epoch, batch_size=BATCH,
-        steps_per_dispatch=per_epoch, evaluate=partial(score, cell, test), evaluate_every=per_epoch,
+        steps_per_execution=per_epoch, evaluate=partial(score, cell, test), evaluate_every=per_epoch,
     )  # fmt: skip
     told = " ".join(f"{share:.0%}" for share in fitted.evaluations["sums"][-1])
     print(f"{how}{', highest bit first' * (not lowest_first)}, {name}: {told} of sums right", flush=True)

@@ -115,7 +115,7 @@ def test_every_seed_has_its_own_network_and_its_own_batches():
     draw = partial(network.init, cell, input_size=2, hidden_size=4, output_size=1)
     rng = np.random.default_rng(0)
     tasks = adding.sequences(rng, 64, 6)
-    options = {"steps": 3, "batch_size": 8, "steps_per_dispatch": 3}
+    options = {"steps": 3, "batch_size": 8, "steps_per_execution": 3}
     train = partial(network.train_seeds, partial(adding.loss_fn, cell), draw, optax.sgd(0.1), tasks, **options)
     both, second = train(seeds=[3, 4]), train(seeds=[4])
     assert both.history["loss"].shape == (3, 2)
