@@ -59,7 +59,7 @@ def squared_loss(cell: gj.Cell, params: network.Params, batch: Any, key: jax.Arr
 def cross_entropy_loss(cell: gj.Cell, params: network.Params, batch: Any, key: jax.Array) -> tuple[jax.Array, dict]:
     """Nats per bit."""
     xs, ys = batch
-    return gj.heads.bernoulli_cross_entropy(network.logits(cell, params, xs), ys).mean(), {}
+    return gj.heads.sigmoid_binary_cross_entropy(network.logits(cell, params, xs), ys).mean(), {}
 
 
 def score(cell: gj.Cell, test: Any, params: network.Params) -> dict[str, jax.Array]:

@@ -165,7 +165,9 @@ def cost(cell: gj.Cell, params: Any, data: Sequences, derivative: Any = "adjoint
     return gj.heads.squared_error(predict(cell, params, data.xs, derivative), data.ys).mean()
 
 
-def train(cell: gj.Cell, params: Any, data: Sequences, optimizer: optax.GradientTransformation, steps: int) -> gj.train.FitResult:
+def train(
+    cell: gj.Cell, params: Any, data: Sequences, optimizer: optax.GradientTransformation, steps: int
+) -> gj.train.FitResult:
     """Full-batch training that records both weights before each update."""
 
     def loss_fn(params: Any, batch: Sequences, key: jax.Array) -> tuple[jax.Array, dict[str, jax.Array]]:

@@ -1,12 +1,12 @@
-"""From states to a cost: the dense read-out ŷ = g₂(h V + b_y), losses of one time step, and what becomes of them over time.
+"""A dense read-out, losses for each time step, and their reductions over time.
 
     dense            ŷ_t = g₂(h_t V + b_y)
-    a loss           L_t = L(ŷ_t, y_t)              one number per step and sequence, in nats where it is a cross-entropy
-    a reduction      J = Σ_t L_t,  (1/T) Σ_t L_t,  or  L at the last step
+    a loss           L_t = L(ŷ_t, y_t), one number per step and sequence
+    a reduction      J = Σ_t L_t,  J = (1/T) Σ_t L_t,  or J = L_T
 
-The costs of the tutorials are pairs of these: ½ squared error at every time stamp is `sum_over_steps(half_squared_error(…))`,
-squared error at the last step `last_step(squared_error(…))`, the general formulas' J `mean_over_steps(…)`. The arithmetic of the
-losses is optax's. A masked step contributes exactly nothing, to the cost and to every gradient, even where it holds NaN.
+A cost is a reduction of a loss, for example `mean_over_steps(softmax_cross_entropy(logits, labels))`.
+Losses and reductions are computed and returned in at least float32. Masked steps contribute nothing to
+a cost or its gradients, even if they contain NaN.
 """
 
 from collections.abc import Callable
@@ -14,6 +14,7 @@ from typing import Any, Literal, NamedTuple, get_args
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from jax.nn import initializers
 from jax.typing import ArrayLike
@@ -31,7 +32,12 @@ _ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
 
 
 class DenseParams(NamedTuple):
-    """Parameters of the read-out; also the type of their gradient."""
+    """The parameters of a read-out, and the type of their gradient.
+
+    Attributes:
+        V: The weights, `(H, K)`.
+        b_y: The bias, `(K,)`. None without a bias.
+    """
 
     V: Float[Array, "H K"]
     b_y: Float[Array, " K"] | None
@@ -47,175 +53,314 @@ def init_dense(
     kernel_init: Callable[..., jax.Array] = initializers.glorot_uniform(),
     bias_init: Callable[..., jax.Array] = initializers.zeros,
 ) -> DenseParams:
-    """Draws the parameters of a read-out.
+    """Initialises the parameters of a read-out.
 
     Args:
-        key: a `jax.random` key, consumed here.
-        hidden_size: H, the last axis of the outputs of `unroll`.
-        output_size: K.
-        bias: False leaves `b_y` None.
-        dtype: of the parameters.
-        kernel_init: for V, (H, K); any of `jax.nn.initializers`.
-        bias_init: for b_y, (K,).
+        key: A `jax.random` key.
+        hidden_size: H, the size of the last axis of the outputs of `unroll`.
+        output_size: K, the number of outputs.
+        bias: Whether to add a bias. Defaults to True.
+        dtype: The dtype of the parameters. Defaults to float32.
+        kernel_init: An initialiser of `jax.nn.initializers` for V. Defaults to Glorot uniform.
+        bias_init: An initialiser for b_y. Defaults to zeros.
 
     Returns:
         `DenseParams(V, b_y)`.
+
+    Raises:
+        TypeError: If `bias` is not a boolean.
+
+    Example:
+        >>> import jax, gru_jax as gj
+        >>> params = gj.heads.init_dense(jax.random.key(0), hidden_size=8, output_size=3)
+        >>> params.V.shape, params.b_y.shape
+        ((8, 3), (3,))
     """
+    if not isinstance(bias, bool | np.bool_):
+        raise TypeError(f"bias: got {bias!r} ({type(bias).__name__}), expected True or False.")
     key_V, key_b = jax.random.split(key)
     V = kernel_init(key_V, (hidden_size, output_size), dtype)
     return DenseParams(V=V, b_y=bias_init(key_b, (output_size,), dtype) if bias else None)
 
 
 def dense(params: DenseParams, hs: Float[Array, "*t_b H"], activation: Activation = "identity") -> Float[Array, "*t_b K"]:
-    """The read-out ŷ = g₂(h V + b_y), for one step or for all of them.
+    """Computes the read-out ŷ = g₂(h V + b_y) of one time step or of all of them.
+
+    The gradients need no path through time:
 
         V̄ = Σ hᵀ ȳ_pre,  b̄_y = Σ ȳ_pre,  h̄ += ȳ_pre Vᵀ
 
-    V̄ needs the current step only: no path leads through time. (Autodiff finds exactly these, in one matmul each.)
-
     Args:
-        params: from `init_dense`.
-        hs: outputs of `unroll`, `(…, H)`.
-        activation: g₂. The cross-entropies below take the pre-activations: leave it `"identity"` for them.
+        params: The parameters, from `init_dense`.
+        hs: The outputs of `unroll`, `(…, H)`.
+        activation: g₂, one of "identity", "sigmoid", "tanh", "relu" and "softmax". Defaults to
+            "identity", which gives the logits that the cross-entropies expect.
+
+    Returns:
+        ŷ, `(…, K)`, in the dtype of `params` and `hs`. The sums are computed in at least float32.
 
     Raises:
-        ValueError: an unknown activation, or sizes that disagree.
+        ValueError: If the activation is unknown, or the sizes of `hs` and `params` differ.
+
+    Example:
+        >>> import jax, jax.numpy as jnp, gru_jax as gj
+        >>> params = gj.heads.init_dense(jax.random.key(0), hidden_size=8, output_size=3)
+        >>> hs = jnp.ones((20, 4, 8))  # (time, batch, hidden)
+        >>> gj.heads.dense(params, hs, "softmax").shape
+        (20, 4, 3)
     """
     if activation not in get_args(Activation):
         raise ValueError(f"activation: got {activation!r}, expected one of {', '.join(map(repr, get_args(Activation)))}.")
     if hs.shape[-1:] != params.V.shape[:1]:
         raise ValueError(f"hs: got shape {hs.shape}, expected (…, {params.V.shape[0]}) for V of shape {params.V.shape}.")
-    y_pre = hs @ params.V if params.b_y is None else hs @ params.V + params.b_y
-    return _ACTIVATIONS[activation](y_pre)
+    dtype = jnp.result_type(hs, params.V)
+    y_pre = jnp.matmul(hs, params.V, preferred_element_type=_at_least_float32(dtype))
+    if params.b_y is not None:
+        dtype = jnp.result_type(dtype, params.b_y)
+        y_pre = y_pre + jnp.expand_dims(params.b_y, tuple(range(y_pre.ndim - 1))).astype(y_pre.dtype)
+    return _ACTIVATIONS[activation](y_pre).astype(dtype)
 
 
-def squared_error(y_hats: ArrayLike, targets: ArrayLike, mask: ArrayLike | None = None) -> jax.Array:
-    """L_t = Σ_k (ŷ_k − y_k)².
-
-    Args:
-        y_hats: `(…, K)`.
-        targets: of the same shape: nothing is broadcast.
-        mask: `(…)` bool; where False the loss is 0.
-
-    Returns:
-        `(…)`, one number per step and sequence.
-
-    Raises:
-        ValueError: shapes that differ.
-        TypeError: a mask that is not boolean.
-    """
-    y_hats, targets, mask = _aligned("y_hats", y_hats, targets, mask)
-    return _masked(optax.squared_error(y_hats, targets).sum(-1), mask)
-
-
-def half_squared_error(y_hats: ArrayLike, targets: ArrayLike, mask: ArrayLike | None = None) -> jax.Array:
-    """L_t = ½ Σ_k (ŷ_k − y_k)², whose gradient is the plain difference. Arguments and errors as `squared_error`."""
-    y_hats, targets, mask = _aligned("y_hats", y_hats, targets, mask)
-    return _masked(optax.l2_loss(y_hats, targets).sum(-1), mask)
-
-
-def bernoulli_cross_entropy(logits: ArrayLike, targets: ArrayLike, mask: ArrayLike | None = None) -> jax.Array:
-    """L_t = −Σ_k [y_k log σ(a_k) + (1 − y_k) log(1 − σ(a_k))], in nats per step: K independent yes-or-no outputs.
-
-    The measure of polyphonic music in Chung et al. 2014, summed over the notes.
+def squared_error(predictions: ArrayLike, targets: ArrayLike, mask: ArrayLike | None = None) -> jax.Array:
+    """Computes the squared error L_t = Σ_k (ŷ_k − y_k)² of each step.
 
     Args:
-        logits: the pre-activations a, `(…, K)`.
-        targets: in [0, 1], of the same shape.
-        mask: `(…)` bool; where False the loss is 0.
+        predictions: ŷ, `(…, K)`.
+        targets: y, of the same shape as `predictions`. Nothing is broadcast.
+        mask: Booleans of shape `(…)`, True at valid steps. The loss of other steps is 0. Defaults
+            to None, for all steps.
 
     Returns:
-        `(…)`, nats per step.
+        L, `(…)`, one number per step and sequence.
 
     Raises:
-        ValueError: shapes that differ.
-        TypeError: a mask that is not boolean.
+        ValueError: If shapes differ.
+        TypeError: If the mask is not boolean.
+
+    Example:
+        >>> import jax.numpy as jnp, gru_jax as gj
+        >>> gj.heads.squared_error(jnp.array([[1.0, 3.0]]), jnp.array([[0.0, 1.0]])).tolist()
+        [5.0]
     """
-    logits, targets, mask = _aligned("logits", logits, targets, mask)
-    return _masked(optax.sigmoid_binary_cross_entropy(logits, targets).sum(-1), mask)
+    predictions, targets, mask = _aligned("predictions", predictions, targets, mask)
+    return _masked(optax.squared_error(predictions, targets).sum(-1), mask)
 
 
-def softmax_cross_entropy(logits: ArrayLike, targets: ArrayLike, mask: ArrayLike | None = None) -> jax.Array:
-    """L_t = −Σ_k y_k log softmax(a)_k, in nats per step.
+def half_squared_error(predictions: ArrayLike, targets: ArrayLike, mask: ArrayLike | None = None) -> jax.Array:
+    """Computes half the squared error L_t = ½ Σ_k (ŷ_k − y_k)², whose gradient is ŷ − y.
 
     Args:
-        logits: the pre-activations a, `(…, K)`.
-        targets: class numbers in 0 … K−1, an integer array `(…)`; or probabilities, a floating array `(…, K)`.
-        mask: `(…)` bool; where False the loss is 0, and the class number may be any.
+        predictions: ŷ, `(…, K)`.
+        targets: y, of the same shape as `predictions`. Nothing is broadcast.
+        mask: Booleans of shape `(…)`, True at valid steps. The loss of other steps is 0. Defaults
+            to None, for all steps.
 
     Returns:
-        `(…)`, nats per step. A traced class number outside 0 … K−1 gives NaN.
+        L, `(…)`, one number per step and sequence.
 
     Raises:
-        ValueError: shapes that differ, or a class number outside 0 … K−1 where it is known.
-        TypeError: a mask that is not boolean.
-    """
-    targets = jnp.asarray(targets)
-    if not jnp.issubdtype(targets.dtype, jnp.integer):
-        logits, targets, mask = _aligned("logits", logits, targets, mask)
-        return _masked(optax.softmax_cross_entropy(logits, targets), mask)
+        ValueError: If shapes differ.
+        TypeError: If the mask is not boolean.
 
-    logits = jnp.asarray(logits)
-    if targets.shape != logits.shape[:-1]:
+    Example:
+        >>> import jax.numpy as jnp, gru_jax as gj
+        >>> gj.heads.half_squared_error(jnp.array([[1.0, 3.0]]), jnp.array([[0.0, 1.0]])).tolist()
+        [2.5]
+    """
+    predictions, targets, mask = _aligned("predictions", predictions, targets, mask)
+    return _masked(optax.l2_loss(predictions, targets).sum(-1), mask)
+
+
+def sigmoid_binary_cross_entropy(logits: ArrayLike, labels: ArrayLike, mask: ArrayLike | None = None) -> jax.Array:
+    """Computes the cross-entropy of K independent binary outputs, in nats per step.
+
+        L_t = −Σ_k [y_k log σ(a_k) + (1 − y_k) log(1 − σ(a_k))]
+
+    Chung et al. (2014) evaluate polyphonic music with this loss, where k counts notes.
+
+    Args:
+        logits: The pre-activations a, `(…, K)`.
+        labels: y, probabilities or booleans of the same shape as `logits`. Nothing is broadcast.
+        mask: Booleans of shape `(…)`, True at valid steps. The loss of other steps is 0. Defaults
+            to None, for all steps.
+
+    Returns:
+        L, `(…)`, one number per step and sequence.
+
+    Raises:
+        ValueError: If shapes differ.
+        TypeError: If the mask is not boolean.
+
+    Example:
+        >>> import jax.numpy as jnp, gru_jax as gj
+        >>> loss = gj.heads.sigmoid_binary_cross_entropy(jnp.zeros((1, 88)), jnp.ones((1, 88)))
+        >>> round(float(loss[0] / jnp.log(2)), 3)  # 88 fair coins have 88 bits
+        88.0
+    """
+    logits, labels, mask = _aligned("logits", logits, labels, mask, targets_name="labels")
+    return _masked(optax.sigmoid_binary_cross_entropy(logits, labels).sum(-1), mask)
+
+
+def softmax_cross_entropy(logits: ArrayLike, labels: ArrayLike, mask: ArrayLike | None = None) -> jax.Array:
+    """Computes the cross-entropy L_t = −Σ_k y_k log softmax(a)_k of K classes, in nats per step.
+
+    Args:
+        logits: The pre-activations a, `(…, K)`.
+        labels: Class indices from 0 to K−1, integers of shape `(…)`. Or probabilities y, of the
+            same floating dtype and shape `(…, K)` as `logits`.
+        mask: Booleans of shape `(…)`, True at valid steps. The loss of other steps is 0, and their
+            class index may have any value. Defaults to None, for all steps.
+
+    Returns:
+        L, `(…)`, one number per step and sequence. Under `jit`, a class index out of range gives NaN.
+
+    Raises:
+        ValueError: If shapes differ, or a concrete class index is out of range.
+        TypeError: If the mask is not boolean.
+
+    Example:
+        >>> import jax.numpy as jnp, gru_jax as gj
+        >>> logits, labels = jnp.zeros((20, 4, 3)), jnp.ones((20, 4), int)
+        >>> gj.heads.softmax_cross_entropy(logits, labels).shape
+        (20, 4)
+    """
+    labels = jnp.asarray(labels)
+    if not jnp.issubdtype(labels.dtype, jnp.integer):
+        logits, labels, mask = _aligned("logits", logits, labels, mask, targets_name="labels")
+        return _masked(optax.softmax_cross_entropy(logits, labels), mask)
+
+    logits = _as_floating(logits)
+    if labels.shape != logits.shape[:-1]:
         raise ValueError(
-            f"targets: got class numbers of shape {targets.shape}, expected {logits.shape[:-1]} for logits {logits.shape}."
+            f"labels: got class indices of shape {labels.shape}, expected {logits.shape[:-1]} for logits of shape {logits.shape}."
         )
     mask = _checked_mask(mask, logits.shape[:-1])
     if mask is not None:
-        logits, targets = jnp.where(mask[..., None], logits, 0), jnp.where(mask, targets, 0)
-    inside = (targets >= 0) & (targets < logits.shape[-1])
-    if not isinstance(inside, jax.core.Tracer) and not inside.all():
+        logits, labels = jnp.where(mask[..., None], logits, 0), jnp.where(mask, labels, 0)
+    in_range = (labels >= 0) & (labels < logits.shape[-1])
+    if not isinstance(in_range, jax.core.Tracer) and not in_range.all():
         raise ValueError(
-            f"targets: got class numbers from {targets.min()} to {targets.max()}, expected 0 to {logits.shape[-1] - 1}. "
-            "Mask the steps that have none: mask=…"
+            f"labels: got class indices from {labels.min()} to {labels.max()}, expected 0 to {logits.shape[-1] - 1}. "
+            "Mask the steps without a class: mask=…"
         )
-    losses = optax.softmax_cross_entropy_with_integer_labels(logits, jnp.where(inside, targets, 0))
-    return _masked(jnp.where(inside, losses, jnp.nan), mask)
+    losses = optax.softmax_cross_entropy_with_integer_labels(logits, jnp.where(in_range, labels, 0))
+    return _masked(jnp.where(in_range, losses, jnp.nan), mask)
 
 
-def sum_over_steps(losses: jax.Array, *, axis: int = 0) -> jax.Array:
-    """J = Σ_t L_t along the time axis. A masked loss is already 0."""
-    return losses.sum(axis)
+def sum_over_steps(losses: ArrayLike, *, axis: int = 0) -> jax.Array:
+    """Sums losses over time, J = Σ_t L_t. Masked losses are 0 already.
+
+    Args:
+        losses: L, one number per step and sequence, for example `(T, B)`.
+        axis: The time axis. Defaults to 0.
+
+    Returns:
+        J, the shape of `losses` without the time axis.
+
+    Example:
+        >>> import jax.numpy as jnp, gru_jax as gj
+        >>> gj.heads.sum_over_steps(jnp.ones((20, 2))).tolist()
+        [20.0, 20.0]
+    """
+    return _widened(losses).sum(axis)
 
 
-def mean_over_steps(losses: jax.Array, mask: ArrayLike | None = None, *, axis: int = 0) -> jax.Array:
-    """J = (1/T) Σ_t L_t along the time axis; with a mask T is the number of steps it leaves. No step at all gives 0.
+def mean_over_steps(losses: ArrayLike, mask: ArrayLike | None = None, *, axis: int = 0) -> jax.Array:
+    """Averages losses over time, J = (1/T) Σ_t L_t.
+
+    Args:
+        losses: L, one number per step and sequence, for example `(T, B)`.
+        mask: Booleans of the same shape as `losses`, True at valid steps. T is then the number of
+            valid steps of each sequence. Defaults to None, for all steps.
+        axis: The time axis. Defaults to 0.
+
+    Returns:
+        J, the shape of `losses` without the time axis. A sequence without a valid step gives 0.
 
     Raises:
-        ValueError: a mask of another shape than `losses`.
-        TypeError: a mask that is not boolean.
+        ValueError: If `mask` and `losses` have different shapes.
+        TypeError: If the mask is not boolean.
+
+    Example:
+        >>> import jax.numpy as jnp, gru_jax as gj
+        >>> losses = jnp.array([1.0, 3.0, 8.0])
+        >>> float(gj.heads.mean_over_steps(losses)), float(gj.heads.mean_over_steps(losses, losses < 5))
+        (4.0, 2.0)
     """
+    losses = _as_floating(losses)
     mask = _checked_mask(mask, losses.shape)
-    count = jnp.asarray(losses.shape[axis] if mask is None else mask.sum(axis), losses.dtype)
-    return _masked(losses, mask).sum(axis) / jnp.maximum(count, 1)
+    steps = jnp.asarray(losses.shape[axis] if mask is None else mask.sum(axis)).astype(losses.dtype)
+    return _masked(losses, mask).sum(axis) / jnp.maximum(steps, 1)
 
 
-def last_step(losses: jax.Array, mask: ArrayLike | None = None, *, axis: int = 0) -> jax.Array:
-    """J = L_T, the loss at the last step along the time axis; with a mask at the last step it leaves. No step at all gives 0.
+def last_step(losses: ArrayLike, mask: ArrayLike | None = None, *, axis: int = 0) -> jax.Array:
+    """Selects the loss of the last step, J = L_T.
+
+    Args:
+        losses: L, one number per step and sequence, for example `(T, B)`.
+        mask: Booleans of the same shape as `losses`, True at valid steps. The last valid step of each
+            sequence is selected. Defaults to None, for all steps.
+        axis: The time axis. Defaults to 0.
+
+    Returns:
+        J, the shape of `losses` without the time axis. A sequence without a valid step gives 0.
 
     Raises:
-        ValueError: a mask of another shape than `losses`.
-        TypeError: a mask that is not boolean.
+        ValueError: If `mask` and `losses` have different shapes.
+        TypeError: If the mask is not boolean.
+
+    Example:
+        >>> import jax.numpy as jnp, gru_jax as gj
+        >>> losses = jnp.array([1.0, 3.0, 8.0])
+        >>> float(gj.heads.last_step(losses)), float(gj.heads.last_step(losses, losses < 5))
+        (8.0, 3.0)
     """
+    losses = _widened(losses)
     mask = _checked_mask(mask, losses.shape)
-    steps = losses.shape[axis]
     if mask is None:
         mask = jnp.ones(losses.shape, bool)
-    at = jnp.expand_dims(jnp.arange(steps), [i for i in range(losses.ndim) if i != axis % losses.ndim])
-    last = jnp.max(jnp.where(mask, at, -1), axis=axis, keepdims=True, initial=-1)
-    return jnp.where(at == last, losses, 0).sum(axis)
+    other_axes = [i for i in range(losses.ndim) if i != axis % losses.ndim]
+    step = jnp.expand_dims(jnp.arange(losses.shape[axis]), other_axes)
+    last = jnp.max(jnp.where(mask, step, -1), axis=axis, keepdims=True, initial=-1)
+    return jnp.where(step == last, losses, 0).sum(axis)
 
 
-def _aligned(name: str, y_hats: Any, targets: Any, mask: Any) -> tuple[jax.Array, jax.Array, jax.Array | None]:
-    """The three as arrays of agreeing shapes; both values 0 where the mask is False, so that no NaN enters a gradient."""
-    y_hats, targets = jnp.asarray(y_hats), jnp.asarray(targets)
-    if y_hats.shape != targets.shape:
-        raise ValueError(f"targets: got shape {targets.shape}, expected {y_hats.shape} as {name}. Nothing is broadcast here.")
-    mask = _checked_mask(mask, y_hats.shape[:-1])
-    targets = targets.astype(y_hats.dtype)
+def _aligned(
+    name: str, predictions: Any, targets: Any, mask: Any, *, targets_name: str = "targets"
+) -> tuple[jax.Array, jax.Array, jax.Array | None]:
+    """Returns arrays of matching shapes, in at least float32.
+
+    Masked values are replaced by 0, so that NaN in them does not reach a gradient.
+    """
+    predictions, targets = _as_floating(predictions), jnp.asarray(targets)
+    if predictions.shape != targets.shape:
+        raise ValueError(
+            f"{targets_name}: got shape {targets.shape}, expected {predictions.shape} like {name}. Nothing is broadcast here."
+        )
+    mask = _checked_mask(mask, predictions.shape[:-1])
+    targets = targets.astype(predictions.dtype)
     if mask is None:
-        return y_hats, targets, None
-    return jnp.where(mask[..., None], y_hats, 0), jnp.where(mask[..., None], targets, 0), mask
+        return predictions, targets, None
+    return jnp.where(mask[..., None], predictions, 0), jnp.where(mask[..., None], targets, 0), mask
+
+
+def _as_floating(x: ArrayLike) -> jax.Array:
+    """Returns a floating-point array in at least float32."""
+    x = jnp.asarray(x)
+    return x.astype(_at_least_float32(x.dtype))
+
+
+def _widened(x: ArrayLike) -> jax.Array:
+    """Returns a floating-point array in at least float32, and other arrays unchanged."""
+    x = jnp.asarray(x)
+    return _as_floating(x) if jnp.issubdtype(x.dtype, jnp.inexact) else x
+
+
+def _at_least_float32(dtype: Any) -> Any:
+    # jnp.promote_types would raise under jax.numpy_dtype_promotion("strict")
+    if not jnp.issubdtype(dtype, jnp.inexact):
+        return jnp.result_type(float)
+    return dtype if jnp.finfo(dtype).bits >= 32 else jnp.dtype(jnp.float32)
 
 
 def _checked_mask(mask: Any, shape: tuple[int, ...]) -> jax.Array | None:
@@ -223,7 +368,7 @@ def _checked_mask(mask: Any, shape: tuple[int, ...]) -> jax.Array | None:
         return None
     mask = jnp.asarray(mask)
     if mask.dtype != bool:
-        raise TypeError(f"mask: got dtype {mask.dtype}, expected bool. Compare: mask > 0.")
+        raise TypeError(f"mask: got dtype {mask.dtype}, expected bool. Compare it: mask > 0.")
     if mask.shape != shape:
         raise ValueError(f"mask: got shape {mask.shape}, expected {shape}, one value per step and sequence.")
     return mask

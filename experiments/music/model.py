@@ -66,7 +66,7 @@ def loss_fn(
     """Nats per frame of a window, all frames pooled, and the state after it."""
     before, frames = (part.astype(jnp.float32) for part in window.sequences)
     carry, logits = expected(model, params, before, carry, key=key, resets=window.resets, mask=window.mask)
-    losses = gj.heads.bernoulli_cross_entropy(logits, frames, window.mask)
+    losses = gj.heads.sigmoid_binary_cross_entropy(logits, frames, window.mask)
     return losses.sum() / jnp.maximum(frames_of(window), 1), {}, carry
 
 
@@ -84,7 +84,7 @@ def losses(model: Model, params: network.Params, batch: gj.train.PaddedBatch) ->
     """Nats of every frame of whole pieces, `(B, T)`, 0 where there is none."""
     before, frames = (part.astype(jnp.float32) for part in batch.sequences)
     _, logits = expected(model, params, before, lengths=batch.lengths)
-    return gj.heads.bernoulli_cross_entropy(logits, frames, batch.mask)
+    return gj.heads.sigmoid_binary_cross_entropy(logits, frames, batch.mask)
 
 
 def averages(batches: list[tuple[jax.Array, jax.Array]]) -> Averages:
