@@ -1,20 +1,22 @@
-"""Trains any JAX model with optax: compiled loops of many steps, checkpoints that survive crashes,
-and exact resumption.
+"""Trains any JAX model with optax: compiled loops, checkpoints that survive crashes, exact resumes.
 
 The package knows no cell. Its modules, from the outside in:
 
-    fit, ensemble                the public functions: they check their arguments and describe the
-        run as a `TrainingPlan`
-    arguments, plans             checks of arguments, and the types that describe a run host_loop
-    what happens on the host between two executions of the compiled program train_step, gradients
-    the compiled program: a loop of optimiser steps, and the gradient
-        of one batch
-    batch_sources, epoch_order   which examples each step sees bucketed, windows            batches
-    of sequences of different lengths, and windows over long sequences run_directory, run_config
-    what a run saves, and how a resumed run is recognised checkpoint                   checkpoint
-    files: atomic writes and verified reads history                      losses, metrics and
-    evaluations, in memory and as a file early_stopping, signals, nonfinite_report   the reasons to
-    end a run early data_parallel                batches spread over devices and processes
+    fit, ensemble           the public functions `fit` and `fit_ensemble`
+    make_plan, arguments    check the arguments, and describe the run as a `TrainingPlan`
+    plans                   the types that describe a run
+    host_loop               what happens on the host between executions of the compiled program
+    train_step, gradients   the compiled program: a loop of optimiser steps
+    user_functions          calls the user's loss, and checks what it returns
+    batch_sources           which examples each step sees; `epoch_order` shuffles them
+    bucketed, windows       sequences of different lengths, and windows over long sequences
+    run_directory           saves and restores a run; `run_config` recognises it
+    checkpoint              checkpoint files: atomic writes and verified reads
+    history                 losses, metrics and evaluations, in memory and as a file
+    early_stopping          keeps the best parameters
+    signals                 saves and exits on SIGTERM and SIGINT
+    nonfinite_report        the error message after too many updates with NaN
+    data_parallel           spreads batches over devices and processes
 """
 
 from gru_jax.train.bucketed import BucketedSource as BucketedSource

@@ -65,8 +65,9 @@ class BatchSource(Protocol):
         """The arrays of each bucket."""
 
     def batch_makers(self) -> tuple[BatchMaker, ...]:
-        """Returns one maker per bucket: equal ones for the same source, because the program is
-        compiled for them.
+        """Returns one maker per bucket.
+
+        Calls on the same source return equal makers, because the program is compiled for them.
         """
 
     def step_indices(self, key: jax.Array, step: int, steps: int) -> StepIndices:
@@ -100,9 +101,7 @@ class WholeData(NamedTuple):
 
 
 class ShuffledData(NamedTuple):
-    """A batch of `batch_size` examples at every step, drawn without replacement from one epoch
-    after another.
-    """
+    """A batch of `batch_size` examples per step, drawn without replacement epoch after epoch."""
 
     data: Any
     batch_size: int

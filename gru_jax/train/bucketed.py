@@ -51,9 +51,7 @@ class BucketedSource:
     """
 
     def __init__(self, buckets: tuple[Bucket, ...], original_indices: list[np.ndarray], batch_size: int) -> None:
-        """Takes padded buckets, and for each of its sequences the index under which the user gave
-        it.
-        """
+        """Takes padded buckets, and the original index of each of their sequences."""
         self.bucket_data, self.batch_size = buckets, batch_size
         self._original_indices = original_indices
 
@@ -68,15 +66,11 @@ class BucketedSource:
         return sum(-(-len(bucket.lengths) // self.batch_size) for bucket in self.bucket_data)
 
     def batch_makers(self) -> tuple[BatchMaker, ...]:
-        """Returns one maker per bucket, whose devices each hold all sequences and gather their part
-        of the batch.
-        """
+        """Returns one maker per bucket. Each device holds all sequences and gathers its part."""
         return (_PADDED,) * len(self.bucket_data)
 
     def epoch_indices(self, key: jax.Array, epoch: int) -> StepIndices:
-        """Returns the shuffled batches of one epoch, with row −1 for the sequences of length 0 that
-        fill a batch.
-        """
+        """Returns the shuffled batches of one epoch. Row −1 stands for a sequence of length 0."""
         rng = np.random.default_rng([*np.asarray(jax.random.key_data(key)).ravel().tolist(), epoch])
         bucket_index, rows = [], []
         for index, bucket in enumerate(self.bucket_data):
@@ -183,7 +177,7 @@ def _make_padded(bucket: Bucket, rows: Any, key: Any, shard: Shard) -> PaddedBat
     rows = jnp.asarray(rows)
     is_filled = rows >= 0
     lengths = jnp.where(is_filled, jnp.asarray(bucket.lengths)[rows], 0)
-    mask = jnp.arange(_padded_length(bucket))[None] < lengths[:, None]
+    mask = jnp.arange(_padded_length(bucket), dtype=lengths.dtype)[None] < lengths[:, None]
 
     def gather(leaf: Any) -> jax.Array:
         return jnp.where(is_filled.reshape(-1, *[1] * (leaf.ndim - 1)), jnp.asarray(leaf)[rows], 0)

@@ -1,8 +1,7 @@
 """Checkpoint files: written atomically, verified when they are read.
 
     directory/step_000000001000/arrays/…         written by Orbax
-    directory/step_000000001000/manifest.json    size and SHA-256 of every file, the arrays' names
-    and dtypes, and its own digest
+    directory/step_000000001000/manifest.json    sizes and SHA-256 of all files, names of the arrays
 
 Orbax writes into a temporary directory. Then the manifest is added, everything is synced to the
 disk, and a single rename turns the temporary directory into a checkpoint. Only then are older
@@ -130,9 +129,7 @@ def publish(temporary: Path, path: Path) -> None:
 
 
 def prune(directory: Path, max_to_keep: int) -> None:
-    """Deletes all but the newest `max_to_keep` checkpoints, and the temporary directories that
-    crashes have left.
-    """
+    """Deletes all but the newest `max_to_keep` checkpoints, and what crashes have left."""
     for path in checkpoint_paths(directory)[:-max_to_keep]:
         os.rename(path, path.with_name(f"{TEMPORARY_PREFIX}{path.name}"))
     for path in directory.glob(f"{TEMPORARY_PREFIX}*"):
@@ -178,9 +175,7 @@ def import_orbax() -> Any:
 
 
 def _checkpointer(ocp: Any) -> Any:
-    """Returns an Orbax checkpointer for this process alone, because one process writes and reads
-    for all.
-    """
+    """Returns an Orbax checkpointer for this process alone: one process writes for all."""
     import jax
 
     process = jax.process_index()

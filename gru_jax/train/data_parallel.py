@@ -73,8 +73,9 @@ def replicate(mesh: Mesh | None, tree: Any) -> Any:
 
 
 def shard_leading_axis(mesh: Mesh | None, tree: Any) -> Any:
-    """Spreads the first axis of each leaf over the devices of the mesh, or places `tree` on the
-    default device without one.
+    """Spreads the first axis of each leaf over the devices of the mesh.
+
+    Without a mesh, places `tree` on the default device.
     """
     return replicate(None, tree) if mesh is None else _place(NamedSharding(mesh, P(*mesh.axis_names)), tree)
 

@@ -42,9 +42,11 @@ def fit_ensemble(  # noqa: D417 (the docstring of fit describes the other argume
 ) -> FitResult:
     """Trains N models at once, for example with other seeds or learning rates.
 
-        params = jax.vmap(init)(keys) rates = {"learning_rate": jnp.logspace(-4, -1, N)} result =
-        gj.train.fit_ensemble(loss_fn, params, optax.adam, data, keys=keys, hyperparameters=rates,
-        steps=1000)
+        rates = {"learning_rate": jnp.logspace(-4, -1, N)}
+        result = gj.train.fit_ensemble(
+            loss_fn, jax.vmap(init)(keys), optax.adam, data,
+            keys=keys, hyperparameters=rates, steps=1000,
+        )
 
     One compiled program trains all models, under `jax.vmap`. Each becomes what `fit` alone would
     make of it, up to rounding. A model with a NaN or infinite loss, gradient or new parameter skips

@@ -44,8 +44,9 @@ def fit(
 ) -> FitResult:
     """Trains a model for a number of optimiser steps.
 
-        result = gj.train.fit(loss_fn, params, optax.adam(1e-3), (xs, ys), key=key, steps=1000,
-        batch_size=32) result.params, result.history["loss"]
+        result = gj.train.fit(
+            loss_fn, params, optax.adam(1e-3), (xs, ys), key=key, steps=1000, batch_size=32)
+        result.params, result.history["loss"]
 
     The steps run in one compiled loop, which returns to Python only for evaluations, checkpoints
     and callbacks. It is compiled once for each shape of batch, and again only if `loss_fn`,

@@ -59,9 +59,7 @@ class BatchKeys(NamedTuple):
 def batch_gradient(
     spec: ProgramSpec, params: Any, carry: Any, step: jax.Array, data: tuple[Any, ...], batch: BatchAddress, key: jax.Array
 ) -> BatchGradient:
-    """Computes loss, metrics, gradients and carry for the whole batch of a step, over all devices
-    and microbatches.
-    """
+    """Computes loss, metrics, gradients and carry for the whole batch of a step."""
     keys = BatchKeys(*jax.random.split(jax.random.fold_in(key, step)))
 
     def from_bucket(maker: BatchMaker, bucket: Any) -> Callable[[], BatchGradient]:
@@ -116,9 +114,7 @@ def _mean_over_mesh(
 def _sum_on_one_device(
     spec: ProgramSpec, maker: BatchMaker, params: Any, carry: Any, data: Any, batch_indices: Any, keys: BatchKeys, shard: Shard
 ) -> WeightedSum:
-    """Makes one shard of the batch, and sums over its microbatches one after another, in at least
-    float32.
-    """
+    """Makes one shard of the batch, and sums over its microbatches in at least float32."""
     batch = maker.make(data, batch_indices, keys.data, shard)
     weighted = partial(_weighted, spec, params)
     if spec.grad_accumulation_steps == 1:
@@ -170,9 +166,7 @@ def _split(microbatches: int, leaf: jax.Array) -> jax.Array:
 
 
 def _inexact(dtype: Any) -> Any:
-    """Returns the dtype of a weighted mean: that of the values, or the default floating dtype for
-    counts.
-    """
+    """Returns the dtype of a mean: that of the values, or the default one for integers."""
     return dtype if jnp.issubdtype(dtype, jnp.inexact) else jnp.result_type(float)
 
 

@@ -1,9 +1,7 @@
-"""The history of a run: arrays in memory, and one JSON line per step in a file that can be read
-while the run goes on.
+"""The history of a run: arrays in memory, and JSON lines in a file that can be read at any time.
 
-    {"step": 17, "loss": 0.25, "accuracy": 0.9}           computed at step 17, before its update
-    {"step": 20, "evaluation": {"nats": 0.3}}             the evaluation of the parameters after 20
-    steps
+    {"step": 17, "loss": 0.25, "accuracy": 0.9}    computed at step 17, before its update
+    {"step": 20, "evaluation": {"nats": 0.3}}      the evaluation of the parameters after 20 steps
 
 Numbers that are not finite are written as null.
 """
@@ -88,9 +86,7 @@ class History:
                 self.add_evaluation(line["step"], values)
 
     def add_steps(self, first_step: int, metrics: dict[str, np.ndarray]) -> None:
-        """Records the metrics of consecutive steps, each an array with a leading axis for the
-        steps.
-        """
+        """Records the metrics of consecutive steps, each an array of shape `(steps, …)`."""
         for name, values in metrics.items():
             self.metrics[name].append(values)
         if self._file is not None:

@@ -56,9 +56,7 @@ class TrainingRun:
     """
 
     def __init__(self, plan: TrainingPlan, model: ModelState, *, writes_files: bool) -> None:
-        """Restores the run from its directory if there is a checkpoint, and places data and state
-        on the devices.
-        """
+        """Restores the newest checkpoint if there is one, and places everything on the devices."""
         self.plan, self.writes_files = plan, writes_files
         self.spec = plan.program
         keys = jax.vmap(jax.random.split)(plan.key) if self.spec.is_ensemble else jax.random.split(plan.key)
@@ -91,9 +89,7 @@ class TrainingRun:
         )
 
     def run(self, signals: StopSignals, bar: Any) -> FitResult:
-        """Runs to the end: executions of the compiled program, and between them evaluations,
-        checkpoints and callbacks.
-        """
+        """Alternates executions of the compiled program with evaluations, saves and callbacks."""
         plan, stop_reason = self.plan, None
         bar.update(self.step)
         while True:
@@ -165,8 +161,9 @@ class TrainingRun:
         data_parallel.wait_for_all_processes(f"saved {self.step}")
 
     def _step_indices(self, step: int, steps: int) -> StepIndices:
-        """Returns the batches of `steps` steps from `step` on; with an axis for the models where
-        each has its own.
+        """Returns the indices of `steps` batches, starting at `step`.
+
+        If the models of an ensemble have their own batches, the second axis counts models.
         """
         source = self.plan.source
         if not self.spec.is_ensemble:

@@ -65,9 +65,7 @@ class EvaluationPlan:
     early_stopping: EarlyStopping | None = None
 
     def is_due(self, step: int) -> bool:
-        """Tells whether the parameters after `step` steps are evaluated, apart from those after the
-        last.
-        """
+        """Tells whether an evaluation is due after `step` steps. One after the last always is."""
         return step == 0 if self.every is None else step % self.every == 0
 
 
@@ -91,9 +89,7 @@ class CheckpointPlan:
     resume: bool
 
     def is_due(self, step: int) -> bool:
-        """Tells whether a checkpoint is saved after `step` steps, apart from the one after the
-        last.
-        """
+        """Tells whether a checkpoint is due after `step` steps. One after the last always is."""
         return step > 0 and self.save_every is not None and step % self.save_every == 0
 
 
@@ -131,9 +127,7 @@ class TrainingPlan:
         return None if self.evaluation is None else self.evaluation.early_stopping
 
     def end_of_execution(self, step: int) -> int:
-        """Returns the step at which an execution that starts at `step` ends: the next one that
-        needs the host, or the last.
-        """
+        """Returns the step at which an execution that starts at `step` has to end."""
         ends = [self.steps, step + self.steps_per_execution]
         for every in (self.evaluation and self.evaluation.every, self.checkpoints and self.checkpoints.save_every):
             if every:

@@ -38,8 +38,9 @@ class TrainState(NamedTuple):
 
 
 def initial_model_state(params: Any, opt_state: Any, carry: Any = None, *, models: int | None = None) -> ModelState:
-    """Makes the state before the first step, in memory of its own; for an ensemble of that many
-    `models` if given.
+    """Makes the state before the first step, in memory of its own.
+
+    If `models` is given, the state is that of an ensemble with so many models.
     """
     zeros = lambda: jnp.zeros(() if models is None else models, jnp.int32)
     params, opt_state, carry = jax.tree.map(_strongly_typed_copy, (params, opt_state, carry))

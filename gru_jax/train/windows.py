@@ -113,9 +113,7 @@ def windows(sequences: Sequence[Any], batch_size: int, window: int) -> WindowSou
     first_steps[np.cumsum([0, *lengths[:-1]])[np.array(lengths) > 0]] = True
 
     def cut(leaf: np.ndarray) -> np.ndarray:
-        """Cuts `(total, …)` into `(batch_size, windows_per_epoch, window, …)`, with zeros after the
-        end of a stream.
-        """
+        """Cuts `(total, …)` into `(batch_size, windows_per_epoch, window, …)`, padded with zeros."""
         rest, features = [(0, 0)] * (leaf.ndim - 1), leaf.shape[1:]
         streams = np.pad(leaf, [(0, stream_length * batch_size - total), *rest]).reshape(batch_size, stream_length, *features)
         padding = windows_per_epoch * window - stream_length

@@ -114,3 +114,17 @@ def test_leading_axes_must_equal_the_number_of_keys(wrong):
         else r"params: got shape \(3, .*expected 2"
     )
     assert_told(lambda: run(steps=1, keys=keys, **change), ValueError, message)
+
+
+def test_one_key_is_not_an_array_of_keys():
+    assert_told(lambda: run(steps=1, keys=KEYS[0]), TypeError, r"keys: got key<fry>\[\], expected one key per model")
+
+
+def test_an_ensemble_trains_under_strict_dtype_and_rank_promotion():
+    linear = lambda w, batch, key: (jnp.square((batch[0] * w[None, None]).sum((1, 2)) - batch[1][:, 0]).mean(), {})
+    options = {"keys": KEYS, "hyperparameters": {"learning_rate": RATES.astype(jnp.float32)}, "steps": 3, "batch_size": 6}
+    run = lambda: gj.train.fit_ensemble(linear, jnp.ones((3, 2), DATA[0].dtype), optax.sgd, DATA, **options)
+    expected = run()
+    with jax.numpy_dtype_promotion("strict"), jax.numpy_rank_promotion("raise"):
+        found = run()
+    jax.tree.map(np.testing.assert_array_equal, found.params, expected.params)

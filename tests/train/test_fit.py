@@ -244,6 +244,38 @@ def test_a_callback_is_called_after_every_execution_and_may_stop_training():
     assert (fitted.steps, fitted.stop_reason, len(fitted.history["loss"])) == (6, "callback", 6)
 
 
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"grad_accumulation_steps": 2, "weight_fn": lambda batch: (batch[0] >= 0).sum()}],
+    ids=["plain", "microbatches"],
+)
+def test_fit_works_under_strict_dtype_and_rank_promotion(options):
+    """The model is a read-out alone. One metric is an integer, whose weighted mean is a real number."""
+
+    def dense_loss_fn(params, batch, key):
+        xs, targets = batch
+        loss = gj.heads.squared_error(gj.heads.dense(params, xs.sum(1)), targets).mean()
+        return loss, {"ones": (xs > 0).sum()}
+
+    params = init().readout._replace(V=jnp.ones((D, 1), XS.dtype), b_y=jnp.zeros(1, XS.dtype))
+    run = lambda: gj.train.fit(
+        dense_loss_fn,
+        params,
+        optax.sgd(1e-2, momentum=0.9),
+        DATA,
+        key=KEY,
+        steps=4,
+        batch_size=4,
+        evaluate=lambda params: {},
+        **options,
+    )
+    expected = run()
+    with jax.numpy_dtype_promotion("strict"), jax.numpy_rank_promotion("raise"):
+        result = run()
+    assert identical(result.params, expected.params)
+    assert identical(result.history, expected.history)
+
+
 def constant(result):
     return lambda params, batch, key: result
 
@@ -260,6 +292,21 @@ BAD = {
     "batch too large": (lambda: fit(steps=1, batch_size=N + 1), ValueError, r"batch_size: got 21, expected 1 to 20"),
     "batch of nothing": (lambda: fit(steps=1, batch_size=0), ValueError, r"batch_size: got 0, expected 1 to 20"),
     "data of different lengths": (lambda: gj.train.fit(loss_fn, init(), OPTIMIZER, (XS, XS[:3]), key=KEY, steps=1), ValueError, r"data: got leading axes \[3, 20\]"),
+    "steps as a float": (lambda: fit(steps=4.0), TypeError, r"steps: got 4.0 \(float\), expected an integer of at least 1. Pass int\(4.0\)"),
+    "steps as a bool": (lambda: fit(steps=True), TypeError, r"steps: got True \(bool\), expected an integer"),
+    "steps as text": (lambda: fit(steps="4"), TypeError, r"steps: got '4' \(str\), expected an integer"),
+    "batch size as a fraction": (lambda: fit(steps=1, batch_size=2.5), TypeError, r"batch_size: got 2.5 \(float\), expected an integer"),
+    "microbatches as a float": (lambda: fit(steps=1, grad_accumulation_steps=2.0), TypeError, r"grad_accumulation_steps: got 2.0 \(float\), expected an integer"),
+    "skipped updates as a float": (lambda: fit(steps=1, max_consecutive_nonfinite=1e3), TypeError, r"max_consecutive_nonfinite: got 1000.0 \(float\)"),
+    "a patience of zero": (lambda: gj.train.EarlyStopping("loss", patience=0), ValueError, "patience: got 0, expected at least 1"),
+    "a negative min_delta": (lambda: gj.train.EarlyStopping("loss", min_delta=-1.0), ValueError, "min_delta: got -1.0, expected"),
+    "progress as a number": (lambda: fit(steps=1, progress=1), TypeError, r"progress: got 1 \(int\), expected True or False"),
+    "resume as text": (lambda: fit(steps=1, resume="no"), TypeError, r"resume: got 'no' \(str\), expected True or False"),
+    "a key as a number": (lambda: gj.train.fit(loss_fn, init(), OPTIMIZER, DATA, key=0, steps=1), TypeError, r"key: got int, expected a jax.random key, for example jax.random.key\(0\)"),
+    "several keys": (lambda: gj.train.fit(loss_fn, init(), OPTIMIZER, DATA, key=jax.random.split(KEY), steps=1), TypeError, r"key: got key<fry>\[2\], expected a jax.random key"),
+    "an optimiser that was not called": (lambda: gj.train.fit(loss_fn, init(), optax.adam, DATA, key=KEY, steps=1), TypeError, r"optimizer: got function, expected an optax.GradientTransformation. Call it: adam\(learning_rate\)"),
+    "no loss": (lambda: gj.train.fit(None, init(), OPTIMIZER, DATA, key=KEY, steps=1), TypeError, r"loss_fn: got NoneType, expected a function loss_fn\(params, batch, key\)"),
+    "a callback alone": (lambda: fit(steps=1, callbacks=print), TypeError, r"callbacks: got builtin_function_or_method, expected a sequence of functions"),
     "no data": (lambda: gj.train.fit(loss_fn, init(), OPTIMIZER, None, key=KEY, steps=1), TypeError, r"data: got NoneType, expected arrays"),
     "save_every without checkpoint_dir": (lambda: fit(steps=1, save_every=5), ValueError, "save_every: got 5 without checkpoint_dir"),
     "max_to_keep": (lambda: fit(steps=1, max_to_keep=1), ValueError, "max_to_keep: got 1, expected at least 2"),

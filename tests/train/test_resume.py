@@ -113,6 +113,9 @@ def test_load_params_loads_the_last_and_the_best_parameters(directory):
         ValueError,
         r"\.cell\.W_z: float32\[2, 7\] there, float32\[2, 9\] here",
     )
+    assert_told(
+        lambda: gj.train.load_params(directory, init(), best="yes"), TypeError, "best: got 'yes' .*expected True or False"
+    )
     with pytest.raises(FileNotFoundError, match="contains no valid checkpoint"):
         gj.train.load_params(directory / "nowhere", init())
 

@@ -186,6 +186,27 @@ def test_the_carry_survives_a_resume_and_microbatches(tmp_path):
     np.testing.assert_allclose(in_parts.carry, whole.carry, atol=1e-5)
 
 
+def test_buckets_and_windows_train_under_strict_dtype_and_rank_promotion():
+    """The model is a weight for each feature."""
+
+    def of_bucket(w, batch, key):
+        losses = gj.heads.squared_error(batch.sequences[0] * w[None, None], jnp.ones_like(batch.sequences[0]), batch.mask)
+        return losses.sum() / jnp.maximum(batch.mask.sum(), 1).astype(losses.dtype), {}
+
+    def of_window(w, batch, key, carry):
+        return jnp.square(batch.sequences * w[None, None] - carry[:, None]).mean(), {}, batch.sequences[:, -1]
+
+    w, windows = jnp.ones(D, jnp.float32), gj.train.windows([xs for xs, _ in SEQUENCES], 2, 4)
+    run = lambda: (
+        gj.train.fit(of_bucket, w, optax.sgd(1e-2), source(), key=KEY, steps=5).params,
+        gj.train.fit(of_window, w, optax.sgd(0.1), windows, key=KEY, steps=5, carry=jnp.zeros((2, D), jnp.float32)).params,
+    )
+    expected = run()
+    with jax.numpy_dtype_promotion("strict"), jax.numpy_rank_promotion("raise"):
+        found = run()
+    jax.tree.map(np.testing.assert_array_equal, found, expected)
+
+
 BAD = {
     "no sequence": (lambda: gj.train.bucketed([], 2), ValueError, "sequences: got none"),
     "scalars": (lambda: gj.train.bucketed([np.float32(3)], 2), TypeError, r"sequences\[0\]: got float32, expected arrays with a leading time axis"),
@@ -196,6 +217,8 @@ BAD = {
     "pad to": (lambda: source(pad_to=5), ValueError, r"pad_to: got 5, expected at least 12, the length of sequences\[7\]"),
     "batch size of fit": (lambda: gj.train.fit(loss_fn, CELL.init(KEY, D, H), optax.sgd(1.0), source(), key=KEY, steps=1, batch_size=3), ValueError, "batch_size: got 3 beside bucketed"),
     "streams": (lambda: gj.train.windows(numbered_sequences(3), 4, 2), ValueError, "sequences: got 3 steps in all, expected at least 4"),
+    "buckets as a float": (lambda: source(num_buckets=2.0), TypeError, r"num_buckets: got 2.0 \(float\), expected an integer"),
+    "streams as a bool": (lambda: gj.train.windows(numbered_sequences(9), True, 2), TypeError, r"batch_size: got True \(bool\), expected an integer"),
     "window": (lambda: gj.train.windows(numbered_sequences(9), 2, 0), ValueError, "window: got 0"),
     "piece": (lambda: gj.train.windows([3], 2, 2), TypeError, r"sequences\[0\]: got int"),
 }  # fmt: skip
