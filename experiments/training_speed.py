@@ -30,7 +30,7 @@ class Size(NamedTuple):
     H: int
     steps: int  # per dispatch
     batch: int = 64
-    seeds: int = 1  # more than one by `search`
+    seeds: int = 1  # more than one by `fit_ensemble`
 
 
 SIZES = {

@@ -1,4 +1,4 @@
-"""The read-out, the losses and their reductions over time: formulas, masks, precision and errors."""
+"""The read-out, the losses and their reductions: formulas, masks, precision and errors."""
 
 import jax
 import jax.numpy as jnp
@@ -132,7 +132,7 @@ HALF = [jnp.float16, jnp.bfloat16]
 
 @pytest.mark.parametrize("dtype", HALF)
 def test_reductions_of_half_precision_losses_sum_in_float32(dtype):
-    """The sum of 2,000 losses of 40 is 80,000, which float16 cannot hold and bfloat16 would round."""
+    """The sum of 2,000 losses of 40 is 80,000, which float16 cannot hold."""
     losses, valid = jnp.full(2000, 40, dtype), jnp.arange(2000) < 1999
     assert heads.mean_over_steps(losses) == heads.mean_over_steps(losses, valid) == heads.last_step(losses, valid) == 40
     assert heads.sum_over_steps(losses) == 80_000
@@ -157,7 +157,7 @@ def test_losses_of_half_precision_values_are_computed_in_float32(loss, dtype):
 
 @pytest.mark.parametrize("dtype", HALF)
 def test_dense_of_half_precision_sums_in_float32(dtype):
-    """Partial sums of 2,000 products of 40 do not fit into float16; neither does the sum of 70,000 exponentials."""
+    """Partial sums reach 80,000, and the softmax sums 70,000 exponentials."""
     hs, V = jnp.full((1, 4000), 40, dtype), jnp.where(jnp.arange(4000) < 2000, 1.0, -1.0).astype(dtype)[:, None]
     params = heads.DenseParams(V, jnp.full(1, 0.5, dtype))
     found = heads.dense(params, hs)

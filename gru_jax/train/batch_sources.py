@@ -112,7 +112,7 @@ class ShuffledData(NamedTuple):
         return (self.data,)
 
     def batch_makers(self) -> tuple[BatchMaker, ...]:
-        """Returns a maker whose devices each hold all examples and gather their part of the batch."""
+        """Returns a maker whose devices hold all examples and gather their part of the batch."""
         return (_ROWS,)
 
     def step_indices(self, key: jax.Array, step: int, steps: int) -> StepIndices:

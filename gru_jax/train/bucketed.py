@@ -1,5 +1,6 @@
-"""Batches of sequences of different lengths: sequences of similar length share a bucket and are
-padded to its longest.
+"""Makes batches of sequences of different lengths.
+
+Sequences of similar length share a bucket and are padded to its longest.
 """
 
 from collections.abc import Iterator, Sequence

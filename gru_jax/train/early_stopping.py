@@ -1,6 +1,4 @@
-"""Early stopping: keeps the best parameters, and ends training once an evaluation metric has
-stopped improving.
-"""
+"""Keeps the best parameters of a run, and ends it once an evaluation metric stops improving."""
 
 import math
 from dataclasses import dataclass
@@ -11,8 +9,7 @@ from gru_jax.train.arguments import checked_count
 
 @dataclass(frozen=True)
 class EarlyStopping:
-    """Keeps the parameters with the best evaluation, and stops when they have not improved for
-    `patience` evaluations.
+    """Keeps the parameters with the best evaluation, and stops once they no longer improve.
 
     Attributes:
         metric: The name of a metric that `evaluate` returns.

@@ -1,5 +1,7 @@
-"""The loss and gradient of one batch: summed over microbatches on each device, then over devices,
-and divided by the total weight.
+"""Computes the loss and the gradient of one batch.
+
+Both are summed over the microbatches on each device, then over the devices, and divided by the
+total weight.
 
 On a mesh each device computes the gradient of its shard of the batch, and a single reduction per
 step adds the shards up.
@@ -56,6 +58,16 @@ class BatchKeys(NamedTuple):
     loss: jax.Array
 
 
+class DeviceInputs(NamedTuple):
+    """What a device needs for the gradient of its shard."""
+
+    params: Any
+    carry: Any
+    data: Any
+    batch_indices: Any
+    keys: BatchKeys
+
+
 def batch_gradient(
     spec: ProgramSpec, params: Any, carry: Any, step: jax.Array, data: tuple[Any, ...], batch: BatchAddress, key: jax.Array
 ) -> BatchGradient:
@@ -63,10 +75,11 @@ def batch_gradient(
     keys = BatchKeys(*jax.random.split(jax.random.fold_in(key, step)))
 
     def from_bucket(maker: BatchMaker, bucket: Any) -> Callable[[], BatchGradient]:
+        inputs = DeviceInputs(params, carry, bucket, batch.batch_indices, keys)
         if spec.mesh is None:
-            sums = partial(_sum_on_one_device, spec, maker, params, carry, bucket, batch.batch_indices, keys, Shard())
+            sums = partial(_sum_on_device, spec, maker, inputs, Shard())
             return lambda: _mean(sums(), microbatches=spec.grad_accumulation_steps)
-        return partial(_mean_over_mesh, spec, spec.mesh, maker, params, carry, bucket, batch.batch_indices, keys)
+        return partial(_mean_over_mesh, spec, spec.mesh, maker, inputs)
 
     branches = [from_bucket(maker, bucket) for maker, bucket in zip(spec.batch_makers, data, strict=True)]
     return branches[0]() if len(branches) == 1 else jax.lax.switch(batch.bucket_index, branches)
@@ -87,34 +100,34 @@ def _mean(total: WeightedSum, *, microbatches: int) -> BatchGradient:
     return BatchGradient(loss, metrics, grads, total.carry)
 
 
-def _mean_over_mesh(
-    spec: ProgramSpec, mesh: Mesh, maker: BatchMaker, params: Any, carry: Any, data: Any, batch_indices: Any, keys: BatchKeys
-) -> BatchGradient:
+def _mean_over_mesh(spec: ProgramSpec, mesh: Mesh, maker: BatchMaker, inputs: DeviceInputs) -> BatchGradient:
     """Sums over each device's shard, and then over the devices in one reduction."""
     (axis,) = mesh.axis_names
 
-    def on_each_device(params: Any, carry: Any, data: Any, batch_indices: Any, keys: BatchKeys) -> tuple[WeightedSum, Any]:
+    def on_each_device(inputs: DeviceInputs) -> tuple[WeightedSum, Any]:
         shard = Shard(jax.lax.axis_index(axis), mesh.size)
-        params = varying(params, axis)  # keeps gradients local until the one reduction
-        key_loss = keys.loss if mesh.size == 1 else jax.random.fold_in(keys.loss, shard.shard_index)
-        keys = keys._replace(loss=key_loss)
-        sums = _sum_on_one_device(spec, maker, params, carry, data, batch_indices, keys, shard)
+        key_loss = inputs.keys.loss if mesh.size == 1 else jax.random.fold_in(inputs.keys.loss, shard.shard_index)
+        inputs = inputs._replace(
+            params=varying(inputs.params, axis),  # keeps gradients local until the one reduction
+            keys=inputs.keys._replace(loss=key_loss),
+        )
+        sums = _sum_on_device(spec, maker, inputs, shard)
         return jax.lax.psum(varying(sums._replace(carry=()), axis), axis), varying(sums.carry, axis)
 
-    sharded_if = lambda is_sharded: P(axis) if is_sharded else P()
-    total, carry = jax.shard_map(
-        on_each_device,
-        mesh=mesh,
-        in_specs=(P(), P(axis), sharded_if(maker.data_is_sharded), sharded_if(maker.indices_are_sharded), P()),
-        out_specs=(P(), P(axis)),
-    )(params, carry, data, batch_indices, keys)
+    in_specs = DeviceInputs(
+        params=P(),
+        carry=P(axis),
+        data=P(axis) if maker.data_is_sharded else P(),
+        batch_indices=P(axis) if maker.indices_are_sharded else P(),
+        keys=P(),  # type: ignore[arg-type]
+    )
+    total, carry = jax.shard_map(on_each_device, mesh=mesh, in_specs=(in_specs,), out_specs=(P(), P(axis)))(inputs)
     return _mean(total._replace(carry=carry), microbatches=mesh.size * spec.grad_accumulation_steps)
 
 
-def _sum_on_one_device(
-    spec: ProgramSpec, maker: BatchMaker, params: Any, carry: Any, data: Any, batch_indices: Any, keys: BatchKeys, shard: Shard
-) -> WeightedSum:
+def _sum_on_device(spec: ProgramSpec, maker: BatchMaker, inputs: DeviceInputs, shard: Shard) -> WeightedSum:
     """Makes one shard of the batch, and sums over its microbatches in at least float32."""
+    params, carry, data, batch_indices, keys = inputs
     batch = maker.make(data, batch_indices, keys.data, shard)
     weighted = partial(_weighted, spec, params)
     if spec.grad_accumulation_steps == 1:

@@ -24,7 +24,7 @@ FILE_NAME = "history.jsonl"
 class HistoryFormat(NamedTuple):
     """The dtypes and shapes of recorded values, which the JSON lines do not hold."""
 
-    metrics: Mapping[str, tuple[str, list[int]]] = MappingProxyType({})  # dtype, and shape of one step's value
+    metrics: Mapping[str, tuple[str, list[int]]] = MappingProxyType({})  # dtype, shape of a step
     evaluations: Mapping[str, str] = MappingProxyType({})  # dtype
 
 

@@ -1,6 +1,4 @@
-"""The loop on the host around the compiled program: evaluations, checkpoints, history, callbacks,
-and the reasons to stop.
-"""
+"""Runs training on the host: executes the compiled program, evaluates, saves and stops."""
 
 from contextlib import ExitStack, closing
 from functools import partial
@@ -68,7 +66,7 @@ class TrainingRun:
             if restored is not None:
                 self.step, record = restored.step, restored.record
                 self.last_checkpoint = restored.step
-                model, self.best_params = _copied(restored.arrays.model), restored.arrays.best_params
+                model, self.best_params = _copied(restored.arrays)
         self.best: BestEvaluation = record.best
         self.last_evaluation = record.last_evaluation
         mesh = self.spec.mesh

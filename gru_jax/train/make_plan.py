@@ -108,6 +108,8 @@ def _evaluation_plan(
         if evaluate is None:
             raise ValueError("early_stopping: got a rule without evaluate, expected evaluate=… that returns its metric.")
     if evaluate is None:
+        if every is not None:
+            raise ValueError(f"evaluate_every: got {every} without evaluate, expected evaluate=… too.")
         return None
     check_callable("evaluate", evaluate, "evaluate(params) -> metrics")
     checked = _checked_evaluation(evaluate, is_ensemble=is_ensemble)

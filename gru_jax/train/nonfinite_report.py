@@ -1,6 +1,4 @@
-"""The error message after too many skipped updates: the step, its batch, and the norms of
-parameters and gradients.
-"""
+"""Writes the error message after too many consecutive skipped updates."""
 
 from functools import partial
 from typing import Any
@@ -18,8 +16,7 @@ from gru_jax.train.tree_paths import named_leaves
 def nonfinite_report(
     spec: ProgramSpec, model: ModelState, step: int, data: tuple[Any, ...], batch: BatchAddress, key: jax.Array
 ) -> str:
-    """Describes the last step: its loss, its examples, and the norm of every leaf of the gradients
-    and parameters.
+    """Describes the last step: its loss, its examples, and the norms of gradients and parameters.
 
     The gradient is computed once more, because the compiled program does not return it.
     """

@@ -1,6 +1,4 @@
-"""The types that describe a run: what `fit` and `fit_ensemble` have checked and decided, before any
-step is taken.
-"""
+"""The types that describe a run before it starts."""
 
 from collections.abc import Callable
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""The configuration of a run: what must be the same for a run to be resumed."""
+"""Describes what must be the same for a run to be resumed."""
 
 import hashlib
 import json
@@ -11,8 +11,9 @@ from gru_jax.train.batch_sources import BatchSource
 
 
 def make_run_config(user_config: Any, source: BatchSource, key: jax.Array, **settings: Any) -> dict[str, Any]:
-    """Describes a run as JSON values: the user's `config`, a digest of the data, the key, and the
-    settings.
+    """Describes a run as JSON values.
+
+    They hold the user's `config`, a digest of the data, the key, and the settings.
 
     Raises:
         TypeError: If `user_config` is not made of JSON values.

@@ -1,6 +1,4 @@
-"""The directory of a run: saves and restores its state, loads its parameters, and admits one
-process at a time.
-"""
+"""Saves and restores a run in its directory, which admits one process at a time."""
 
 import os
 from pathlib import Path

@@ -1,5 +1,6 @@
-"""SIGTERM and SIGINT end a run cleanly: the current execution finishes, a checkpoint is saved, and
-the process exits.
+"""Ends a run cleanly on SIGTERM and SIGINT.
+
+The current execution finishes, a checkpoint is saved, and the process exits.
 
 The exit status is 143 after SIGTERM and 130 after SIGINT. A second signal exits at once, without
 saving.
@@ -12,11 +13,11 @@ from typing import Any
 
 
 class StopSignals:
-    """A context that records the first SIGTERM or SIGINT in `received` instead of ending the
-    process.
+    """Records the first SIGTERM or SIGINT while it is entered.
 
-    The handler does nothing else, because it may run between any two instructions. Outside the main
-    thread, where Python allows no signal handlers, signals keep their usual effect.
+    `received` is then its number, and the process goes on. The handler does nothing else, because
+    it may run between any two instructions. Outside the main thread, where Python allows no signal
+    handlers, signals keep their usual effect.
     """
 
     CAUGHT = (signal.SIGTERM, signal.SIGINT)

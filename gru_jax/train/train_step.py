@@ -1,8 +1,8 @@
-"""The compiled program: many optimiser steps in one `while_loop`, whose number of iterations is not
-part of its shape.
+"""The compiled program: many optimiser steps in one `while_loop`.
 
-Each iteration makes a batch, computes its gradient, and updates the parameters. An update is
-skipped unless the loss, the gradients and the new parameters are all finite.
+The number of iterations is an argument, so that one program serves for all numbers of steps. Each
+iteration makes a batch, computes its gradient, and updates the parameters. An update is skipped
+unless the loss, the gradients and the new parameters are all finite.
 """
 
 from functools import partial
@@ -26,8 +26,8 @@ class ModelState(NamedTuple):
     params: Any
     opt_state: Any
     carry: Any  # the recurrent state that goes from window to window; None without a carry
-    skipped_updates: jax.Array  # the number of updates skipped so far because something was not finite
-    consecutive_skipped: jax.Array  # the number of those since the last update that was applied
+    skipped_updates: jax.Array  # because the loss, a gradient or a new parameter was not finite
+    consecutive_skipped: jax.Array  # those since the last update that was applied
 
 
 class TrainState(NamedTuple):
@@ -69,8 +69,7 @@ def run_steps(
     Args:
         state: The state to start from.
         data: The data of each bucket.
-        indices: The batches of the steps. It may hold more than `steps` of them, so that one
-            program serves for all numbers of steps.
+        indices: The batches of the steps, at least `steps` of them.
         steps: The number of steps to take.
         key: The key of the run's steps, or one per model.
         hyperparameters: The hyperparameters of an ensemble, one value per model and name.

@@ -1,6 +1,4 @@
-"""Windows over long sequences, for truncated back-propagation through time with the state carried
-from window to window.
-"""
+"""Cuts long sequences into windows, for truncated back-propagation through time."""
 
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -69,8 +67,7 @@ class WindowSource:
 
 
 def windows(sequences: Sequence[Any], batch_size: int, window: int) -> WindowSource:
-    """Cuts long sequences into windows, for training with the state carried from one window to the
-    next.
+    """Cuts long sequences into windows, to train with the state carried from window to window.
 
     The sequences are concatenated and cut into `batch_size` streams of equal length. Step i of
     training sees the i-th window of every stream. No time step is dropped: where a stream ends
@@ -113,7 +110,7 @@ def windows(sequences: Sequence[Any], batch_size: int, window: int) -> WindowSou
     first_steps[np.cumsum([0, *lengths[:-1]])[np.array(lengths) > 0]] = True
 
     def cut(leaf: np.ndarray) -> np.ndarray:
-        """Cuts `(total, …)` into `(batch_size, windows_per_epoch, window, …)`, padded with zeros."""
+        """Cuts `(total, …)` into `(batch_size, windows_per_epoch, window, …)`, zero-padded."""
         rest, features = [(0, 0)] * (leaf.ndim - 1), leaf.shape[1:]
         streams = np.pad(leaf, [(0, stream_length * batch_size - total), *rest]).reshape(batch_size, stream_length, *features)
         padding = windows_per_epoch * window - stream_length

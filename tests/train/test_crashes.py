@@ -1,4 +1,4 @@
-"""Crashes at every point of a save, SIGKILL, full disks, SIGTERM and SIGINT: no checkpoint is lost, and the run resumes."""
+"""No crash, full disk or signal loses a checkpoint, and the run resumes from the newest one."""
 
 import json
 import os
@@ -29,7 +29,7 @@ def saved(step):
     )
 
 
-def whole(found):
+def is_intact(found):
     """Tells whether a checkpoint is one of those that were saved, in full."""
     return (
         found.metadata == {"at": found.step} and (found.arrays["W"] == found.step).all() and found.arrays["count"] == found.step
@@ -67,12 +67,12 @@ def test_a_crash_at_any_point_of_a_save_leaves_the_newest_valid_checkpoint(modul
                 pass
         found = checkpoint.load_latest(directory)
         assert found.step in (3, 4)
-        assert whole(found)
+        assert is_intact(found)
         checkpoint.save(directory, saved(5), max_to_keep=2)  # the next run cleans up
-        assert whole(checkpoint.load_latest(directory))
+        assert is_intact(checkpoint.load_latest(directory))
         assert not list(directory.glob(".tmp_*"))
     else:
-        pytest.fail("29 calls were not all of them")
+        pytest.fail("a save makes more than 29 calls")
     assert nth > 1
 
 
@@ -81,7 +81,8 @@ def test_a_crash_while_replacing_a_damaged_checkpoint_leaves_a_valid_one(nth, tm
     for step in (1, 2):
         checkpoint.save(tmp_path, saved(step), max_to_keep=2)
     (tmp_path / "step_000000000002" / "manifest.json").write_text("")
-    renames, original = [], os.rename  # Orbax's own, then the damaged checkpoint moves aside, then the new one takes its place
+    # Orbax renames first, then the damaged checkpoint moves aside, then the new one takes its place
+    renames, original = [], os.rename
 
     def crash(*args):
         renames.append(args)
@@ -96,7 +97,7 @@ def test_a_crash_while_replacing_a_damaged_checkpoint_leaves_a_valid_one(nth, tm
         warnings.simplefilter("ignore")  # the damaged checkpoint may still be there
         found = checkpoint.load_latest(tmp_path)
     assert found.step == 1
-    assert whole(found)
+    assert is_intact(found)
 
 
 @pytest.mark.parametrize(("module", "name"), [(checkpoint, "_write_arrays"), (checkpoint, "_sync"), (os, "rename")])
@@ -118,7 +119,7 @@ def test_a_disk_that_does_not_write_raises_and_no_checkpoint_is_lost(module, nam
     assert not list(tmp_path.glob(".tmp_*"))
 
 
-# ---- real processes
+# Tests with processes of their own
 
 
 def process(directory, steps=40, pause=0.0):
@@ -233,7 +234,7 @@ def test_kills_during_saves_always_leave_a_valid_checkpoint(tmp_path):
         child.communicate()
         found = checkpoint.load_latest(tmp_path)
         if found is not None:
-            assert whole(found)
+            assert is_intact(found)
             assert found.step >= reached
             reached = found.step
     assert reached > 5

@@ -1,4 +1,4 @@
-"""`fit` learns, is reproducible bit for bit, sees every example, compiles once, and does not change its arguments."""
+"""`fit` learns, is reproducible, sees every example, compiles once, and rejects bad input."""
 
 import sys
 from functools import partial
@@ -75,14 +75,14 @@ def test_the_initial_parameters_are_not_changed():
 
 
 def test_every_epoch_has_each_example_once_and_batches_depend_only_on_key_and_step():
-    batches = np.asarray(batch_rows(KEY, 0, examples=N, batch_size=6, steps=20))  # 120 = 6 epochs
+    batches = np.asarray(batch_rows(KEY, 0, examples=N, batch_size=6, steps=20))  # 6 epochs of 20
     for epoch in batches.reshape(6, N):
         assert sorted(epoch) == list(range(N))
     assert len({tuple(epoch) for epoch in batches.reshape(6, N)}) == 6
     for start in (0, 1, 7, 13):
         again = batch_rows(KEY, start, examples=N, batch_size=6, steps=5)
         assert (batches[start : start + 5] == np.asarray(again)).all()
-    far = batch_rows(KEY, 10**12, examples=N, batch_size=6, steps=2)  # epochs beyond int32 positions
+    far = batch_rows(KEY, 10**12, examples=N, batch_size=6, steps=2)  # beyond int32
     assert ((far >= 0) & (far < N)).all()
 
 
@@ -192,7 +192,7 @@ def test_microbatches_give_the_gradient_of_the_whole_batch(parts):
 
 
 def test_weight_fn_makes_microbatches_of_a_masked_mean_equal_the_whole_batch():
-    """The microbatches have different numbers of valid steps, so that only weights make their mean the whole's."""
+    """The microbatches have different numbers of valid steps, so that an equal mean is wrong."""
     mask = jnp.arange(T) < jnp.array([1, 2, 6, 6])[:, None]
     batch = (jax.random.normal(KEY, (4, T)), mask)
 
@@ -210,7 +210,7 @@ def test_weight_fn_makes_microbatches_of_a_masked_mean_equal_the_whole_batch():
 
 def test_early_stopping_keeps_the_best_parameters():
     values = jnp.array([5.0, 3.0, 4.0, jnp.nan, 3.5, 1.0])
-    drift = lambda params, batch, key: (-params, {})  # parameters count the steps
+    drift = lambda params, batch, key: (-params, {})  # the parameter counts the steps
     of = lambda rule, steps=6: gj.train.fit(
         drift,
         jnp.float32(0),
@@ -250,7 +250,7 @@ def test_a_callback_is_called_after_every_execution_and_may_stop_training():
     ids=["plain", "microbatches"],
 )
 def test_fit_works_under_strict_dtype_and_rank_promotion(options):
-    """The model is a read-out alone. One metric is an integer, whose weighted mean is a real number."""
+    """The model is a read-out alone, and one metric is an integer with a real mean."""
 
     def dense_loss_fn(params, batch, key):
         xs, targets = batch
@@ -287,10 +287,11 @@ BAD = {
     "a metric named loss": (lambda: gj.train.fit(constant((jnp.ones(()), {"loss": jnp.ones(())})), jnp.ones(1), OPTIMIZER, DATA, key=KEY, steps=1), ValueError, r"loss_fn: got a metric named 'loss'"),
     "a metric named step": (lambda: gj.train.fit(constant((jnp.ones(()), {"step": jnp.ones(())})), jnp.ones(1), OPTIMIZER, DATA, key=KEY, steps=1), ValueError, r"loss_fn: got a metric named 'step'"),
     "steps": (lambda: fit(steps=0), ValueError, r"steps: got 0, expected at least 1"),
-    "steps per dispatch": (lambda: fit(steps=1, steps_per_execution=0), ValueError, r"steps_per_execution: got 0"),
+    "steps per execution": (lambda: fit(steps=1, steps_per_execution=0), ValueError, r"steps_per_execution: got 0"),
     "evaluate every": (lambda: fit(steps=1, evaluate_every=-1), ValueError, r"evaluate_every: got -1"),
+    "evaluate every without evaluate": (lambda: fit(steps=1, evaluate_every=5), ValueError, "evaluate_every: got 5 without evaluate, expected evaluate=… too"),
     "batch too large": (lambda: fit(steps=1, batch_size=N + 1), ValueError, r"batch_size: got 21, expected 1 to 20"),
-    "batch of nothing": (lambda: fit(steps=1, batch_size=0), ValueError, r"batch_size: got 0, expected 1 to 20"),
+    "an empty batch": (lambda: fit(steps=1, batch_size=0), ValueError, r"batch_size: got 0, expected 1 to 20"),
     "data of different lengths": (lambda: gj.train.fit(loss_fn, init(), OPTIMIZER, (XS, XS[:3]), key=KEY, steps=1), ValueError, r"data: got leading axes \[3, 20\]"),
     "steps as a float": (lambda: fit(steps=4.0), TypeError, r"steps: got 4.0 \(float\), expected an integer of at least 1. Pass int\(4.0\)"),
     "steps as a bool": (lambda: fit(steps=True), TypeError, r"steps: got True \(bool\), expected an integer"),
@@ -311,13 +312,13 @@ BAD = {
     "save_every without checkpoint_dir": (lambda: fit(steps=1, save_every=5), ValueError, "save_every: got 5 without checkpoint_dir"),
     "max_to_keep": (lambda: fit(steps=1, max_to_keep=1), ValueError, "max_to_keep: got 1, expected at least 2"),
     "grad_accumulation_steps": (lambda: fit(steps=1, batch_size=10, grad_accumulation_steps=3), ValueError, r"grad_accumulation_steps: got 3 for a batch of shape \(10, 6, 2\)"),
-    "a rule without evaluate": (lambda: fit(steps=1, early_stopping=gj.train.EarlyStopping("loss")), ValueError, "early_stopping: got a rule without evaluate"),
-    "no rule": (lambda: fit(steps=1, early_stopping=3, evaluate=lambda p: {}), TypeError, "early_stopping: got int"),
-    "a mode": (lambda: fit(steps=1, early_stopping=gj.train.EarlyStopping("loss", mode="most"), evaluate=lambda p: {}), ValueError, "mode: got 'most', expected 'min' or 'max'"),
-    "a metric": (lambda: fit(steps=1, early_stopping=gj.train.EarlyStopping("a"), evaluate=lambda p: {"b": jnp.ones(())}), ValueError, "the metric 'a', expected one that evaluate returns: b"),
-    "a mesh": (lambda: fit(steps=1, mesh=jax.sharding.Mesh(np.array(jax.devices()[:1]).reshape(1, 1), ("a", "b"))), TypeError, "mesh: got .*one axis"),
-    "a carry": (lambda: gj.train.fit(lambda p, b, k, c: (jnp.ones(()), {}, c[:1]), jnp.ones(1), OPTIMIZER, DATA, key=KEY, steps=1, carry=jnp.ones(2)), TypeError, r"got a carry of float\d\d\[1\], expected float\d\d\[2\]"),
-    "no carry": (lambda: gj.train.fit(lambda p, b, k, c: (jnp.ones(()), {}), jnp.ones(1), OPTIMIZER, DATA, key=KEY, steps=1, carry=jnp.ones(2)), TypeError, r"expected \(loss, metrics, carry\)"),
+    "early stopping without evaluate": (lambda: fit(steps=1, early_stopping=gj.train.EarlyStopping("loss")), ValueError, "early_stopping: got a rule without evaluate"),
+    "early stopping as a number": (lambda: fit(steps=1, early_stopping=3, evaluate=lambda p: {}), TypeError, "early_stopping: got int"),
+    "an unknown mode": (lambda: fit(steps=1, early_stopping=gj.train.EarlyStopping("loss", mode="most"), evaluate=lambda p: {}), ValueError, "mode: got 'most', expected 'min' or 'max'"),
+    "an unknown metric": (lambda: fit(steps=1, early_stopping=gj.train.EarlyStopping("a"), evaluate=lambda p: {"b": jnp.ones(())}), ValueError, "the metric 'a', expected one that evaluate returns: b"),
+    "a mesh with two axes": (lambda: fit(steps=1, mesh=jax.sharding.Mesh(np.array(jax.devices()[:1]).reshape(1, 1), ("a", "b"))), TypeError, "mesh: got .*one axis"),
+    "a carry of another shape": (lambda: gj.train.fit(lambda p, b, k, c: (jnp.ones(()), {}, c[:1]), jnp.ones(1), OPTIMIZER, DATA, key=KEY, steps=1, carry=jnp.ones(2)), TypeError, r"got a carry of float\d\d\[1\], expected float\d\d\[2\]"),
+    "a result without the carry": (lambda: gj.train.fit(lambda p, b, k, c: (jnp.ones(()), {}), jnp.ones(1), OPTIMIZER, DATA, key=KEY, steps=1, carry=jnp.ones(2)), TypeError, r"expected \(loss, metrics, carry\)"),
     "batch size beside a function": (lambda: gj.train.fit(loss_fn, init(), OPTIMIZER, lambda key: DATA, key=KEY, steps=1, batch_size=4), ValueError, r"batch_size: got 4 beside a function"),
 }  # fmt: skip
 

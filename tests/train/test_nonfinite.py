@@ -13,7 +13,7 @@ from tests.train.problem import KEY, digest
 
 
 def quadratic(values, kind="loss"):
-    """Makes a loss that is not finite at the steps where `values` is not. The batch is the number of the step."""
+    """Makes a loss that is not finite at the steps where `values` is not."""
 
     def loss_fn(params, batch, key):
         (step,) = batch
@@ -21,7 +21,7 @@ def quadratic(values, kind="loss"):
         loss = (params["a"] ** 2).sum() + (params["b"] - 1) ** 2
         if kind == "loss":
             return loss + 0 * bad, {"seen": bad}
-        # the value is finite, the gradient of one leaf is not
+        # the loss is finite, but the gradient of one leaf is not
         return loss + jnp.sqrt(
             jnp.where(jnp.isfinite(bad), 1.0, 0.0) * params["b"] ** 2 + jnp.where(jnp.isfinite(bad), 1.0, 0.0)
         ), {"seen": bad}

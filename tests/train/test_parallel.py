@@ -1,4 +1,4 @@
-"""Training over several devices or processes gives the parameters of one device, with one reduction per step."""
+"""Training on several devices or processes gives the same parameters as on one device."""
 
 import json
 import os
@@ -49,7 +49,7 @@ def test_two_processes_train_the_same_parameters_as_one_and_resume(tmp_path):
         free.bind(("localhost", 0))
         port = free.getsockname()[1]
     children = [start("train", 1, process, 2, port, tmp_path / "two") for process in range(2)]
-    alone = start("train", 1, checkpoint_dir=tmp_path / "one")
+    alone = start("train", 1, directory=tmp_path / "one")
     one, first, second = result_of(alone), *map(result_of, children)
     assert (one["devices"], first["devices"], second["devices"]) == (1, 2, 2)
     for run in ("params", "windows"):

@@ -1,4 +1,4 @@
-"""An interrupted run resumes bit for bit, a different run is refused with the differences, and damaged checkpoints are noticed."""
+"""Runs resume bit for bit, different runs are refused, and damaged checkpoints are noticed."""
 
 import json
 import shutil
@@ -67,7 +67,8 @@ def test_the_history_file_can_be_read_while_training_and_continues_after_a_resum
         seen.append(len(losses))
         assert losses[-1] == float(info.metrics["loss"][-1])
 
-    with open(directory / "history.jsonl", "a") as file:  # what a crash leaves: steps after the checkpoint, half a line
+    # a crash leaves steps after the checkpoint, and half a line
+    with open(directory / "history.jsonl", "a") as file:
         file.write('{"step": 10, "loss": 99.0, "root": 9.0}\n{"step": 11, "lo')
     fitted = run(steps=20, checkpoint_dir=directory, callbacks=[callback])
     assert seen == [15, 20]
@@ -182,10 +183,10 @@ def test_a_config_must_be_json_and_a_directory_admits_one_process(directory):
 
 
 DAMAGE = {
-    "a bit": lambda content, at: content[:at] + bytes([content[at] ^ 4]) + content[at + 1 :],
-    "cut off": lambda content, at: content[:at],
+    "one bit flipped": lambda content, at: content[:at] + bytes([content[at] ^ 4]) + content[at + 1 :],
+    "truncated": lambda content, at: content[:at],
     "emptied": lambda content, at: b"",
-    "grown": lambda content, at: content + b"\0",
+    "extended": lambda content, at: content + b"\0",
 }
 
 
@@ -202,7 +203,7 @@ def test_damage_to_any_file_is_noticed_and_the_checkpoint_before_is_used(damage,
     for path in files_of(directory, 10):
         content = path.read_bytes()
         for at in {0, len(content) // 2, int(rng.integers(max(len(content), 1)))}:
-            if damage in ("a bit", "cut off") and not content:
+            if damage in ("one bit flipped", "truncated") and not content:
                 continue
             path.write_bytes(DAMAGE[damage](content, at))
             with pytest.warns(UserWarning, match="step_000000000010 is damaged and ignored.*before it is used"):

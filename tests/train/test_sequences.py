@@ -1,4 +1,4 @@
-"""Buckets and windows: no sequence is dropped, masks are exact, and the order depends only on the key and the epoch."""
+"""Buckets and windows drop nothing, have exact masks, and depend only on the key and the epoch."""
 
 from functools import partial
 
@@ -52,7 +52,7 @@ def test_every_epoch_has_each_sequence_once_in_full_with_its_label(batch_size, b
                 np.testing.assert_array_equal(xs[b, :length], SEQUENCES[i][0])
                 np.testing.assert_array_equal(times[b, :length], SEQUENCES[i][1])
                 assert not xs[b, length:].any()
-        # sequence 0 has label 0 and length 3; the sequences that fill a batch have label 0 and length 0
+        # sequences that fill a batch have label 0 too, but length 0
         assert sorted(seen) == [i for i in range(len(LENGTHS))]
 
 
@@ -118,7 +118,7 @@ def test_evaluation_batches_have_every_sequence_once_with_its_index():
     assert sorted(indices) == list(range(len(LENGTHS)))
 
 
-# ---- windows
+# Windows
 
 
 def numbered_sequences(*lengths):
@@ -141,7 +141,8 @@ def test_windows_follow_each_other_in_every_stream_and_no_step_is_dropped():
     assert rows[mask].tolist() == expected.tolist()
     assert mask.sum(1).tolist() == [11, 11]
     assert rows[0][:11].tolist() == list(range(11))
-    np.testing.assert_array_equal(np.argwhere(resets), [[0, 0], [1, 0], [1, 2]])  # a stream begins, a stream, the piece of 9
+    # both streams begin, and the sequence of 9 begins within the second
+    np.testing.assert_array_equal(np.argwhere(resets), [[0, 0], [1, 0], [1, 2]])
 
 
 def test_windows_with_a_carry_equal_one_long_unroll():
@@ -157,7 +158,7 @@ def test_windows_with_a_carry_equal_one_long_unroll():
 
     source = gj.train.windows(data, 1, 4)
     run = partial(gj.train.fit, of_window, params, optax.sgd(0.0), source, key=KEY, carry=CELL.initial_state(params, 1))
-    fitted = run(steps=12)  # two epochs: the second begins afresh
+    fitted = run(steps=12)  # two epochs; the second starts from a reset
     alone = sum(float(gj.unroll(CELL, params, xs)[1].sum()) for (xs,) in data)
     np.testing.assert_allclose(fitted.history["loss"][:6].sum(), alone, rtol=1e-4)
     np.testing.assert_allclose(fitted.history["loss"][6:], fitted.history["loss"][:6], rtol=1e-5)
@@ -220,7 +221,7 @@ BAD = {
     "buckets as a float": (lambda: source(num_buckets=2.0), TypeError, r"num_buckets: got 2.0 \(float\), expected an integer"),
     "streams as a bool": (lambda: gj.train.windows(numbered_sequences(9), True, 2), TypeError, r"batch_size: got True \(bool\), expected an integer"),
     "window": (lambda: gj.train.windows(numbered_sequences(9), 2, 0), ValueError, "window: got 0"),
-    "piece": (lambda: gj.train.windows([3], 2, 2), TypeError, r"sequences\[0\]: got int"),
+    "a number": (lambda: gj.train.windows([3], 2, 2), TypeError, r"sequences\[0\]: got int"),
 }  # fmt: skip
 
 
