@@ -1,9 +1,10 @@
 """Cuts long sequences into windows, for truncated back-propagation through time."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from gru_jax.train.arguments import checked_count
@@ -60,6 +61,11 @@ class WindowSource:
         """
         number = (step % self.windows_per_epoch + np.arange(steps)) % self.windows_per_epoch
         return StepIndices(np.zeros(steps, np.int32), number.astype(np.int32))
+
+    def evaluation_batches(self) -> Iterator[WindowBatch]:
+        """Yields the windows of one epoch in order, to evaluate with the state carried on."""
+        for number in range(self.windows_per_epoch):
+            yield WindowBatch(*jax.tree.map(lambda leaf, number=number: jnp.asarray(leaf[:, number]), self.bucket_data[0]))
 
     def describe(self) -> dict[str, Any]:
         """Returns the kind of source, the batch size and the window."""

@@ -142,8 +142,7 @@ def test_a_window_costs_what_its_characters_cost_and_hands_its_state_on(monkeypa
     text = np.random.default_rng(0).integers(0, 3, 41).astype(np.uint8)
     source = gj.train.windows([(text[:-1], text[1:])], 2, 5)
     carry, total, count = char_lm.CELL.initial_state(params.cell, 2), 0.0, 0
-    for number in range(source.windows_per_epoch):
-        window = source.kinds()[0].make(source.data, jnp.int32(number), KEY, 1, 0)
+    for window in source.evaluation_batches():
         loss, _, carry = char_lm.loss_fn(3, params, window, KEY, carry)
         total, count = total + float(loss) * int(window.mask.sum()), count + int(window.mask.sum())
     streams = np.stack([text[:-1], text[1:]], -1).reshape(2, 20, 2)

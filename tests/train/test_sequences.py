@@ -134,6 +134,7 @@ def test_windows_follow_each_other_in_every_stream_and_no_step_is_dropped():
     made = [
         data.batch_makers()[0].make(jax.tree.map(jnp.asarray, data.bucket_data[0]), number, KEY, Shard()) for number in range(3)
     ]
+    jax.tree.map(np.testing.assert_array_equal, list(data.evaluation_batches()), made)
     rows = np.concatenate([window.sequences for window in made], 1)
     mask = np.concatenate([window.mask for window in made], 1)
     resets = np.concatenate([window.resets for window in made], 1)
