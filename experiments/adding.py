@@ -60,7 +60,7 @@ def learn(name: str, steps: int, chrono: bool, seeds: list[int], updates: int, e
     every = max(updates // 40, 1)
     fitted = network.train_seeds(
         partial(loss_fn, cell), draw, optimizer, train, seeds=seeds, steps=updates, batch_size=BATCH,
-        steps_per_dispatch=every, evaluate=partial(score, cell, test), evaluate_every=every, mesh=mesh_for(BATCH),
+        steps_per_execution=every, evaluate=partial(score, cell, test), evaluate_every=every, mesh=mesh_for(BATCH),
     )  # fmt: skip
     evaluations = fitted.evaluations
     print(f"T = {steps}, {name}{', chrono' * chrono}: " + " ".join(f"{mse:.1e}" for mse in evaluations["mse"][-1]), flush=True)

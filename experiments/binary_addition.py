@@ -59,7 +59,7 @@ def squared_loss(cell: gj.Cell, params: network.Params, batch: Any, key: jax.Arr
 def cross_entropy_loss(cell: gj.Cell, params: network.Params, batch: Any, key: jax.Array) -> tuple[jax.Array, dict]:
     """Nats per bit."""
     xs, ys = batch
-    return gj.heads.bernoulli_cross_entropy(network.logits(cell, params, xs), ys).mean(), {}
+    return gj.heads.sigmoid_binary_cross_entropy(network.logits(cell, params, xs), ys).mean(), {}
 
 
 def score(cell: gj.Cell, test: Any, params: network.Params) -> dict[str, jax.Array]:
@@ -80,7 +80,7 @@ def learn(name: str, how: str, lowest_first: bool, seeds: list[int], epochs: int
     per_epoch = PAIRS // BATCH
     fitted = network.train_seeds(
         partial(loss, cell), partial(draw_weights, cell), optimizer, data, seeds=seeds, steps=epochs * per_epoch, batch_size=BATCH,
-        steps_per_dispatch=per_epoch, evaluate=partial(score, cell, test), evaluate_every=per_epoch,
+        steps_per_execution=per_epoch, evaluate=partial(score, cell, test), evaluate_every=per_epoch,
     )  # fmt: skip
     told = " ".join(f"{share:.0%}" for share in fitted.evaluations["sums"][-1])
     print(f"{how}{', highest bit first' * (not lowest_first)}, {name}: {told} of sums right", flush=True)

@@ -38,10 +38,10 @@ def bigram(text: data.Text) -> float:
 
 
 def loss_fn(
-    characters: int, params: network.Params, window: gj.train.Window, key: jax.Array, carry: Any
+    characters: int, params: network.Params, window: gj.train.WindowBatch, key: jax.Array, carry: Any
 ) -> tuple[jax.Array, dict, Any]:
     """Nats per character of a window, and the state after it."""
-    xs, asked = window.pieces
+    xs, asked = window.sequences
     cell = gj.variational_dropout(CELL, state=DROPOUT)
     shown = jax.nn.one_hot(xs, characters)
     carry, hs = gj.unroll(cell, params.cell, shown, carry, time_major=False, resets=window.resets, mask=window.mask, key=key)
@@ -90,9 +90,9 @@ def run(options: Options) -> Outcome:
         key_init, key_fit = jax.random.split(jax.random.key(seed))
         params = network.init(CELL, key_init, input_size=characters, hidden_size=units, output_size=characters)
         fit = gj.train.fit(
-            loss, params, optimizer, source, key=key_fit, steps=steps, steps_per_dispatch=source.windows_per_epoch, evaluate=score,
+            loss, params, optimizer, source, key=key_fit, steps=steps, steps_per_execution=source.windows_per_epoch, evaluate=score,
             evaluate_every=source.windows_per_epoch, early_stopping=gj.train.EarlyStopping("nats"),
-            carry=CELL.initial_state(params.cell, BATCH), weight=characters_of, mesh=mesh_for(BATCH),
+            carry=CELL.initial_state(params.cell, BATCH), weight_fn=characters_of, mesh=mesh_for(BATCH),
         )  # fmt: skip
         fits.append(fit)
         print(f"seed {seed}: {fit.evaluations['nats'].min():.4f} nats per character after {fit.best_step} updates")

@@ -1,7 +1,6 @@
 """What every experiment shares: its command line, where it writes, and the record it leaves."""
 
 import json
-import math
 import os
 import platform
 import shlex
@@ -15,11 +14,11 @@ from typing import Any, Literal, NamedTuple
 
 import jax
 import matplotlib
-import numpy as np
 import tyro
 from jax.sharding import Mesh
 
 import gru_jax
+from gru_jax.train.json_values import to_json_value
 
 matplotlib.use("Agg")  # figures go to files
 
@@ -97,8 +96,11 @@ def main(
         "summary": outcome.summary,
         "results": outcome.results,
     }
-    (out / "results.json").write_text(json.dumps(_plain(record), indent=1, allow_nan=False) + "\n", "utf-8")
-    print(json.dumps(_plain({"experiment": name, "out": str(out), "seconds": seconds, **outcome.summary}), allow_nan=False))
+    (out / "results.json").write_text(
+        json.dumps(to_json_value(record, nonfinite=str), indent=1, allow_nan=False) + "\n", "utf-8"
+    )
+    printed = {"experiment": name, "out": str(out), "seconds": seconds, **outcome.summary}
+    print(json.dumps(to_json_value(printed, nonfinite=str), allow_nan=False))
 
 
 LEAST = 8  # sequences on a device: half of the fewest that were measured to gain, so that a step is more than its overhead
@@ -116,16 +118,3 @@ def _command(name: str, arguments: list[str]) -> str:
     where = [i for i, argument in enumerate(arguments) if argument == "--out"]
     kept = [argument for i, argument in enumerate(arguments) if i not in where and i - 1 not in where]
     return shlex.join(["python", "-m", f"experiments.{name}", *kept])
-
-
-def _plain(value: Any) -> Any:
-    """`value` in JSON's own types; a number that is not finite becomes its name."""
-    if isinstance(value, dict):
-        return {str(key): _plain(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(item) for item in value]
-    if isinstance(value, np.ndarray | jax.Array | np.generic):
-        return _plain(np.asarray(value).tolist())
-    if isinstance(value, float) and not math.isfinite(value):
-        return str(value)
-    return value

@@ -81,7 +81,7 @@ def learn(name: str, T: int, chrono: bool, seeds: list[int], updates: int) -> di
     every = max(updates // 40, 1)
     fitted = network.train_seeds(
         partial(loss_fn, cell), draw, optimizer(updates), partial(batch_of, T, BATCH), seeds=seeds, steps=updates,
-        steps_per_dispatch=every, evaluate=partial(score, cell, test), evaluate_every=every, mesh=mesh_for(BATCH),
+        steps_per_execution=every, evaluate=partial(score, cell, test), evaluate_every=every, mesh=mesh_for(BATCH),
     )  # fmt: skip
     told = " ".join(f"{share:.1%}" for share in fitted.evaluations["accuracy"][-1])
     print(f"{T} blanks, {name}{', chrono' * chrono}: {told} right", flush=True)

@@ -165,7 +165,9 @@ def cost(cell: gj.Cell, params: Any, data: Sequences, derivative: Any = "adjoint
     return gj.heads.squared_error(predict(cell, params, data.xs, derivative), data.ys).mean()
 
 
-def train(cell: gj.Cell, params: Any, data: Sequences, optimizer: optax.GradientTransformation, steps: int) -> gj.train.Fit:
+def train(
+    cell: gj.Cell, params: Any, data: Sequences, optimizer: optax.GradientTransformation, steps: int
+) -> gj.train.FitResult:
     """Full-batch training that records both weights before each update."""
 
     def loss_fn(params: Any, batch: Sequences, key: jax.Array) -> tuple[jax.Array, dict[str, jax.Array]]:
@@ -173,11 +175,11 @@ def train(cell: gj.Cell, params: Any, data: Sequences, optimizer: optax.Gradient
 
     # nothing is drawn from the key
     return gj.train.fit(
-        loss_fn, params, optimizer, data, key=jax.random.key(0), steps=steps, steps_per_dispatch=min(steps, 1000)
+        loss_fn, params, optimizer, data, key=jax.random.key(0), steps=steps, steps_per_execution=min(steps, 1000)
     )
 
 
-def recorded(cell: gj.Cell, fit: gj.train.Fit, words: tuple[str, ...], data: Sequences, step: int) -> dict[str, float]:
+def recorded(cell: gj.Cell, fit: gj.train.FitResult, words: tuple[str, ...], data: Sequences, step: int) -> dict[str, float]:
     """Weights, cost and counts before update `step`; those of the result where `step` is the number of updates."""
     wx, wrec = (np.append(fit.history[name], weight)[step] for name, weight in zip(("wx", "wrec"), fit.params[:2], strict=True))
     params = fit.params._replace(W=jnp.full((1, 1), wx), U=jnp.full((1, 1), wrec))
@@ -385,7 +387,7 @@ def show(title: str, rows: list[dict[str, Any]]) -> None:
     print(f"\n{title}", *("  ".join(map(str.ljust, row, widths)).rstrip() for row in cells), sep="\n")
 
 
-def reproduce_seo_linear(steps: int) -> tuple[list[Row], gj.train.Fit, dict[str, float]]:
+def reproduce_seo_linear(steps: int) -> tuple[list[Row], gj.train.FitResult, dict[str, float]]:
     """The first script: published numbers, the training, and the sums of the shared terms less `jax.grad`."""
     cell, (params, data), words = gj.linear_rnn(), seo_linear(), ("100", "110", "111")
     labels: Any = LinearParams._make(("wx", "wrec", None))
@@ -406,7 +408,7 @@ def reproduce_seo_linear(steps: int) -> tuple[list[Row], gj.train.Fit, dict[str,
     return compare(SEO_LINEAR, ours), fit, {"sums_less_jax_grad": float(np.abs(sums - grads).max())}
 
 
-def reproduce_seo_logistic(steps: int) -> tuple[list[Row], gj.train.Fit, dict[str, float]]:
+def reproduce_seo_logistic(steps: int) -> tuple[list[Row], gj.train.FitResult, dict[str, float]]:
     """The second script: published numbers, the training, and the engine's gradient less autodiff's."""
     cell, (params, data) = switched_rnn(), seo_logistic()
     fit = train(cell, params, data, optax.sgd(0.001), steps)
@@ -415,7 +417,7 @@ def reproduce_seo_logistic(steps: int) -> tuple[list[Row], gj.train.Fit, dict[st
     return compare(SEO_LOGISTIC, ours), fit, {"adjoint_less_autodiff": float(difference)}
 
 
-def reproduce_roelants(steps: int) -> tuple[list[Row], gj.train.Fit, dict[str, Any]]:
+def reproduce_roelants(steps: int) -> tuple[list[Row], gj.train.FitResult, dict[str, Any]]:
     """Part 1: published numbers, the Rprop training, and the gradient check at (1.2, 1.2)."""
     cell, (params, data), checked = gj.linear_rnn(), roelants(), linear_params(1.2, 1.2)
     fit = train(cell, params, data, rprop_minus(0.001), steps)

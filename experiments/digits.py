@@ -102,7 +102,7 @@ def run(options: Options) -> Outcome:
                 key=key_fit,
                 steps=steps,
                 batch_size=BATCH,
-                steps_per_dispatch=per_epoch,
+                steps_per_execution=per_epoch,
                 evaluate=score,
                 evaluate_every=per_epoch,
             )

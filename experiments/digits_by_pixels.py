@@ -62,7 +62,7 @@ def run(options: Options) -> Outcome:
         draw = partial(network.init, cell, input_size=1, hidden_size=HIDDEN, output_size=CLASSES, longest=longest)
         fitted = network.train_seeds(
             partial(loss_fn, cell), draw, optimizer, train, seeds=seeds, steps=steps, batch_size=BATCH,
-            steps_per_dispatch=per_epoch, evaluate=partial(score, cell, test), evaluate_every=per_epoch,
+            steps_per_execution=per_epoch, evaluate=partial(score, cell, test), evaluate_every=per_epoch,
             mesh=mesh_for(BATCH),
         )  # fmt: skip
         results[name] = {"epoch": np.arange(epochs + 1), "accuracy": fitted.evaluations["accuracy"]}

@@ -199,7 +199,9 @@ def draw_terms(flows: dict[str, dict[str, Any]]) -> plt.Figure:
     ends = {"vmin": every[every > 0].min(), "vmax": every[np.isfinite(every)].max()}
     for column, (name, both) in enumerate(flows.items()):
         for row, (when, flow) in enumerate(both.items()):
-            image = gj.plot.terms(axes[row, column], flow["terms"], f"{name}, {when} training, loss {flow['loss']:.2g}", **ends)
+            image = gj.plot.contribution_heatmap(
+                axes[row, column], flow["terms"], f"{name}, {when} training, loss {flow['loss']:.2g}", **ends
+            )
     figure.colorbar(image, ax=axes, shrink=0.6, label="norm of the term (t, k) of the gradient, over all parameters")
     return figure
 
@@ -208,16 +210,16 @@ def draw_regimes(flows: Any, regimes: Any, gates: Any, steps: int) -> plt.Figure
     """How the gradient of the last loss fades: over training, over wrec, over the update bias."""
     figure, axes = plt.subplots(1, 4, figsize=(22, 5), layout="constrained")
     for i, (name, both) in enumerate(flows.items()):
-        gj.plot.decay(axes[0], both["before"]["sensitivity"], f"{name}, before", color=f"C{i}", linestyle=":")
-        gj.plot.decay(axes[0], both["after"]["sensitivity"], f"{name}, after", color=f"C{i}")
+        gj.plot.gradient_decay(axes[0], both["before"]["sensitivity"], f"{name}, before", color=f"C{i}", linestyle=":")
+        gj.plot.gradient_decay(axes[0], both["after"]["sensitivity"], f"{name}, after", color=f"C{i}")
     for column, (name, by_wrec) in enumerate(regimes.items(), start=1):
         for i, (wrec, flow) in enumerate(by_wrec.items()):
-            line = gj.plot.decay(axes[column], flow["sensitivity"], f"wrec {wrec}", color=f"C{i}")
+            line = gj.plot.gradient_decay(axes[column], flow["sensitivity"], f"wrec {wrec}", color=f"C{i}")
             back = np.arange(steps)
             axes[column].plot(back, line.get_ydata()[0] * wrec**back, color=f"C{i}", linestyle=":", linewidth=0.8)
         axes[column].set(title=f"{name}, wrec · Q (dotted: wrec^steps)")
     for bias, flow in gates.items():
-        gj.plot.decay(axes[3], flow["sensitivity"], f"b_z = {bias:g}")
+        gj.plot.gradient_decay(axes[3], flow["sensitivity"], f"b_z = {bias:g}")
     axes[0].set(title="before and after training")
     axes[3].set(title="GRU before training, over its update bias")
     for panel in axes:

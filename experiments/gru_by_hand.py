@@ -366,7 +366,7 @@ def train_gru(every_stamp: bool, lr_wrec: float, epochs: int) -> tuple[np.ndarra
 
     # nothing is drawn from the key
     fit = gj.train.fit(
-        loss_fn, correct_params(), by_weight, data, key=jax.random.key(0), steps=epochs, steps_per_dispatch=min(epochs, 1000)
+        loss_fn, correct_params(), by_weight, data, key=jax.random.key(0), steps=epochs, steps_per_execution=min(epochs, 1000)
     )
     return np.append(fit.history["loss"], gru_cost(every_stamp, fit.params, data)), fit.params
 

@@ -56,11 +56,11 @@ def train_seeds(
     *,
     seeds: Sequence[int],
     **options: Any,
-) -> gj.train.Fit:
-    """`gj.train.search` over seeds: a network for each, drawn by `draw(key)`; `options` are the search's."""
+) -> gj.train.FitResult:
+    """`gj.train.fit_ensemble` over seeds: a network for each, drawn by `draw(key)`; `options` are those of `fit_ensemble`."""
     keys = jnp.stack([jax.random.key(seed) for seed in seeds])
     key_draw, key_fit = jax.vmap(partial(jax.random.split, num=2), out_axes=1)(keys)
-    return gj.train.search(loss_fn, jax.jit(jax.vmap(draw))(key_draw), optimizer, data, keys=key_fit, **options)
+    return gj.train.fit_ensemble(loss_fn, jax.jit(jax.vmap(draw))(key_draw), optimizer, data, keys=key_fit, **options)
 
 
 def draw_lines(

@@ -65,7 +65,7 @@ def learn(name: str, seeds: list[int], updates: int) -> dict[str, Any]:
     every = max(updates // 40, 1)
     fitted = network.train_seeds(
         partial(loss_fn, cell), draw, optimizer, partial(batch_of, LONGEST), seeds=seeds, steps=updates,
-        steps_per_dispatch=every, evaluate=partial(score, cell), evaluate_every=every, mesh=mesh_for(BATCH),
+        steps_per_execution=every, evaluate=partial(score, cell), evaluate_every=every, mesh=mesh_for(BATCH),
     )  # fmt: skip
     lengths = np.arange(1, FAR + 1)
     right = jax.vmap(lambda params: accuracy_at(cell, params, lengths, jax.random.key(2**31 - 2)))(fitted.params)

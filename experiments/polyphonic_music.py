@@ -117,10 +117,10 @@ class Task:
         params, each = init(self.model, key_init, WINDOW), self.source.windows_per_epoch
         clock = [time.perf_counter()]
         fit = gj.train.fit(
-            self.loss_fn, params, self.optimizer, self.source, key=key_fit, steps=self.steps, steps_per_dispatch=each,
-            evaluate=self.validation, evaluate_every=each, weight=frames_of, carry=self.model.cell.initial_state(params.cell, BATCH),
+            self.loss_fn, params, self.optimizer, self.source, key=key_fit, steps=self.steps, steps_per_execution=each,
+            evaluate=self.validation, evaluate_every=each, weight_fn=frames_of, carry=self.model.cell.initial_state(params.cell, BATCH),
             early_stopping=gj.train.EarlyStopping("valid", patience=self.setting.patience),
-            callbacks=[lambda moment: clock.append(time.perf_counter())],
+            callbacks=[lambda info: clock.append(time.perf_counter())],
         )  # fmt: skip
         epochs = fit.steps // each
         record = {

@@ -2,7 +2,7 @@
 
 `gj.train.fit` with a GRU, Adam, batches of 64 sequences, four sizes, many steps per dispatch, on one CPU device and on one per core;
 beside it the loop that everyone writes first: a jitted step called from Python, a batch gathered in NumPy for each. And
-`gj.train.search` over several seeds at once, in the sizes and batches of three experiments here. Each in processes of its own, one
+`gj.train.fit_ensemble` over several seeds, in the sizes and batches of three experiments here. Each in processes of its own, one
 after the other in turns, since the number of devices is fixed when JAX starts; medians over the turns. And what a program waits for
 at its start: importing jax, importing gru_jax after it, and the first gradient of a small model, which compiles.
 
@@ -30,7 +30,7 @@ class Size(NamedTuple):
     H: int
     steps: int  # per dispatch
     batch: int = 64
-    seeds: int = 1  # more than one by `search`
+    seeds: int = 1  # more than one by `fit_ensemble`
 
 
 SIZES = {
@@ -64,7 +64,7 @@ def problem(size: Size) -> tuple[Any, Any, Any]:
 
 
 def by_dispatch(devices: int, size: Size) -> float:
-    """Sequences per second of `gj.train.fit`, or of `search`, in this process, on that many devices, after compilation."""
+    """Sequences per second of `gj.train.fit`, or of `fit_ensemble`, in this process, on that many devices, after compilation."""
     import jax
 
     jax.config.update("jax_num_cpu_devices", devices)
@@ -77,7 +77,7 @@ def by_dispatch(devices: int, size: Size) -> float:
     seconds: list[float] = []
     began = time.perf_counter()
 
-    def clock(moment):
+    def clock(info):
         nonlocal began
         seconds.append(time.perf_counter() - began)
         began = time.perf_counter()
@@ -85,7 +85,7 @@ def by_dispatch(devices: int, size: Size) -> float:
     options: Any = {
         "steps": 4 * size.steps,
         "batch_size": size.batch,
-        "steps_per_dispatch": size.steps,
+        "steps_per_execution": size.steps,
         # of those that divide the batch
         "mesh": gj.train.data_mesh(jax.devices()[: math.gcd(devices, size.batch)]) if devices > 1 else None,
         "callbacks": [clock],
@@ -95,7 +95,7 @@ def by_dispatch(devices: int, size: Size) -> float:
         gj.train.fit(loss_fn, params, optax.adam(1e-3), xs, key=key, **options)
     else:
         params = jax.tree.map(lambda leaf: jnp.stack([leaf] * size.seeds), params)
-        gj.train.search(loss_fn, params, optax.adam(1e-3), xs, keys=jax.random.split(key, size.seeds), **options)
+        gj.train.fit_ensemble(loss_fn, params, optax.adam(1e-3), xs, keys=jax.random.split(key, size.seeds), **options)
     return size.steps * size.seeds * size.batch / float(np.median(seconds[1:]))  # the first dispatch compiles
 
 

@@ -1,7 +1,8 @@
-"""Pictures of what `gj.flow` measures; the only module that draws. Needs matplotlib (`pip install "gru_jax[experiments]"`).
+"""Plots of what `gj.flow` measures. This is the only module that draws.
 
-Nothing is clipped: colours span all finite values on a logarithmic scale; exact zeros are white, and a term that is infinite or
-not a number is red, counted in the title.
+The plots need matplotlib: `pip install "gru_jax[experiments]"`. Values are not clipped: the colours of
+a heat map span all finite values on a logarithmic scale. Zeros are white. Infinite values and NaN are
+red, and the title counts them.
 """
 
 from typing import Any
@@ -9,22 +10,33 @@ from typing import Any
 import numpy as np
 
 
-def terms(axes: Any, norms: Any, title: str = "", *, vmin: float | None = None, vmax: float | None = None) -> Any:
-    """Draws the norms of the terms (loss step t, use step k) as a heat map.
+def contribution_heatmap(
+    axes: Any, norms: Any, title: str = "", *, vmin: float | None = None, vmax: float | None = None
+) -> Any:
+    """Draws how much each use step contributes to the gradient of each loss step, as a heat map.
 
     Args:
-        axes: matplotlib axes to draw on.
-        norms: `(T_loss, T_use)`, at least 0; from `gj.flow.contribution_norms` or `state_sensitivity`.
-        title: above it.
-        vmin: the lower end of the colours; by default the least positive value. What is below has the colour of the end.
-        vmax: the upper end; by default the greatest finite value.
+        axes: The matplotlib axes to draw on.
+        norms: The norms of the contributions, `(T_loss, T_use)`, at least 0, for example from
+            `gj.flow.contribution_norms` or `gj.flow.state_sensitivity`.
+        title: The title of the plot. Defaults to none.
+        vmin: The value at the lower end of the colours; smaller values get the same colour. Defaults
+            to the smallest positive value. Useful for several plots with equal colours.
+        vmax: The value at the upper end of the colours. Defaults to the largest finite value.
 
     Returns:
-        The image, for a colour bar.
+        The matplotlib image, for example for a colour bar.
 
     Raises:
-        ValueError: `norms` is no matrix, or holds a negative number.
-        ImportError: no matplotlib.
+        ValueError: If `norms` is not a matrix or contains a negative number.
+        ImportError: If matplotlib is not installed.
+
+    Example:
+        >>> import matplotlib.pyplot, numpy as np, gru_jax as gj
+        >>> matplotlib.use("Agg")
+        >>> figure, axes = matplotlib.pyplot.subplots()
+        >>> image = gj.plot.contribution_heatmap(axes, np.tril(np.full((5, 5), 0.1)), "GRU")
+        >>> bar = figure.colorbar(image)
     """
     from matplotlib import colormaps
     from matplotlib.colors import LogNorm
@@ -32,50 +44,62 @@ def terms(axes: Any, norms: Any, title: str = "", *, vmin: float | None = None, 
     norms = np.asarray(norms, np.float64)
     if norms.ndim != 2 or (norms < 0).any():
         raise ValueError(
-            f"norms: got an array of shape {norms.shape}, least value {norms.min(initial=np.inf):.3g}, expected (T_loss, T_use) "
-            "of at least 0. Reduce other axes first: norms.mean(-1)."
+            f"norms: got an array of shape {norms.shape} with the smallest value {norms.min(initial=np.inf):.3g}, expected "
+            "(T_loss, T_use) and values of at least 0. Reduce other axes first: norms.mean(-1)."
         )
-    finite = np.isfinite(norms) & (norms > 0)
-    least, greatest = (norms[finite].min(), norms[finite].max()) if finite.any() else (1.0, 1.0)
-    least, greatest = vmin or least, vmax or greatest
+    is_positive = np.isfinite(norms) & (norms > 0)
+    smallest, largest = (norms[is_positive].min(), norms[is_positive].max()) if is_positive.any() else (1.0, 1.0)
+    smallest, largest = vmin or smallest, vmax or largest
+    scale = LogNorm(smallest, max(largest, smallest * (1 + 1e-9)))  # LogNorm needs two different ends
     colours = colormaps["viridis"].with_extremes(bad="white")
-    shown = np.ma.masked_where(~finite, norms)
-    image = axes.imshow(
-        shown, norm=LogNorm(least, max(greatest, least * (1 + 1e-9))), cmap=colours, origin="lower", interpolation="nearest"
-    )
-    broken = ~np.isfinite(norms)
-    if broken.any():
+    masked = np.ma.masked_where(~is_positive, norms)
+    image = axes.imshow(masked, norm=scale, cmap=colours, origin="lower", interpolation="nearest")
+    nonfinite = ~np.isfinite(norms)
+    if nonfinite.any():
         red = np.zeros((*norms.shape, 4))
-        red[broken] = (1, 0, 0, 1)
+        red[nonfinite] = (1, 0, 0, 1)
         axes.imshow(red, origin="lower", interpolation="nearest")
-        title = f"{title} ({broken.sum()} not finite: red)".strip()
+        title = f"{title} ({nonfinite.sum()} not finite: red)".strip()
     axes.set(title=title, xlabel="use step k", ylabel="loss step t")
     return image
 
 
-def decay(axes: Any, sensitivity: Any, label: str | None = None, **style: Any) -> Any:
-    """Draws how the gradient of the last loss fades, or grows, on its way back: ‖∂J_T/∂h_k‖ against the distance T − k.
+def gradient_decay(axes: Any, sensitivity: Any, label: str | None = None, **style: Any) -> Any:
+    """Draws how the gradient of the last loss decays or grows on its way back through time.
+
+    The line shows ‖∂J_T/∂h_k‖ against the distance T − k, on a logarithmic scale.
 
     Args:
-        axes: matplotlib axes to draw on.
-        sensitivity: `(T_loss, T_state)`; its last row is drawn.
-        label: for the legend. Non-finite values are left out of the line and counted here.
-        style: of `axes.plot`.
+        axes: The matplotlib axes to draw on.
+        sensitivity: The norms ‖∂J_t/∂h_k‖, `(T_loss, T_state)`, for example from
+            `gj.flow.state_sensitivity`. The last row is drawn.
+        label: The label for the legend. If there are values that are not finite, they are missing
+            from the line and counted in the label. Defaults to none.
+        **style: Options of `axes.plot`, for example `color="C1"`.
 
     Returns:
-        The line.
+        The matplotlib line.
 
     Raises:
-        ValueError: `sensitivity` is no matrix.
+        ValueError: If `sensitivity` is not a matrix.
+
+    Example:
+        >>> import matplotlib.pyplot, numpy as np, gru_jax as gj
+        >>> matplotlib.use("Agg")
+        >>> _, axes = matplotlib.pyplot.subplots()
+        >>> line = gj.plot.gradient_decay(axes, 0.5 ** np.arange(5)[::-1][None], "GRU")
+        >>> line.get_ydata().tolist()
+        [1.0, 0.5, 0.25, 0.125, 0.0625]
     """
     values = np.asarray(sensitivity, np.float64)
     if values.ndim != 2:
         raise ValueError(
             f"sensitivity: got shape {values.shape}, expected (T_loss, T_state). Reduce the batch first: .mean(-1)."
         )
-    last = values[-1][::-1]
-    broken = int((~np.isfinite(last)).sum())
-    label = f"{label or ''} ({broken} not finite)".strip() if broken else label
-    (line,) = axes.plot(np.arange(len(last)), np.where(np.isfinite(last), last, np.nan), label=label, **style)
+    backwards = values[-1][::-1]
+    nonfinite = int((~np.isfinite(backwards)).sum())
+    label = f"{label or ''} ({nonfinite} not finite)".strip() if nonfinite else label
+    drawn = np.where(np.isfinite(backwards), backwards, np.nan)
+    (line,) = axes.plot(np.arange(len(drawn)), drawn, label=label, **style)
     axes.set(yscale="log", xlabel="steps back from the last loss", ylabel="‖∂J_T/∂h_k‖")
     return line

@@ -1,4 +1,4 @@
-"""Pictures show what there is: zeros, large values, and what is not finite."""
+"""Plots show all values: zeros, very large ones, and those that are not finite."""
 
 import matplotlib as mpl
 import numpy as np
@@ -21,8 +21,8 @@ def axes():
 NORMS = np.array([[1e-30, 0.0, 0.0], [1e5, 2.0, 0.0], [np.inf, np.nan, 1e30]])
 
 
-def test_colours_span_all_finite_values_and_nothing_is_clipped(axes):
-    image = gj.plot.terms(axes, NORMS, "GRU")
+def test_colours_span_all_finite_values_without_clipping(axes):
+    image = gj.plot.contribution_heatmap(axes, NORMS, "GRU")
     assert (image.norm.vmin, image.norm.vmax) == (1e-30, 1e30)
     assert image.get_array().mask.tolist() == [[False, True, True], [False, False, True], [True, True, False]]
     assert axes.get_title() == "GRU (2 not finite: red)"
@@ -30,19 +30,23 @@ def test_colours_span_all_finite_values_and_nothing_is_clipped(axes):
     assert np.argwhere(red[..., 3] == 1).tolist() == [[2, 0], [2, 1]]
 
 
-def test_a_map_without_a_positive_value_is_drawn(axes):
-    image = gj.plot.terms(axes, np.zeros((3, 3)))
+def test_a_heat_map_without_a_positive_value_can_be_drawn(axes):
+    image = gj.plot.contribution_heatmap(axes, np.zeros((3, 3)))
     axes.figure.canvas.draw()
     assert image.get_array().mask.all()
 
 
-def test_decay_draws_the_last_row_backward_and_counts_what_is_not_finite(axes):
-    line = gj.plot.decay(axes, np.array([[9.0, 9.0, 9.0], [np.inf, 3.0, 2.0]]), "tanh")
+def test_gradient_decay_draws_the_last_row_backwards_and_counts_nonfinite_values(axes):
+    line = gj.plot.gradient_decay(axes, np.array([[9.0, 9.0, 9.0], [np.inf, 3.0, 2.0]]), "tanh")
     np.testing.assert_array_equal(line.get_ydata(), [2.0, 3.0, np.nan])
     assert line.get_label() == "tanh (1 not finite)"
 
 
-def test_bad_input_is_told(axes):
-    assert_told(lambda: gj.plot.terms(axes, np.ones((3, 3, 2))), ValueError, r"norms: got an array of shape \(3, 3, 2\).*mean")
-    assert_told(lambda: gj.plot.terms(axes, -np.ones((3, 3))), ValueError, r"norms: got .*least value -1")
-    assert_told(lambda: gj.plot.decay(axes, np.ones(3)), ValueError, r"sensitivity: got shape \(3,\)")
+def test_bad_input_raises(axes):
+    assert_told(
+        lambda: gj.plot.contribution_heatmap(axes, np.ones((3, 3, 2))),
+        ValueError,
+        r"norms: got an array of shape \(3, 3, 2\).*mean",
+    )
+    assert_told(lambda: gj.plot.contribution_heatmap(axes, -np.ones((3, 3))), ValueError, r"norms: got .*smallest value -1")
+    assert_told(lambda: gj.plot.gradient_decay(axes, np.ones(3)), ValueError, r"sensitivity: got shape \(3,\)")

@@ -61,16 +61,16 @@ def expected(
 
 
 def loss_fn(
-    model: Model, params: network.Params, window: gj.train.Window, key: jax.Array, carry: Any
+    model: Model, params: network.Params, window: gj.train.WindowBatch, key: jax.Array, carry: Any
 ) -> tuple[jax.Array, dict, Any]:
     """Nats per frame of a window, all frames pooled, and the state after it."""
-    before, frames = (part.astype(jnp.float32) for part in window.pieces)
+    before, frames = (part.astype(jnp.float32) for part in window.sequences)
     carry, logits = expected(model, params, before, carry, key=key, resets=window.resets, mask=window.mask)
-    losses = gj.heads.bernoulli_cross_entropy(logits, frames, window.mask)
+    losses = gj.heads.sigmoid_binary_cross_entropy(logits, frames, window.mask)
     return losses.sum() / jnp.maximum(frames_of(window), 1), {}, carry
 
 
-def frames_of(window: gj.train.Window) -> jax.Array:
+def frames_of(window: gj.train.WindowBatch) -> jax.Array:
     """What the loss of a window is a mean over."""
     return window.mask.sum()
 
@@ -80,11 +80,11 @@ def with_previous(piece: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return np.concatenate([np.zeros_like(piece[:1]), piece[:-1]]), piece
 
 
-def losses(model: Model, params: network.Params, batch: gj.train.Padded) -> jax.Array:
+def losses(model: Model, params: network.Params, batch: gj.train.PaddedBatch) -> jax.Array:
     """Nats of every frame of whole pieces, `(B, T)`, 0 where there is none."""
     before, frames = (part.astype(jnp.float32) for part in batch.sequences)
     _, logits = expected(model, params, before, lengths=batch.lengths)
-    return gj.heads.bernoulli_cross_entropy(logits, frames, batch.mask)
+    return gj.heads.sigmoid_binary_cross_entropy(logits, frames, batch.mask)
 
 
 def averages(batches: list[tuple[jax.Array, jax.Array]]) -> Averages:
@@ -106,12 +106,12 @@ def averages(batches: list[tuple[jax.Array, jax.Array]]) -> Averages:
     )
 
 
-def evaluate(model: Model, batches: list[gj.train.Padded], params: network.Params) -> Averages:
+def evaluate(model: Model, batches: list[gj.train.PaddedBatch], params: network.Params) -> Averages:
     """The network's averages over pieces it is not trained on."""
     return averages([(losses(model, params, batch), batch.lengths) for batch in batches])
 
 
-def batches_of(pieces: list[np.ndarray], buckets: int = 4) -> list[gj.train.Padded]:
+def batches_of(pieces: list[np.ndarray], buckets: int = 4) -> list[gj.train.PaddedBatch]:
     """All pieces in a few batches of similar lengths."""
-    source = gj.train.bucketed([with_previous(piece) for piece in pieces], -(-len(pieces) // buckets), buckets=buckets)
-    return [batch for batch, _ in source.in_order()]
+    source = gj.train.bucketed([with_previous(piece) for piece in pieces], -(-len(pieces) // buckets), num_buckets=buckets)
+    return [batch for batch, _ in source.evaluation_batches()]

@@ -1,20 +1,34 @@
-"""A training loop that survives: jit-compiled, optax inside, many optimiser steps per dispatch. It knows no cell.
+"""Trains any JAX model with optax: compiled loops, checkpoints that survive crashes, exact resumes.
 
-`loop` holds `fit` and `search`, their arguments; `training` is what happens between dispatches, `program` the compiled steps.
-`sources`, `batches` and `sequences` say which examples a step sees; `checkpoint` and `folder` keep a run on the disk, `history` its
-record; `signals`, `stopping` and `nonfinite` are its ends; `parallel` spreads it over devices and processes; `progress` is the bar.
+The package knows no cell. Its modules, from the outside in:
+
+    fit, ensemble           the public functions `fit` and `fit_ensemble`
+    make_plan, arguments    check the arguments, and describe the run as a `TrainingPlan`
+    plans                   the types that describe a run
+    host_loop               what happens on the host between executions of the compiled program
+    train_step, gradients   the compiled program: a loop of optimiser steps
+    user_functions          calls the user's loss, and checks what it returns
+    batch_sources           which examples each step sees; `epoch_order` shuffles them
+    bucketed, windows       sequences of different lengths, and windows over long sequences
+    run_directory           saves and restores a run; `run_config` recognises it
+    checkpoint              checkpoint files: atomic writes and verified reads
+    history                 losses, metrics and evaluations, in memory and as a file
+    early_stopping          keeps the best parameters
+    signals                 saves and exits on SIGTERM and SIGINT
+    nonfinite_report        the error message after too many updates with NaN
+    data_parallel           spreads batches over devices and processes
 """
 
-from gru_jax.train.folder import load_params as load_params
-from gru_jax.train.loop import fit as fit
-from gru_jax.train.loop import search as search
-from gru_jax.train.parallel import data_mesh as data_mesh
-from gru_jax.train.results import Fit as Fit
-from gru_jax.train.results import Moment as Moment
-from gru_jax.train.sequences import Bucketed as Bucketed
-from gru_jax.train.sequences import Padded as Padded
-from gru_jax.train.sequences import Window as Window
-from gru_jax.train.sequences import Windows as Windows
-from gru_jax.train.sequences import bucketed as bucketed
-from gru_jax.train.sequences import windows as windows
-from gru_jax.train.stopping import EarlyStopping as EarlyStopping
+from gru_jax.train.bucketed import BucketedSource as BucketedSource
+from gru_jax.train.bucketed import PaddedBatch as PaddedBatch
+from gru_jax.train.bucketed import bucketed as bucketed
+from gru_jax.train.data_parallel import data_mesh as data_mesh
+from gru_jax.train.early_stopping import EarlyStopping as EarlyStopping
+from gru_jax.train.ensemble import fit_ensemble as fit_ensemble
+from gru_jax.train.fit import fit as fit
+from gru_jax.train.results import CallbackInfo as CallbackInfo
+from gru_jax.train.results import FitResult as FitResult
+from gru_jax.train.run_directory import load_params as load_params
+from gru_jax.train.windows import WindowBatch as WindowBatch
+from gru_jax.train.windows import WindowSource as WindowSource
+from gru_jax.train.windows import windows as windows

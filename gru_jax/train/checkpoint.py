@@ -1,10 +1,12 @@
-"""Checkpoints that survive: whole or not there, checked when read, the newest valid one found.
+"""Checkpoint files: written atomically, verified when they are read.
 
-    folder/step_000000001000/arrays/…          written by Orbax
-    folder/step_000000001000/manifest.json     size and SHA-256 of every file, what the arrays are, and the manifest's own digest
+    directory/step_000000001000/arrays/…         written by Orbax
+    directory/step_000000001000/manifest.json    sizes and SHA-256 of all files, names of the arrays
 
-Orbax writes into a temporary folder; the manifest is added, everything is synced to the disk, and one rename makes it a checkpoint;
-older ones are deleted only then. A folder without a matching manifest is no checkpoint: a bit flipped anywhere is seen.
+Orbax writes into a temporary directory. Then the manifest is added, everything is synced to the
+disk, and a single rename turns the temporary directory into a checkpoint. Only then are older
+checkpoints deleted. A directory whose files do not match its manifest is not used, so that even a
+single flipped bit is noticed.
 """
 
 import hashlib
@@ -18,86 +20,98 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-FORMAT, MANIFEST, ARRAYS = 1, "manifest.json", "arrays"
-PREFIX, TEMPORARY = "step_", ".tmp_"
+FORMAT, MANIFEST, ARRAYS = 2, "manifest.json", "arrays"
+PREFIX, TEMPORARY_PREFIX = "step_", ".tmp_"
 
 
-class Saved(NamedTuple):
-    """A checkpoint: arrays by name, and what is not an array, as JSON."""
+class Checkpoint(NamedTuple):
+    """The content of a checkpoint: arrays by name, and everything else as JSON values."""
 
     step: int
     arrays: dict[str, np.ndarray]
-    meta: dict[str, Any]
+    metadata: dict[str, Any]
 
 
-def save(folder: Path, saved: Saved, keep: int) -> None:
-    """Writes a checkpoint, whole or not at all, then deletes all but the newest `keep`.
+def save(directory: Path, checkpoint: Checkpoint, *, max_to_keep: int) -> None:
+    """Writes a checkpoint atomically, then deletes all but the newest `max_to_keep`.
 
     Raises:
-        OSError: the disk is full, the folder cannot be written to; names the folder. Checkpoints that were there still are.
-        ImportError: Orbax is not installed.
+        OSError: If the disk is full or the directory cannot be written to. Earlier checkpoints are
+            still there.
+        ImportError: If Orbax is not installed.
     """
-    temporary = folder / f"{TEMPORARY}{saved.step:012d}_{os.getpid()}"
-    orbax()
+    temporary = directory / f"{TEMPORARY_PREFIX}{checkpoint.step:012d}_{os.getpid()}"
+    import_orbax()
     try:
         shutil.rmtree(temporary, ignore_errors=True)
         temporary.mkdir(parents=True)
-        _write_arrays(temporary / ARRAYS, saved.arrays)
-        write_manifest(temporary, saved)
-        publish(temporary, folder / f"{PREFIX}{saved.step:012d}")
+        _write_arrays(temporary / ARRAYS, checkpoint.arrays)
+        write_manifest(temporary, checkpoint)
+        publish(temporary, directory / f"{PREFIX}{checkpoint.step:012d}")
     except Exception as error:
         shutil.rmtree(temporary, ignore_errors=True)
         number = error.errno if isinstance(error, OSError) else None
-        text = f"folder: the checkpoint of step {saved.step} could not be written to {folder}; earlier ones are as they were. ({error})"
+        text = (
+            f"checkpoint_dir: the checkpoint of step {checkpoint.step} could not be written to {directory}; earlier checkpoints are "
+            f"unchanged. ({error})"
+        )
         raise (OSError(number, text) if number else OSError(text)) from error
-    prune(folder, keep)
+    prune(directory, max_to_keep)
 
 
-def newest(folder: Path) -> Saved | None:
-    """The newest valid checkpoint, None where there is none; warns of each that is damaged."""
-    for path in sorted(checkpoints(folder), reverse=True):
+def load_latest(directory: Path) -> Checkpoint | None:
+    """Reads the newest valid checkpoint, and warns about each damaged one.
+
+    Returns None if there is none.
+
+    Raises:
+        ImportError: If Orbax is not installed.
+    """
+    for path in reversed(checkpoint_paths(directory)):
         try:
-            return read(path)
+            return load(path)
         except ImportError:
             raise
-        except Exception as error:  # whatever damage does to a reader
-            warnings.warn(f"{path} is damaged and left out: {error}. The checkpoint before it is used.", stacklevel=2)
+        except Exception as error:  # a damaged file may raise anything
+            warnings.warn(f"{path} is damaged and ignored: {error}. The checkpoint before it is used.", stacklevel=2)
     return None
 
 
-def checkpoints(folder: Path) -> list[Path]:
-    """What may be a checkpoint, oldest first."""
-    found = [path for path in folder.glob(f"{PREFIX}*") if path.name.removeprefix(PREFIX).isdigit()] if folder.is_dir() else []
-    return sorted(found)
+def checkpoint_paths(directory: Path) -> list[Path]:
+    """Returns the paths that have a checkpoint's name, oldest first."""
+    if not directory.is_dir():
+        return []
+    return sorted(path for path in directory.glob(f"{PREFIX}*") if path.name.removeprefix(PREFIX).isdigit())
 
 
-def read(path: Path) -> Saved:
-    """A checkpoint, after every byte of it was compared with its digest.
+def load(path: Path) -> Checkpoint:
+    """Reads a checkpoint after comparing every file with its digest.
 
     Raises:
-        ValueError: it is not what was written.
-        OSError: it cannot be read.
+        ValueError: If a file is not what was written.
+        OSError: If a file cannot be read.
     """
     manifest = json.loads((path / MANIFEST).read_text("utf-8"))
-    told = manifest.pop("digest", None)
-    if told != _digest(json.dumps(manifest, sort_keys=True).encode()):
+    if manifest.pop("digest", None) != _digest(json.dumps(manifest, sort_keys=True).encode()):
         raise ValueError("its manifest is not what was written")
     if manifest["format"] != FORMAT:
         raise ValueError(f"its format is {manifest['format']}, expected {FORMAT}")
-    found = {name: [size, digest] for name, size, digest in _files(path)}
-    if found != manifest["files"]:
-        wrong = sorted(
-            name for name in found.keys() | manifest["files"].keys() if found.get(name) != manifest["files"].get(name)
-        )
-        raise ValueError(f"{', '.join(wrong)} not as written")
-    return Saved(manifest["step"], _read_arrays(path / ARRAYS, manifest["arrays"]), manifest["meta"])
+    found, written = _file_table(path), manifest["files"]
+    if found != written:
+        changed = sorted(name for name in found.keys() | written.keys() if found.get(name) != written.get(name))
+        raise ValueError(f"{', '.join(changed)} not as written")
+    return Checkpoint(manifest["step"], _read_arrays(path / ARRAYS, manifest["arrays"]), manifest["metadata"])
 
 
-def write_manifest(path: Path, saved: Saved) -> None:
-    """Adds sizes and digests, and syncs everything to the disk."""
-    files = {name: [size, digest] for name, size, digest in _files(path)}
-    arrays = [[name, list(array.shape), str(array.dtype)] for name, array in saved.arrays.items()]
-    content = {"format": FORMAT, "step": saved.step, "files": files, "arrays": arrays, "meta": saved.meta}
+def write_manifest(path: Path, checkpoint: Checkpoint) -> None:
+    """Adds the manifest to a temporary directory, and syncs all of it to the disk."""
+    content = {
+        "format": FORMAT,
+        "step": checkpoint.step,
+        "files": _file_table(path),
+        "arrays": [[name, list(array.shape), str(array.dtype)] for name, array in checkpoint.arrays.items()],
+        "metadata": checkpoint.metadata,
+    }
     digest = _digest(json.dumps(content, sort_keys=True).encode())
     (path / MANIFEST).write_text(json.dumps(content | {"digest": digest}, sort_keys=True), "utf-8")
     for each in [*path.rglob("*"), path]:
@@ -105,29 +119,32 @@ def write_manifest(path: Path, saved: Saved) -> None:
 
 
 def publish(temporary: Path, path: Path) -> None:
-    """Makes a temporary folder the checkpoint, in one rename."""
-    if path.exists():  # damaged, or of a run that went this far before
-        aside = path.with_name(f"{TEMPORARY}{path.name}_{os.getpid()}")
+    """Turns a temporary directory into the checkpoint `path`, in one rename."""
+    if path.exists():  # it is damaged, or an earlier run got as far
+        aside = path.with_name(f"{TEMPORARY_PREFIX}{path.name}_{os.getpid()}")
         shutil.rmtree(aside, ignore_errors=True)
         os.rename(path, aside)
     os.rename(temporary, path)
     _sync(path.parent)
 
 
-def prune(folder: Path, keep: int) -> None:
-    """Deletes what is older than the newest `keep`, and what crashes have left."""
-    for path in checkpoints(folder)[:-keep]:
-        os.rename(path, path.with_name(f"{TEMPORARY}{path.name}"))
-    for path in folder.glob(f"{TEMPORARY}*"):
+def prune(directory: Path, max_to_keep: int) -> None:
+    """Deletes all but the newest `max_to_keep` checkpoints, and what crashes have left."""
+    for path in checkpoint_paths(directory)[:-max_to_keep]:
+        os.rename(path, path.with_name(f"{TEMPORARY_PREFIX}{path.name}"))
+    for path in directory.glob(f"{TEMPORARY_PREFIX}*"):
         shutil.rmtree(path, ignore_errors=True)
 
 
-def _files(path: Path) -> Iterator[tuple[str, int, str]]:
-    """(name, size, SHA-256) of every file but the manifest."""
+def _file_table(path: Path) -> dict[str, list[Any]]:
+    """Returns size and SHA-256 of every file but the manifest, by relative path."""
+    return {name: [len(content), _digest(content)] for name, content in _files(path)}
+
+
+def _files(path: Path) -> Iterator[tuple[str, bytes]]:
     for file in sorted(path.rglob("*")):
         if file.is_file() and file != path / MANIFEST:
-            content = file.read_bytes()
-            yield file.relative_to(path).as_posix(), len(content), _digest(content)
+            yield file.relative_to(path).as_posix(), file.read_bytes()
 
 
 def _digest(content: bytes) -> str:
@@ -142,43 +159,48 @@ def _sync(path: Path) -> None:
         os.close(handle)
 
 
-def orbax() -> Any:
-    """The package `orbax.checkpoint`.
+def import_orbax() -> Any:
+    """Returns the package `orbax.checkpoint`.
 
     Raises:
-        ImportError: it is not installed.
+        ImportError: If it is not installed.
     """
     try:
         import orbax.checkpoint as ocp
     except ImportError as error:
-        raise ImportError('folder: checkpoints need Orbax, which is not installed. pip install "gru_jax[train]".') from error
+        raise ImportError(
+            'checkpoint_dir: checkpoints need Orbax, which is not installed. Run: pip install "gru_jax[train]"'
+        ) from error
     return ocp
 
 
 def _checkpointer(ocp: Any) -> Any:
-    """Orbax' checkpointer for this process alone: one process writes and reads for all."""
+    """Returns an Orbax checkpointer for this process alone: one process writes for all."""
     import jax
 
     process = jax.process_index()
-    alone = ocp.options.MultiprocessingOptions(
+    this_process = ocp.options.MultiprocessingOptions(
         primary_host=process, active_processes={process}, barrier_sync_key_prefix=f"gru_jax_{process}"
     )
-    return ocp.Checkpointer(ocp.PyTreeCheckpointHandler(multiprocessing_options=alone), multiprocessing_options=alone)
+    handler = ocp.PyTreeCheckpointHandler(multiprocessing_options=this_process)
+    return ocp.Checkpointer(handler, multiprocessing_options=this_process)
 
 
 def _write_arrays(path: Path, arrays: dict[str, np.ndarray]) -> None:
-    """Under numbers: names of parameters may hold anything. An array without entries is its shape alone."""
-    with _checkpointer(orbax()) as checkpointer:
+    # Names are numbers here, because a parameter's name may hold any character. Orbax does not
+    # write arrays without entries.
+    with _checkpointer(import_orbax()) as checkpointer:
         checkpointer.save(path.absolute(), {str(i): array for i, array in enumerate(arrays.values()) if array.size})
 
 
-def _read_arrays(path: Path, told: list[Any]) -> dict[str, np.ndarray]:
-    ocp = orbax()
-    wanted = {str(i): ocp.RestoreArgs(restore_type=np.ndarray) for i, (_, shape, _) in enumerate(told) if np.prod(shape)}
+def _read_arrays(path: Path, table: list[Any]) -> dict[str, np.ndarray]:
+    """Reads the arrays that the manifest lists as `[name, shape, dtype]`."""
+    ocp = import_orbax()
+    wanted = {str(i): ocp.RestoreArgs(restore_type=np.ndarray) for i, (_, shape, _) in enumerate(table) if np.prod(shape)}
     with _checkpointer(ocp) as checkpointer:
         found = checkpointer.restore(path.absolute(), args=ocp.args.PyTreeRestore(restore_args=wanted))
     arrays = {}
-    for i, (name, shape, dtype) in enumerate(told):
+    for i, (name, shape, dtype) in enumerate(table):
         array = np.asarray(found[str(i)]) if str(i) in found else np.zeros(shape, np.dtype(dtype))
         if list(array.shape) != shape or str(array.dtype) != dtype:
             raise ValueError(f"{name} is {array.dtype}{list(array.shape)}, expected {dtype}{shape}")

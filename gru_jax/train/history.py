@@ -1,86 +1,110 @@
-"""What a run records: arrays in memory, and one JSON line per step in a file that can be read while it runs.
+"""The history of a run: arrays in memory, and JSON lines in a file that can be read at any time.
 
-    {"step": 17, "loss": 0.25, "accuracy": 0.9}           of step 17, before its update
-    {"step": 20, "evaluation": {"nats": 0.3}}             of the parameters after 20 steps
+    {"step": 17, "loss": 0.25, "accuracy": 0.9}    computed at step 17, before its update
+    {"step": 20, "evaluation": {"nats": 0.3}}      the evaluation of the parameters after 20 steps
 
-A number that is not finite is null.
+Numbers that are not finite are written as null.
 """
 
 import json
-import math
 import os
 from collections import defaultdict
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, TextIO
+from types import MappingProxyType
+from typing import Any, NamedTuple, TextIO
 
 import numpy as np
 
-NAME = "history.jsonl"
+from gru_jax.train.json_values import to_json_value
+
+FILE_NAME = "history.jsonl"
+
+
+class HistoryFormat(NamedTuple):
+    """The dtypes and shapes of recorded values, which the JSON lines do not hold."""
+
+    metrics: Mapping[str, tuple[str, list[int]]] = MappingProxyType({})  # dtype, shape of a step
+    evaluations: Mapping[str, str] = MappingProxyType({})  # dtype
+
+
+_EMPTY_FORMAT = HistoryFormat()
 
 
 class History:
-    """Losses, metrics and evaluations of a run, from `step` 0 on."""
+    """The losses, metrics and evaluations of a run."""
 
     def __init__(
         self,
-        folder: Path | None,
-        writes: bool,
-        step: int,
-        last_evaluation: int,
-        metrics: dict[str, tuple[str, list[int]]],
-        evaluated: dict[str, str],
+        directory: Path | None,
+        *,
+        writes_file: bool,
+        first_step: int = 0,
+        last_evaluation: int = -1,
+        previous_format: HistoryFormat = _EMPTY_FORMAT,
     ) -> None:
-        """Opens the history in `folder`, with what it holds of the first `step` steps and of the evaluations up to
-        `last_evaluation`, in these forms; without a folder, and in a process that does not write, it grows in memory only."""
+        """Opens the history, and reads what the file holds of a run that is resumed.
+
+        Args:
+            directory: The directory of the file. If None, the history is kept in memory only.
+            writes_file: Whether this process writes the file. Otherwise it only reads what is
+                there.
+            first_step: The step at which the run resumes. Lines of later steps are dropped.
+            last_evaluation: The step of the last evaluation before. Lines of later evaluations are
+                dropped.
+            previous_format: The format of what was recorded before.
+        """
         self.metrics: dict[str, list[np.ndarray]] = defaultdict(list)
         self.evaluations: dict[str, list[Any]] = defaultdict(list)
         self._file: TextIO | None = None
-        if folder is None:
+        if directory is None:
             return
-        kept = _lines(folder / NAME, step, last_evaluation)
-        self._remember(kept, step, metrics, evaluated)
-        if writes:
-            (folder / f".{NAME}").write_text("".join(json.dumps(line) + "\n" for line in kept), "utf-8")
-            os.replace(folder / f".{NAME}", folder / NAME)
-            self._file = open(folder / NAME, "a", encoding="utf-8")  # noqa: SIM115 (closed by close)
+        path, temporary = directory / FILE_NAME, directory / f".{FILE_NAME}"
+        lines = _read_lines(path, first_step, last_evaluation)
+        self._restore_metrics(lines, first_step, previous_format)
+        self._restore_evaluations(lines, previous_format)
+        if writes_file:
+            temporary.write_text("".join(json.dumps(line) + "\n" for line in lines), "utf-8")
+            os.replace(temporary, path)
+            self._file = open(path, "a", encoding="utf-8")  # noqa: SIM115 (close closes it)
 
-    def _remember(
-        self, lines: list[dict[str, Any]], step: int, metrics: dict[str, tuple[str, list[int]]], evaluated: dict[str, str]
-    ) -> None:
-        """What was recorded before a resume; NaN where a line is gone."""
-        steps = {line["step"]: line for line in lines if "evaluation" not in line}
-        for name, (dtype, shape) in metrics.items():
-            gone = np.full(shape, np.nan).tolist()
-            rows = _numbers([steps.get(i, {}).get(name, gone) for i in range(step)]).reshape(step, *shape)
-            counts = np.issubdtype(np.dtype(dtype), np.integer) and np.isnan(rows).any()  # NaN is no integer
-            self.metrics[name].append(rows if counts else rows.astype(dtype))
+    def _restore_metrics(self, lines: list[dict[str, Any]], steps: int, previous_format: HistoryFormat) -> None:
+        by_step = {line["step"]: line for line in lines if "evaluation" not in line}
+        for name, (dtype, shape) in previous_format.metrics.items():
+            missing = np.full(shape, np.nan).tolist()
+            rows = _as_float64([by_step.get(i, {}).get(name, missing) for i in range(steps)]).reshape(steps, *shape)
+            stays_float = np.issubdtype(np.dtype(dtype), np.integer) and np.isnan(rows).any()  # NaN is not an integer
+            self.metrics[name].append(rows if stays_float else rows.astype(dtype))
+
+    def _restore_evaluations(self, lines: list[dict[str, Any]], previous_format: HistoryFormat) -> None:
         for line in lines:
             if "evaluation" in line:
-                row = {name: _numbers(value) for name, value in line["evaluation"].items()}
-                self.evaluated(
-                    line["step"], {name: value.astype(evaluated.get(name, "float64")) for name, value in row.items()}
-                )
+                values = {
+                    name: _as_float64(value).astype(previous_format.evaluations.get(name, "float64"))
+                    for name, value in line["evaluation"].items()
+                }
+                self.add_evaluation(line["step"], values)
 
-    def add(self, step: int, metrics: dict[str, np.ndarray]) -> None:
-        """The metrics of the steps from `step` on, each `(steps, …)`."""
+    def add_steps(self, first_step: int, metrics: dict[str, np.ndarray]) -> None:
+        """Records the metrics of consecutive steps, each an array of shape `(steps, …)`."""
         for name, values in metrics.items():
             self.metrics[name].append(values)
         if self._file is not None:
             columns = {name: values.tolist() for name, values in metrics.items()}
             for i in range(len(next(iter(metrics.values())))):
-                self._write({"step": step + i} | {name: values[i] for name, values in columns.items()})
+                self._write({"step": first_step + i} | {name: values[i] for name, values in columns.items()})
             self._file.flush()
 
-    def evaluated(self, step: int, metrics: dict[str, np.ndarray]) -> None:
-        """The metrics of an evaluation after `step` steps."""
+    def add_evaluation(self, step: int, metrics: dict[str, np.ndarray]) -> None:
+        """Records the metrics of an evaluation after `step` steps."""
         self.evaluations["step"].append(step)
         for name, value in metrics.items():
             self.evaluations[name].append(np.asarray(value))
         if self._file is not None:
-            self._write({"step": step, "evaluation": {name: np.asarray(value).tolist() for name, value in metrics.items()}})
+            self._write({"step": step, "evaluation": metrics})
             self._file.flush()
 
-    def synced(self) -> None:
+    def sync(self) -> None:
         """Returns when the file is on the disk."""
         if self._file is not None:
             self._file.flush()
@@ -91,45 +115,40 @@ class History:
         if self._file is not None:
             self._file.close()
 
-    def arrays(self) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
-        """(metrics, evaluations), each an array."""
-        metrics = {name: np.concatenate(parts) for name, parts in self.metrics.items()}
-        return metrics, {name: np.asarray(values) for name, values in self.evaluations.items()}
+    def metric_arrays(self) -> dict[str, np.ndarray]:
+        """Returns each metric as an array over all steps."""
+        return {name: np.concatenate(parts) for name, parts in self.metrics.items()}
 
-    def forms(self) -> tuple[dict[str, tuple[str, list[int]]], dict[str, str]]:
-        """Dtype and shape of the metrics, dtype of the evaluations: for reading them again."""
+    def evaluation_arrays(self) -> dict[str, np.ndarray]:
+        """Returns each evaluation metric as an array over all evaluations."""
+        return {name: np.asarray(values) for name, values in self.evaluations.items()}
+
+    def format(self) -> HistoryFormat:
+        """Returns the format that reading the file again needs."""
         metrics = {name: (str(parts[-1].dtype), list(parts[-1].shape[1:])) for name, parts in self.metrics.items()}
-        return metrics, {name: str(np.asarray(values[-1]).dtype) for name, values in self.evaluations.items()}
+        return HistoryFormat(metrics, {name: str(np.asarray(values[-1]).dtype) for name, values in self.evaluations.items()})
 
     def _write(self, line: dict[str, Any]) -> None:
         assert self._file is not None
-        self._file.write(json.dumps(_plain(line), allow_nan=False) + "\n")
+        self._file.write(json.dumps(to_json_value(line), allow_nan=False) + "\n")
 
 
-def _plain(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {name: _plain(item) for name, item in value.items()}
-    if isinstance(value, list):
-        return [_plain(item) for item in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
-
-
-def _numbers(value: Any) -> np.ndarray:
-    """Numbers, with NaN for null."""
+def _as_float64(value: Any) -> np.ndarray:
+    """Converts nested lists to an array, with NaN for null."""
     return np.asarray(value, object).astype(np.float64)
 
 
-def _lines(path: Path, step: int, last_evaluation: int) -> list[dict[str, Any]]:
-    """The lines that belong to a checkpoint; a line cut off by a crash is left out."""
+def _read_lines(path: Path, first_step: int, last_evaluation: int) -> list[dict[str, Any]]:
+    """Reads the lines that belong to a checkpoint. A line that a crash cut off is ignored."""
     if not path.exists():
         return []
-    found = []
+    kept = []
     for text in path.read_text("utf-8", errors="replace").splitlines():
         try:
             line = json.loads(text)
-            before = line["step"] <= last_evaluation if "evaluation" in line else line["step"] < step
+            belongs = line["step"] <= last_evaluation if "evaluation" in line else line["step"] < first_step
         except (ValueError, KeyError, TypeError):
             continue
-        if before:
-            found.append(line)
-    return found
+        if belongs:
+            kept.append(line)
+    return kept

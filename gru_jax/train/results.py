@@ -1,24 +1,31 @@
-"""What training returns, and what a callback sees of it."""
+"""The types that users receive: the result of a run, and what a callback sees."""
 
 from typing import Any, NamedTuple
 
 import numpy as np
 
 
-class Fit(NamedTuple):
-    """What `fit` returns.
+class FitResult(NamedTuple):
+    """The result of `fit` and `fit_ensemble`.
+
+    `fit_ensemble` adds an axis for the N models: the first of `params`, `opt_state` and
+    `skipped_updates`, the second of the arrays in `history` and `evaluations`.
 
     Attributes:
-        params: after the last step.
-        opt_state: the optimiser's state after the last step.
-        history: `"loss"` and every metric of `loss_fn`, each an array `(steps,)`; the loss of step i is taken before update i.
-        evaluations: `"step"` and every metric of `evaluate`, each an array, one value per evaluation.
-        steps: how many optimiser steps were taken, those before a resume included.
-        skipped: how many of their updates were left out because something was not finite.
-        carry: after the last step; None without one.
-        best_params: the parameters with the best evaluation; None without `early_stopping`.
-        best_step: after how many steps they were found.
-        stopped: why training ended before all steps: "early_stopping" or "callback"; None where it did not.
+        params: The parameters after the last step.
+        opt_state: The optimiser's state after the last step.
+        history: `"loss"` and every metric of `loss_fn`, each an array of shape `(steps,)`. Entry i
+            was computed before update i.
+        evaluations: `"step"` and every metric of `evaluate`, each an array with one entry per
+            evaluation.
+        steps: The number of optimiser steps taken, including those before a resume.
+        skipped_updates: The number of updates that were skipped because the loss, a gradient or a
+            new parameter was not finite.
+        carry: The carry after the last step. None without a carry.
+        best_params: The parameters with the best evaluation. None without `early_stopping`.
+        best_step: The number of steps after which they were found. None without `early_stopping`.
+        stop_reason: Why training ended before `steps`: "early_stopping" or "callback". None if it
+            ran to the end.
     """
 
     params: Any
@@ -26,21 +33,22 @@ class Fit(NamedTuple):
     history: dict[str, np.ndarray]
     evaluations: dict[str, np.ndarray]
     steps: int
-    skipped: Any
+    skipped_updates: Any
     carry: Any = None
     best_params: Any = None
     best_step: int | None = None
-    stopped: str | None = None
+    stop_reason: str | None = None
 
 
-class Moment(NamedTuple):
-    """What a callback sees after a dispatch.
+class CallbackInfo(NamedTuple):
+    """What a callback of `fit` receives after each execution of the compiled program.
 
     Attributes:
-        step: optimiser steps so far.
-        params: the parameters now; copy what is kept, the next dispatch reuses their memory.
-        opt_state: the optimiser's state now.
-        metrics: the loss and the metrics of the dispatch's steps, each `(steps,)`.
+        step: The number of optimiser steps taken so far.
+        params: The current parameters. Copy what you keep: the next execution reuses their memory.
+        opt_state: The optimiser's current state. The same holds for it.
+        metrics: The loss and the metrics of the steps since the last callback, each an array of
+            shape `(steps,)`.
     """
 
     step: int

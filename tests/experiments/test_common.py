@@ -12,6 +12,7 @@ import pytest
 
 from experiments import common, digits
 from experiments.__main__ import experiments
+from gru_jax.train.json_values import to_json_value
 
 ROOT = Path(__file__).parents[2]
 
@@ -27,7 +28,7 @@ def test_the_list_names_every_experiment_with_its_question():
 
 def test_a_record_holds_no_number_json_cannot():
     record = {"a": np.float32(1.5), "b": [np.nan, np.inf], "c": jnp.arange(2), 3: (True, None)}
-    plain = common._plain(record)
+    plain = to_json_value(record, nonfinite=str)
     assert plain == {"a": 1.5, "b": ["nan", "inf"], "c": [0, 1], "3": [True, None]}
     json.dumps(plain, allow_nan=False)
 

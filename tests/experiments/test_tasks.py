@@ -115,7 +115,7 @@ def test_every_seed_has_its_own_network_and_its_own_batches():
     draw = partial(network.init, cell, input_size=2, hidden_size=4, output_size=1)
     rng = np.random.default_rng(0)
     tasks = adding.sequences(rng, 64, 6)
-    options = {"steps": 3, "batch_size": 8, "steps_per_dispatch": 3}
+    options = {"steps": 3, "batch_size": 8, "steps_per_execution": 3}
     train = partial(network.train_seeds, partial(adding.loss_fn, cell), draw, optax.sgd(0.1), tasks, **options)
     both, second = train(seeds=[3, 4]), train(seeds=[4])
     assert both.history["loss"].shape == (3, 2)
@@ -142,8 +142,7 @@ def test_a_window_costs_what_its_characters_cost_and_hands_its_state_on(monkeypa
     text = np.random.default_rng(0).integers(0, 3, 41).astype(np.uint8)
     source = gj.train.windows([(text[:-1], text[1:])], 2, 5)
     carry, total, count = char_lm.CELL.initial_state(params.cell, 2), 0.0, 0
-    for number in range(source.windows_per_epoch):
-        window = source.kinds()[0].make(source.data, jnp.int32(number), KEY, 1, 0)
+    for window in source.evaluation_batches():
         loss, _, carry = char_lm.loss_fn(3, params, window, KEY, carry)
         total, count = total + float(loss) * int(window.mask.sum()), count + int(window.mask.sum())
     streams = np.stack([text[:-1], text[1:]], -1).reshape(2, 20, 2)

@@ -1,6 +1,9 @@
-"""The small problem of the training tests: count ones. Also a process of its own: `python -m tests.train.problem FOLDER STEPS PAUSE`.
+"""A small problem for the training tests: counting ones.
 
-Prints one JSON line with digests of the parameters, the optimiser's state and the history.
+    python -m tests.train.problem DIRECTORY STEPS PAUSE
+
+trains it, pauses after each execution of the compiled program, and prints one JSON line with digests of
+the parameters, the optimiser's state and the history.
 """
 
 import hashlib
@@ -16,7 +19,7 @@ import numpy as np
 import optax
 
 import gru_jax as gj
-from gru_jax.train.folder import named
+from gru_jax.train.tree_paths import named_leaves
 
 N, T, D, H = 20, 6, 2, 7
 KEY = jax.random.key(0)
@@ -50,38 +53,38 @@ def evaluate(params):
 
 
 OPTIMIZER = optax.chain(optax.clip_by_global_norm(1.0), optax.adam(optax.cosine_decay_schedule(1e-2, 1000)))
-fit = partial(gj.train.fit, loss_fn, init(), OPTIMIZER, data(), key=KEY, batch_size=6, steps_per_dispatch=5)
+fit = partial(gj.train.fit, loss_fn, init(), OPTIMIZER, data(), key=KEY, batch_size=6, steps_per_execution=5)
 
 
 def digest(tree):
-    """One text for all bits of a tree."""
+    """Returns a digest of all bits of a tree."""
     content = hashlib.sha256()
-    for leaf in named(tree).values():
+    for leaf in named_leaves(tree).values():
         content.update(np.asarray(leaf).tobytes())
     return content.hexdigest()
 
 
-def digests(fitted):
-    """Of everything a resumed run must have in common with one that was not interrupted."""
-    parts = {name: getattr(fitted, name) for name in ("params", "opt_state", "history", "evaluations", "best_params")}
-    return {name: digest(part) for name, part in parts.items()} | {"steps": fitted.steps}
+def digests(result):
+    """Returns digests of everything that a resumed and an uninterrupted run must share."""
+    parts = {name: getattr(result, name) for name in ("params", "opt_state", "history", "evaluations", "best_params")}
+    return {name: digest(part) for name, part in parts.items()} | {"steps": result.steps}
 
 
 SETTINGS = {"evaluate": evaluate, "evaluate_every": 10, "early_stopping": gj.train.EarlyStopping("error"), "save_every": 5}
 
 if __name__ == "__main__":
-    folder, steps, pause = sys.argv[1], int(sys.argv[2]), float(sys.argv[3])
+    directory, steps, seconds = sys.argv[1], int(sys.argv[2]), float(sys.argv[3])
 
-    def ready(moment):
+    def pause_after(info):
         import time
 
-        print(f"step {moment.step}", flush=True)
-        time.sleep(pause)
+        print(f"step {info.step}", flush=True)
+        time.sleep(seconds)
 
-    fitted = fit(
+    result = fit(
         steps=steps,
-        folder=None if folder == "none" else folder,
-        callbacks=[ready],
-        **(SETTINGS | ({"save_every": None} if folder == "none" else {})),
+        checkpoint_dir=None if directory == "none" else directory,
+        callbacks=[pause_after],
+        **(SETTINGS | ({"save_every": None} if directory == "none" else {})),
     )
-    print(json.dumps(digests(fitted) | {"pid": os.getpid()}), flush=True)
+    print(json.dumps(digests(result) | {"pid": os.getpid()}), flush=True)

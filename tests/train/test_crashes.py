@@ -1,4 +1,4 @@
-"""Crashes at every step of a save, real SIGKILLs, full disks, SIGTERM and SIGINT: what was saved stays, and a run goes on from it."""
+"""No crash, full disk or signal loses a checkpoint, and the run resumes from the newest one."""
 
 import json
 import os
@@ -13,25 +13,27 @@ import numpy as np
 import pytest
 
 from gru_jax.train import checkpoint
-from gru_jax.train.checkpoint import Saved
+from gru_jax.train.checkpoint import Checkpoint
 from tests.problems import assert_told
 
 ROOT = Path(__file__).parents[2]
 
 
 class Killed(BaseException):
-    """The process ends here: no handler, no clean-up."""
+    """Stands for the end of the process, without handlers or clean-up."""
 
 
 def saved(step):
-    return Saved(
+    return Checkpoint(
         step, {"W": np.full((3, 4), step, np.float32), "count": np.asarray(step), "nothing": np.zeros((0, 2))}, {"at": step}
     )
 
 
-def whole(found):
-    """Whether a checkpoint is one of those that were saved."""
-    return found.meta == {"at": found.step} and (found.arrays["W"] == found.step).all() and found.arrays["count"] == found.step
+def is_intact(found):
+    """Tells whether a checkpoint is one of those that were saved, in full."""
+    return (
+        found.metadata == {"at": found.step} and (found.arrays["W"] == found.step).all() and found.arrays["count"] == found.step
+    )
 
 
 CALLS = [(checkpoint, "_write_arrays"), (checkpoint, "write_manifest"), (checkpoint, "_sync"), (os, "rename"), (checkpoint, "publish"), (checkpoint, "prune"), (checkpoint.shutil, "rmtree")]  # fmt: skip
@@ -40,11 +42,11 @@ CALLS = [(checkpoint, "_write_arrays"), (checkpoint, "write_manifest"), (checkpo
 @pytest.mark.parametrize("after", [False, True], ids=["before", "after"])
 @pytest.mark.parametrize(("module", "name"), CALLS, ids=[name for _, name in CALLS])
 def test_a_crash_at_any_point_of_a_save_leaves_the_newest_valid_checkpoint(module, name, after, tmp_path, monkeypatch):
-    """Each call of each step of a save in turn, before it and after it."""
+    """Crashes before or after each call of each function that a save calls, one after another."""
     for nth in range(1, 30):
-        folder = tmp_path / str(nth)
+        directory = tmp_path / str(nth)
         for step in (1, 2, 3):
-            checkpoint.save(folder, saved(step), keep=2)
+            checkpoint.save(directory, saved(step), max_to_keep=2)
         calls, original = [], getattr(module, name)
 
         def crash(*args, nth=nth, calls=calls, original=original, **options):
@@ -59,27 +61,28 @@ def test_a_crash_at_any_point_of_a_save_leaves_the_newest_valid_checkpoint(modul
         with monkeypatch.context() as patch:
             patch.setattr(module, name, crash)
             try:
-                checkpoint.save(folder, saved(4), keep=2)
-                break  # fewer calls than that
+                checkpoint.save(directory, saved(4), max_to_keep=2)
+                break  # there are fewer calls than nth
             except Killed:
                 pass
-        found = checkpoint.newest(folder)
+        found = checkpoint.load_latest(directory)
         assert found.step in (3, 4)
-        assert whole(found)
-        checkpoint.save(folder, saved(5), keep=2)  # the next run cleans up
-        assert whole(checkpoint.newest(folder))
-        assert not list(folder.glob(".tmp_*"))
+        assert is_intact(found)
+        checkpoint.save(directory, saved(5), max_to_keep=2)  # the next run cleans up
+        assert is_intact(checkpoint.load_latest(directory))
+        assert not list(directory.glob(".tmp_*"))
     else:
-        pytest.fail("29 calls were not all of them")
+        pytest.fail("a save makes more than 29 calls")
     assert nth > 1
 
 
 @pytest.mark.parametrize("nth", range(1, 4))
-def test_a_crash_while_a_damaged_checkpoint_is_replaced_leaves_a_whole_one(nth, tmp_path, monkeypatch):
+def test_a_crash_while_replacing_a_damaged_checkpoint_leaves_a_valid_one(nth, tmp_path, monkeypatch):
     for step in (1, 2):
-        checkpoint.save(tmp_path, saved(step), keep=2)
+        checkpoint.save(tmp_path, saved(step), max_to_keep=2)
     (tmp_path / "step_000000000002" / "manifest.json").write_text("")
-    renames, original = [], os.rename  # Orbax' own, the damaged one aside, the new one in its place
+    # Orbax renames first, then the damaged checkpoint moves aside, then the new one takes its place
+    renames, original = [], os.rename
 
     def crash(*args):
         renames.append(args)
@@ -89,18 +92,18 @@ def test_a_crash_while_a_damaged_checkpoint_is_replaced_leaves_a_whole_one(nth, 
 
     monkeypatch.setattr(os, "rename", crash)
     with pytest.raises(Killed):
-        checkpoint.save(tmp_path, saved(2), keep=2)
+        checkpoint.save(tmp_path, saved(2), max_to_keep=2)
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # the damaged one may still be there
-        found = checkpoint.newest(tmp_path)
+        warnings.simplefilter("ignore")  # the damaged checkpoint may still be there
+        found = checkpoint.load_latest(tmp_path)
     assert found.step == 1
-    assert whole(found)
+    assert is_intact(found)
 
 
 @pytest.mark.parametrize(("module", "name"), [(checkpoint, "_write_arrays"), (checkpoint, "_sync"), (os, "rename")])
 @pytest.mark.parametrize("number", [28, 13, 30], ids=["full", "denied", "read only"])
-def test_a_disk_that_does_not_write_is_told_and_nothing_saved_is_lost(module, name, number, tmp_path, monkeypatch):
-    checkpoint.save(tmp_path, saved(1), keep=2)
+def test_a_disk_that_does_not_write_raises_and_no_checkpoint_is_lost(module, name, number, tmp_path, monkeypatch):
+    checkpoint.save(tmp_path, saved(1), max_to_keep=2)
 
     def fails(*args):
         raise OSError(number, os.strerror(number))
@@ -108,36 +111,36 @@ def test_a_disk_that_does_not_write_is_told_and_nothing_saved_is_lost(module, na
     with monkeypatch.context() as patch:
         patch.setattr(module, name, fails)
         assert_told(
-            lambda: checkpoint.save(tmp_path, saved(2), keep=2),
+            lambda: checkpoint.save(tmp_path, saved(2), max_to_keep=2),
             OSError,
-            f"{tmp_path}; earlier ones are as they were.*{os.strerror(number)}",
+            f"{tmp_path}; earlier checkpoints are unchanged.*{os.strerror(number)}",
         )
-    assert checkpoint.newest(tmp_path).step == 1
+    assert checkpoint.load_latest(tmp_path).step == 1
     assert not list(tmp_path.glob(".tmp_*"))
 
 
-# ---- real processes
+# Tests with processes of their own
 
 
-def process(folder, steps=40, pause=0.0):
-    command = [sys.executable, "-m", "tests.train.problem", str(folder), str(steps), str(pause)]
+def process(directory, steps=40, pause=0.0):
+    command = [sys.executable, "-m", "tests.train.problem", str(directory), str(steps), str(pause)]
     environment = os.environ | {
-        "JAX_COMPILATION_CACHE_DIR": str(folder) + "_cache",
+        "JAX_COMPILATION_CACHE_DIR": str(directory) + "_cache",
         "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
     }
     return subprocess.Popen(command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
-def finished(folder, steps=40):
-    """The digests of a run that is left to end."""
-    out, err = process(folder, steps).communicate(timeout=120)
+def finished(directory, steps=40):
+    """Returns the digests of a run that is not interrupted."""
+    out, err = process(directory, steps).communicate(timeout=120)
     lines = out.splitlines()
     assert lines, err
     return {name: value for name, value in json.loads(lines[-1]).items() if name != "pid"}
 
 
 def until(child, line):
-    """Reads until the child says this."""
+    """Reads the child's output up to this line."""
     for said in child.stdout:
         if said.strip() == line:
             return
@@ -152,13 +155,13 @@ def uninterrupted(tmp_path_factory):
 @pytest.mark.parametrize(
     ("number", "status"), [(signal.SIGTERM, 143), pytest.param(signal.SIGINT, 130, marks=pytest.mark.slow)]
 )
-def test_a_signal_lets_the_dispatch_end_saves_and_exits(number, status, tmp_path, uninterrupted):
+def test_a_signal_finishes_the_execution_saves_and_exits(number, status, tmp_path, uninterrupted):
     child = process(tmp_path / "run", pause=0.5)
     until(child, "step 10")
     child.send_signal(number)
     child.communicate(timeout=60)
     assert child.returncode == status
-    assert checkpoint.newest(tmp_path / "run").step in (10, 15)
+    assert checkpoint.load_latest(tmp_path / "run").step in (10, 15)
     assert finished(tmp_path / "run") == uninterrupted
 
 
@@ -174,50 +177,50 @@ def test_a_second_signal_exits_at_once(tmp_path):
 
 
 @pytest.mark.slow
-def test_a_killed_run_goes_on_from_its_newest_checkpoint(tmp_path, uninterrupted):
+def test_a_killed_run_resumes_from_its_newest_checkpoint(tmp_path, uninterrupted):
     child = process(tmp_path / "run", pause=0.3)
     until(child, "step 20")
     child.kill()
     child.communicate()
-    assert checkpoint.newest(tmp_path / "run").step >= 15
+    assert checkpoint.load_latest(tmp_path / "run").step >= 15
     assert finished(tmp_path / "run") == uninterrupted
 
 
 @pytest.mark.slow
-def test_a_run_that_is_killed_at_random_moments_ends_as_if_it_had_not_been(tmp_path):
-    """Half of the kills while a process starts, half while it trains: as long as this machine takes for either."""
+def test_a_run_that_is_killed_at_random_moments_ends_like_an_uninterrupted_one(tmp_path):
+    """Half of the kills come while the process starts, half while it trains."""
     began = time.monotonic()
     uninterrupted = finished(tmp_path / "uninterrupted", steps=200)
     took = time.monotonic() - began
-    rng, reached, folder = np.random.default_rng(int.from_bytes(os.urandom(4), "little")), 0, tmp_path / "run"
+    rng, reached, directory = np.random.default_rng(int.from_bytes(os.urandom(4), "little")), 0, tmp_path / "run"
     for kill in range(8):
-        child = process(folder, steps=200, pause=0.1)
+        child = process(directory, steps=200, pause=0.1)
         if kill % 2:
             child.stdout.readline()
-            child.stdout.readline()  # the second dispatch has ended, so the first is saved
+            child.stdout.readline()  # the second execution has ended, so the first is saved
             time.sleep(rng.uniform(0, 0.5))
         else:
             time.sleep(rng.uniform(0, took))
         child.kill()
         child.communicate()
-        found = checkpoint.newest(folder)
+        found = checkpoint.load_latest(directory)
         assert (found.step if found else 0) >= reached
         reached = found.step if found else 0
     assert reached > 0
-    assert finished(folder, steps=200) == uninterrupted
+    assert finished(directory, steps=200) == uninterrupted
 
 
 SAVES_FOREVER = """
 import sys; from pathlib import Path; import numpy as np; import orbax.checkpoint
 from gru_jax.train import checkpoint; from tests.train.test_crashes import saved
-start = checkpoint.newest(Path(sys.argv[1]))
+start = checkpoint.load_latest(Path(sys.argv[1]))
 print("ready", flush=True)
-for step in range(start.step + 1 if start else 1, 10**6): print(checkpoint.save(Path(sys.argv[1]), saved(step), keep=2), flush=True)
+for step in range(start.step + 1 if start else 1, 10**6): print(checkpoint.save(Path(sys.argv[1]), saved(step), max_to_keep=2), flush=True)
 """
 
 
 @pytest.mark.slow
-def test_kills_during_saves_always_leave_a_whole_checkpoint(tmp_path):
+def test_kills_during_saves_always_leave_a_valid_checkpoint(tmp_path):
     rng, reached = np.random.default_rng(int.from_bytes(os.urandom(4), "little")), 0
     for _ in range(5):
         child = subprocess.Popen(
@@ -229,17 +232,17 @@ def test_kills_during_saves_always_leave_a_whole_checkpoint(tmp_path):
         time.sleep(rng.uniform(0, 0.05))
         child.kill()
         child.communicate()
-        found = checkpoint.newest(tmp_path)
+        found = checkpoint.load_latest(tmp_path)
         if found is not None:
-            assert whole(found)
+            assert is_intact(found)
             assert found.step >= reached
             reached = found.step
     assert reached > 5
 
 
-def test_a_folder_that_cannot_be_written_to_is_told(tmp_path):
+def test_a_directory_that_cannot_be_written_to_raises(tmp_path):
     from tests.train.problem import fit
 
     (tmp_path / "file").write_text("")
     with pytest.raises(OSError, match="file"):
-        fit(steps=1, folder=tmp_path / "file" / "run")
+        fit(steps=1, checkpoint_dir=tmp_path / "file" / "run")

@@ -1,4 +1,4 @@
-"""A loss, gradient or parameter that is not finite never gets into the parameters; it is counted; too many in a row end the run."""
+"""Updates that are not finite are skipped and counted; too many consecutive ones raise."""
 
 import json
 
@@ -8,11 +8,12 @@ import optax
 import pytest
 
 import gru_jax as gj
+from gru_jax.train.batch_sources import BatchMaker, StepIndices
 from tests.train.problem import KEY, digest
 
 
 def quadratic(values, kind="loss"):
-    """A loss that is not finite at the steps where `values` is not; the steps are counted in the data."""
+    """Makes a loss that is not finite at the steps where `values` is not."""
 
     def loss_fn(params, batch, key):
         (step,) = batch
@@ -20,7 +21,7 @@ def quadratic(values, kind="loss"):
         loss = (params["a"] ** 2).sum() + (params["b"] - 1) ** 2
         if kind == "loss":
             return loss + 0 * bad, {"seen": bad}
-        # the value is finite, the gradient of one leaf is not
+        # the loss is finite, but the gradient of one leaf is not
         return loss + jnp.sqrt(
             jnp.where(jnp.isfinite(bad), 1.0, 0.0) * params["b"] ** 2 + jnp.where(jnp.isfinite(bad), 1.0, 0.0)
         ), {"seen": bad}
@@ -35,54 +36,54 @@ def run(values, kind="loss", optimizer=None, **options):
     steps = jnp.arange(len(values), dtype=jnp.float32)
     optimizer = optimizer or optax.adam(0.1)
     return gj.train.fit(
-        quadratic(values, kind), PARAMS, optimizer, Counter(steps), key=KEY, steps=len(values), steps_per_dispatch=4, **options
+        quadratic(values, kind), PARAMS, optimizer, Counter(steps), key=KEY, steps=len(values), steps_per_execution=4, **options
     )
 
 
 class Counter:
-    """A source whose batch is the number of the step."""
+    """A batch source whose batch is the number of the step."""
 
     def __init__(self, steps):
-        self.data = steps
+        self.bucket_data = (steps,)
 
-    def kinds(self):
-        return (KIND,)
+    def batch_makers(self):
+        return (MAKER,)
 
-    def addresses(self, key, step, steps):
-        return np.zeros(steps, np.int32), step + np.arange(steps, dtype=np.int32)
+    def step_indices(self, key, step, steps):
+        return StepIndices(np.zeros(steps, np.int32), step + np.arange(steps, dtype=np.int32))
 
-    def described(self):
+    def describe(self):
         return {"source": "counter"}
 
 
-KIND = gj.train.sources.Kind(lambda data, number, key, shards, shard: (number,))
+MAKER = BatchMaker(lambda data, number, key, shard: (number,))
 
 
 @pytest.mark.parametrize("kind", ["loss", "gradient"])
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
-def test_such_an_update_is_left_out_and_counted(bad, kind):
+def test_an_update_that_is_not_finite_is_skipped_and_counted(bad, kind):
     values = [0.0, bad, 0.0, 0.0, bad, bad, 0.0, 0.0, 0.0]
     fitted = run(values, kind)
     finite = [value for value in values if np.isfinite(value)]
-    assert fitted.skipped == 3
+    assert fitted.skipped_updates == 3
     assert fitted.steps == 9
     assert digest((fitted.params, fitted.opt_state)) == digest(run(finite, kind)[:2])
     if kind == "loss":
         np.testing.assert_array_equal(np.isfinite(fitted.history["loss"]), np.isfinite(values))
 
 
-def test_a_step_too_large_for_the_dtype_is_left_out_too():
-    """Loss and gradient are finite, the parameters would not be."""
+def test_an_update_that_overflows_the_parameters_is_skipped():
+    """The loss and the gradient are finite, but the new parameters would not be."""
     too_large = jnp.finfo(PARAMS["a"].dtype).max / 2  # the gradients are 2, −4 and 4
     fitted = run([0.0, 0.0, 0.0], optimizer=optax.sgd(too_large))
-    assert fitted.skipped == 3
+    assert fitted.skipped_updates == 3
     assert np.isfinite(fitted.history["loss"]).all()
     assert digest(fitted.params) == digest(PARAMS)
 
 
-def test_the_record_has_null_where_a_number_is_not_finite_and_the_count_survives_a_resume(tmp_path):
+def test_the_history_file_has_null_for_nan_and_the_count_survives_a_resume(tmp_path):
     values = [0.0, np.nan, 0.0, np.nan, np.nan, 0.0]
-    run(values[:4], folder=tmp_path)
+    run(values[:4], checkpoint_dir=tmp_path)
     lines = [json.loads(line) for line in (tmp_path / "history.jsonl").read_text().splitlines()]
     assert [line["loss"] is None for line in lines] == [False, True, False, True]
 
@@ -95,37 +96,37 @@ def test_the_record_has_null_where_a_number_is_not_finite_and_the_count_survives
             Counter(jnp.arange(6.0)),
             key=KEY,
             steps=steps,
-            folder=tmp_path / "two",
-            max_nonfinite=4,
+            checkpoint_dir=tmp_path / "two",
+            max_consecutive_nonfinite=4,
         )
 
     fit(4)
     resumed = fit(6)
-    assert resumed.skipped == 3
+    assert resumed.skipped_updates == 3
     assert np.isnan(resumed.history["loss"][[1, 3, 4]]).all()
 
 
 @pytest.mark.parametrize("kind", ["loss", "gradient"])
-def test_too_many_in_a_row_end_the_run_with_the_step_the_batch_and_the_norms(kind):
+def test_too_many_consecutive_skipped_updates_raise_with_the_step_the_batch_and_the_norms(kind):
     values = [0.0, np.nan, 0.0, 0.0, 0.0, np.nan, np.nan, np.nan, np.nan, 0.0]
-    message = r"3 updates in a row, up to step 7.*At step 7 the loss was .*, the batch examples 7.*\['a'\]: gradient .*\['b'\]: gradient nan, parameter"
+    message = r"3 consecutive updates, up to step 7.*At step 7 the loss was .*, the batch was examples 7.*\['a'\]: gradient .*\['b'\]: gradient nan, parameter"
     if kind == "loss":
         message = message.replace("gradient nan", r"gradient \S+")
     with pytest.raises(FloatingPointError, match=message):
-        run(values, kind, max_nonfinite=3)
-    assert run(values, kind, max_nonfinite=5).skipped == 5
+        run(values, kind, max_consecutive_nonfinite=3)
+    assert run(values, kind, max_consecutive_nonfinite=5).skipped_updates == 5
 
 
-def test_the_last_checkpoint_before_the_end_is_finite(tmp_path):
+def test_the_last_checkpoint_before_the_error_is_finite(tmp_path):
     values = [0.0] * 4 + [np.nan] * 6
     with pytest.raises(FloatingPointError, match="up to step 6"):
-        run(values, max_nonfinite=3, folder=tmp_path, save_every=2)
+        run(values, max_consecutive_nonfinite=3, checkpoint_dir=tmp_path, save_every=2)
     found = gj.train.load_params(tmp_path, PARAMS)
     assert digest(found) == digest(run(values[:4]).params)
 
 
-def test_in_parts_and_with_weights_too():
+def test_updates_are_skipped_with_microbatches_too():
     batch = jnp.array([1.0, 2.0, jnp.nan, 4.0])
     loss_fn = lambda params, batch, key: ((params * batch).mean(), {})
-    fitted = gj.train.fit(loss_fn, jnp.ones(()), optax.sgd(0.1), batch, key=KEY, steps=3, accumulate=2)
-    assert (fitted.skipped, float(fitted.params)) == (3, 1.0)
+    fitted = gj.train.fit(loss_fn, jnp.ones(()), optax.sgd(0.1), batch, key=KEY, steps=3, grad_accumulation_steps=2)
+    assert (fitted.skipped_updates, float(fitted.params)) == (3, 1.0)

@@ -1,4 +1,4 @@
-"""A run that was interrupted goes on bit for bit; another one is refused with the difference; damage is seen, the one before used."""
+"""Runs resume bit for bit, different runs are refused, and damaged checkpoints are noticed."""
 
 import json
 import shutil
@@ -21,81 +21,82 @@ run = partial(fit, **SETTINGS)
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory):
-    """20 steps at once."""
-    return digests(run(steps=20, folder=tmp_path_factory.mktemp("whole")))
+    """The digests of 20 steps without interruption."""
+    return digests(run(steps=20, checkpoint_dir=tmp_path_factory.mktemp("whole")))
 
 
 @pytest.fixture(scope="module")
 def half(tmp_path_factory):
-    """A folder with checkpoints of 5 and 10 steps."""
-    folder = tmp_path_factory.mktemp("half")
-    run(steps=10, folder=folder)
-    return folder
+    """A directory with checkpoints of 5 and 10 steps."""
+    directory = tmp_path_factory.mktemp("half")
+    run(steps=10, checkpoint_dir=directory)
+    return directory
 
 
 @pytest.fixture
-def folder(half, tmp_path):
+def directory(half, tmp_path):
     return shutil.copytree(half, tmp_path / "run")
 
 
-def steps_there(folder):
-    return sorted(int(path.name.removeprefix("step_")) for path in folder.glob("step_*"))
+def steps_there(directory):
+    return sorted(int(path.name.removeprefix("step_")) for path in directory.glob("step_*"))
 
 
-def test_a_run_in_two_parts_is_the_run_in_one_bit_for_bit(folder, whole):
-    assert steps_there(folder) == [5, 10]
-    assert digests(run(steps=20, folder=folder)) == whole
-    assert steps_there(folder) == [15, 20]
-    again = run(steps=20, folder=folder)  # nothing left to do
+def test_a_resumed_run_equals_an_uninterrupted_one_bit_for_bit(directory, whole):
+    assert steps_there(directory) == [5, 10]
+    assert digests(run(steps=20, checkpoint_dir=directory)) == whole
+    assert steps_there(directory) == [15, 20]
+    again = run(steps=20, checkpoint_dir=directory)  # nothing left to do
     assert digests(again) == whole
     assert digests(fit(steps=20, **(SETTINGS | {"save_every": None})))["params"] == whole["params"]
 
 
-def test_the_parts_may_have_other_lengths_of_dispatch(folder, whole):
-    longer = run(steps=20, folder=folder, steps_per_dispatch=7)
+def test_a_run_may_resume_with_other_steps_per_execution(directory, whole):
+    longer = run(steps=20, checkpoint_dir=directory, steps_per_execution=7)
     assert digests(longer)["steps"] == 20
     for ours, theirs in zip(jax.tree.leaves(longer.params), jax.tree.leaves(fit(steps=20).params), strict=True):
         np.testing.assert_allclose(ours, theirs, rtol=1e-5, atol=1e-6)
 
 
-def test_the_history_can_be_read_while_it_runs_and_goes_on_after_a_resume(folder, whole):
+def test_the_history_file_can_be_read_while_training_and_continues_after_a_resume(directory, whole):
     seen = []
 
-    def callback(moment):
-        lines = [json.loads(line) for line in (folder / "history.jsonl").read_text().splitlines()]
+    def callback(info):
+        lines = [json.loads(line) for line in (directory / "history.jsonl").read_text().splitlines()]
         losses = [line["loss"] for line in lines if "loss" in line]
         seen.append(len(losses))
-        assert losses[-1] == float(moment.metrics["loss"][-1])
+        assert losses[-1] == float(info.metrics["loss"][-1])
 
-    with open(folder / "history.jsonl", "a") as file:  # what a crash leaves: steps after the checkpoint, half a line
+    # a crash leaves steps after the checkpoint, and half a line
+    with open(directory / "history.jsonl", "a") as file:
         file.write('{"step": 10, "loss": 99.0, "root": 9.0}\n{"step": 11, "lo')
-    fitted = run(steps=20, folder=folder, callbacks=[callback])
+    fitted = run(steps=20, checkpoint_dir=directory, callbacks=[callback])
     assert seen == [15, 20]
     assert digests(fitted) == whole
-    lines = [json.loads(line) for line in (folder / "history.jsonl").read_text().splitlines()]
+    lines = [json.loads(line) for line in (directory / "history.jsonl").read_text().splitlines()]
     assert [line["step"] for line in lines if "loss" in line] == list(range(20))
     assert [line["step"] for line in lines if "evaluation" in line] == [0, 10, 20]
 
 
-def test_a_lost_history_leaves_gaps_and_the_rest_goes_on(folder, whole):
-    (folder / "history.jsonl").unlink()
-    fitted = run(steps=20, folder=folder)
+def test_a_lost_history_file_leaves_nan_and_training_continues(directory, whole):
+    (directory / "history.jsonl").unlink()
+    fitted = run(steps=20, checkpoint_dir=directory)
     assert digests(fitted)["params"] == whole["params"]
     assert np.isnan(fitted.history["loss"][:10]).all()
     assert np.isfinite(fitted.history["loss"][10:]).all()
 
 
-def test_without_orbax_nothing_is_begun_and_no_checkpoint_called_damaged(folder, monkeypatch):
+def test_without_orbax_training_raises_and_no_checkpoint_counts_as_damaged(directory, monkeypatch):
     monkeypatch.setitem(sys.modules, "orbax.checkpoint", None)
-    told = r'checkpoints need Orbax.*pip install "gru_jax\[train\]"'
-    assert_told(lambda: run(steps=20, folder=folder), ImportError, told)
-    assert_told(lambda: gj.train.load_params(folder, init()), ImportError, told)
-    assert not fit(steps=1).stopped
+    message = r'checkpoints need Orbax.*pip install "gru_jax\[train\]"'
+    assert_told(lambda: run(steps=20, checkpoint_dir=directory), ImportError, message)
+    assert_told(lambda: gj.train.load_params(directory, init()), ImportError, message)
+    assert not fit(steps=1).stop_reason
 
 
-def test_counts_among_the_metrics_survive_too(tmp_path):
+def test_integer_metrics_stay_integers_after_a_resume(tmp_path):
     counting = lambda params, batch, key: ((params * batch).mean(), {"count": (batch > 0).sum()})
-    run = partial(gj.train.fit, counting, jnp.ones(()), optax.sgd(0.1), jnp.arange(-2.0, 4.0), key=KEY, folder=tmp_path)
+    run = partial(gj.train.fit, counting, jnp.ones(()), optax.sgd(0.1), jnp.arange(-2.0, 4.0), key=KEY, checkpoint_dir=tmp_path)
     run(steps=2)
     assert run(steps=4).history["count"].tolist() == [3, 3, 3, 3]
     assert np.issubdtype(run(steps=4).history["count"].dtype, np.integer)
@@ -103,36 +104,39 @@ def test_counts_among_the_metrics_survive_too(tmp_path):
     assert np.isnan(run(steps=5).history["count"][:4]).all()
 
 
-def test_parameters_are_read_without_training(folder):
-    fitted = run(steps=10, folder=folder)
+def test_load_params_loads_the_last_and_the_best_parameters(directory):
+    fitted = run(steps=10, checkpoint_dir=directory)
     for best, expected in ((False, fitted.params), (True, fitted.best_params)):
-        found = gj.train.load_params(folder, init(), best=best)
+        found = gj.train.load_params(directory, init(), best=best)
         jax.tree.map(np.testing.assert_array_equal, found, expected)
     assert_told(
-        lambda: gj.train.load_params(folder, init(hidden=9)),
+        lambda: gj.train.load_params(directory, init(hidden=9)),
         ValueError,
         r"\.cell\.W_z: float32\[2, 7\] there, float32\[2, 9\] here",
     )
-    with pytest.raises(FileNotFoundError, match="no valid checkpoint"):
-        gj.train.load_params(folder / "nowhere", init())
+    assert_told(
+        lambda: gj.train.load_params(directory, init(), best="yes"), TypeError, "best: got 'yes' .*expected True or False"
+    )
+    with pytest.raises(FileNotFoundError, match="contains no valid checkpoint"):
+        gj.train.load_params(directory / "nowhere", init())
 
 
 def test_an_optimiser_with_random_keys_resumes_bit_for_bit(tmp_path):
     optimizer = optax.chain(optax.add_noise(0.1, 0.5, jax.random.key(4)), optax.sgd(1e-2))
-    noisy = partial(gj.train.fit, loss_fn, init(), optimizer, data(), key=KEY, steps_per_dispatch=5)
+    noisy = partial(gj.train.fit, loss_fn, init(), optimizer, data(), key=KEY, steps_per_execution=5)
     whole = noisy(steps=8)
-    noisy(steps=4, folder=tmp_path)
-    assert digests(noisy(steps=8, folder=tmp_path))["params"] == digests(whole)["params"]
+    noisy(steps=4, checkpoint_dir=tmp_path)
+    assert digests(noisy(steps=8, checkpoint_dir=tmp_path))["params"] == digests(whole)["params"]
 
 
 def other(**change):
     given = {"loss_fn": loss_fn, "params": init(), "optimizer": OPTIMIZER, "data": data(), "key": KEY, "batch_size": 6} | change
-    return lambda folder: gj.train.fit(
+    return lambda directory: gj.train.fit(
         given.pop("loss_fn"),
         given.pop("params"),
         given.pop("optimizer"),
         given.pop("data"),
-        folder=folder,
+        checkpoint_dir=directory,
         steps=20,
         **(SETTINGS | given),
     )
@@ -143,82 +147,86 @@ REFUSED = {
     "key": (other(key=jax.random.key(3)), r"key: \[0, 0\] there, \[0, 3\] here"),
     "data": (other(data=data(7)), r"data: '\w{64}' there, '\w{64}' here"),
     "config": (other(config={"a": 1}), r"config: None there, {'a': 1} here"),
-    "accumulate": (other(accumulate=2), "accumulate: 1 there, 2 here"),
-    "hidden size": (other(params=init(hidden=9)), r"other arrays, at step 10. \['best'\].cell.W_z: float32\[2, 7\] there, float32\[2, 9\] here"),
-    "optimiser": (other(optimizer=optax.sgd(0.1)), r"other arrays.*\['member'\].opt_state\[1\]\[0\].count: int32\[\] there, nothing here"),
+    "microbatches": (other(grad_accumulation_steps=2), "grad_accumulation_steps: 1 there, 2 here"),
+    "hidden size": (other(params=init(hidden=9)), r"other arrays, at step 10. \.model\.params\.cell\.W_z: float32\[2, 7\] there, float32\[2, 9\] here"),
+    "optimiser": (other(optimizer=optax.sgd(0.1)), r"other arrays.*\.model\.opt_state\[1\]\[0\].count: int32\[\] there, nothing here"),
     "half precision": (other(params=jax.tree.map(lambda leaf: leaf.astype(jnp.bfloat16), init())), r"float32\[2, 7\] there, bfloat16\[2, 7\] here"),
-    "no early stopping": (other(early_stopping=None), r"\['best'\].cell.W_z: float32\[2, 7\] there, nothing here"),
-    "no resume": (other(resume=False), "holds a run at step 10. Pass resume=True"),
+    "no early stopping": (other(early_stopping=None), r"\.best_params\.cell\.W_z: float32\[2, 7\] there, nothing here"),
+    "no resume": (other(resume=False), "contains a run at step 10. Pass resume=True"),
 }  # fmt: skip
 
 
 @pytest.mark.parametrize("name", REFUSED)
-def test_another_run_is_refused_with_the_difference_and_nothing_is_lost(name, half):
+def test_a_different_run_is_refused_with_the_differences_and_nothing_is_deleted(name, half):
     train, message = REFUSED[name]
     before = sorted(path.name for path in half.rglob("*"))
     assert_told(lambda: train(half), ValueError, message)
     assert sorted(path.name for path in half.rglob("*") if path.name != ".lock") == [name for name in before if name != ".lock"]
 
 
-def test_a_config_must_be_json_and_a_folder_has_one_process(folder):
-    assert_told(lambda: run(steps=12, folder=folder, config={"a": jnp}), TypeError, "config: got .*expected what JSON can hold")
-    told = []
+def test_a_config_must_be_json_and_a_directory_admits_one_process(directory):
+    assert_told(
+        lambda: run(steps=12, checkpoint_dir=directory, config={"a": jnp}),
+        TypeError,
+        "config: got .*expected values that JSON can hold",
+    )
+    messages = []
 
-    def inside(moment):
+    def inside(info):
         try:
-            run(steps=11, folder=folder)
+            run(steps=11, checkpoint_dir=directory)
         except RuntimeError as error:
-            told.append(str(error))
+            messages.append(str(error))
 
-    run(steps=15, folder=folder, callbacks=[inside])
-    assert "another process is training in" in told[0]
+    run(steps=15, checkpoint_dir=directory, callbacks=[inside])
+    assert "another process is training in" in messages[0]
 
 
 DAMAGE = {
-    "a bit": lambda content, at: content[:at] + bytes([content[at] ^ 4]) + content[at + 1 :],
-    "cut off": lambda content, at: content[:at],
+    "one bit flipped": lambda content, at: content[:at] + bytes([content[at] ^ 4]) + content[at + 1 :],
+    "truncated": lambda content, at: content[:at],
     "emptied": lambda content, at: b"",
-    "grown": lambda content, at: content + b"\0",
+    "extended": lambda content, at: content + b"\0",
 }
 
 
-def files_of(folder, step):
-    return sorted(path for path in (folder / f"step_{step:012d}").rglob("*") if path.is_file())
+def files_of(directory, step):
+    return sorted(path for path in (directory / f"step_{step:012d}").rglob("*") if path.is_file())
 
 
 @pytest.mark.parametrize("damage", DAMAGE)
-def test_damage_anywhere_is_seen_and_the_checkpoint_before_is_used(damage, folder):
-    """Every file of the newest checkpoint in turn, at three places: never silently other numbers."""
+def test_damage_to_any_file_is_noticed_and_the_checkpoint_before_is_used(damage, directory):
+    """Damages every file of the newest checkpoint in turn, at three places."""
     from gru_jax.train import checkpoint
 
     rng = np.random.default_rng(0)
-    for path in files_of(folder, 10):
+    for path in files_of(directory, 10):
         content = path.read_bytes()
         for at in {0, len(content) // 2, int(rng.integers(max(len(content), 1)))}:
-            if damage in ("a bit", "cut off") and not content:
+            if damage in ("one bit flipped", "truncated") and not content:
                 continue
             path.write_bytes(DAMAGE[damage](content, at))
-            with pytest.warns(UserWarning, match="step_000000000010 is damaged and left out.*before it is used"):
-                assert checkpoint.newest(folder).step == 5
+            with pytest.warns(UserWarning, match="step_000000000010 is damaged and ignored.*before it is used"):
+                assert checkpoint.load_latest(directory).step == 5
         path.write_bytes(content)
-    assert checkpoint.newest(folder).step == 10
-    extra = folder / "step_000000000010" / "arrays" / "surplus"
+    assert checkpoint.load_latest(directory).step == 10
+    extra = directory / "step_000000000010" / "arrays" / "surplus"
     extra.write_text("x")
     with pytest.warns(UserWarning, match="surplus not as written"):
-        assert checkpoint.newest(folder).step == 5
+        assert checkpoint.load_latest(directory).step == 5
     extra.unlink()
-    files_of(folder, 10)[0].unlink()
+    files_of(directory, 10)[0].unlink()
     with pytest.warns(UserWarning, match="damaged"):
-        assert checkpoint.newest(folder).step == 5
+        assert checkpoint.load_latest(directory).step == 5
 
 
-def test_after_damage_the_run_goes_on_from_the_one_before_and_ends_the_same(folder, whole):
-    (folder / "step_000000000010" / "manifest.json").write_text("{}")
+def test_after_damage_the_run_resumes_from_the_checkpoint_before_and_ends_the_same(directory, whole):
+    (directory / "step_000000000010" / "manifest.json").write_text("{}")
     with pytest.warns(UserWarning, match="damaged"):
-        assert digests(run(steps=20, folder=folder)) == whole
-    for path in folder.glob("step_*"):
+        assert digests(run(steps=20, checkpoint_dir=directory)) == whole
+    for path in directory.glob("step_*"):
         (path / "manifest.json").write_text("{")
-    with warnings.catch_warnings(record=True) as told:
+    with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        assert digests(run(steps=20, folder=folder)) == whole  # from the start
-    assert len([w for w in told if "damaged" in str(w.message)]) == 2
+        assert digests(run(steps=20, checkpoint_dir=directory)) == whole  # from the start
+    assert len([w for w in caught if "damaged" in str(w.message)]) == 2

@@ -1,9 +1,11 @@
-"""A progress bar with the loss, from tqdm where the user asks for one."""
+"""A progress bar that shows the loss, drawn by tqdm if the user asks for it."""
 
 from typing import Any
 
 
-class _Silent:
+class _NoBar:
+    """Accepts the calls of a progress bar and shows nothing."""
+
     def update(self, steps: int) -> None: ...
 
     def set_postfix(self, **values: Any) -> None: ...
@@ -11,14 +13,14 @@ class _Silent:
     def close(self) -> None: ...
 
 
-def progress_bar(show: bool, total: int) -> Any:
-    """A bar over `total` steps, or one that does nothing.
+def progress_bar(*, show: bool, total: int) -> Any:
+    """Makes a progress bar over `total` steps, or one that shows nothing.
 
     Raises:
-        ImportError: a bar is asked for and tqdm is not installed.
+        ImportError: If `show` is true and tqdm is not installed.
     """
     if not show:
-        return _Silent()
+        return _NoBar()
     try:
         from tqdm.auto import tqdm
     except ImportError as error:

@@ -1,4 +1,4 @@
-"""Several models in one program: each becomes what `fit` alone makes of it."""
+"""`fit_ensemble`: each model becomes what `fit` alone would make of it."""
 
 from functools import partial
 
@@ -17,7 +17,7 @@ KEYS = jax.random.split(jax.random.key(3), 3)
 RATES = jnp.array([1e-3, 1e-2, 3e-2])
 PARAMS = jax.vmap(lambda seed: jax.tree.map(lambda leaf: leaf * (1 + 0.1 * seed), init()))(jnp.arange(3.0))
 DATA = data()
-run = partial(gj.train.search, loss_fn, PARAMS, optax.adam, DATA, keys=KEYS, hyperparameters={"learning_rate": RATES}, batch_size=6, steps_per_dispatch=5)  # fmt: skip
+run = partial(gj.train.fit_ensemble, loss_fn, PARAMS, optax.adam, DATA, keys=KEYS, hyperparameters={"learning_rate": RATES}, batch_size=6, steps_per_execution=5)  # fmt: skip
 
 
 def of(tree, i):
@@ -29,12 +29,12 @@ def assert_near(ours, theirs):
         np.testing.assert_allclose(a, b, rtol=2e-4, atol=2e-5)
 
 
-def test_each_member_is_the_run_of_fit_with_its_key_rate_and_parameters():
+def test_each_model_equals_a_run_of_fit_with_its_key_rate_and_parameters():
     evaluate = lambda params: {"size": jnp.abs(params.readout.V).sum()}
     found = run(steps=12, evaluate=evaluate, evaluate_every=4)
     assert found.history["loss"].shape == (12, 3)
     assert found.evaluations["size"].shape == (4, 3)
-    assert found.skipped.tolist() == [0, 0, 0]
+    assert found.skipped_updates.tolist() == [0, 0, 0]
     for i in range(3):
         alone = gj.train.fit(
             loss_fn,
@@ -53,9 +53,9 @@ def test_each_member_is_the_run_of_fit_with_its_key_rate_and_parameters():
     assert len({float(loss) for loss in found.history["loss"][0]}) == 3
 
 
-def test_seeds_alone_and_one_trace_for_all():
+def test_an_ensemble_of_seeds_is_traced_once():
     counting, traces = counted(loss_fn)
-    found = gj.train.search(counting, PARAMS, optax.sgd(1e-3), DATA, keys=KEYS, steps=4)
+    found = gj.train.fit_ensemble(counting, PARAMS, optax.sgd(1e-3), DATA, keys=KEYS, steps=4)
     assert len(traces) == 1
     for i in range(3):
         assert_near(
@@ -63,45 +63,49 @@ def test_seeds_alone_and_one_trace_for_all():
         )
 
 
-def test_a_member_that_fails_keeps_its_parameters_and_the_others_go_on():
+def test_a_model_that_is_not_finite_keeps_its_parameters_and_the_others_continue():
     rates = jnp.array([1e-3, jnp.nan, 1e-2])
     found = run(steps=6, hyperparameters={"learning_rate": rates})
-    assert found.skipped.tolist() == [0, 6, 0]
+    assert found.skipped_updates.tolist() == [0, 6, 0]
     jax.tree.map(np.testing.assert_array_equal, of(found.params, 1), of(PARAMS, 1))
     assert np.isfinite(found.history["loss"]).all()
 
 
-def test_a_search_resumes_bit_for_bit(tmp_path):
+def test_an_ensemble_resumes_bit_for_bit(tmp_path):
     whole = run(steps=10)
-    run(steps=5, folder=tmp_path)
-    resumed = run(steps=10, folder=tmp_path)
+    run(steps=5, checkpoint_dir=tmp_path)
+    resumed = run(steps=10, checkpoint_dir=tmp_path)
     for ours, theirs in zip(jax.tree.leaves(resumed[:3]), jax.tree.leaves(whole[:3]), strict=True):
         np.testing.assert_array_equal(ours, theirs)
     (tmp_path / "history.jsonl").unlink()
-    lost = run(steps=12, folder=tmp_path)
+    lost = run(steps=12, checkpoint_dir=tmp_path)
     assert np.isnan(lost.history["loss"][:10]).all()
     assert np.isfinite(lost.history["loss"][10:]).all()
     assert_told(
-        lambda: run(steps=10, folder=tmp_path, hyperparameters={"learning_rate": RATES * 2}), ValueError, "hyperparameters: "
+        lambda: run(steps=10, checkpoint_dir=tmp_path, hyperparameters={"learning_rate": RATES * 2}),
+        ValueError,
+        "hyperparameters: ",
     )
 
 
-def test_a_search_over_buckets():
+def test_an_ensemble_trains_on_buckets():
     sequences = [np.ones((length, 2), np.float32) * length for length in (2, 5, 3, 6, 4)]
-    source = gj.train.bucketed(sequences, 2, buckets=2)
+    source = gj.train.bucketed(sequences, 2, num_buckets=2)
 
     def mean_of(params, batch, key):
         return jnp.where(batch.mask[..., None], (batch.sequences * params - 1) ** 2, 0).sum() / batch.mask.sum(), {}
 
     params = jnp.array([0.1, 0.2, 0.3])
-    found = gj.train.search(mean_of, params, optax.sgd, source, keys=KEYS, hyperparameters={"learning_rate": RATES}, steps=7)
+    found = gj.train.fit_ensemble(
+        mean_of, params, optax.sgd, source, keys=KEYS, hyperparameters={"learning_rate": RATES}, steps=7
+    )
     for i in range(3):
         alone = gj.train.fit(mean_of, params[i], optax.sgd(RATES[i]), source, key=KEYS[0], steps=7)
         assert_near(found.params[i], alone.params)
 
 
 @pytest.mark.parametrize("wrong", ["params", "rates"])
-def test_leading_axes_must_be_the_number_of_keys(wrong):
+def test_leading_axes_must_equal_the_number_of_keys(wrong):
     change = {"hyperparameters": {"learning_rate": RATES[:2]}} if wrong == "rates" else {}
     keys = KEYS if wrong == "rates" else KEYS[:2]
     message = (
@@ -110,3 +114,17 @@ def test_leading_axes_must_be_the_number_of_keys(wrong):
         else r"params: got shape \(3, .*expected 2"
     )
     assert_told(lambda: run(steps=1, keys=keys, **change), ValueError, message)
+
+
+def test_one_key_is_not_an_array_of_keys():
+    assert_told(lambda: run(steps=1, keys=KEYS[0]), TypeError, r"keys: got key<fry>\[\], expected one key per model")
+
+
+def test_an_ensemble_trains_under_strict_dtype_and_rank_promotion():
+    linear = lambda w, batch, key: (jnp.square((batch[0] * w[None, None]).sum((1, 2)) - batch[1][:, 0]).mean(), {})
+    options = {"keys": KEYS, "hyperparameters": {"learning_rate": RATES.astype(jnp.float32)}, "steps": 3, "batch_size": 6}
+    run = lambda: gj.train.fit_ensemble(linear, jnp.ones((3, 2), DATA[0].dtype), optax.sgd, DATA, **options)
+    expected = run()
+    with jax.numpy_dtype_promotion("strict"), jax.numpy_rank_promotion("raise"):
+        found = run()
+    jax.tree.map(np.testing.assert_array_equal, found.params, expected.params)

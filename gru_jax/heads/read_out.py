@@ -1,0 +1,112 @@
+"""The dense read-out from hidden states to outputs."""
+
+from collections.abc import Callable
+from typing import Any, Literal, NamedTuple, get_args
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.nn import initializers
+from jaxtyping import Array, Float
+
+from gru_jax.heads.precision import at_least_float32
+
+Activation = Literal["identity", "sigmoid", "tanh", "relu", "softmax"]
+
+_ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
+    "identity": lambda a: a,
+    "sigmoid": jax.nn.sigmoid,
+    "tanh": jnp.tanh,
+    "relu": jax.nn.relu,
+    "softmax": jax.nn.softmax,
+}
+
+
+class DenseParams(NamedTuple):
+    """The parameters of a read-out, and the type of their gradient.
+
+    Attributes:
+        V: The weights, `(H, K)`.
+        b_y: The bias, `(K,)`. None without a bias.
+    """
+
+    V: Float[Array, "H K"]
+    b_y: Float[Array, " K"] | None
+
+
+def init_dense(
+    key: jax.Array,
+    hidden_size: int,
+    output_size: int,
+    *,
+    bias: bool = True,
+    dtype: Any = jnp.float32,
+    kernel_init: Callable[..., jax.Array] = initializers.glorot_uniform(),
+    bias_init: Callable[..., jax.Array] = initializers.zeros,
+) -> DenseParams:
+    """Initialises the parameters of a read-out.
+
+    Args:
+        key: A `jax.random` key.
+        hidden_size: H, the size of the last axis of the outputs of `unroll`.
+        output_size: K, the number of outputs.
+        bias: Whether to add a bias. Defaults to True.
+        dtype: The dtype of the parameters. Defaults to float32.
+        kernel_init: An initialiser of `jax.nn.initializers` for V. Defaults to Glorot uniform.
+        bias_init: An initialiser for b_y. Defaults to zeros.
+
+    Returns:
+        `DenseParams(V, b_y)`.
+
+    Raises:
+        TypeError: If `bias` is not a boolean.
+
+    Example:
+        >>> import jax, gru_jax as gj
+        >>> params = gj.heads.init_dense(jax.random.key(0), hidden_size=8, output_size=3)
+        >>> params.V.shape, params.b_y.shape
+        ((8, 3), (3,))
+    """
+    if not isinstance(bias, bool | np.bool_):
+        raise TypeError(f"bias: got {bias!r} ({type(bias).__name__}), expected True or False.")
+    key_V, key_b = jax.random.split(key)
+    V = kernel_init(key_V, (hidden_size, output_size), dtype)
+    return DenseParams(V=V, b_y=bias_init(key_b, (output_size,), dtype) if bias else None)
+
+
+def dense(params: DenseParams, hs: Float[Array, "*t_b H"], activation: Activation = "identity") -> Float[Array, "*t_b K"]:
+    """Computes the read-out ŷ = g₂(h V + b_y) of one time step or of all of them.
+
+    The gradients need no path through time:
+
+        V̄ = Σ hᵀ ȳ_pre,  b̄_y = Σ ȳ_pre,  h̄ += ȳ_pre Vᵀ
+
+    Args:
+        params: The parameters, from `init_dense`.
+        hs: The outputs of `unroll`, `(…, H)`.
+        activation: g₂, one of "identity", "sigmoid", "tanh", "relu" and "softmax". Defaults to
+            "identity", which gives the logits that the cross-entropies expect.
+
+    Returns:
+        ŷ, `(…, K)`, in the dtype of `params` and `hs`. The sums are computed in at least float32.
+
+    Raises:
+        ValueError: If the activation is unknown, or the sizes of `hs` and `params` differ.
+
+    Example:
+        >>> import jax, jax.numpy as jnp, gru_jax as gj
+        >>> params = gj.heads.init_dense(jax.random.key(0), hidden_size=8, output_size=3)
+        >>> hs = jnp.ones((20, 4, 8))  # (time, batch, hidden)
+        >>> gj.heads.dense(params, hs, "softmax").shape
+        (20, 4, 3)
+    """
+    if activation not in get_args(Activation):
+        raise ValueError(f"activation: got {activation!r}, expected one of {', '.join(map(repr, get_args(Activation)))}.")
+    if hs.shape[-1:] != params.V.shape[:1]:
+        raise ValueError(f"hs: got shape {hs.shape}, expected (…, {params.V.shape[0]}) for V of shape {params.V.shape}.")
+    dtype = jnp.result_type(hs, params.V)
+    y_pre = jnp.matmul(hs, params.V, preferred_element_type=at_least_float32(dtype))
+    if params.b_y is not None:
+        dtype = jnp.result_type(dtype, params.b_y)
+        y_pre = y_pre + jnp.expand_dims(params.b_y, tuple(range(y_pre.ndim - 1))).astype(y_pre.dtype)
+    return _ACTIVATIONS[activation](y_pre).astype(dtype)

@@ -1,0 +1,207 @@
+"""Makes batches of sequences of different lengths.
+
+Sequences of similar length share a bucket and are padded to its longest.
+"""
+
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from gru_jax.train.arguments import checked_count, optional_count
+from gru_jax.train.batch_sources import BatchMaker, Shard, StepIndices
+from gru_jax.train.sequence_arrays import sequence_length
+
+
+class PaddedBatch(NamedTuple):
+    """A batch of B sequences padded to T steps, batch-major.
+
+    Pass it on as `gj.unroll(cell, params, xs, time_major=False, lengths=batch.lengths)`. If the
+    last batch of a bucket is not full, it is filled with sequences of length 0.
+
+    Attributes:
+        sequences: The pytree of the sequences that were given, each leaf of shape `(B, T, …)`, zero
+            at padding.
+        labels: The pytree of the labels that were given, each leaf of shape `(B, …)`. None without
+            labels.
+        lengths: The length of each sequence, `(B,)`.
+        mask: Booleans of shape `(B, T)`, True at valid steps and False at padding.
+    """
+
+    sequences: Any
+    labels: Any
+    lengths: jax.Array
+    mask: jax.Array
+
+
+class Bucket(NamedTuple):
+    """Sequences of similar length, padded to T steps."""
+
+    sequences: Any  # (N, T, …) each
+    labels: Any  # (N, …) each; None without labels
+    lengths: Any  # (N,)
+
+
+class BucketedSource:
+    """A source of `PaddedBatch`es for `fit`, made by `bucketed`.
+
+    Attributes:
+        batch_size: The number of sequences per batch.
+    """
+
+    def __init__(self, buckets: tuple[Bucket, ...], original_indices: list[np.ndarray], batch_size: int) -> None:
+        """Takes padded buckets, and the original index of each of their sequences."""
+        self.bucket_data, self.batch_size = buckets, batch_size
+        self._original_indices = original_indices
+
+    @property
+    def bucket_shapes(self) -> list[tuple[int, int]]:
+        """The number of sequences and the padded length of each bucket."""
+        return [(len(bucket.lengths), _padded_length(bucket)) for bucket in self.bucket_data]
+
+    @property
+    def batches_per_epoch(self) -> int:
+        """The number of batches that contain every sequence once."""
+        return sum(-(-len(bucket.lengths) // self.batch_size) for bucket in self.bucket_data)
+
+    def batch_makers(self) -> tuple[BatchMaker, ...]:
+        """Returns one maker per bucket. Each device holds all sequences and gathers its part."""
+        return (_PADDED,) * len(self.bucket_data)
+
+    def epoch_indices(self, key: jax.Array, epoch: int) -> StepIndices:
+        """Returns the shuffled batches of one epoch. Row −1 stands for a sequence of length 0."""
+        rng = np.random.default_rng([*np.asarray(jax.random.key_data(key)).ravel().tolist(), epoch])
+        bucket_index, rows = [], []
+        for index, bucket in enumerate(self.bucket_data):
+            shuffled = _full_batches(rng.permutation(len(bucket.lengths)), self.batch_size)
+            bucket_index += [index] * len(shuffled)
+            rows.append(shuffled)
+        order = rng.permutation(len(bucket_index))
+        return StepIndices(np.asarray(bucket_index, np.int32)[order], np.concatenate(rows)[order])
+
+    def step_indices(self, key: jax.Array, step: int, steps: int) -> StepIndices:
+        """Returns the bucket and the rows of each step's batch, one epoch after another."""
+        per_epoch = self.batches_per_epoch
+        first, last = step // per_epoch, (step + steps - 1) // per_epoch
+        epochs = [self.epoch_indices(key, epoch) for epoch in range(first, last + 1)]
+        begin = step - first * per_epoch
+        return StepIndices(*(np.concatenate(parts)[begin : begin + steps] for parts in zip(*epochs, strict=True)))
+
+    def evaluation_batches(self) -> Iterator[tuple[PaddedBatch, np.ndarray]]:
+        """Yields every sequence once, without shuffling.
+
+        Yields:
+            A batch, and for each of its sequences the index under which it was given, or −1 for the
+            sequences of length 0 that fill the batch.
+        """
+        for bucket, indices in zip(self.bucket_data, self._original_indices, strict=True):
+            on_device = bucket._replace(lengths=jnp.asarray(bucket.lengths))
+            for rows in _full_batches(np.arange(len(bucket.lengths)), self.batch_size):
+                yield _make_padded(on_device, rows, None, Shard()), np.where(rows < 0, -1, indices[rows])
+
+    def describe(self) -> dict[str, Any]:
+        """Returns the kind of source, the batch size and the shapes of the buckets."""
+        shapes = [list(shape) for shape in self.bucket_shapes]
+        return {"source": "bucketed", "batch_size": self.batch_size, "buckets": shapes}
+
+
+def bucketed(
+    sequences: Sequence[Any],
+    batch_size: int,
+    *,
+    labels: Sequence[Any] | None = None,
+    num_buckets: int = 4,
+    pad_to: int | None = None,
+) -> BucketedSource:
+    """Makes batches of sequences of different lengths, with little padding.
+
+    Sequences of similar length share a bucket and are padded to its longest. Every sequence is seen
+    once per epoch; none is cut or dropped. The batches of all buckets come in one shuffled order,
+    which depends only on the key and the epoch.
+
+    Args:
+        sequences: The sequences, each a pytree of arrays with a leading time axis, for example
+            `(xs, ys)` with shapes `(T, D)` and `(T, K)`. T may differ.
+        batch_size: The number of sequences per batch.
+        labels: One pytree of arrays without a time axis per sequence, for example a class. Defaults
+            to None.
+        num_buckets: The largest number of buckets, which hold about equally many sequences.
+            Defaults to 4. More buckets mean less padding, but the training step is compiled once
+            per bucket.
+        pad_to: The length to pad the last bucket to, so that other data with longer sequences has
+            the same shapes. Defaults to the longest sequence.
+
+    Returns:
+        A source to pass to `fit` as `data`. `loss_fn` then receives a `PaddedBatch`.
+
+    Raises:
+        TypeError: If a sequence is not a pytree of arrays with a time axis, or a count is not an
+            integer.
+        ValueError: If there is no sequence, the arrays of a sequence differ in length, a count is
+            below 1, the number of labels differs from the number of sequences, or a sequence is
+            longer than `pad_to`.
+
+    Example:
+        >>> import numpy as np, gru_jax as gj
+        >>> source = gj.train.bucketed([np.ones((length, 2)) for length in (3, 9, 4, 8)], batch_size=2, num_buckets=2)
+        >>> source.bucket_shapes
+        [(2, 4), (2, 9)]
+    """
+    batch_size, num_buckets = checked_count("batch_size", batch_size), checked_count("num_buckets", num_buckets)
+    pad_to = optional_count("pad_to", pad_to)
+    if not len(sequences):
+        raise ValueError("sequences: got none, expected at least one.")
+    if labels is not None and len(labels) != len(sequences):
+        raise ValueError(f"labels: got {len(labels)} for {len(sequences)} sequences, expected one for each.")
+    lengths = np.array([sequence_length(sequence, f"sequences[{i}]") for i, sequence in enumerate(sequences)], np.int32)
+    if pad_to is not None and lengths.max() > pad_to:
+        raise ValueError(
+            f"pad_to: got {pad_to}, expected at least {lengths.max()}, the length of sequences[{lengths.argmax()}]."
+        )
+    by_length = np.argsort(lengths, kind="stable")
+    groups = [group for group in np.array_split(by_length, num_buckets) if len(group)]
+    padded_lengths = [int(lengths[group].max()) for group in groups]
+    if pad_to is not None:
+        padded_lengths[-1] = pad_to
+    buckets = []
+    for group, steps in zip(groups, padded_lengths, strict=True):
+        padded = jax.tree.map(lambda *leaves, steps=steps: _stacked(leaves, steps), *(sequences[i] for i in group))
+        own_labels = None if labels is None else jax.tree.map(lambda *leaves: np.stack(leaves), *(labels[i] for i in group))
+        buckets.append(Bucket(padded, own_labels, lengths[group]))
+    return BucketedSource(tuple(buckets), groups, batch_size)
+
+
+def _make_padded(bucket: Bucket, rows: Any, key: Any, shard: Shard) -> PaddedBatch:
+    """Gathers rows of a bucket. Row −1 is a sequence of length 0."""
+    rows = jnp.asarray(rows)
+    is_filled = rows >= 0
+    lengths = jnp.where(is_filled, jnp.asarray(bucket.lengths)[rows], 0)
+    mask = jnp.arange(_padded_length(bucket), dtype=lengths.dtype)[None] < lengths[:, None]
+
+    def gather(leaf: Any) -> jax.Array:
+        return jnp.where(is_filled.reshape(-1, *[1] * (leaf.ndim - 1)), jnp.asarray(leaf)[rows], 0)
+
+    return PaddedBatch(jax.tree.map(gather, bucket.sequences), jax.tree.map(gather, bucket.labels), lengths, mask)
+
+
+_PADDED = BatchMaker(_make_padded, indices_are_sharded=True)
+
+
+def _full_batches(rows: np.ndarray, batch_size: int) -> np.ndarray:
+    """Returns `(batches, batch_size)`, with −1 after the last row."""
+    return np.pad(rows, (0, -len(rows) % batch_size), constant_values=-1).reshape(-1, batch_size).astype(np.int32)
+
+
+def _stacked(leaves: Sequence[Any], steps: int) -> np.ndarray:
+    """Returns `(N, steps, …)`, with zeros after the end of each leaf."""
+    first = np.asarray(leaves[0])
+    stacked = np.zeros((len(leaves), steps, *first.shape[1:]), first.dtype)
+    for row, leaf in zip(stacked, leaves, strict=True):
+        row[: len(leaf)] = leaf
+    return stacked
+
+
+def _padded_length(bucket: Bucket) -> int:
+    return jax.tree.leaves(bucket.sequences)[0].shape[1]

@@ -1,0 +1,116 @@
+"""Spreads batches over several devices, in one process or in several."""
+
+from collections.abc import Sequence
+from functools import partial
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
+
+from gru_jax._jax.processes import from_every_process, gathered, wait_for_processes
+from gru_jax.train.batch_sources import BatchSource
+
+
+def data_mesh(devices: Sequence[jax.Device] | None = None) -> Mesh:
+    """Makes a mesh with one axis over several devices, to pass to `fit` as `mesh`.
+
+    On a CPU, call `jax.config.update("jax_num_cpu_devices", os.cpu_count())` before anything else
+    uses JAX, for one device per core. On several hosts, call `jax.distributed.initialize()` first,
+    and run the same program in every process.
+
+    Args:
+        devices: The devices. Defaults to all devices of all processes.
+
+    Returns:
+        A mesh with the axis `"data"`.
+
+    Example:
+        >>> import gru_jax as gj
+        >>> gj.train.data_mesh().axis_names
+        ('data',)
+    """
+    return Mesh(np.asarray(jax.devices() if devices is None else devices), ("data",))
+
+
+def check_mesh(mesh: Any) -> None:
+    """Checks that `mesh` is a mesh with a single axis.
+
+    Raises:
+        TypeError: If it is not.
+    """
+    if not isinstance(mesh, Mesh) or len(mesh.axis_names) != 1:
+        raise TypeError(f"mesh: got {mesh!r}, expected a mesh with one axis, for example gj.train.data_mesh().")
+
+
+def check_divisible(mesh: Mesh, source: BatchSource, batch_indices: Any, carry: Any) -> None:
+    """Checks that everything that is spread over the devices divides among them.
+
+    Raises:
+        ValueError: If an array does not; the message names the argument.
+    """
+    makers = source.batch_makers()
+    sizes = [
+        ("data", leaf.shape[:1])
+        for maker, bucket in zip(makers, source.bucket_data, strict=True)
+        if maker.data_is_sharded
+        for leaf in jax.tree.leaves(bucket)
+    ]
+    if makers[0].indices_are_sharded:
+        sizes += [("batch_size", leaf.shape[-1:]) for leaf in jax.tree.leaves(batch_indices)]
+    sizes += [("carry", leaf.shape[:1]) for leaf in jax.tree.leaves(carry)]
+    for name, size in sizes:
+        if not size or size[0] % mesh.size:
+            raise ValueError(
+                f"{name}: got {size[0] if size else 'a scalar'}, expected a multiple of {mesh.size}, the devices of the mesh."
+            )
+
+
+def replicate(mesh: Mesh | None, tree: Any) -> Any:
+    """Places the whole `tree` on every device of the mesh, or on the default device without one."""
+    return jax.tree.map(jax.numpy.asarray, tree) if mesh is None else _place(NamedSharding(mesh, P()), tree)
+
+
+def shard_leading_axis(mesh: Mesh | None, tree: Any) -> Any:
+    """Spreads the first axis of each leaf over the devices of the mesh.
+
+    Without a mesh, places `tree` on the default device.
+    """
+    return replicate(None, tree) if mesh is None else _place(NamedSharding(mesh, P(*mesh.axis_names)), tree)
+
+
+def _place(sharding: NamedSharding, tree: Any) -> Any:
+    return jax.tree.map(partial(_place_leaf, sharding), tree)
+
+
+def _place_leaf(sharding: NamedSharding, leaf: Any) -> jax.Array:
+    if jax.process_count() == 1:
+        return jax.device_put(leaf, sharding)
+    # with several processes only host arrays can be placed
+    if jax.dtypes.issubdtype(jax.typeof(leaf).dtype, jax.dtypes.prng_key):
+        return jax.random.wrap_key_data(_place_leaf(sharding, jax.random.key_data(leaf)), impl=jax.random.key_impl(leaf))
+    return jax.device_put(np.asarray(leaf), sharding)
+
+
+def gather_to_host(tree: Any) -> Any:
+    """Gathers the leaves that are spread over processes. Every process must call it."""
+    if jax.process_count() == 1:
+        return tree
+    return jax.tree.map(lambda leaf: leaf if leaf.is_fully_replicated else gathered(leaf), tree)
+
+
+def any_process(flag: bool) -> bool:
+    """Tells whether `flag` is true in any process. Every process must call it."""
+    return flag if jax.process_count() == 1 else bool(from_every_process(flag).any())
+
+
+def is_first_process() -> bool:
+    """Tells whether this is the process that writes files."""
+    return jax.process_index() == 0
+
+
+def wait_for_all_processes(name: str) -> None:
+    """Returns when every process has called it."""
+    if jax.process_count() > 1:
+        wait_for_processes(name)

@@ -1,0 +1,124 @@
+"""`fit_ensemble`: trains several models at once, with other seeds, hyperparameters or both."""
+
+import os
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax.sharding import Mesh
+
+from gru_jax.train.arguments import check_callable, check_key, check_optimizer
+from gru_jax.train.host_loop import train
+from gru_jax.train.make_plan import make_training_plan
+from gru_jax.train.results import CallbackInfo, FitResult
+from gru_jax.train.train_step import initial_model_state
+
+
+def fit_ensemble(  # noqa: D417 (the docstring of fit describes the other arguments)
+    loss_fn: Callable[..., Any],
+    params: Any,
+    optimizer: Callable[..., optax.GradientTransformation] | optax.GradientTransformation,
+    data: Any,
+    *,
+    keys: jax.Array,
+    steps: int,
+    hyperparameters: Mapping[str, Any] | None = None,
+    batch_size: int | None = None,
+    grad_accumulation_steps: int = 1,
+    weight_fn: Callable[[Any], jax.Array] | None = None,
+    evaluate: Callable[[Any], dict[str, jax.Array]] | None = None,
+    evaluate_every: int | None = None,
+    callbacks: Sequence[Callable[[CallbackInfo], Any]] = (),
+    progress: bool = False,
+    checkpoint_dir: str | os.PathLike[str] | None = None,
+    save_every: int | None = None,
+    max_to_keep: int = 2,
+    config: Any = None,
+    resume: bool = True,
+    mesh: Mesh | None = None,
+    steps_per_execution: int = 100,
+) -> FitResult:
+    """Trains N models at once, for example with other seeds or learning rates.
+
+        rates = {"learning_rate": jnp.logspace(-4, -1, N)}
+        result = gj.train.fit_ensemble(
+            loss_fn, jax.vmap(init)(keys), optax.adam, data,
+            keys=keys, hyperparameters=rates, steps=1000,
+        )
+
+    One compiled program trains all models, under `jax.vmap`. Each becomes what `fit` alone would
+    make of it, up to rounding. A model with a NaN or infinite loss, gradient or new parameter skips
+    that update, and the others continue.
+
+    Args:
+        loss_fn: The loss of one model, as for `fit`.
+        params: The initial parameters of all models, each leaf with a leading axis of length N.
+        optimizer: An optax transformation for all models. With `hyperparameters`, a function of
+            them that makes one, for example `optax.adam`.
+        data: As for `fit`. From arrays with `batch_size`, and from a function, each model gets its
+            own batches. From `bucketed` and `windows`, all models get the batches of the first key.
+        keys: N `jax.random` keys, one per model, for example `jax.random.split(key, N)`.
+        steps: The total number of optimiser steps, including those before a resume.
+        hyperparameters: A dict with an array of N values per name, passed to `optimizer` by name.
+            Defaults to None, for none.
+        batch_size, grad_accumulation_steps, weight_fn: As for `fit`.
+        evaluate, evaluate_every, callbacks: As for `fit`. `evaluate` receives the parameters of one
+            model, a callback those of all.
+        progress: As for `fit`. The progress bar shows the mean loss.
+        checkpoint_dir, save_every, max_to_keep, config, resume, mesh, steps_per_execution: As for
+            `fit`.
+
+    Returns:
+        A `FitResult` whose `params`, `opt_state` and `skipped_updates` have a leading axis of
+        length N, and whose history has arrays of shape `(steps, N)`.
+
+    Raises:
+        ValueError: If a leading axis differs from the number of keys, and as `fit`.
+        TypeError, OSError, RuntimeError, ImportError: As `fit`.
+
+    Example:
+        >>> import jax, jax.numpy as jnp, optax, gru_jax as gj
+        >>> loss_fn = lambda w, batch, key: (jnp.square(w - batch).mean(), {})
+        >>> keys, rates = jax.random.split(jax.random.key(0), 3), jnp.array([0.01, 0.1, 0.5])
+        >>> result = gj.train.fit_ensemble(
+        ...     loss_fn, jnp.zeros(3), optax.sgd, jnp.ones(4), keys=keys, hyperparameters={"learning_rate": rates}, steps=10)
+        >>> result.history["loss"].shape, int(result.history["loss"][-1].argmin())
+        ((10, 3), 2)
+    """
+    check_key("keys", keys, axes=1)
+    models = len(keys)
+    values = {name: jnp.asarray(given) for name, given in (hyperparameters or {}).items()}
+    if values:
+        check_callable("optimizer", optimizer, f"of {', '.join(values)} that makes an optax transformation")
+    else:
+        check_optimizer(optimizer)
+    _check_leading_axes(models, {"params": params, **{f"hyperparameters[{name!r}]": array for name, array in values.items()}})
+    plan = make_training_plan(
+        loss_fn=loss_fn, optimizer=optimizer, data=data, key=keys, steps=steps, models=models, hyperparameters=values,
+        batch_size=batch_size, grad_accumulation_steps=grad_accumulation_steps, weight_fn=weight_fn,
+        evaluate=evaluate, evaluate_every=evaluate_every, callbacks=callbacks, progress=progress,
+        checkpoint_dir=checkpoint_dir, save_every=save_every, max_to_keep=max_to_keep, config=config, resume=resume,
+        mesh=mesh, steps_per_execution=steps_per_execution,
+    )  # fmt: skip
+
+    def init_optimizer(params: Any, values: dict[str, jax.Array]) -> Any:
+        make: Any = optimizer
+        return (make(**values) if values else make).init(params)
+
+    return train(plan, initial_model_state(params, jax.vmap(init_optimizer)(params, values), models=models))
+
+
+def _check_leading_axes(models: int, arguments: dict[str, Any]) -> None:
+    """Checks that every array has a leading axis for the models.
+
+    Raises:
+        ValueError: If one has another length.
+    """
+    for name, tree in arguments.items():
+        for leaf in jax.tree.leaves(tree):
+            if jnp.shape(leaf)[:1] != (models,):
+                raise ValueError(
+                    f"{name}: got shape {jnp.shape(leaf)}, expected {models} on its first axis, one for each of keys."
+                )

@@ -1,0 +1,161 @@
+"""`fit`: trains one model."""
+
+import os
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import optax
+from jax.sharding import Mesh
+
+from gru_jax.train.arguments import check_key, check_optimizer, checked_count
+from gru_jax.train.early_stopping import EarlyStopping
+from gru_jax.train.host_loop import train
+from gru_jax.train.make_plan import make_training_plan
+from gru_jax.train.results import CallbackInfo, FitResult
+from gru_jax.train.train_step import initial_model_state
+
+
+def fit(
+    loss_fn: Callable[..., Any],
+    params: Any,
+    optimizer: optax.GradientTransformation,
+    data: Any,
+    *,
+    key: jax.Array,
+    steps: int,
+    batch_size: int | None = None,
+    carry: Any = None,
+    grad_accumulation_steps: int = 1,
+    weight_fn: Callable[[Any], jax.Array] | None = None,
+    max_consecutive_nonfinite: int = 10,
+    evaluate: Callable[[Any], dict[str, jax.Array]] | None = None,
+    evaluate_every: int | None = None,
+    early_stopping: EarlyStopping | None = None,
+    callbacks: Sequence[Callable[[CallbackInfo], Any]] = (),
+    progress: bool = False,
+    checkpoint_dir: str | os.PathLike[str] | None = None,
+    save_every: int | None = None,
+    max_to_keep: int = 2,
+    config: Any = None,
+    resume: bool = True,
+    mesh: Mesh | None = None,
+    steps_per_execution: int = 100,
+) -> FitResult:
+    """Trains a model for a number of optimiser steps.
+
+        result = gj.train.fit(
+            loss_fn, params, optax.adam(1e-3), (xs, ys), key=key, steps=1000, batch_size=32)
+        result.params, result.history["loss"]
+
+    The steps run in one compiled loop, which returns to Python only for evaluations, checkpoints
+    and callbacks. It is compiled once for each shape of batch, and again only if `loss_fn`,
+    `optimizer`, `weight_fn`, `evaluate` or a `data` function is another object.
+
+    Args:
+        loss_fn: A function `loss_fn(params, batch, key) -> (loss, metrics)` that returns a scalar
+            and a dict of scalars to record. With `carry` it is
+            `loss_fn(params, batch, key, carry) -> (loss, metrics, carry)`.
+        params: The initial parameters, any pytree of arrays. They are copied, not changed.
+        optimizer: An optax transformation, for example `optax.adam(1e-3)`. Transformations that
+            need the loss receive it as `value`.
+        data: One of the following.
+            - A pytree of arrays whose leading axis counts examples, so that sequences have shape
+              `(N, T, D)`.
+            - A function `data(key) -> batch`, which generates a batch inside the compiled loop.
+            - `gj.train.bucketed(…)`, for sequences of different lengths.
+            - `gj.train.windows(…)`, for long sequences with a `carry`.
+        key: A `jax.random` key. It decides the order of the examples and the keys that `loss_fn`
+            and `data` receive.
+        steps: The total number of optimiser steps, including those before a resume.
+
+    Data:
+        batch_size: The number of examples per step. They are drawn without replacement, epoch after
+            epoch. Defaults to None, which uses all examples in every step.
+        carry: The carry that the first batch receives, each leaf with a leading batch axis, for
+            example `cell.initial_state(params, batch_size)`. Gradients do not flow through it.
+            Defaults to None, for none.
+
+    Optimisation:
+        grad_accumulation_steps: The number of microbatches that each batch is split into, to save
+            memory. Defaults to 1.
+        weight_fn: A function `weight_fn(batch) -> scalar` that weights microbatches and shards when
+            averaging, for example by their number of valid steps, `lambda batch: batch.mask.sum()`.
+            Defaults to None, which weights them equally.
+        max_consecutive_nonfinite: The number of consecutive updates with a NaN or infinite loss,
+            gradient or new parameter after which an error is raised. Such updates are skipped and
+            counted in `FitResult.skipped_updates`. Defaults to 10.
+
+    Evaluation:
+        evaluate: A function `evaluate(params) -> metrics` that returns a dict of scalars. It is
+            compiled, and called before the first and after the last step. Defaults to None.
+        evaluate_every: The number of steps between further evaluations. Defaults to None, for no
+            others.
+        early_stopping: `gj.train.EarlyStopping(metric, …)` keeps the parameters with the best
+            evaluation in `FitResult.best_params`, and may stop the run. Defaults to None.
+        callbacks: Functions that are called with a `CallbackInfo` after each execution of the
+            compiled loop. If one returns True, training stops. Defaults to none.
+        progress: If True, shows a progress bar with the loss, which needs tqdm. Defaults to False.
+
+    Checkpoints:
+        checkpoint_dir: A directory for checkpoints and `history.jsonl`. SIGTERM and SIGINT then
+            save before the process exits, with status 143 or 130. Defaults to None, which saves
+            nothing.
+        save_every: The number of steps between checkpoints. Defaults to None, which saves after the
+            last step only.
+        max_to_keep: The number of newest checkpoints to keep, at least 2. Defaults to 2.
+        config: JSON values that identify the run, for example hyperparameters. A run is resumed
+            only with an equal `config`, and with the same data, key and batch size. Defaults to
+            None.
+        resume: If True, the default, continues the run that the directory contains, bit for bit as
+            if it had not been interrupted. If False, raises when the directory already contains a
+            run.
+
+    Devices:
+        mesh: A mesh with one axis, for example `gj.train.data_mesh()`, over which each batch is
+            spread, with one reduction per step. The result is that of one device up to rounding,
+            but the keys that `loss_fn` receives differ between devices. Each device computes all of
+            `evaluate`, unless that constrains its shardings. Defaults to None, for one device.
+        steps_per_execution: The largest number of steps in one execution of the compiled loop.
+            Larger values reduce overhead but delay callbacks and the response to signals. Defaults
+            to 100.
+
+    Returns:
+        A `FitResult` with `params`, `opt_state`, `history`, `evaluations` and more.
+
+    Raises:
+        TypeError: If an argument has the wrong type, or `loss_fn` or `evaluate` returns something
+            else than described.
+        ValueError: If a number is out of range or does not divide the batch, or the directory
+            contains a run with another configuration or with arrays of other shapes; the message
+            lists the differences.
+        FloatingPointError: If too many consecutive updates are not finite. The message names the
+            step, the batch and the norms of gradients and parameters.
+        OSError: If a checkpoint cannot be written. Earlier checkpoints are unchanged.
+        RuntimeError: If another process is training in `checkpoint_dir`.
+        ImportError: If `progress` needs tqdm or `checkpoint_dir` needs Orbax:
+            `pip install "gru_jax[train]"`.
+
+    Example:
+        >>> import jax, jax.numpy as jnp, optax, gru_jax as gj
+        >>> cell, key = gj.gru(), jax.random.key(0)
+        >>> xs = jax.random.normal(key, (64, 10, 3))  # (example, time, feature)
+        >>> def loss_fn(params, batch, key):
+        ...     _, hs = gj.unroll(cell, params, batch, time_major=False)
+        ...     return jnp.square(hs - 0.5).mean(), {}
+        >>> result = gj.train.fit(loss_fn, cell.init(key, 3, 8), optax.adam(1e-2), xs, key=key, steps=50, batch_size=16)
+        >>> result.history["loss"].shape, bool(result.history["loss"][-1] < result.history["loss"][0])
+        ((50,), True)
+    """
+    check_optimizer(optimizer)
+    check_key("key", key)
+    plan = make_training_plan(
+        loss_fn=loss_fn, optimizer=optimizer, data=data, key=key, steps=steps,
+        batch_size=batch_size, has_carry=carry is not None,
+        grad_accumulation_steps=grad_accumulation_steps, weight_fn=weight_fn,
+        max_consecutive_nonfinite=checked_count("max_consecutive_nonfinite", max_consecutive_nonfinite),
+        evaluate=evaluate, evaluate_every=evaluate_every, early_stopping=early_stopping, callbacks=callbacks, progress=progress,
+        checkpoint_dir=checkpoint_dir, save_every=save_every, max_to_keep=max_to_keep, config=config, resume=resume,
+        mesh=mesh, steps_per_execution=steps_per_execution,
+    )  # fmt: skip
+    return train(plan, initial_model_state(params, optimizer.init(params), carry))

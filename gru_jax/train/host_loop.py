@@ -1,0 +1,206 @@
+"""Runs training on the host: executes the compiled program, evaluates, saves and stops."""
+
+from contextlib import ExitStack, closing
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from gru_jax.train import data_parallel
+from gru_jax.train.batch_sources import StepIndices
+from gru_jax.train.checkpoint import import_orbax
+from gru_jax.train.early_stopping import BestEvaluation
+from gru_jax.train.gradients import BatchAddress
+from gru_jax.train.history import History
+from gru_jax.train.nonfinite_report import nonfinite_report
+from gru_jax.train.plans import CheckpointPlan, TrainingPlan
+from gru_jax.train.progress_bar import progress_bar
+from gru_jax.train.results import CallbackInfo, FitResult
+from gru_jax.train.run_directory import DirectoryLock, RunArrays, RunRecord, restore_run, save_run
+from gru_jax.train.signals import StopSignals
+from gru_jax.train.train_step import ModelState, TrainState, run_steps
+
+
+def train(plan: TrainingPlan, model: ModelState) -> FitResult:
+    """Trains `model`, or resumes the run that the plan's directory contains."""
+    directory = None if plan.checkpoints is None else plan.checkpoints.directory
+    writes_files = data_parallel.is_first_process()
+    if directory is not None:
+        import_orbax()  # raises before a step is taken
+        if writes_files:
+            directory.mkdir(parents=True, exist_ok=True)
+    with ExitStack() as stack:
+        stack.enter_context(DirectoryLock(directory if writes_files else None))
+        bar = stack.enter_context(closing(progress_bar(show=plan.progress and writes_files, total=plan.steps)))
+        signals = stack.enter_context(StopSignals(active=directory is not None))
+        run = TrainingRun(plan, model, writes_files=writes_files)
+        stack.enter_context(closing(run.history))
+        return run.run(signals, bar)
+
+
+class TrainingRun:
+    """A run in progress.
+
+    Attributes:
+        step: The number of optimiser steps taken.
+        state: The state on the device.
+        best: The best evaluation so far.
+        best_params: Its parameters. None without early stopping.
+        last_evaluation: The step of the last evaluation; -1 before the first.
+        last_checkpoint: The step of the last checkpoint; -1 before the first.
+        history: The losses, metrics and evaluations.
+    """
+
+    def __init__(self, plan: TrainingPlan, model: ModelState, *, writes_files: bool) -> None:
+        """Restores the newest checkpoint if there is one, and places everything on the devices."""
+        self.plan, self.writes_files = plan, writes_files
+        self.spec = plan.program
+        keys = jax.vmap(jax.random.split)(plan.key) if self.spec.is_ensemble else jax.random.split(plan.key)
+        self.shuffle_key, step_key = (keys[:, 0], keys[:, 1]) if self.spec.is_ensemble else (keys[0], keys[1])
+        self.step, self.last_checkpoint, record = 0, -1, RunRecord()
+        self.best_params = None if plan.early_stopping is None else _copied(model.params)
+        if plan.checkpoints is not None:
+            restored = restore_run(plan.checkpoints, RunArrays(model, self.best_params))
+            if restored is not None:
+                self.step, record = restored.step, restored.record
+                self.last_checkpoint = restored.step
+                model, self.best_params = _copied(restored.arrays)
+        self.best: BestEvaluation = record.best
+        self.last_evaluation = record.last_evaluation
+        mesh = self.spec.mesh
+        if mesh is not None:
+            first_batch = self._step_indices(self.step, 1).batch_indices
+            data_parallel.check_divisible(mesh, plan.source, first_batch, model.carry)
+        self.data = self._placed_data()
+        self.key, self.hyperparameters = data_parallel.replicate(mesh, (step_key, plan.hyperparameters))
+        carry = data_parallel.shard_leading_axis(mesh, model.carry)
+        model = data_parallel.replicate(mesh, model._replace(carry=None))._replace(carry=carry)
+        self.state = TrainState(model, data_parallel.replicate(mesh, jnp.asarray(self.step, jnp.int32)))
+        self.history = History(
+            None if plan.checkpoints is None else plan.checkpoints.directory,
+            writes_file=writes_files,
+            first_step=self.step,
+            last_evaluation=self.last_evaluation,
+            previous_format=record.history_format,
+        )
+
+    def run(self, signals: StopSignals, bar: Any) -> FitResult:
+        """Alternates executions of the compiled program with evaluations, saves and callbacks."""
+        plan, stop_reason = self.plan, None
+        bar.update(self.step)
+        while True:
+            is_last = self.step >= plan.steps or stop_reason is not None
+            self._evaluate_if_due(is_last=is_last)
+            if plan.early_stopping is not None and self.best.patience_is_over(plan.early_stopping):
+                stop_reason = "early_stopping"
+            was_signalled = data_parallel.any_process(signals.received is not None)
+            ends = self.step >= plan.steps or stop_reason is not None or was_signalled
+            self._save_if_due(is_last=ends)
+            if was_signalled:
+                raise SystemExit(128 + (signals.received or 15))
+            if ends:
+                return self._result(stop_reason)
+            metrics = self._execute()
+            bar.update(len(metrics["loss"]))
+            bar.set_postfix(loss=f"{np.mean(metrics['loss'][-1]):.4g}")
+            info = CallbackInfo(self.step, self.state.model.params, self.state.model.opt_state, metrics)
+            if any([callback(info) is True for callback in plan.callbacks]):  # a list: every callback is called
+                stop_reason = "callback"
+
+    def _execute(self) -> dict[str, np.ndarray]:
+        """Executes the compiled program once, and records the metrics of its steps."""
+        plan, mesh = self.plan, self.spec.mesh
+        requested = plan.end_of_execution(self.step) - self.step
+        indices = self._step_indices(self.step, plan.steps_per_execution)
+        placed, steps = data_parallel.replicate(mesh, (indices, np.int32(requested)))
+        self.state, padded = run_steps(self.state, self.data, placed, steps, self.key, self.hyperparameters, spec=self.spec)
+        taken = int(self.state.step) - self.step
+        metrics = {name: np.asarray(values)[:taken] for name, values in padded.items()}
+        self.history.add_steps(self.step, metrics)
+        self.step += taken
+        limit = self.spec.max_consecutive_nonfinite
+        if limit is not None and int(self.state.model.consecutive_skipped) >= limit:
+            last_batch = BatchAddress(*jax.tree.map(lambda leaf: leaf[taken - 1], indices))
+            self.history.sync()
+            raise FloatingPointError(
+                nonfinite_report(self.spec, self.state.model, self.step - 1, self.data, last_batch, self.key)
+            )
+        return metrics
+
+    def _evaluate_if_due(self, *, is_last: bool) -> None:
+        """Evaluates the parameters, at most once at each step."""
+        plan = self.plan.evaluation
+        if plan is None or self.last_evaluation == self.step or not (is_last or plan.is_due(self.step)):
+            return
+        params = self.state.model.params
+        metrics = {name: np.asarray(value) for name, value in _evaluate(params, evaluate=plan.evaluate).items()}
+        self.history.add_evaluation(self.step, metrics)
+        self.last_evaluation = self.step
+        if plan.early_stopping is not None:
+            self.best = self.best.updated(plan.early_stopping, metrics, self.step)
+            if self.best.step == self.step:
+                self.best_params = _copied(params)
+
+    def _save_if_due(self, *, is_last: bool) -> None:
+        """Saves a checkpoint, at most once at each step."""
+        plan = self.plan.checkpoints
+        if plan is not None and self.last_checkpoint != self.step and (is_last or plan.is_due(self.step)):
+            self._save(plan)
+            self.last_checkpoint = self.step
+
+    def _save(self, plan: CheckpointPlan) -> None:
+        """Saves a checkpoint from the first process, while the others wait."""
+        arrays = RunArrays(data_parallel.gather_to_host(self.state.model), self.best_params)
+        if self.writes_files:
+            self.history.sync()
+            save_run(plan, self.step, arrays, RunRecord(self.best, self.last_evaluation, self.history.format()))
+        data_parallel.wait_for_all_processes(f"saved {self.step}")
+
+    def _step_indices(self, step: int, steps: int) -> StepIndices:
+        """Returns the indices of `steps` batches, starting at `step`.
+
+        If the models of an ensemble have their own batches, the second axis counts models.
+        """
+        source = self.plan.source
+        if not self.spec.is_ensemble:
+            return source.step_indices(self.shuffle_key, step, steps)
+        if not self.spec.models_have_own_batches:
+            return source.step_indices(self.shuffle_key[0], step, steps)
+        of_each_model = [source.step_indices(key, step, steps) for key in self.shuffle_key]
+        return StepIndices(of_each_model[0].bucket_index, jnp.stack([found.batch_indices for found in of_each_model], 1))
+
+    def _placed_data(self) -> tuple[Any, ...]:
+        """Places the data on the devices, once for the whole run."""
+        mesh = self.spec.mesh
+        return tuple(
+            data_parallel.shard_leading_axis(mesh, bucket) if maker.data_is_sharded else data_parallel.replicate(mesh, bucket)
+            for maker, bucket in zip(self.spec.batch_makers, self.plan.source.bucket_data, strict=True)
+        )
+
+    def _result(self, stop_reason: str | None) -> FitResult:
+        model = self.state.model
+        skipped = np.asarray(model.skipped_updates)
+        return FitResult(
+            params=model.params,
+            opt_state=model.opt_state,
+            history=self.history.metric_arrays(),
+            evaluations=self.history.evaluation_arrays(),
+            steps=self.step,
+            skipped_updates=skipped if self.spec.is_ensemble else int(skipped),
+            carry=model.carry,
+            best_params=self.best_params if self.best.step is not None else None,
+            best_step=self.best.step,
+            stop_reason=stop_reason,
+        )
+
+
+@partial(jax.jit, static_argnames=("evaluate",))
+def _evaluate(params: Any, *, evaluate: Any) -> dict[str, jax.Array]:
+    return evaluate(params)
+
+
+def _copied(tree: Any) -> Any:
+    # in memory of its own, because the state is donated to the next execution
+    return jax.tree.map(partial(jnp.array, copy=True), tree)

@@ -1,0 +1,155 @@
+"""Turns the arguments of `fit` and `fit_ensemble` into a `TrainingPlan`, after checking them."""
+
+import os
+from collections.abc import Callable, Mapping, Sequence
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import jax
+from jax.sharding import Mesh
+
+from gru_jax.train import data_parallel
+from gru_jax.train.arguments import check_callable, checked_count, checked_flag, optional_count
+from gru_jax.train.batch_sources import ShuffledData, as_batch_source
+from gru_jax.train.early_stopping import EarlyStopping
+from gru_jax.train.plans import CheckpointPlan, EvaluationPlan, ProgramSpec, TrainingPlan
+from gru_jax.train.results import CallbackInfo
+from gru_jax.train.run_config import make_run_config
+from gru_jax.train.user_functions import checked_metrics
+
+
+def make_training_plan(
+    *,
+    loss_fn: Callable[..., Any],
+    optimizer: Any,
+    data: Any,
+    key: jax.Array,
+    steps: int,
+    batch_size: int | None,
+    grad_accumulation_steps: int,
+    weight_fn: Callable[[Any], jax.Array] | None,
+    evaluate: Callable[[Any], dict[str, jax.Array]] | None,
+    evaluate_every: int | None,
+    callbacks: Sequence[Callable[[CallbackInfo], Any]],
+    progress: bool,
+    checkpoint_dir: str | os.PathLike[str] | None,
+    save_every: int | None,
+    max_to_keep: int,
+    config: Any,
+    resume: bool,
+    mesh: Mesh | None,
+    steps_per_execution: int,
+    has_carry: bool = False,
+    early_stopping: EarlyStopping | None = None,
+    max_consecutive_nonfinite: int | None = None,
+    models: int | None = None,
+    hyperparameters: Mapping[str, jax.Array] | None = None,
+) -> TrainingPlan:
+    """Checks the arguments and describes the run.
+
+    The arguments are those of `fit` and `fit_ensemble`, and `models`, the number of models of an
+    ensemble, or None for `fit`.
+
+    Raises:
+        TypeError: If an argument has the wrong type.
+        ValueError: If an argument is out of range or makes no sense without another one.
+    """
+    signature = "loss_fn(params, batch, key, carry)" if has_carry else "loss_fn(params, batch, key)"
+    check_callable("loss_fn", loss_fn, signature)
+    if weight_fn is not None:
+        check_callable("weight_fn", weight_fn, "weight_fn(batch) -> scalar")
+    if mesh is not None:
+        data_parallel.check_mesh(mesh)
+    source = as_batch_source(data, batch_size)
+    is_ensemble, hyperparameters = models is not None, dict(hyperparameters or {})
+    spec = ProgramSpec(
+        loss_fn=loss_fn,
+        optimizer=optimizer,
+        batch_makers=source.batch_makers(),
+        grad_accumulation_steps=checked_count("grad_accumulation_steps", grad_accumulation_steps),
+        weight_fn=weight_fn,
+        has_carry=has_carry,
+        max_consecutive_nonfinite=optional_count("max_consecutive_nonfinite", max_consecutive_nonfinite),
+        is_ensemble=is_ensemble,
+        models_have_own_batches=is_ensemble and isinstance(source, ShuffledData),
+        mesh=mesh,
+    )
+
+    def run_config() -> dict[str, Any]:
+        settings: dict[str, Any] = {"grad_accumulation_steps": spec.grad_accumulation_steps, "models": models}
+        if is_ensemble:
+            settings["hyperparameters"] = {name: values.tolist() for name, values in hyperparameters.items()}
+        return make_run_config(config, source, key, **settings)
+
+    return TrainingPlan(
+        program=spec,
+        source=source,
+        key=key,
+        hyperparameters=hyperparameters,
+        steps=checked_count("steps", steps),
+        steps_per_execution=checked_count("steps_per_execution", steps_per_execution),
+        evaluation=_evaluation_plan(evaluate, evaluate_every, early_stopping, is_ensemble=is_ensemble),
+        checkpoints=_checkpoint_plan(
+            checkpoint_dir, save_every, max_to_keep=max_to_keep, resume=resume, config=config, run_config=run_config
+        ),
+        callbacks=_checked_callbacks(callbacks),
+        progress=checked_flag("progress", progress),
+    )
+
+
+def _evaluation_plan(
+    evaluate: Callable[[Any], Any] | None, every: Any, early_stopping: Any, *, is_ensemble: bool
+) -> EvaluationPlan | None:
+    every = optional_count("evaluate_every", every)
+    if early_stopping is not None:
+        if not isinstance(early_stopping, EarlyStopping):
+            raise TypeError(f"early_stopping: got {type(early_stopping).__name__}, expected gj.train.EarlyStopping(metric, …).")
+        if evaluate is None:
+            raise ValueError("early_stopping: got a rule without evaluate, expected evaluate=… that returns its metric.")
+    if evaluate is None:
+        if every is not None:
+            raise ValueError(f"evaluate_every: got {every} without evaluate, expected evaluate=… too.")
+        return None
+    check_callable("evaluate", evaluate, "evaluate(params) -> metrics")
+    checked = _checked_evaluation(evaluate, is_ensemble=is_ensemble)
+    return EvaluationPlan(evaluate=checked, every=every, early_stopping=early_stopping)
+
+
+@cache
+def _checked_evaluation(evaluate: Callable[[Any], Any], *, is_ensemble: bool) -> Callable[[Any], dict[str, jax.Array]]:
+    # the same object for the same function, so that it is compiled once
+    of_one_model = lambda params: checked_metrics("evaluate", evaluate(params), reserved=("step",))
+    return jax.vmap(of_one_model) if is_ensemble else of_one_model
+
+
+def _checkpoint_plan(
+    checkpoint_dir: Any,
+    save_every: Any,
+    *,
+    max_to_keep: Any,
+    resume: Any,
+    config: Any,
+    run_config: Callable[[], dict[str, Any]],
+) -> CheckpointPlan | None:
+    save_every = optional_count("save_every", save_every)
+    max_to_keep, resume = checked_count("max_to_keep", max_to_keep, least=2), checked_flag("resume", resume)
+    if checkpoint_dir is None:
+        for name, value in (("save_every", save_every), ("config", config)):
+            if value is not None:
+                raise ValueError(f"{name}: got {value!r} without checkpoint_dir, expected checkpoint_dir=… too.")
+        return None
+    if not isinstance(checkpoint_dir, str | os.PathLike):
+        raise TypeError(f"checkpoint_dir: got {type(checkpoint_dir).__name__}, expected the path of a directory.")
+    directory = Path(checkpoint_dir).absolute()
+    return CheckpointPlan(
+        directory=directory, save_every=save_every, max_to_keep=max_to_keep, run_config=run_config(), resume=resume
+    )
+
+
+def _checked_callbacks(callbacks: Any) -> tuple[Callable[[CallbackInfo], Any], ...]:
+    if not isinstance(callbacks, Sequence):
+        raise TypeError(f"callbacks: got {type(callbacks).__name__}, expected a sequence of functions, for example [callback].")
+    for i, callback in enumerate(callbacks):
+        check_callable(f"callbacks[{i}]", callback, "callback(info)")
+    return tuple(callbacks)

@@ -1,0 +1,133 @@
+"""The types that describe a run before it starts."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jax
+from jax.sharding import Mesh
+
+from gru_jax.train.batch_sources import BatchMaker, BatchSource
+from gru_jax.train.early_stopping import EarlyStopping
+from gru_jax.train.results import CallbackInfo
+
+
+@dataclass(frozen=True, kw_only=True)
+class ProgramSpec:
+    """Everything that the compiled program depends on apart from its arguments.
+
+    Equal specs share one compiled program.
+
+    Attributes:
+        loss_fn: The user's loss.
+        optimizer: An optax transformation, or with hyperparameters a function of them that makes
+            one.
+        batch_makers: One for each bucket of the data.
+        grad_accumulation_steps: The number of microbatches.
+        weight_fn: The weight of a microbatch or shard in averages. None weights them equally.
+        has_carry: Whether `loss_fn` takes and returns a carry.
+        max_consecutive_nonfinite: After so many consecutive updates that were skipped, the program
+            returns. None never does.
+        is_ensemble: Whether the state has a leading axis for several models.
+        models_have_own_batches: Whether the batch indices have an axis for the models too.
+        mesh: The mesh over which batches are spread. None for one device.
+    """
+
+    loss_fn: Callable[..., Any]
+    optimizer: Any
+    batch_makers: tuple[BatchMaker, ...]
+    grad_accumulation_steps: int
+    weight_fn: Callable[[Any], jax.Array] | None
+    has_carry: bool = False
+    max_consecutive_nonfinite: int | None = None
+    is_ensemble: bool = False
+    models_have_own_batches: bool = False
+    mesh: Mesh | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluationPlan:
+    """When parameters are evaluated, and whether the evaluations may stop the run.
+
+    Attributes:
+        evaluate: The checked evaluation, for all models of an ensemble at once. The same object for
+            the same function of the user, because it is compiled for it.
+        every: The number of steps between evaluations. None evaluates before the first and after
+            the last step only.
+        early_stopping: The rule for the best parameters. None keeps none.
+    """
+
+    evaluate: Callable[[Any], dict[str, jax.Array]]
+    every: int | None
+    early_stopping: EarlyStopping | None = None
+
+    def is_due(self, step: int) -> bool:
+        """Tells whether an evaluation is due after `step` steps. One after the last always is."""
+        return step == 0 if self.every is None else step % self.every == 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class CheckpointPlan:
+    """Where and when checkpoints are saved.
+
+    Attributes:
+        directory: The absolute path of the run's directory.
+        save_every: The number of steps between checkpoints. None saves after the last step only.
+        max_to_keep: The number of newest checkpoints that are kept.
+        run_config: The configuration that a resumed run must share.
+        resume: Whether to continue a run that the directory already contains. Otherwise such a run
+            is an error.
+    """
+
+    directory: Path
+    save_every: int | None
+    max_to_keep: int
+    run_config: dict[str, Any]
+    resume: bool
+
+    def is_due(self, step: int) -> bool:
+        """Tells whether a checkpoint is due after `step` steps. One after the last always is."""
+        return step > 0 and self.save_every is not None and step % self.save_every == 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingPlan:
+    """A run.
+
+    Attributes:
+        program: What the compiled program depends on.
+        source: The source of batches.
+        key: The key of the run, or one per model of an ensemble.
+        hyperparameters: For an ensemble, one value per model and name; otherwise empty.
+        steps: The number of optimiser steps in all.
+        steps_per_execution: The largest number of steps per execution of the compiled program.
+        evaluation: None if nothing is evaluated.
+        checkpoints: None if nothing is saved.
+        callbacks: The functions that are called after each execution.
+        progress: Whether to show a progress bar.
+    """
+
+    program: ProgramSpec
+    source: BatchSource
+    key: jax.Array
+    hyperparameters: dict[str, jax.Array]
+    steps: int
+    steps_per_execution: int
+    evaluation: EvaluationPlan | None
+    checkpoints: CheckpointPlan | None
+    callbacks: tuple[Callable[[CallbackInfo], Any], ...]
+    progress: bool
+
+    @property
+    def early_stopping(self) -> EarlyStopping | None:
+        """The rule for the best parameters."""
+        return None if self.evaluation is None else self.evaluation.early_stopping
+
+    def end_of_execution(self, step: int) -> int:
+        """Returns the step at which an execution that starts at `step` has to end."""
+        ends = [self.steps, step + self.steps_per_execution]
+        for every in (self.evaluation and self.evaluation.every, self.checkpoints and self.checkpoints.save_every):
+            if every:
+                ends.append(step - step % every + every)
+        return min(ends)

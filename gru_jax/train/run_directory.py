@@ -1,0 +1,194 @@
+"""Saves and restores a run in its directory, which admits one process at a time."""
+
+import os
+from pathlib import Path
+from types import TracebackType
+from typing import Any, NamedTuple, TextIO
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from gru_jax.train import checkpoint
+from gru_jax.train.arguments import checked_flag
+from gru_jax.train.checkpoint import Checkpoint
+from gru_jax.train.early_stopping import BestEvaluation
+from gru_jax.train.history import HistoryFormat
+from gru_jax.train.plans import CheckpointPlan
+from gru_jax.train.run_config import config_differences
+from gru_jax.train.train_step import ModelState
+from gru_jax.train.tree_paths import is_random_key, named_leaves
+
+
+class RunArrays(NamedTuple):
+    """The arrays of a run that a checkpoint holds."""
+
+    model: ModelState
+    best_params: Any  # None without early stopping
+
+
+class RunRecord(NamedTuple):
+    """What a checkpoint holds besides arrays."""
+
+    best: BestEvaluation = BestEvaluation()
+    last_evaluation: int = -1  # the step of the last evaluation; -1 before the first
+    history_format: HistoryFormat = HistoryFormat()
+
+
+class RestoredRun(NamedTuple):
+    """A run as a checkpoint restored it."""
+
+    step: int
+    arrays: RunArrays
+    record: RunRecord
+
+
+def save_run(plan: CheckpointPlan, step: int, arrays: RunArrays, record: RunRecord) -> None:
+    """Saves a checkpoint of a run after `step` steps."""
+    named = {path: np.asarray(leaf) for path, leaf in named_leaves(arrays).items()}
+    metadata = {
+        "run_config": plan.run_config,
+        "best": record.best._asdict(),
+        "last_evaluation": record.last_evaluation,
+        "history_format": record.history_format._asdict(),
+    }
+    checkpoint.save(plan.directory, Checkpoint(step, named, metadata), max_to_keep=plan.max_to_keep)
+
+
+def restore_run(plan: CheckpointPlan, like: RunArrays) -> RestoredRun | None:
+    """Restores the newest valid checkpoint of a run, in the structure of `like`.
+
+    Returns None if there is none.
+
+    Raises:
+        ValueError: If the checkpoint has another configuration, or arrays of other names, shapes or
+            dtypes; the message lists the differences. Also if there is a checkpoint and
+            `plan.resume` is False.
+    """
+    saved = checkpoint.load_latest(plan.directory)
+    if saved is None:
+        return None
+    differences = config_differences(saved.metadata["run_config"], plan.run_config)
+    if differences:
+        raise ValueError(
+            f"checkpoint_dir: {plan.directory} contains a run of another configuration, at step {saved.step}. "
+            f"{'; '.join(differences)}. Resume it with its own configuration, or use another directory."
+        )
+    arrays = _in_structure_of(like, saved, plan.directory)
+    if not plan.resume:
+        raise ValueError(
+            f"checkpoint_dir: {plan.directory} contains a run at step {saved.step}. Pass resume=True to continue it, or use another "
+            "directory."
+        )
+    metadata = saved.metadata
+    record = RunRecord(
+        BestEvaluation(**metadata["best"]), metadata["last_evaluation"], HistoryFormat(**metadata["history_format"])
+    )
+    return RestoredRun(saved.step, arrays, record)
+
+
+def load_params(checkpoint_dir: str | os.PathLike[str], like: Any, *, best: bool = False) -> Any:
+    """Loads the parameters of the newest valid checkpoint in a run's directory.
+
+    Args:
+        checkpoint_dir: The directory that was passed to `fit`.
+        like: A pytree of arrays with the structure, shapes and dtypes of the parameters, for
+            example freshly initialised ones.
+        best: If True, loads the parameters with the best evaluation of a run with `early_stopping`.
+            Defaults to False, which loads those of the last step.
+
+    Returns:
+        The parameters, in the structure of `like`.
+
+    Raises:
+        FileNotFoundError: If the directory contains no valid checkpoint.
+        ValueError: If names, shapes or dtypes differ from `like`; the message lists the
+            differences. Also if `best` is True and the run kept no best parameters.
+        TypeError: If `best` is not a boolean.
+
+    Example:
+        >>> import tempfile, jax, jax.numpy as jnp, optax, gru_jax as gj
+        >>> directory, w = tempfile.mkdtemp(), jnp.zeros(2)
+        >>> loss_fn = lambda w, batch, key: (jnp.square(w - batch.mean()).sum(), {})
+        >>> result = gj.train.fit(
+        ...     loss_fn, w, optax.sgd(0.1), jnp.ones(4), key=jax.random.key(0), steps=20, checkpoint_dir=directory)
+        >>> bool((gj.train.load_params(directory, like=w) == result.params).all())
+        True
+    """
+    best = checked_flag("best", best)
+    saved = checkpoint.load_latest(Path(checkpoint_dir))
+    if saved is None:
+        raise FileNotFoundError(f"checkpoint_dir: {checkpoint_dir} contains no valid checkpoint.")
+    prefix = ".best_params" if best else ".model.params"
+    params = {name.removeprefix(prefix): array for name, array in saved.arrays.items() if name.startswith(prefix)}
+    if best and not params:
+        raise ValueError(f"best: got True, expected a run with early_stopping: {checkpoint_dir} has no best parameters.")
+    return jax.tree.map(jnp.asarray, _in_structure_of(like, saved._replace(arrays=params), Path(checkpoint_dir)))
+
+
+_LISTED_DIFFERENCES = 8
+
+
+def _in_structure_of(like: Any, saved: Checkpoint, directory: Path) -> Any:
+    """Returns the saved arrays in the structure of `like`.
+
+    Raises:
+        ValueError: If names, shapes or dtypes differ.
+    """
+    named = named_leaves(like)
+    describe = lambda leaf: f"{np.dtype(leaf.dtype).name}{list(leaf.shape)}"
+    there = {name: describe(array) for name, array in saved.arrays.items()}
+    here = {name: describe(leaf) for name, leaf in named.items()}
+    different = [name for name in dict.fromkeys([*there, *here]) if there.get(name) != here.get(name)]
+    if different:
+        listed = "; ".join(
+            f"{name}: {there.get(name, 'nothing')} there, {here.get(name, 'nothing')} here"
+            for name in different[:_LISTED_DIFFERENCES]
+        )
+        more = "; …" if len(different) > _LISTED_DIFFERENCES else ""
+        raise ValueError(
+            f"checkpoint_dir: {directory} contains a checkpoint with other arrays, at step {saved.step}. {listed}{more}. "
+            "Resume it with the model and the optimiser it was made with, or use another directory."
+        )
+    leaves, structure = jax.tree.flatten(like)
+
+    def as_leaf(array: np.ndarray, like: Any) -> Any:
+        return jax.random.wrap_key_data(jnp.asarray(array), impl=jax.random.key_impl(like)) if is_random_key(like) else array
+
+    return jax.tree.unflatten(structure, map(as_leaf, (saved.arrays[name] for name in named), leaves))
+
+
+class DirectoryLock:
+    """A context that admits one process at a time to a directory.
+
+    The operating system releases the lock when the process ends, however it ends. On Windows, and
+    without a directory, nothing is locked.
+    """
+
+    def __init__(self, directory: Path | None) -> None:
+        self.directory = None if os.name == "nt" else directory
+        self._file: TextIO | None = None
+
+    def __enter__(self) -> "DirectoryLock":
+        """Locks the directory.
+
+        Raises:
+            RuntimeError: If another process has locked it.
+        """
+        if self.directory is None:
+            return self
+        import fcntl
+
+        self._file = open(self.directory / ".lock", "w")  # open for as long as the directory is locked
+        try:
+            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            self._file.close()
+            raise RuntimeError(
+                f"checkpoint_dir: another process is training in {self.directory}. Wait for it, or use another directory."
+            ) from error
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        if self._file is not None:
+            self._file.close()

@@ -1,0 +1,138 @@
+"""The compiled program: many optimiser steps in one `while_loop`.
+
+The number of iterations is an argument, so that one program serves for all numbers of steps. Each
+iteration makes a batch, computes its gradient, and updates the parameters. An update is skipped
+unless the loss, the gradients and the new parameters are all finite.
+"""
+
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from gru_jax.train.batch_sources import StepIndices
+from gru_jax.train.gradients import BatchAddress, batch_gradient
+from gru_jax.train.plans import ProgramSpec
+
+
+class ModelState(NamedTuple):
+    """The state of one model in training.
+
+    In an ensemble each leaf has a leading axis for the models.
+    """
+
+    params: Any
+    opt_state: Any
+    carry: Any  # the recurrent state that goes from window to window; None without a carry
+    skipped_updates: jax.Array  # because the loss, a gradient or a new parameter was not finite
+    consecutive_skipped: jax.Array  # those since the last update that was applied
+
+
+class TrainState(NamedTuple):
+    """What one execution of the program hands to the next. Its memory is donated to the program."""
+
+    model: ModelState
+    step: jax.Array
+
+
+def initial_model_state(params: Any, opt_state: Any, carry: Any = None, *, models: int | None = None) -> ModelState:
+    """Makes the state before the first step, in memory of its own.
+
+    If `models` is given, the state is that of an ensemble with so many models.
+    """
+    zeros = lambda: jnp.zeros(() if models is None else models, jnp.int32)
+    params, opt_state, carry = jax.tree.map(_strongly_typed_copy, (params, opt_state, carry))
+    return ModelState(params, opt_state, carry, zeros(), zeros())
+
+
+def _strongly_typed_copy(leaf: Any) -> jax.Array:
+    # Weak types, as of jnp.full(8, -3.0), would compile a second time: the results of the program
+    # are never weakly typed.
+    return jnp.array(leaf, jnp.result_type(leaf), copy=True)
+
+
+@partial(jax.jit, static_argnames=("spec",), donate_argnames=("state",))
+def run_steps(
+    state: TrainState,
+    data: tuple[Any, ...],
+    indices: StepIndices,
+    steps: jax.Array,
+    key: jax.Array,
+    hyperparameters: dict[str, jax.Array],
+    *,
+    spec: ProgramSpec,
+) -> tuple[TrainState, dict[str, jax.Array]]:
+    """Takes `steps` optimiser steps, or fewer if too many consecutive updates were skipped.
+
+    Args:
+        state: The state to start from.
+        data: The data of each bucket.
+        indices: The batches of the steps, at least `steps` of them.
+        steps: The number of steps to take.
+        key: The key of the run's steps, or one per model.
+        hyperparameters: The hyperparameters of an ensemble, one value per model and name.
+        spec: What the program is compiled for.
+
+    Returns:
+        The new state, and the metrics of each step, padded to the number of batches in `indices`.
+    """
+    train_one = partial(_train_step, spec)
+    batch_axes = BatchAddress(None, 0) if spec.models_have_own_batches else None  # type: ignore[arg-type]
+    train_all = jax.vmap(train_one, in_axes=(0, None, None, batch_axes, 0, 0)) if spec.is_ensemble else train_one
+    train_step = jax.jit(train_all)  # traced once, for its shapes and in the loop
+
+    def take_step(i: Any, step: jax.Array, model: ModelState) -> tuple[ModelState, dict[str, jax.Array]]:
+        batch = BatchAddress(*jax.tree.map(lambda leaf: leaf[i], indices))
+        return train_step(model, step, data, batch, key, hyperparameters)
+
+    _, metric_shapes = jax.eval_shape(take_step, 0, state.step, state.model)
+    capacity = len(indices.bucket_index)
+    no_metrics = jax.tree.map(lambda leaf: jnp.zeros((capacity, *leaf.shape), leaf.dtype), metric_shapes)
+
+    def should_continue(loop: tuple[jax.Array, TrainState, Any]) -> jax.Array:
+        i, state, _ = loop
+        limit = spec.max_consecutive_nonfinite
+        return (i < steps) if limit is None else (i < steps) & (state.model.consecutive_skipped < limit)
+
+    def body(loop: tuple[jax.Array, TrainState, Any]) -> tuple[jax.Array, TrainState, Any]:
+        i, state, metrics = loop
+        model, new_metrics = take_step(i, state.step, state.model)
+        metrics = jax.tree.map(lambda rows, row: rows.at[i].set(row), metrics, new_metrics)
+        return i + 1, TrainState(model, state.step + 1), metrics
+
+    _, state, metrics = jax.lax.while_loop(should_continue, body, (jnp.zeros((), jnp.int32), state, no_metrics))
+    return state, metrics
+
+
+def _train_step(
+    spec: ProgramSpec,
+    model: ModelState,
+    step: jax.Array,
+    data: tuple[Any, ...],
+    batch: BatchAddress,
+    key: jax.Array,
+    hyperparameters: dict[str, jax.Array],
+) -> tuple[ModelState, dict[str, jax.Array]]:
+    """Takes one optimiser step of one model."""
+    optimizer = optax.with_extra_args_support(spec.optimizer(**hyperparameters) if hyperparameters else spec.optimizer)
+    found = batch_gradient(spec, model.params, model.carry, step, data, batch, key)
+    updates, opt_state = optimizer.update(found.grads, model.opt_state, model.params, value=found.loss)
+    params = optax.apply_updates(model.params, updates)
+    is_finite = jnp.isfinite(found.loss) & _all_finite(found.grads) & _all_finite(params)
+    new_if_finite = partial(jax.tree.map, partial(jnp.where, is_finite))
+    new_model = ModelState(
+        params=new_if_finite(params, model.params),
+        opt_state=new_if_finite(opt_state, model.opt_state),
+        carry=new_if_finite(found.carry, model.carry),
+        skipped_updates=jnp.where(is_finite, model.skipped_updates, model.skipped_updates + 1),
+        consecutive_skipped=jnp.where(is_finite, 0, model.consecutive_skipped + 1),
+    )
+    return new_model, {"loss": found.loss, **found.metrics}
+
+
+def _all_finite(tree: Any) -> jax.Array:
+    """Tells whether every floating-point entry is finite."""
+    leaves = [jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(tree) if jnp.issubdtype(leaf.dtype, jnp.inexact)]
+    return jnp.stack(leaves).all() if leaves else jnp.array(True)
