@@ -1,4 +1,5 @@
-"""What a cell is: a value of pure functions. The equations stand in it once, and each derivative is a pair of functions.
+"""What a cell is: a value of pure functions. The equations stand in it once, and each derivative is
+a pair of functions.
 
 |         | for all t at once (matmuls over time and batch) | inside the loop (recurrent matmuls only) |
 |---------|-------------------------------------------------|------------------------------------------|
@@ -6,9 +7,9 @@
 | tangent | `input_jvp`                                     | `state_jvp`                              |
 | adjoint | `input_vjp`                                     | `state_vjp`                              |
 
-`linearize` gives the coefficients that the tangent and the adjoint share. In each column the adjoint is the transpose of
-the tangent, and the tangent is the derivative of the value, so each function can be proven by itself
-(tests/cells/test_tables.py does).
+`linearize` gives the coefficients that the tangent and the adjoint share. In each column the
+adjoint is the transpose of the tangent, and the tangent is the derivative of the value, so each
+function can be proven by itself (tests/cells/test_tables.py does).
 """
 
 from collections.abc import Callable
@@ -30,20 +31,24 @@ def _identity(state: Any) -> Any:
 @jax.tree_util.register_static
 @dataclass(frozen=True)
 class Adjoint:
-    """The derived backward pass of a cell: what multiplies and what is summed when a gradient goes back one step.
+    """The derived backward pass of a cell: what multiplies and what is summed when a gradient goes
+    back one step.
 
     See `Cell` for an example with its derivation.
 
     Args:
-        linearize: `linearize(g, h_prev) -> k`. Computes the coefficients of the linearised step from the values; elementwise,
-            for all steps of a block at once.
-        input_vjp: `input_vjp(params, xs, h_prevs, g, k, h_bars) -> (params_bar, xs_bar)`. The cotangents of params and inputs
-            from those of the states, for all steps of a block at once. `params_bar` has the type of `params`, and None where
-            that is None. Linear in `h_bars`.
-        state_vjp: `state_vjp(params_T, k, h_bar) -> h_prev_bar`. The cotangent of the previous state, one step at a time.
-            `params_T` is `params` with every matrix transposed, once and outside the loop. Linear in `h_bar`.
-        gates_from_state: `gates_from_state(h) -> g`. Recovers what `gates` returned from the new state, where the state
-            determines it. It spares the backward pass a matmul. Defaults to None.
+        linearize: `linearize(g, h_prev) -> k`. Computes the coefficients of the linearised step
+            from the values; elementwise, for all steps of a block at once.
+        input_vjp: `input_vjp(params, xs, h_prevs, g, k, h_bars) -> (params_bar, xs_bar)`. The
+            cotangents of params and inputs from those of the states, for all steps of a block at
+            once. `params_bar` has the type of `params`, and None where that is None. Linear in
+            `h_bars`.
+        state_vjp: `state_vjp(params_T, k, h_bar) -> h_prev_bar`. The cotangent of the previous
+            state, one step at a time. `params_T` is `params` with every matrix transposed, once and
+            outside the loop. Linear in `h_bar`.
+        gates_from_state: `gates_from_state(h) -> g`. Recovers what `gates` returned from the new
+            state, where the state determines it. It spares the backward pass a matmul. Defaults to
+            None.
     """
 
     linearize: Callable[[Any, Any], Any]
@@ -58,12 +63,15 @@ class Adjoint:
 @jax.tree_util.register_static
 @dataclass(frozen=True)
 class Tangent:
-    """The derived tangent of a cell, for `derivative=gj.CustomJVP()`. It needs the cell's `Adjoint` beside it.
+    """The derived tangent of a cell, for `derivative=gj.CustomJVP()`. It needs the cell's `Adjoint`
+    beside it.
 
     Args:
-        input_jvp: `input_jvp(params, params_dot, xs, xs_dot, h_prevs, g, k) -> ws`. The tangent of each step by params and
-            input, for all steps at once. A None in `params` is a None in `params_dot`.
-        state_jvp: `state_jvp(params, k, h_dot) -> h_dot`. The tangent of a step by the previous state.
+        input_jvp: `input_jvp(params, params_dot, xs, xs_dot, h_prevs, g, k) -> ws`. The tangent of
+            each step by params and input, for all steps at once. A None in `params` is a None in
+            `params_dot`.
+        state_jvp: `state_jvp(params, k, h_dot) -> h_dot`. The tangent of a step by the previous
+            state.
     """
 
     input_jvp: Callable[[Any, Any, Any, Any, Any, Any, Any], Any]
@@ -76,10 +84,11 @@ class Tangent:
 @jax.tree_util.register_static
 @dataclass(frozen=True)
 class Cell(Layer):
-    """One recurrent cell: h_t = update(gates(params, u_t, h_{t-1}), h_{t-1}) with u = project(params, x).
+    """One recurrent cell: h_t = update(gates(params, u_t, h_{t-1}), h_{t-1}) with u =
+    project(params, x).
 
-    Four functions make a cell, and `gj.unroll` differentiates it by a custom VJP that saves only its states. A leaky RNN,
-    h = ¾ h₋ + ¼ tanh(x W + h₋ U):
+    Four functions make a cell, and `gj.unroll` differentiates it by a custom VJP that saves only
+    its states. A leaky RNN, h = ¾ h₋ + ¼ tanh(x W + h₋ U):
 
         >>> import jax, jax.numpy as jnp, gru_jax as gj
         >>> from typing import NamedTuple
@@ -100,15 +109,17 @@ class Cell(Layer):
         >>> params, xs = leaky.init(jax.random.key(0), 3, 4), jax.random.normal(jax.random.key(1), (20, 2, 3))
         >>> h_last, ys = gj.unroll(leaky, params, xs)
 
-    All functions are pure and work on arrays with any leading axes: one step, a batch, or all of time at once. Vectors are
-    rows, so a matrix stands on the right. They close over no traced array: what is differentiated goes into `params`.
+    All functions are pure and work on arrays with any leading axes: one step, a batch, or all of
+    time at once. Vectors are rows, so a matrix stands on the right. They close over no traced
+    array: what is differentiated goes into `params`.
 
-    **What belongs where.** `project` holds the matmuls with the input, which need no state and run for all steps at once.
-    `gates` holds everything else that reads `params`, and returns every value that the backward pass needs. `update` combines
-    gates and old state without `params`, elementwise. `gj.ops` has products and sums that follow `compute_dtype`.
+    **What belongs where.** `project` holds the matmuls with the input, which need no state and run
+    for all steps at once. `gates` holds everything else that reads `params`, and returns every
+    value that the backward pass needs. `update` combines gates and old state without `params`,
+    elementwise. `gj.ops` has products and sums that follow `compute_dtype`.
 
-    **Constants and time constants.** A constant of the cell is an argument of a function that makes it. A trainable time
-    constant is a field of `params`, read in `gates`:
+    **Constants and time constants.** A constant of the cell is an argument of a function that makes
+    it. A trainable time constant is a field of `params`, read in `gates`:
 
         >>> class LeakyParams(NamedTuple):
         ...     W: jax.Array
@@ -127,7 +138,8 @@ class Cell(Layer):
         >>> rnn = leaky_rnn(dt=0.1)
         >>> tau_grad = jax.grad(lambda p: gj.unroll(rnn, p, xs)[1].sum())(rnn.init(jax.random.key(0), 3, 4)).log_tau
 
-    **Noise.** `sample_noise` draws once per call of `unroll` and hands the numbers on with the inputs, one per step:
+    **Noise.** `sample_noise` draws once per call of `unroll` and hands the numbers on with the
+    inputs, one per step:
 
         >>> def sample_noise(key, params, xs):
         ...     return params, (xs, 0.1 * jax.random.normal(key, (*xs.shape[:-1], params.U.shape[-1])))
@@ -139,7 +151,8 @@ class Cell(Layer):
         >>> ys = gj.unroll(noisy, params, xs, key=jax.random.key(2))[1]
         >>> ys_without_noise = gj.unroll(noisy.deterministic(), params, xs)[1]
 
-    **A cell inside a cell.** Its functions are called like any other. A residual around any cell whose state is one array:
+    **A cell inside a cell.** Its functions are called like any other. A residual around any cell
+    whose state is one array:
 
         >>> def skip(cell, scale):
         ...     update = lambda g, h: h + scale * cell.update(g, h)
@@ -147,7 +160,8 @@ class Cell(Layer):
         >>> skipping = skip(gj.gru(), 0.5)
         >>> h_last, ys = gj.unroll(skipping, skipping.init(jax.random.key(0), 3, 4), xs)
 
-    **With its derivation.** An `Adjoint` makes the backward pass faster: it evaluates `gates` once for a whole block instead
+    **With its derivation.** An `Adjoint` makes the backward pass faster: it evaluates `gates` once
+    for a whole block instead
     of once more per step. For `leaky`, a = ¼ (1 − g²) ⊙ h̄,  h̄₋ = ¾ h̄ + a Uᵀ,  W̄ = Σ xᵀ a,  Ū = Σ h₋ᵀ a,  x̄ = a Wᵀ:
 
         >>> def input_vjp(params, xs, h_prevs, g, k, h_bars):
@@ -163,36 +177,45 @@ class Cell(Layer):
         >>> bool(jnp.allclose(gradient(derived, gj.CustomVJP()).U, gradient(leaky, gj.Autodiff()).U, rtol=1e-3))
         True
 
-    A cell is a frozen dataclass and a static pytree without leaves: it may be an argument of `jax.jit`, a key of a dict, a
-    field of an Equinox, NNX or linen module. Equal cells compare equal, copies by `pickle` and `copy.deepcopy` too if their
-    functions stand at the top level of a module. Make a cell with lambdas or closures once rather than in every call: a new
-    one is another cell, and is traced again.
+    A cell is a frozen dataclass and a static pytree without leaves: it may be an argument of
+    `jax.jit`, a key of a dict, a field of an Equinox, NNX or linen module. Equal cells compare
+    equal, copies by `pickle` and `copy.deepcopy` too if their functions stand at the top level of a
+    module. Make a cell with lambdas or closures once rather than in every call: a new one is
+    another cell, and is traced again.
 
     Args:
-        init: `init(key, input_size, hidden_size, **options) -> params`. Draws the parameters: a pytree of floating-point
-            arrays of one dtype, preferably a NamedTuple with one array per gate.
-        project: `project(params, xs) -> us`. The part of the pre-activations that needs no state; any pytree. Only `gates` of
-            the same cell reads it.
-        gates: `gates(params, u, h) -> g`. Every value of the step that the adjoint needs; any pytree.
+        init: `init(key, input_size, hidden_size, **options) -> params`. Draws the parameters: a
+            pytree of floating-point arrays of one dtype, preferably a NamedTuple with one array per
+            gate.
+        project: `project(params, xs) -> us`. The part of the pre-activations that needs no state;
+            any pytree. Only `gates` of the same cell reads it.
+        gates: `gates(params, u, h) -> g`. Every value of the step that the adjoint needs; any
+            pytree.
         update: `update(g, h) -> h`. The new state, of the same structure, shapes and dtypes as `h`.
-        adjoint: The derived backward pass. Defaults to None: then `unroll` takes `jax.vjp` of `project`, `gates` and `update`
-            inside the same custom VJP, for one more evaluation of `gates` per step.
-        tangent: The derived forward mode, for `gj.CustomJVP`. It requires `adjoint`. Defaults to None.
-        output: `output(state) -> y`. Reads the output from a state; linear. Defaults to the state itself.
-        zero_state: `zero_state(params) -> state` without batch axes. Defaults to zeros of size H in the dtype of `params`, where
-            H is the last axis of the first leaf of `params` whose field name begins with `U`.
-        sample_noise: `sample_noise(key, params, xs) -> (params, xs)`. Draws what is random in one call of `unroll` and returns it
-            with `params` (one draw per sequence) or with `xs` (one per step), either of which may become another pytree.
-            Defaults to None.
-        evaluation_cell: The cell without its noise, which `deterministic` returns. Defaults to None, the cell itself.
-        params_type: The NamedTuple of the parameters. Parameters that arrive as a dict with the same names, as from a msgpack
-            file, are rebuilt into it. Defaults to None.
-        check_params: `check_params(params) -> D`. Raises if `params` do not belong to this cell, and returns the input size that
-            they are for. Defaults to None.
+        adjoint: The derived backward pass. Defaults to None: then `unroll` takes `jax.vjp` of
+            `project`, `gates` and `update` inside the same custom VJP, for one more evaluation of
+            `gates` per step.
+        tangent: The derived forward mode, for `gj.CustomJVP`. It requires `adjoint`. Defaults to
+            None.
+        output: `output(state) -> y`. Reads the output from a state; linear. Defaults to the state
+            itself.
+        zero_state: `zero_state(params) -> state` without batch axes. Defaults to zeros of size H in
+            the dtype of `params`, where H is the last axis of the first leaf of `params` whose
+            field name begins with `U`.
+        sample_noise: `sample_noise(key, params, xs) -> (params, xs)`. Draws what is random in one
+            call of `unroll` and returns it with `params` (one draw per sequence) or with `xs` (one
+            per step), either of which may become another pytree. Defaults to None.
+        evaluation_cell: The cell without its noise, which `deterministic` returns. Defaults to
+            None, the cell itself.
+        params_type: The NamedTuple of the parameters. Parameters that arrive as a dict with the
+            same names, as from a msgpack file, are rebuilt into it. Defaults to None.
+        check_params: `check_params(params) -> D`. Raises if `params` do not belong to this cell,
+            and returns the input size that they are for. Defaults to None.
         name: The name in error messages. Defaults to `"cell"`.
 
     Raises:
-        TypeError: If a required function is not callable, or `adjoint` or `tangent` is of another type.
+        TypeError: If a required function is not callable, or `adjoint` or `tangent` is of another
+            type.
         ValueError: If there is a `tangent` without an `adjoint`.
     """
 
@@ -232,7 +255,10 @@ class Cell(Layer):
         return self.sample_noise is not None
 
     def deterministic(self) -> "Cell":
-        """Returns the cell for evaluation: dropout keeps everything, zoneout is its expectation. The params are the same."""
+        """Returns the cell for evaluation: dropout keeps everything, zoneout is its expectation.
+
+        The params are the same.
+        """
         return self if self.evaluation_cell is None else self.evaluation_cell
 
     def output_size(self, params: Any) -> int:
@@ -244,7 +270,10 @@ class Cell(Layer):
         return validate.default_zero_state(self.name, params) if self.zero_state is None else self.zero_state(params)
 
     def validated_params(self, params: Any, path: str = "params") -> tuple[Any, int | None]:
-        """Returns the params in this cell's own type, and the input size they are for. See `Layer`."""
+        """Returns the params in this cell's own type, and the input size they are for.
+
+        See `Layer`.
+        """
         return validate.check_cell_params(self, params, path)
 
     def run(self, options: CallOptions, request: LayerRequest, params: Any, sequence: Sequence) -> LayerOutput:
@@ -252,12 +281,17 @@ class Cell(Layer):
         return run_cell.run_cell(self, options, request, params, sequence)
 
     def step_validated(self, params: Any, h: Any, x: Any) -> tuple[Any, Any]:
-        """Takes one time step with validated arguments. `gj.step` and `Cell.step` are the public ways."""
+        """Takes one time step with validated arguments.
+
+        `gj.step` and `Cell.step` are the public ways.
+        """
         h = self.update(self.gates(params, self.project(params, x), h), h)
         return h, self.output(h)
 
 
 def _make_comparable(value: Any) -> None:
-    """Replaces `functools.partial` in the fields of a frozen dataclass by functions that compare by value."""
+    """Replaces `functools.partial` in the fields of a frozen dataclass by functions that compare
+    by value.
+    """
     for each in fields(value):
         object.__setattr__(value, each.name, comparable(getattr(value, each.name)))

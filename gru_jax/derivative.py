@@ -22,9 +22,10 @@ Residuals = Literal["auto", "states", "gates"]
 class CustomVJP:
     """Differentiates `unroll` by the derived backward pass, a `jax.custom_vjp`.
 
-    Saves the hidden states, recomputes the gates one block of time steps at a time, carries only state cotangents
-    backwards, and forms each weight gradient in one matmul per block. Supports `jax.grad`, `jax.vjp`, `jax.jacrev` and
-    `jax.hessian`. Forward mode raises a TypeError that names `CustomJVP`.
+    Saves the hidden states, recomputes the gates one block of time steps at a time, carries only
+    state cotangents backwards, and forms each weight gradient in one matmul per block. Supports
+    `jax.grad`, `jax.vjp`, `jax.jacrev` and `jax.hessian`. Forward mode raises a TypeError that
+    names `CustomJVP`.
 
     Example:
         >>> import jax, gru_jax as gj
@@ -36,16 +37,18 @@ class CustomVJP:
         (3, 4)
 
     Args:
-        residuals: What the forward pass saves. `"states"` saves the hidden states, most of which are the outputs, and
-            recomputes the gates: little memory. `"gates"` saves the gates too: faster where matmuls dominate, for a
-            multiple of the memory. Defaults to `"auto"`, which chooses by the shapes and the device. With
-            `outputs="last"`, `"auto"` may save only the state that each block starts from and run each block again.
-        block_size: The number of time steps per block. Arrays that are not saved are never longer than a block, so small
-            blocks need less memory, and large blocks have less overhead. Defaults to None, which chooses by the shapes
-            and the device.
+        residuals: What the forward pass saves. `"states"` saves the hidden states, most of which
+            are the outputs, and recomputes the gates: little memory. `"gates"` saves the gates too:
+            faster where matmuls dominate, for a multiple of the memory. Defaults to `"auto"`, which
+            chooses by the shapes and the device. With `outputs="last"`, `"auto"` may save only the
+            state that each block starts from and run each block again.
+        block_size: The number of time steps per block. Arrays that are not saved are never longer
+            than a block, so small blocks need less memory, and large blocks have less overhead.
+            Defaults to None, which chooses by the shapes and the device.
 
     Raises:
-        ValueError: If `residuals` is not one of the three strings, or `block_size` is not a positive int.
+        ValueError: If `residuals` is not one of the three strings, or `block_size` is not a
+            positive int.
     """
 
     residuals: Residuals = "auto"
@@ -63,10 +66,12 @@ class CustomVJP:
 @jax.tree_util.register_static
 @dataclass(frozen=True)
 class CustomJVP:
-    """Differentiates `unroll` in both modes by the derivation, a `jax.custom_jvp` whose transpose is derived too.
+    """Differentiates `unroll` in both modes by the derivation, a `jax.custom_jvp` whose transpose
+    is derived too.
 
-    Use it where you need `jax.jvp`, `jax.jacfwd` or `jax.linearize`. It needs more memory than `CustomVJP`, because it
-    saves the linearised steps of the whole sequence. A cell without a `Tangent` is differentiated by autodiff.
+    Use it where you need `jax.jvp`, `jax.jacfwd` or `jax.linearize`. It needs more memory than
+    `CustomVJP`, because it saves the linearised steps of the whole sequence. A cell without a
+    `Tangent` is differentiated by autodiff.
 
     Example:
         >>> import jax, gru_jax as gj
@@ -83,8 +88,8 @@ class CustomJVP:
 class Autodiff:
     """Leaves the derivatives of `unroll` to JAX: the plain scan without any custom rule.
 
-    This is the reference that the other two are tested against. It supports both modes, and saves every intermediate
-    value of every step.
+    This is the reference that the other two are tested against. It supports both modes, and saves
+    every intermediate value of every step.
 
     Example:
         >>> import jax, gru_jax as gj

@@ -1,4 +1,5 @@
-"""Products and sums for writing cells: they carry the precision, sharding and fusion rules of the engine.
+"""Products and sums for writing cells: they carry the precision, sharding and fusion rules of the
+engine.
 
     value     affine(x, W, b)        x W + b                      dot(x, W)       x W
               affines(x, (W₁, b₁), …)                             dots(x, W₁, …)  x W₁, x W₂, …
@@ -6,10 +7,11 @@
     adjoint   outer_sum(x, a)        W̄ = Σ xᵀ a                   bias_sum(a, b)  b̄ = Σ a
               dot_sum((a₁, W₁), …)   x̄ = Σ_k a_k W_kᵀ, given transposed weights
 
-`x @ W` works in a cell too. These functions add three things. A product takes its operands in the dtype of the weight,
-which `unroll(compute_dtype=…)` lowers, sums in at least float32, and returns the dtype of the other operand, which is the
-state's. Sums over time and batch leave a sharded batch axis where it is. Products of the same operand may be taken as one
-matmul, where the engine expects that to be faster.
+`x @ W` works in a cell too. These functions add three things. A product takes its operands in the
+dtype of the weight, which `unroll(compute_dtype=…)` lowers, sums in at least float32, and returns
+the dtype of the other operand, which is the state's. Sums over time and batch leave a sharded batch
+axis where it is. Products of the same operand may be taken as one matmul, where the engine expects
+that to be faster.
 
 All functions work on arrays with any leading axes: one step, a batch, or all of time at once.
 
@@ -35,7 +37,8 @@ from gru_jax._jax.sharding import explicitly_sharded, replicated
 def dot(x: Float[Array, "*t_b K"], W: Float[Array, "K H"]) -> Float[Array, "*t_b H"]:
     """Multiplies by a weight, x W.
 
-    The operands are taken in the dtype of `W`, the sum in at least float32, the result in the dtype of `x`.
+    The operands are taken in the dtype of `W`, the sum in at least float32, the result in the dtype
+    of `x`.
 
     Example:
         >>> import jax.numpy as jnp, gru_jax as gj
@@ -48,8 +51,9 @@ def dot(x: Float[Array, "*t_b K"], W: Float[Array, "K H"]) -> Float[Array, "*t_b
 def dots(x: Float[Array, "*t_b K"], *weights: Float[Array, "K H"]) -> list[Float[Array, "*t_b H"]]:
     """Multiplies by several weights, [x W₁, x W₂, …].
 
-    Inside the time loop these may become one matmul of the weights side by side, which XLA joins before the loop. The
-    results are separate arrays: slices of one stacked array are slow in a loop.
+    Inside the time loop these may become one matmul of the weights side by side, which XLA joins
+    before the loop. The results are separate arrays: slices of one stacked array are slow in a
+    loop.
     """
     if len(weights) == 1 or not products_are_joined() or explicitly_sharded(x, *weights):
         return [dot(x, W) for W in weights]
@@ -57,10 +61,13 @@ def dots(x: Float[Array, "*t_b K"], *weights: Float[Array, "K H"]) -> list[Float
 
 
 def dot_sum(*pairs: tuple[Float[Array, "*t_b K"], Float[Array, "K H"]]) -> Float[Array, "*t_b H"]:
-    """Adds up products, Σ a W over pairs (a, W). This is the transpose of `dots`, given transposed weights."""
+    """Adds up products, Σ a W over pairs (a, W).
+
+    This is the transpose of `dots`, given transposed weights.
+    """
     operands, weights = zip(*pairs, strict=True)
-    # One by one in half precision: jaxlib 0.12 takes the single matmul of constant weights apart again on a CPU, and has no
-    # code for bfloat16 parts that are summed in float32.
+    # One by one in half precision: jaxlib 0.12 takes the single matmul of constant weights apart
+    # again on a CPU, and has no code for bfloat16 parts that are summed in float32.
     joined = products_are_joined() and jnp.finfo(weights[0].dtype).bits >= 32
     if not joined or explicitly_sharded(*operands, *weights):
         return functools.reduce(jnp.add, [dot(a, W) for a, W in pairs])
@@ -75,7 +82,10 @@ def affine(x: Float[Array, "*t_b D"], W: Float[Array, "D H"], b: Float[Array, " 
 def affines(
     x: Float[Array, "*t_b D"], *maps: tuple[Float[Array, "D H"], Float[Array, " H"] | None]
 ) -> list[Float[Array, "*t_b H"]]:
-    """Applies several affine maps, given as pairs (W, b), to one input. The matmuls may become one, as in `dots`."""
+    """Applies several affine maps, given as pairs (W, b), to one input.
+
+    The matmuls may become one, as in `dots`.
+    """
     weights, biases = zip(*maps, strict=True)
     return [add_bias(product, b) for product, b in zip(dots(x, *weights), biases, strict=True)]
 
@@ -105,10 +115,12 @@ def outer_sum(
     Args:
         x: What the weight was multiplied with.
         a: The cotangent of x W.
-        W: The weight. Its dtype is taken for the operands. Defaults to None, which leaves them as they are.
+        W: The weight. Its dtype is taken for the operands. Defaults to None, which leaves them as
+            they are.
 
     Returns:
-        The sum, in at least float32: the engine adds up all blocks of time before it rounds to the dtype of `W`.
+        The sum, in at least float32: the engine adds up all blocks of time before it rounds to the
+        dtype of `W`.
     """
     # contracts all leading axes at once: merging them by a reshape would move a sharded batch axis
     leading = tuple(range(x.ndim - 1))
@@ -125,7 +137,10 @@ def outer_sum(
 def outer_sums(
     x: Float[Array, "*t_b D"], *products: tuple[Float[Array, "*t_b H"], Float[Array, "D H"]]
 ) -> list[Float[Array, "D H"]]:
-    """Returns the gradients of several weights of one operand, Σ xᵀ a for pairs (a, W). The matmuls may become one, as in `dots`."""
+    """Returns the gradients of several weights of one operand, Σ xᵀ a for pairs (a, W).
+
+    The matmuls may become one, as in `dots`.
+    """
     cotangents, weights = zip(*products, strict=True)
     if not products_are_joined() or explicitly_sharded(x, *cotangents):
         return [outer_sum(x, a, W) for a, W in products]
@@ -134,12 +149,16 @@ def outer_sums(
 
 
 def bias_sum(a: Float[Array, "*t_b H"], b: Float[Array, " H"] | None) -> Float[Array, " H"] | None:
-    """Returns the gradient of a bias, Σ a over time and batch, in at least float32; None where the bias is None."""
+    """Returns the gradient of a bias, Σ a over time and batch, in at least float32; None where
+    the bias is None.
+    """
     if b is None:
         return None
     return a.sum(axis=tuple(range(a.ndim - 1)), dtype=sum_dtype(a))
 
 
 def sum_dtype(x: Array) -> jnp.dtype:
-    """Returns the dtype in which products and sums of `x` are accumulated: its own, or float32 if that is wider."""
+    """Returns the dtype in which products and sums of `x` are accumulated: its own, or float32
+    if that is wider.
+    """
     return jnp.promote_types(x.dtype, jnp.float32)

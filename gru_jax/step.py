@@ -1,4 +1,6 @@
-"""`step`: one time step with a reset before it, which an actor calls where the learner calls `unroll`."""
+"""`step`: one time step with a reset before it, which an actor calls where the learner calls
+`unroll`.
+"""
 
 from functools import partial
 from typing import Any
@@ -29,8 +31,8 @@ def step(
 
         h₋ = reset ? reset_state : h₋,   then   h, y = cell.step(params, h₋, x)
 
-    Repeated over t it is `gj.unroll(cell, params, xs, h0, resets=…, reset_state=…)`, so an actor that steps and a learner that
-    unrolls what it stored see the same states.
+    Repeated over t it is `gj.unroll(cell, params, xs, h0, resets=…, reset_state=…)`, so an actor
+    that steps and a learner that unrolls what it stored see the same states.
 
     Example:
         >>> import jax, jax.numpy as jnp, gru_jax as gj
@@ -46,23 +48,24 @@ def step(
         params: The parameters, from `cell.init`.
         h: The state, leaves `(*batch, H)`.
         x: The input, `(*batch, D)`. Cast to the dtype of `params`.
-        reset: Where the state is replaced before the step: booleans `(*batch,)`, or one bool for the whole batch. It is True at t
-            if the observation at t is the first of its episode: the `done` that came with the last transition. Defaults to None:
-            nowhere.
-        reset_state: The state that a reset sets, leaves `(*batch, H)` or `(H,)`. Defaults to None, which stands for zeros.
-            Gradients flow to it.
+        reset: Where the state is replaced before the step: booleans `(*batch,)`, or one bool for
+            the whole batch. It is True at t if the observation at t is the first of its episode:
+            the `done` that came with the last transition. Defaults to None: nowhere.
+        reset_state: The state that a reset sets, leaves `(*batch, H)` or `(H,)`. Defaults to None,
+            which stands for zeros. Gradients flow to it.
 
     Returns:
         `(h, y)`: the new state, and the output `(*batch, H)`.
 
     Raises:
         TypeError: If `reset` is not boolean; otherwise as `gj.unroll`.
-        ValueError: If `reset` has another shape than the batch, or there is a `reset_state` without a `reset`; otherwise as
-            `gj.unroll`.
+        ValueError: If `reset` has another shape than the batch, or there is a `reset_state` without
+            a `reset`; otherwise as `gj.unroll`.
 
-    Called outside `jit`, it compiles once for each cell and shapes. A single step of one sequence takes about as long as calling
-    it, which grows with the number of arrays. Where the weights stay the same for long, as in an actor between two updates,
-    compile them in: `jax.jit(functools.partial(gj.step, cell, params))`.
+    Called outside `jit`, it compiles once for each cell and shapes. A single step of one sequence
+    takes about as long as calling it, which grows with the number of arrays. Where the weights stay
+    the same for long, as in an actor between two updates, compile them in:
+    `jax.jit(functools.partial(gj.step, cell, params))`.
     """
     check_cell(cell)
     validate.check_resets(reset, reset_state, name="reset")

@@ -1,4 +1,6 @@
-"""Truncated back-propagation through time: windows, between which the state passes and its gradient does not."""
+"""Truncated back-propagation through time: windows, between which the state passes and its
+gradient does not.
+"""
 
 from functools import partial
 from typing import Any
@@ -34,9 +36,10 @@ def unroll_truncated(
 ) -> tuple[PyTree, PyTree]:
     """Runs a cell over a sequence with gradients that stay within windows of time.
 
-    The values are those of `gj.unroll`. Backward, the loss at a step reaches only the steps of its own window: between two windows
-    stands a `jax.lax.stop_gradient`. Windows are counted from the first step in the direction of travel, and the last one may be
-    shorter. With `window` ≥ T it is full back-propagation.
+    The values are those of `gj.unroll`. Backward, the loss at a step reaches only the steps of its
+    own window: between two windows stands a `jax.lax.stop_gradient`. Windows are counted from the
+    first step in the direction of travel, and the last one may be shorter. With `window` ≥ T it is
+    full back-propagation.
 
     Example:
         >>> import jax, gru_jax as gj
@@ -47,7 +50,8 @@ def unroll_truncated(
         (100, 2, 4)
 
     Args:
-        cell: As for `gj.unroll`, but without bidirectional layers: the backward direction has no state to carry on.
+        cell: As for `gj.unroll`, but without bidirectional layers: the backward direction has no
+            state to carry on.
         params: As for `gj.unroll`.
         xs: As for `gj.unroll`.
         h0: As for `gj.unroll`. The gradient of the first window reaches it.
@@ -57,7 +61,8 @@ def unroll_truncated(
         resets: As for `gj.unroll`.
         reverse: As for `gj.unroll`.
         time_major: As for `gj.unroll`.
-        key: A `jax.random` key for cells that draw noise. Each window draws its own, so a variational mask holds for one window.
+        key: A `jax.random` key for cells that draw noise. Each window draws its own, so a
+            variational mask holds for one window.
         **options: The other options of `gj.unroll`.
 
     Returns:
@@ -68,11 +73,13 @@ def unroll_truncated(
         TypeError: If a layer is bidirectional; otherwise as `gj.unroll`.
 
     Training on a stream with one optimiser step per window needs no helper: call
-    `h, ys = gj.unroll(cell, params, window_of_xs, h)` and hand `jax.lax.stop_gradient(h)` to the next step.
+    `h, ys = gj.unroll(cell, params, window_of_xs, h)` and hand `jax.lax.stop_gradient(h)` to the
+    next step.
 
     The cost is that of `gj.unroll`, as a scan over windows around the scan over their steps.
 
-    Source: Williams and Peng 1990, "An efficient gradient-based algorithm for on-line training of recurrent network
+    Source: Williams and Peng 1990, "An efficient gradient-based algorithm for on-line training of
+        recurrent network
     trajectories".
     """
     check_cell(cell)
@@ -113,7 +120,9 @@ def unroll_truncated(
 
 
 def _joined(axis: int, reverse: bool, windows: jax.Array, last: jax.Array) -> jax.Array:
-    """The outputs of all windows, (windows, …, steps of a window at `axis`, …), and of the last one, as (…, steps, …)."""
+    """The outputs of all windows, (windows, …, steps of a window at `axis`, …), and of the last
+    one, as (…, steps, …).
+    """
     in_order = jnp.moveaxis(windows[::-1] if reverse else windows, 0, axis)
     steps = in_order.shape[axis] * in_order.shape[axis + 1]
     before = in_order.reshape(*in_order.shape[:axis], steps, *in_order.shape[axis + 2 :])

@@ -1,4 +1,7 @@
-"""`unroll`: a cell over a sequence. Validates its arguments, settles the layout, and runs the layers, compiled once."""
+"""`unroll`: a cell over a sequence.
+
+Validates its arguments, settles the layout, and runs the layers, compiled once.
+"""
 
 from functools import partial
 from typing import Any, Literal, NamedTuple
@@ -65,42 +68,54 @@ def unroll(
         >>> gradient = jax.grad(lambda params: gj.unroll(cell, params, xs)[1].mean())(params)
 
     Args:
-        cell: A cell such as `gj.gru()`, a `gj.stack`, a `gj.bidirectional`, or a `gj.Cell` of your own.
-        params: The parameters, from `cell.init`. Floating-point arrays of one dtype, which is the dtype of the computation.
-        xs: The inputs, `(T, *batch, D)` with any number of batch axes. Cast to the dtype of `params`.
-        h0: The state before the first step, leaves `(*batch, H)`. Defaults to None, which stands for `cell.initial_state`.
-        lengths: The number of valid steps of each padded sequence, integers `(*batch,)` from 0 to T. Beyond it the state is held
-            and the output is 0. Padding values, even NaN, never affect outputs or gradients. Defaults to None: no padding.
-        mask: Valid steps, booleans `(T, *batch)`, for padding that is not at the end. A masked step holds the state and outputs 0.
-            If `lengths` is also given, a step is valid only if both mark it valid. Defaults to None.
-        resets: Where the state is replaced by `reset_state` before the step, booleans `(T, *batch)`. In reinforcement learning:
-            the observation at t is the first of its episode, `resets[t] = done[t - 1]`. Resets on masked steps are ignored.
-            Defaults to None.
-        reset_state: The state that a reset sets, leaves `(*batch, H)` or `(H,)`. Defaults to None, which stands for zeros. Gradients
-            flow to it from every reset.
-        reverse: If True, runs from the last step to the first. `ys` stays aligned with `xs`, and `lengths` still count from
-            the first step. Defaults to False.
-        time_major: If False, `xs` and `ys` are `(*batch, T, ·)`, and `mask` and `resets` are `(*batch, T)`. Defaults to True.
-        outputs: `"all"` returns the outputs of all steps, `"states"` the states after all steps in the structure of `h0`, and
-            `"last"` None in their place. Defaults to `"all"`.
+        cell: A cell such as `gj.gru()`, a `gj.stack`, a `gj.bidirectional`, or a `gj.Cell` of your
+            own.
+        params: The parameters, from `cell.init`. Floating-point arrays of one dtype, which is the
+            dtype of the computation.
+        xs: The inputs, `(T, *batch, D)` with any number of batch axes. Cast to the dtype of
+            `params`.
+        h0: The state before the first step, leaves `(*batch, H)`. Defaults to None, which stands
+            for `cell.initial_state`.
+        lengths: The number of valid steps of each padded sequence, integers `(*batch,)` from 0 to
+            T. Beyond it the state is held and the output is 0. Padding values, even NaN, never
+            affect outputs or gradients. Defaults to None: no padding.
+        mask: Valid steps, booleans `(T, *batch)`, for padding that is not at the end. A masked step
+            holds the state and outputs 0. If `lengths` is also given, a step is valid only if both
+            mark it valid. Defaults to None.
+        resets: Where the state is replaced by `reset_state` before the step, booleans `(T,
+            *batch)`. In reinforcement learning: the observation at t is the first of its episode,
+            `resets[t] = done[t - 1]`. Resets on masked steps are ignored. Defaults to None.
+        reset_state: The state that a reset sets, leaves `(*batch, H)` or `(H,)`. Defaults to None,
+            which stands for zeros. Gradients flow to it from every reset.
+        reverse: If True, runs from the last step to the first. `ys` stays aligned with `xs`, and
+            `lengths` still count from the first step. Defaults to False.
+        time_major: If False, `xs` and `ys` are `(*batch, T, ·)`, and `mask` and `resets` are
+            `(*batch, T)`. Defaults to True.
+        outputs: `"all"` returns the outputs of all steps, `"states"` the states after all steps in
+            the structure of `h0`, and `"last"` None in their place. Defaults to `"all"`.
         key: A `jax.random` key for cells that draw noise, such as dropout. Defaults to None.
-        compute_dtype: A narrower dtype for the operands of matmuls, for example `jnp.bfloat16`. Sums stay in at least float32,
-            states and gradients in the dtype of `params`. Defaults to None.
-        derivative: How gradients are taken: `gj.CustomVJP(…)` by the derived backward pass, with options that trade memory for
-            time; `gj.CustomJVP()` where you need forward mode; `gj.Autodiff()` by JAX alone. Defaults to `gj.CustomVJP()`.
+        compute_dtype: A narrower dtype for the operands of matmuls, for example `jnp.bfloat16`.
+            Sums stay in at least float32, states and gradients in the dtype of `params`. Defaults
+            to None.
+        derivative: How gradients are taken: `gj.CustomVJP(…)` by the derived backward pass, with
+            options that trade memory for time; `gj.CustomJVP()` where you need forward mode;
+            `gj.Autodiff()` by JAX alone. Defaults to `gj.CustomVJP()`.
 
     Returns:
-        `(h_last, ys)`, in the order of `lax.scan`. `h_last` is the state after the last valid step of each sequence, leaves
-        `(*batch, H)`; an LSTM's is `LSTMState(h, c)`, a stack's a tuple with one state per layer. `ys` are the outputs,
-        `(T, *batch, H)`.
+        `(h_last, ys)`, in the order of `lax.scan`. `h_last` is the state after the last valid step
+        of each sequence, leaves `(*batch, H)`; an LSTM's is `LSTMState(h, c)`, a stack's a tuple
+        with one state per layer. `ys` are the outputs, `(T, *batch, H)`.
 
     Raises:
-        TypeError: If an argument has another type, structure or dtype than described, or forward mode goes through `CustomVJP`.
-        ValueError: If shapes do not fit, a concrete length is out of range, a cell that draws noise gets no `key`, or an
-            option is unknown. A traced length out of range makes the outputs of its sequence NaN.
+        TypeError: If an argument has another type, structure or dtype than described, or forward
+            mode goes through `CustomVJP`.
+        ValueError: If shapes do not fit, a concrete length is out of range, a cell that draws noise
+            gets no `key`, or an option is unknown. A traced length out of range makes the outputs
+            of its sequence NaN.
 
-    Gradients flow to `params`, `xs`, `h0` and `reset_state`. Called outside `jit`, `unroll` compiles once for each cell, set of
-    options and shapes. The backward pass costs about twice the forward pass, and once more where gates are recomputed.
+    Gradients flow to `params`, `xs`, `h0` and `reset_state`. Called outside `jit`, `unroll`
+    compiles once for each cell, set of options and shapes. The backward pass costs about twice the
+    forward pass, and once more where gates are recomputed.
 
     The cells' modules hold their derivations, after Chung et al. 2014 (arXiv 1412.3555).
     """
@@ -172,7 +187,9 @@ def _compiled(
 
 
 def _nan_where_out_of_range(result: tuple[PyTree, PyTree], lengths: Int[Array, "*b"], steps: int) -> tuple[PyTree, PyTree]:
-    """NaN for sequences whose traced length is out of range: in their outputs, and by the product in every gradient too."""
+    """NaN for sequences whose traced length is out of range: in their outputs, and by the
+    product in every gradient too.
+    """
     factor = jnp.where((lengths < 0) | (lengths > steps), jnp.nan, 1.0)
 
     def poison(leaf, first_axis):

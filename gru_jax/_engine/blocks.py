@@ -1,8 +1,8 @@
 """Time in blocks: a scan over blocks around the scans over their steps.
 
-What is computed for all steps at once (the projection of the input, the gates of the backward pass, the weight gradients)
-is computed for one block at a time. Its arrays stay in the cache, and only inputs, states, their cotangents, and saved
-gates are as long as the sequence.
+What is computed for all steps at once (the projection of the input, the gates of the backward pass,
+the weight gradients) is computed for one block at a time. Its arrays stay in the cache, and only
+inputs, states, their cotangents, and saved gates are as long as the sequence.
 """
 
 from collections.abc import Callable
@@ -22,15 +22,18 @@ def scan_blocks(
     *,
     reverse: bool,
 ) -> tuple[Any, Any, Any]:
-    """Scans `body(carry, over_time, per_block) -> (carry, over_time, per_block)` over blocks of time.
+    """Scans `body(carry, over_time, per_block) -> (carry, over_time, per_block)` over blocks of
+    time.
 
     Args:
-        body: One block. Its arguments hold the block's part of the sequences, and the block's own entry of `per_block`.
+        body: One block. Its arguments hold the block's part of the sequences, and the block's own
+            entry of `per_block`.
         carry: What goes from block to block.
         over_time: A pytree whose leaves have the steps as their first axis, in the order of time.
         per_block: A pytree whose leaves have the blocks as their first axis, in the order of time.
-        block_size: The steps per block. Blocks lie at multiples of it in either direction; the last steps may be a shorter
-            block, which comes first in reverse. None stands for a single block.
+        block_size: The steps per block. Blocks lie at multiples of it in either direction; the last
+            steps may be a shorter block, which comes first in reverse. None stands for a single
+            block.
         reverse: Whether the scan goes from the last block to the first.
 
     Returns:

@@ -1,12 +1,15 @@
-"""Forward and reverse mode from one derivation: a custom JVP whose linear recurrence knows its transpose.
+"""Forward and reverse mode from one derivation: a custom JVP whose linear recurrence knows its
+transpose.
 
     ḣ_t = state_jvp(k_t, ḣ_{t-1}) + w_t,   ws = input_jvp(…) for all t     the tangent: a scan
     δ_{t-1} = state_vjp(k_t, δ_t), …                                        its transpose: the reverse scan
 
-The recurrence is the solution of a linear system, (1 − shift·state_jvp) ḣs = ws, so `lax.custom_linear_solve` can be given
-both scans. Forward mode solves the system, reverse mode solves the transposed one, and every second order follows.
+The recurrence is the solution of a linear system, (1 − shift·state_jvp) ḣs = ws, so
+`lax.custom_linear_solve` can be given both scans. Forward mode solves the system, reverse mode
+solves the transposed one, and every second order follows.
 
-`recursion` saves less and is faster. This is for those who need `jax.jvp`, `jax.jacfwd` or `jax.linearize`.
+`recursion` saves less and is faster. This is for those who need `jax.jvp`, `jax.jacfwd` or
+`jax.linearize`.
 """
 
 from functools import partial

@@ -1,4 +1,6 @@
-"""Functions with their first arguments fixed, which compare by value, so that equal cells are equal after a copy."""
+"""Functions with their first arguments fixed, which compare by value, so that equal cells are
+equal after a copy.
+"""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -10,8 +12,9 @@ from typing import Any
 class Bound:
     """A function with its first arguments fixed, like `functools.partial`.
 
-    Two of them are equal if function and arguments are; two partials never are. So cells made of these survive `pickle` and
-    `copy.deepcopy`: the copy compares equal, hashes equal and is not traced again by `jax.jit`.
+    Two of them are equal if function and arguments are; two partials never are. So cells made of
+    these survive `pickle` and `copy.deepcopy`: the copy compares equal, hashes equal and is not
+    traced again by `jax.jit`.
     """
 
     function: Callable[..., Any]
@@ -29,7 +32,9 @@ def bind(function: Callable[..., Any], *arguments: Any) -> Bound:
 
 
 def comparable(value: Any) -> Any:
-    """Turns a `functools.partial` with hashable arguments into a `Bound`; returns anything else unchanged."""
+    """Turns a `functools.partial` with hashable arguments into a `Bound`; returns anything else
+    unchanged.
+    """
     if type(value) is not partial:
         return value
     bound = Bound(value.func, value.args, tuple(sorted(value.keywords.items())))

@@ -1,7 +1,7 @@
 """What everything that `unroll` runs has in common: cells, stacks, both directions.
 
-A layer validates its params, knows its zero state, and runs over a validated sequence. `Cell` runs by the recursion; a
-stack and a bidirectional layer run their parts.
+A layer validates its params, knows its zero state, and runs over a validated sequence. `Cell` runs
+by the recursion; a stack and a bidirectional layer run their parts.
 """
 
 from abc import ABC, abstractmethod
@@ -78,10 +78,12 @@ class Layer(ABC):
 
     @abstractmethod
     def validated_params(self, params: Any, path: str = "params") -> tuple[Any, int | None]:
-        """Returns the params in this layer's own types, and the input size they are for (None if unknown).
+        """Returns the params in this layer's own types, and the input size they are for (None if
+        unknown).
 
         Raises:
-            TypeError, ValueError: If they do not belong to this layer. The message names them by `path`.
+            TypeError, ValueError: If they do not belong to this layer. The message names them by
+            `path`.
         """
 
     @abstractmethod
@@ -102,7 +104,10 @@ class Layer(ABC):
 
     @abstractmethod
     def deterministic(self) -> "Layer":
-        """Returns the layer without its noise, for evaluation and for `step`. The params are the same."""
+        """Returns the layer without its noise, for evaluation and for `step`.
+
+        The params are the same.
+        """
 
     def initial_state(self, params: Any, batch_shape: int | tuple[int, ...] = (), *, like: Array | None = None) -> Any:
         """Returns the zero state: leaves `(*batch_shape, H)` in the dtype of `params`.
@@ -117,11 +122,13 @@ class Layer(ABC):
         Args:
             params: From `cell.init`. They determine H and the dtype.
             batch_shape: The batch axes. An int stands for one axis. Defaults to none.
-            like: An array `(…, *batch_shape, D)`, for example `xs`, whose sharding over a mesh the batch axes of the state
-                take over. A carry of `lax.scan` inside `shard_map` needs this. Defaults to None.
+            like: An array `(…, *batch_shape, D)`, for example `xs`, whose sharding over a mesh the
+                batch axes of the state take over. A carry of `lax.scan` inside `shard_map` needs
+                this. Defaults to None.
 
         Raises:
-            ValueError: If a batch axis is negative, or if the layer cannot tell its hidden size from `params`.
+            ValueError: If a batch axis is negative, or if the layer cannot tell its hidden size
+                from `params`.
         """
         params, _ = validate.check_params(self, params)
         batch = validate.check_batch_shape(batch_shape)
@@ -129,10 +136,12 @@ class Layer(ABC):
         return state if like is None else shard_like(vary_like(state, like), like, len(batch))
 
     def step(self, params: Any, h: Any, x: Array) -> tuple[Any, Array]:
-        """Takes one time step: (state, input) to (new state, output), the carry and the output of `lax.scan`.
+        """Takes one time step: (state, input) to (new state, output), the carry and the output of
+        `lax.scan`.
 
-        `jax.lax.scan(functools.partial(cell.step, params), h0, xs)` is the plain loop, differentiated by autodiff. It
-        returns the same pair as `gj.unroll(cell, params, xs, h0)`. For a reset before the step see `gj.step`.
+        `jax.lax.scan(functools.partial(cell.step, params), h0, xs)` is the plain loop,
+        differentiated by autodiff. It returns the same pair as `gj.unroll(cell, params, xs, h0)`.
+        For a reset before the step see `gj.step`.
 
         Example:
             >>> import jax, gru_jax as gj

@@ -1,4 +1,6 @@
-"""The backward functions of a cell: its own derivation, or `jax.vjp` of its value functions in the same places."""
+"""The backward functions of a cell: its own derivation, or `jax.vjp` of its value functions in
+the same places.
+"""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -28,9 +30,11 @@ def backward_functions(cell: Any) -> BackwardFunctions:
 
 
 def _local(cell: Any) -> BackwardFunctions:
-    """Takes `jax.vjp` of `project`, `gates` and `update`: by the state one step at a time, by the rest for all steps at once.
+    """Takes `jax.vjp` of `project`, `gates` and `update`: by the state one step at a time, by the
+    rest for all steps at once.
 
-    The step in the loop evaluates `gates` again, so the coefficients k are (u, h_prev), and `gates` hands u on unchanged.
+    The step in the loop evaluates `gates` again, so the coefficients k are (u, h_prev), and `gates`
+    hands u on unchanged.
     """
 
     def gates(params, us, h_prevs):

@@ -1,8 +1,10 @@
-"""How one call of the recursion is carried out: every rule that was measured, every question asked of a device.
+"""How one call of the recursion is carried out: every rule that was measured, every question asked
+of a device.
 
-`probe` asks JAX about the devices and the arrays, once per call of `unroll`. `make_plan` turns shapes, device and request
-into a `Plan`. Nothing else in the package holds a threshold or looks at a device, so a test or a sweep passes a plan of its
-own. `python -m experiments.plan_rules` measures each rule against its absence.
+`probe` asks JAX about the devices and the arrays, once per call of `unroll`. `make_plan` turns
+shapes, device and request into a `Plan`. Nothing else in the package holds a threshold or looks at
+a device, so a test or a sweep passes a plan of its own. `python -m experiments.plan_rules` measures
+each rule against its absence.
 """
 
 import math
@@ -24,7 +26,8 @@ MANY_UNITS = 256  # units from which recomputing the gates costs more than stori
 WIDE_STEP = 512  # states B·H of a step from which a sequence in one block stores its gates
 FEW_UNITS = 64  # units up to which one matmul for all gates is faster than one each
 
-# A bound for jaxlib 0.11.1, whose loops take a time quadratic in their steps where a step has few states (jax#40101).
+# A bound for jaxlib 0.11.1, whose loops take a time quadratic in their steps where a step has few
+# states (jax#40101).
 LONGEST_BLOCK = 4_096
 
 
@@ -38,7 +41,8 @@ class Device:
         batch_shards: Over how many devices the batch is spread.
         explicit_batch: Whether the batch is sharded over Explicit mesh axes.
         one_core: Whether the device is a CPU device with a single core of its own.
-        slow_half_precision_loops: Whether a step in half precision takes longer the longer its loop is.
+        slow_half_precision_loops: Whether a step in half precision takes longer the longer its loop
+            is.
     """
 
     platform: str = "cpu"
@@ -51,7 +55,10 @@ class Device:
 
 @dataclass(frozen=True)
 class Shapes:
-    """The sizes that a plan depends on: T, all batch axes together, H, and the bytes of a number. T may be symbolic."""
+    """The sizes that a plan depends on: T, all batch axes together, H, and the bytes of a number.
+
+    T may be symbolic.
+    """
 
     steps: Any
     sequences: Any
@@ -64,11 +71,12 @@ class Plan:
     """Decisions for one call of the recursion. None of them changes a result beyond rounding.
 
     Attributes:
-        residuals: What the forward pass saves for the backward pass: all states, the gates too, or only the state that each
-            block starts from.
+        residuals: What the forward pass saves for the backward pass: all states, the gates too, or
+            only the state that each block starts from.
         block_size: Steps per block. None stands for all of them.
         forward_block_size: The same where nothing is differentiated.
-        join_in_loop: Whether products of one operand are taken as one matmul inside the loop over steps.
+        join_in_loop: Whether products of one operand are taken as one matmul inside the loop over
+            steps.
         join_outside: The same outside it, where they are taken for all steps of a block at once.
     """
 
@@ -82,9 +90,9 @@ class Plan:
 def probe(xs: Any, time_major: bool, arguments: Any) -> Device:
     """Asks about the devices on which `xs` and the other arguments of a call are computed.
 
-    Inside `shard_map` the arrays are one device's own. Under `jit` their sharding is not known: they are taken to be spread
-    over all devices of the mesh, or else of the machine. Axes of `vmap` count as far as tracers show them: a loop, a `jit` or a
-    `checkpoint` in between hides them.
+    Inside `shard_map` the arrays are one device's own. Under `jit` their sharding is not known:
+    they are taken to be spread over all devices of the mesh, or else of the machine. Axes of `vmap`
+    count as far as tracers show them: a loop, a `jit` or a `checkpoint` in between hides them.
     """
     platform = jax.default_backend()
     mesh = jax.sharding.get_abstract_mesh()
@@ -121,13 +129,16 @@ def make_plan(shapes: Shapes, device: Device, request: CustomVJP, *, last_only: 
         shapes: The sizes of the call.
         device: From `probe`.
         request: The user's `CustomVJP`.
-        last_only: Whether only the last state is wanted, so that states need not be saved for the output's sake.
+        last_only: Whether only the last state is wanted, so that states need not be saved for the
+            output's sake.
     """
     return PLANNER(shapes, device, request, last_only)
 
 
 def even_block(steps: int, size: int) -> int | None:
-    """A block of about `size` steps: a divisor of `steps` if there is one near, and None (one block) where two would do."""
+    """A block of about `size` steps: a divisor of `steps` if there is one near, and None (one
+    block) where two would do.
+    """
     if steps <= 2 * size:
         return None
     near = [divisor for divisor in range(size // 2 + 1, 2 * size) if steps % divisor == 0]
@@ -155,7 +166,7 @@ RULES = types.SimpleNamespace(
     gates_factor=2,
     one_core=True,
     join=64,
-    outside=2**15,
+    outside=12_000,
     in_loop=64,
     longest=4096,
 )

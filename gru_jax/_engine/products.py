@@ -1,7 +1,9 @@
-"""Whether products that share an operand are taken as one matmul: the plan's decision, read by `gru_jax.ops` while tracing.
+"""Whether products that share an operand are taken as one matmul: the plan's decision, read by
+`gru_jax.ops` while tracing.
 
-One matmul of [W₁ W₂] takes half the time of two where the state is small, and more than two where it is large. A cell
-should not have to know, so the engine states it here around each call of a cell's functions.
+One matmul of [W₁ W₂] takes half the time of two where the state is small, and more than two where
+it is large. A cell should not have to know, so the engine states it here around each call of a
+cell's functions.
 """
 
 from collections.abc import Iterator
@@ -13,7 +15,9 @@ _joined: ContextVar[bool] = ContextVar("joined", default=False)
 
 @contextmanager
 def joined_products(joined: bool) -> Iterator[None]:
-    """While entered, `ops.dots`, `ops.affines` and `ops.dot_sum` join their products, or take them one by one."""
+    """While entered, `ops.dots`, `ops.affines` and `ops.dot_sum` join their products, or take
+    them one by one.
+    """
     token = _joined.set(joined)
     try:
         yield

@@ -7,12 +7,13 @@
                δ_{t-1} = state_vjp(k_t, h̄_t)
                params̄ += …,  x̄s = input_vjp(…, h̄s)             for all t of a block: one matmul per weight
 
-`step_flags` derives what lengths, masks and resets do to it; its lines (I), (R), (M), (O) are tagged here. `plan` decides
-how time is cut into blocks and what is saved.
+`step_flags` derives what lengths, masks and resets do to it; its lines (I), (R), (M), (O) are
+tagged here. `plan` decides how time is cut into blocks and what is saved.
 
-`jax.grad` of the forward scan saves every intermediate value, nine arrays a step for a GRU, and adds up the weight gradients
-inside the loop. Here only the states are saved, most of which are the outputs themselves; the gates too where that is faster;
-or only the state that each block starts from, where just the last state is wanted.
+`jax.grad` of the forward scan saves every intermediate value, nine arrays a step for a GRU, and
+adds up the weight gradients inside the loop. Here only the states are saved, most of which are the
+outputs themselves; the gates too where that is faster; or only the state that each block starts
+from, where just the last state is wanted.
 
 The functions are positional and check nothing: `unroll` has.
 """
@@ -54,7 +55,8 @@ class Save:
 
 
 class Saved(NamedTuple):
-    """What a forward pass has saved: the state after each step, the gates of each step, the state that each block starts from.
+    """What a forward pass has saved: the state after each step, the gates of each step, the state
+    that each block starts from.
 
     None where it was not asked for.
     """
@@ -91,7 +93,10 @@ def recursion(cell: Any, loop: Loop, params: Any, xs: Any, h0: Any, reset_state:
 def recursion_fwd(
     cell: Any, loop: Loop, params: Any, xs: Any, h0: Any, reset_state: Any, flags: StepFlags
 ) -> tuple[tuple[Any, Any], Residuals]:
-    """`recursion`, and what its backward pass needs. It calls `forward`, not `recursion`: jax.hessian goes forward through it."""
+    """`recursion`, and what its backward pass needs.
+
+    It calls `forward`, not `recursion`: jax.hessian goes forward through it.
+    """
     kind = loop.plan.residuals
     gates = kind == "gates" and backward_functions(cell).gates_from_state is None  # the states hold them otherwise
     save = Save(states=kind != "block_starts", gates=gates, block_starts=kind == "block_starts")
@@ -206,7 +211,9 @@ def outputs_of(cell: Any, loop: Loop, flags: StepFlags, hs: Any) -> Any:
 
 
 def block_starts(h0: Any, hs: Any, loop: Loop) -> Any:
-    """The state that each block starts from in the direction of travel, from the states after each step; in the order of time."""
+    """The state that each block starts from in the direction of travel, from the states after
+    each step; in the order of time.
+    """
     steps, size = _steps(hs), loop.plan.block_size
     if size is None or size >= steps:
         return jax.tree.map(lambda h: h[None], h0)
@@ -233,6 +240,9 @@ def _steps(tree: Any) -> Any:
 
 
 def _cast_like(tree: Any, reference: Any) -> Any:
-    """Casts gradients to the dtypes of `reference`. Leaves that are not inexact have no cotangent and stay."""
+    """Casts gradients to the dtypes of `reference`.
+
+    Leaves that are not inexact have no cotangent and stay.
+    """
     cast = lambda ref, leaf: leaf.astype(ref.dtype) if jnp.issubdtype(ref.dtype, jnp.inexact) else leaf
     return jax.tree.map(cast, reference, tree)

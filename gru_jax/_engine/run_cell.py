@@ -1,4 +1,6 @@
-"""One cell over a validated sequence: noise drawn, a plan made, and the recursion run with the derivatives asked for."""
+"""One cell over a validated sequence: noise drawn, a plan made, and the recursion run with the
+derivatives asked for.
+"""
 
 from dataclasses import replace
 from typing import Any
@@ -48,7 +50,9 @@ def plan_for(options: CallOptions, xs: Any, h0: Any, *, last_only: bool = False)
 
 
 def _recursion(cell: Any, options: CallOptions, loop: Loop) -> Any:
-    """The recursion as a function of (params, xs, h0, reset_state, flags), differentiated as `options` say."""
+    """The recursion as a function of (params, xs, h0, reset_state, flags), differentiated as
+    `options` say.
+    """
     if isinstance(options.derivative, CustomVJP):
         return lambda *arguments: recursion(cell, loop, *reverse_only(arguments, FORWARD_MODE_MESSAGE))
     if isinstance(options.derivative, CustomJVP) and cell.tangent is not None:

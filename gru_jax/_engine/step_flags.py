@@ -1,6 +1,7 @@
 """What lengths, masks and resets do to one time step, and the transpose of each line.
 
-Two booleans per step and sequence: m says that the step is valid, r that the state is reset before it.
+Two booleans per step and sequence: m says that the step is valid, r that the state is reset before
+it.
 
     (I)   x  = m ? x : 0                       before the projection, so padding values reach nothing
     (R)   h₋ = r ? reset_state : h₋            before the step, in the direction of travel
@@ -14,8 +15,8 @@ Two booleans per step and sequence: m says that the step is valid, r that the st
     (R)ᵀ  reset_state_bar += r ? h̄₋ : 0,  h̄₋ = r ? 0 : h̄₋
     (I)ᵀ  x̄ = m ? x̄ : 0
 
-r is False wherever m is. Every line selects and none multiplies, so a NaN in the padding, or in a state
-that is reset, never spreads.
+r is False wherever m is. Every line selects and none multiplies, so a NaN in the padding, or in a
+state that is reset, never spreads.
 """
 
 from typing import Any, NamedTuple
@@ -26,7 +27,10 @@ from jaxtyping import Array, Bool
 
 
 class StepFlags(NamedTuple):
-    """m and r for all steps, or for one step inside a loop. None means that every step is valid, or that none resets."""
+    """m and r for all steps, or for one step inside a loop.
+
+    None means that every step is valid, or that none resets.
+    """
 
     mask: Bool[Array, "*t_b"] | None = None
     resets: Bool[Array, "*t_b"] | None = None
@@ -37,10 +41,12 @@ def step_flags(
 ) -> StepFlags:
     """Combines time-major masks and resets with lengths.
 
-    A step is valid only if both the mask and the length mark it valid. Resets on masked steps are ignored.
+    A step is valid only if both the mask and the length mark it valid. Resets on masked steps are
+    ignored.
     """
     if lengths is not None:
-        # A negative traced length marks all steps valid: `unroll` turns its outputs into NaN, which must reach the gradient.
+        # A negative traced length marks all steps valid: `unroll` turns its outputs into NaN, which
+        # must reach the gradient.
         lengths = jnp.where(lengths < 0, steps, lengths)
         t = jnp.arange(steps).reshape(steps, *(1,) * lengths.ndim)
         within = t < jnp.expand_dims(lengths, 0)
@@ -51,7 +57,10 @@ def step_flags(
 
 
 def tree_where(condition: Bool[Array, "*t_b"] | None, if_true: Any, if_false: Any) -> Any:
-    """Selects leaf by leaf. A condition of None holds everywhere. A leaf may have further axes behind the condition's."""
+    """Selects leaf by leaf.
+
+    A condition of None holds everywhere. A leaf may have further axes behind the condition's.
+    """
     if condition is None:
         return if_true
 
@@ -63,14 +72,20 @@ def tree_where(condition: Bool[Array, "*t_b"] | None, if_true: Any, if_false: An
 
 
 def apply_resets(flags: StepFlags, reset_state: Any, h: Any) -> Any:
-    """(R): the state that a step starts from, for one step or for all. A `reset_state` of None stands for zeros."""
+    """(R): the state that a step starts from, for one step or for all.
+
+    A `reset_state` of None stands for zeros.
+    """
     if flags.resets is None:
         return h
     return tree_where(flags.resets, tree_zeros_like(h) if reset_state is None else reset_state, h)
 
 
 def zero_masked(flags: StepFlags, tree: Any) -> Any:
-    """`tree` with zeros on masked steps. Leaves that are not inexact, such as a dropout mask, stay as they are."""
+    """`tree` with zeros on masked steps.
+
+    Leaves that are not inexact, such as a dropout mask, stay as they are.
+    """
     if flags.mask is None:
         return tree
     is_inexact = lambda leaf: jnp.issubdtype(leaf.dtype, jnp.inexact)

@@ -1,4 +1,6 @@
-"""Pytrees of params and states: how they are described in messages, and rebuilt from dicts that a file gave back."""
+"""Pytrees of params and states: how they are described in messages, and rebuilt from dicts that
+a file gave back.
+"""
 
 from collections.abc import Mapping
 from typing import Any
@@ -9,7 +11,9 @@ from gru_jax._engine.arguments import describe, is_array
 
 
 def describe_structure(tree: Any) -> str:
-    """Describes a state or params for a message: `gj.cells.LSTMState(h, c)`, `a tuple of 2`, an array."""
+    """Describes a state or params for a message: `gj.cells.LSTMState(h, c)`, `a tuple of 2`, an
+    array.
+    """
     if hasattr(tree, "_fields"):
         prefix = "gj.cells." if type(tree).__module__.startswith("gru_jax.cells") else ""
         return f"{prefix}{type(tree).__name__}({', '.join(tree._fields)})"
@@ -21,10 +25,12 @@ def describe_structure(tree: Any) -> str:
 
 
 def rebuild(params: Any, params_type: Any, path: str) -> Any:
-    """Returns `params` as `params_type` if they are a dict with the same names, as msgpack and Orbax give them back.
+    """Returns `params` as `params_type` if they are a dict with the same names, as msgpack and
+    Orbax give them back.
 
     Raises:
-        TypeError: If they are of another type and their names do not match. The message says how to convert them.
+        TypeError: If they are of another type and their names do not match. The message says how to
+            convert them.
     """
     if params_type is None or isinstance(params, params_type):
         return params
@@ -51,7 +57,9 @@ def rebuild(params: Any, params_type: Any, path: str) -> Any:
 
 
 def rebuild_tuple(params: Any, length: int) -> Any:
-    """Returns a list, or a dict with the keys 0, 1, …, of this length as a tuple; anything else as it is."""
+    """Returns a list, or a dict with the keys 0, 1, …, of this length as a tuple; anything else
+    as it is.
+    """
     if isinstance(params, list) and len(params) == length:
         return tuple(params)
     if isinstance(params, Mapping) and {str(key) for key in params} == {str(i) for i in range(length)}:
@@ -61,7 +69,9 @@ def rebuild_tuple(params: Any, length: int) -> Any:
 
 
 def check_same_form(cell_name: str, new: Any, old: Any) -> None:
-    """Raises unless a step returns a state of the structure, shapes and dtypes that it was given."""
+    """Raises unless a step returns a state of the structure, shapes and dtypes that it was
+    given.
+    """
     if jax.tree.structure(new) != jax.tree.structure(old):  # type: ignore[operator] # jax: PyTreeDef has no stub
         raise TypeError(
             f"cell: update of cell {cell_name} returned {describe_structure(new)}, expected {describe_structure(old)}, the state "

@@ -1,7 +1,9 @@
-"""Checks of what `unroll` and `step` are given: every error names the argument, what arrived, what was expected, and the fix.
+"""Checks of what `unroll` and `step` are given: every error names the argument, what arrived, what
+was expected, and the fix.
 
-The public functions call these before any arithmetic. Shapes and dtypes are known under `jit` too, so a traced call raises
-the same errors. Values are checked where they are concrete (`check_lengths`).
+The public functions call these before any arithmetic. Shapes and dtypes are known under `jit` too,
+so a traced call raises the same errors. Values are checked where they are concrete
+(`check_lengths`).
 """
 
 from functools import lru_cache
@@ -28,7 +30,9 @@ def check_derivative(derivative: Any) -> None:
 
 
 def check_params(layer: Any, params: Any) -> tuple[Any, int | None]:
-    """Returns the params in the layer's own types, and the input size they are for (None if unknown)."""
+    """Returns the params in the layer's own types, and the input size they are for (None if
+    unknown).
+    """
     leaves = jax.tree_util.tree_leaves_with_path(params)
     if not leaves:
         raise TypeError(
@@ -76,7 +80,10 @@ def is_big_endian(x: Any) -> bool:
 
 
 def check_cell_params(cell: Any, params: Any, path: str) -> tuple[Any, int | None]:
-    """Returns the params of one cell in its own type, and their input size. Messages name them by `path`."""
+    """Returns the params of one cell in its own type, and their input size.
+
+    Messages name them by `path`.
+    """
     params = rebuild(params, cell.params_type, path)
     if cell.check_params is None:
         return params, None
@@ -140,7 +147,9 @@ def check_state(name: str, h: Any, layer: Any, params: Any, batch: tuple[int, ..
 
 
 def state_shapes(layer: Any, params: Any) -> Any:
-    """The shapes and dtypes of a layer's state without batch axes, or None if `params` do not tell."""
+    """The shapes and dtypes of a layer's state without batch axes, or None if `params` do not
+    tell.
+    """
     leaves, structure = jax.tree.flatten(params)
     return _state_shapes(layer, structure, tuple((leaf.shape, leaf.dtype) for leaf in leaves))
 
@@ -166,7 +175,8 @@ def default_zero_state(cell_name: str, params: Any) -> jax.Array:
 
 
 def check_functions(cell: Any, params: Any, xs: Any, h0: Any) -> None:
-    """Raises if a step of a cell of one's own fails, or returns something else than a state. Evaluates shapes only.
+    """Raises if a step of a cell of one's own fails, or returns something else than a state.
+    Evaluates shapes only.
 
     A cell with `check_params` has been checked already.
     """
@@ -207,7 +217,9 @@ def check_step(layer: Any, params: Any, h: Any, x: Any) -> tuple[Any, Any, Any]:
 
 
 def check_lengths(lengths: Any, batch: tuple[int, ...], steps: int) -> Any:
-    """Returns `lengths` as an array of one integer per sequence, from 0 to the number of steps (checked where concrete)."""
+    """Returns `lengths` as an array of one integer per sequence, from 0 to the number of steps
+    (checked where concrete).
+    """
     traced = is_traced(lengths)
     lengths = lengths if traced else np.asarray(lengths)
     if not np.issubdtype(lengths.dtype, np.integer):
@@ -242,7 +254,9 @@ def check_flags(name: str, flags: Any, shape: tuple[int, ...], axes: str) -> Non
 
 
 def check_reset_state(reset_state: Any, layer: Any, params: Any, batch: tuple[int, ...]) -> None:
-    """Raises unless `reset_state` has the structure and dtypes of the layer's state, and shapes that broadcast to it."""
+    """Raises unless `reset_state` has the structure and dtypes of the layer's state, and shapes
+    that broadcast to it.
+    """
     expected = state_shapes(layer, params)
     if expected is None:  # broadcasting to the state fails where it does not fit
         return

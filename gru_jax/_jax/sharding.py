@@ -1,4 +1,6 @@
-"""How arrays are placed on meshes: what varies inside `shard_map`, and what Explicit axes ask of sums."""
+"""How arrays are placed on meshes: what varies inside `shard_map`, and what Explicit axes ask of
+sums.
+"""
 
 from typing import Any
 
@@ -7,10 +9,11 @@ from jax.sharding import AxisType, PartitionSpec
 
 
 def vary_like(tree: Any, *like: Any) -> Any:
-    """`tree` varying over every mesh axis that an array in `like` varies over inside `shard_map`; elsewhere `tree` itself.
+    """`tree` varying over every mesh axis that an array in `like` varies over inside `shard_map`;
+    elsewhere `tree` itself.
 
-    The transpose of this cast is the sum over those axes: a parameter that is replicated comes in through it, and its gradient
-    goes out all-reduced, once per call.
+    The transpose of this cast is the sum over those axes: a parameter that is replicated comes in
+    through it, and its gradient goes out all-reduced, once per call.
     """
     return varying(tree, *frozenset().union(*map(_varying_axes, jax.tree.leaves(like))))
 
@@ -26,20 +29,22 @@ def varying(tree: Any, *axes: str) -> Any:
 
 
 def shard_like(tree: Any, like: jax.Array, batch_rank: int) -> Any:
-    """`tree` with its leading `batch_rank` axes sharded, over Explicit mesh axes, as the batch axes of `like`, which are those
-    before its last; elsewhere `tree` itself."""
+    """`tree` with its leading `batch_rank` axes sharded, over Explicit mesh axes, as the batch axes
+    of `like`, which are those before its last; elsewhere `tree` itself."""
     batch = _explicit_spec(like)[like.ndim - 1 - batch_rank : like.ndim - 1]
     return jax.tree.map(lambda leaf: jax.sharding.reshard(leaf, PartitionSpec(*batch)), tree) if any(batch) else tree
 
 
 def replicated(*summed: jax.Array) -> PartitionSpec | None:
-    """The `out_sharding` of a product that sums over the leading axes of `summed`: on a mesh with Explicit axes a sum over a
-    sharded axis must say that its result is whole on every device."""
+    """The `out_sharding` of a product that sums over the leading axes of `summed`: on a mesh with
+    Explicit axes a sum over a sharded axis must say that its result is whole on every device."""
     return PartitionSpec() if any(any(_explicit_spec(x)[:-1]) for x in summed) else None
 
 
 def explicitly_sharded(*arrays: jax.Array) -> bool:
-    """Whether one of them is sharded over Explicit mesh axes: `concatenate` and others then want the same of all."""
+    """Whether one of them is sharded over Explicit mesh axes: `concatenate` and others then want
+    the same of all.
+    """
     return any(any(_explicit_spec(x)) for x in arrays)
 
 

@@ -8,7 +8,8 @@ import jax.numpy as jnp
 from jax.extend.core import Primitive
 from jax.interpreters import ad, batching, mlir
 
-# What JAX says when forward mode meets a custom VJP (0.10 to 0.12 agree on this part of the sentence).
+# What JAX says when forward mode meets a custom VJP (0.10 to 0.12 agree on this part of the
+# sentence).
 _JAX_FORWARD_MODE_ERROR = "can't apply forward-mode"
 
 
@@ -40,10 +41,12 @@ batching.primitive_batchers[_reverse_only_p] = lambda args, dims, *, message: (
 
 
 def reverse_only(tree: Any, message: str) -> Any:
-    """The identity on `tree`; forward mode through it raises `TypeError(message)`, reverse mode passes.
+    """The identity on `tree`; forward mode through it raises `TypeError(message)`, reverse mode
+    passes.
 
-    Reverse mode evaluates no tangent, it transposes the tangent map. So the custom JVP is a linear primitive whose
-    transpose is the identity and whose evaluation, at once or when lowered under `jit`, raises.
+    Reverse mode evaluates no tangent, it transposes the tangent map. So the custom JVP is a linear
+    primitive whose transpose is the identity and whose evaluation, at once or when lowered under
+    `jit`, raises.
     """
 
     @jax.custom_jvp
@@ -58,8 +61,8 @@ def reverse_only(tree: Any, message: str) -> Any:
 
 
 def is_forward_mode_error(error: TypeError) -> bool:
-    """Whether `error` is JAX's own refusal of forward mode through a custom VJP (`jit` of a batched tangent gets there
-    before `reverse_only` is lowered)."""
+    """Whether `error` is JAX's own refusal of forward mode through a custom VJP (`jit` of a batched
+    tangent gets there before `reverse_only` is lowered)."""
     return _JAX_FORWARD_MODE_ERROR in str(error)
 
 
@@ -69,8 +72,9 @@ def is_traced(x: Any) -> bool:
 
 
 def vmapped(tree: Any) -> int:
-    """How many elements `jax.vmap` maps over what is computed from `tree`, of all its axes together, as far as tracers tell: what is
-    traced on its own in between (a loop, a `jit`, a `checkpoint`) hides it."""
+    """How many elements `jax.vmap` maps over what is computed from `tree`, of all its axes
+    together, as far as tracers tell: what is traced on its own in between (a loop, a `jit`, a
+    `checkpoint`) hides it."""
     axes = {}
     for x in jax.tree.leaves(tree):
         while is_traced(x):

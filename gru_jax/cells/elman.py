@@ -6,8 +6,9 @@
     (F1)ᵀ  a = h̄ ⊙ g₁′,  h̄₋ = a Uᵀ
     after the loop:  W̄ = Σ xᵀ a,  Ū = Σ h₋ᵀ a,  b̄ = Σ a,  x̄ = a Wᵀ
 
-Row vectors; h₋ is h_{t-1}; v̄ is ∂L/∂v; `a` is the cotangent of the pre-activation. Each g₁′ is a function of the value g₁
-itself, so it is computed from the states. The read-out ŷ = g₂(h V + b_y) is in `heads`: its V needs the current step only.
+Row vectors; h₋ is h_{t-1}; v̄ is ∂L/∂v; `a` is the cotangent of the pre-activation. Each g₁′ is a
+function of the value g₁ itself, so it is computed from the states. The read-out ŷ = g₂(h V + b_y)
+is in `heads`: its V needs the current step only.
 """
 
 from typing import Literal, NamedTuple, get_args

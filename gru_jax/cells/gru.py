@@ -1,4 +1,5 @@
-"""The GRU with the reset before the matmul: Chung et al. 2014 (arXiv 1412.3555), Cho et al. (1406.1078 v3), the tutorials' form.
+"""The GRU with the reset before the matmul: Chung et al. 2014 (arXiv 1412.3555), Cho et al.
+(1406.1078 v3), the tutorials' form.
 
     (F1)   z = σ(x W_z + h₋ U_z + b_z)                         update gate
     (F2)   r = σ(x W_r + h₋ U_r + b_r)                         reset gate
@@ -11,9 +12,10 @@
     (F1)ᵀ  a_z = z̄ ⊙ z ⊙ (1 − z),  h̄₋ += a_z U_zᵀ
     after the loop:  W̄_k = Σ xᵀ a_k,  b̄_k = Σ a_k,  Ū_z = Σ h₋ᵀ a_z,  Ū_r = Σ h₋ᵀ a_r,  Ū_h = Σ sᵀ a_h,  x̄ = Σ_k a_k W_kᵀ
 
-Row vectors; h₋ is h_{t-1}; v̄ is ∂L/∂v; a_k is the cotangent of gate k's pre-activation; v̇ is a tangent, and (F)˙ tags
-the differential of line (F). Each backward line undoes the forward line it names. Everything but h̄ and s̄ is known for
-every t before the reverse scan starts: these factors are the coefficients k.
+Row vectors; h₋ is h_{t-1}; v̄ is ∂L/∂v; a_k is the cotangent of gate k's pre-activation; v̇ is a
+tangent, and (F)˙ tags the differential of line (F). Each backward line undoes the forward line it
+names. Everything but h̄ and s̄ is known for every t before the reverse scan starts: these factors
+are the coefficients k.
 """
 
 from typing import NamedTuple
@@ -169,7 +171,8 @@ def gru(reset_after: bool = False) -> Cell:
         g = tanh(x W_h + (r ⊙ h₋) U_h + b_h)                        reset before the matmul
         g = tanh(x W_h + b_h + r ⊙ (h₋ U_h + c_h))                  reset after the matmul
 
-    z stands on the candidate, as in Chung et al. 2014. PyTorch, Keras and Flax put it on the old state.
+    z stands on the candidate, as in Chung et al. 2014. PyTorch, Keras and Flax put it on the old
+    state.
 
     Example:
         >>> import jax, gru_jax as gj
@@ -179,8 +182,9 @@ def gru(reset_after: bool = False) -> Cell:
         ((3, 4), (4, 4), (4,))
 
     Args:
-        reset_after: If False, the reset gate acts before the matmul: Chung et al. 2014 (arXiv 1412.3555) and Cho et al. (1406.1078
-            v3). If True, after it: 1406.1078 v1, the form of cuDNN, PyTorch and Keras. Defaults to False.
+        reset_after: If False, the reset gate acts before the matmul: Chung et al. 2014 (arXiv
+            1412.3555) and Cho et al. (1406.1078 v3). If True, after it: 1406.1078 v1, the form of
+            cuDNN, PyTorch and Keras. Defaults to False.
 
     Returns:
         A cell with parameters `gj.cells.GRUParams(W_z, U_z, b_z, W_r, U_r, b_r, W_h, U_h, b_h)`, or

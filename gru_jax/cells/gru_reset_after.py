@@ -14,8 +14,8 @@
 The whole step is linear in δ = h̄ with factors known for every t before the reverse scan starts:
 δ₋ = (1 − z) ⊙ δ + (k_r ⊙ δ) U_rᵀ + (k_z ⊙ δ) U_zᵀ + (k_q ⊙ δ) U_hᵀ.
 
-Row vectors; h₋ is h_{t-1}; v̄ is ∂L/∂v; a_k is the cotangent of gate k's pre-activation; v̇ is a tangent, and (F)˙ tags
-the differential of line (F).
+Row vectors; h₋ is h_{t-1}; v̄ is ∂L/∂v; a_k is the cotangent of gate k's pre-activation; v̇ is a
+tangent, and (F)˙ tags the differential of line (F).
 """
 
 from typing import NamedTuple
@@ -55,7 +55,9 @@ class Projected(NamedTuple):
 
 
 class Gates(NamedTuple):
-    """The values of a step: update gate, reset gate, recurrent share of the candidate, candidate."""
+    """The values of a step: update gate, reset gate, recurrent share of the candidate,
+    candidate.
+    """
 
     z: Steps
     r: Steps

@@ -1,6 +1,8 @@
-"""Parameters by the first letter of their field: W input weight, U recurrent weight, b and c biases, p peephole.
+"""Parameters by the first letter of their field: W input weight, U recurrent weight, b and c
+biases, p peephole.
 
-A parameter's shape, its initializer, and the check of it follow from the letter. Every cell of this package keeps to it.
+A parameter's shape, its initializer, and the check of it follow from the letter. Every cell of this
+package keeps to it.
 """
 
 from collections.abc import Callable
@@ -21,7 +23,9 @@ _OPTIONAL = ("b", "c", "p")  # fields that may be None: the tutorials' cells hav
 
 @dataclass(frozen=True)
 class LetteredInit:
-    """The `init` of a cell: draws parameters of `params_type`, with the fields `absent` always None."""
+    """The `init` of a cell: draws parameters of `params_type`, with the fields `absent` always
+    None.
+    """
 
     params_type: Any
     absent: tuple[str, ...] = ()
@@ -52,11 +56,12 @@ class LetteredInit:
             input_size: D, the last axis of the inputs.
             hidden_size: H, the last axis of the state.
             bias: If False, the biases are None, as in the tutorials. Defaults to True.
-            dtype: float64 (with x64 enabled), float32, bfloat16 or float16. The numbers are drawn in at least float32. Defaults to
-                float32.
-            kernel_init: The initializer of the input weights W, (D, H), any of `jax.nn.initializers`. Defaults to
-                `glorot_uniform()`.
-            recurrent_init: The initializer of the recurrent weights U, (H, H). Defaults to `orthogonal()`.
+            dtype: float64 (with x64 enabled), float32, bfloat16 or float16. The numbers are drawn
+                in at least float32. Defaults to float32.
+            kernel_init: The initializer of the input weights W, (D, H), any of
+                `jax.nn.initializers`. Defaults to `glorot_uniform()`.
+            recurrent_init: The initializer of the recurrent weights U, (H, H). Defaults to
+                `orthogonal()`.
             bias_init: The initializer of the biases and peepholes, (H,). Defaults to `zeros`.
 
         Returns:
@@ -89,7 +94,10 @@ class LetteredInit:
 
 @dataclass(frozen=True)
 class LetteredCheck:
-    """The `check_params` of a cell: shapes, fields in `absent` None, fields in `required` not None. Returns the input size."""
+    """The `check_params` of a cell: shapes, fields in `absent` None, fields in `required` not None.
+
+    Returns the input size.
+    """
 
     params_type: Any
     absent: tuple[str, ...] = ()

@@ -1,4 +1,5 @@
-"""The linear RNN: the counter of the tutorials, and the simplest recurrence in which gradients vanish and explode.
+"""The linear RNN: the counter of the tutorials, and the simplest recurrence in which gradients
+vanish and explode.
 
     (F1)   s = x W + s₋ U + b
 
@@ -6,10 +7,11 @@
     (F1)ᵀ  s̄₋ = s̄ Uᵀ
     after the loop:  W̄ = Σ xᵀ s̄,  Ū = Σ s₋ᵀ s̄,  b̄ = Σ s̄,  x̄ = s̄ Wᵀ
 
-Row vectors; s₋ is s_{t-1}; v̄ is ∂L/∂v. The backward pass needs no values: the cotangent at step k is the one at step t times
-(Uᵀ)^{t-k}.
+Row vectors; s₋ is s_{t-1}; v̄ is ∂L/∂v. The backward pass needs no values: the cotangent at step k
+is the one at step t times (Uᵀ)^{t-k}.
 
-Sources: Seo, "Only Numpy: Vanilla RNN"; Roelants, "How to implement a recurrent neural network", part 1 (s_k = x_k wx + s_{k-1} wrec).
+Sources: Seo, "Only Numpy: Vanilla RNN"; Roelants, "How to implement a recurrent neural network",
+    part 1 (s_k = x_k wx + s_{k-1} wrec).
 """
 
 from typing import NamedTuple

@@ -1,4 +1,5 @@
-"""The LSTM, the comparator of Chung et al. 2014; with diagonal peepholes p as an option (Graves 2013, arXiv 1308.0850, eqs. 7-11).
+"""The LSTM, the comparator of Chung et al. 2014; with diagonal peepholes p as an option (Graves
+2013, arXiv 1308.0850, eqs. 7-11).
 
     (F1)   i = σ(x W_i + h₋ U_i + b_i + p_i ⊙ c₋),  f = σ(x W_f + h₋ U_f + b_f + p_f ⊙ c₋),  g = tanh(x W_g + h₋ U_g + b_g)
     (F2)   c = f ⊙ c₋ + i ⊙ g
@@ -10,8 +11,9 @@
     after the loop:  W̄_k = Σ xᵀ a_k,  Ū_k = Σ h₋ᵀ a_k,  b̄_k = Σ a_k,  p̄_i = Σ c₋ ⊙ a_i,  p̄_f = Σ c₋ ⊙ a_f,  p̄_o = Σ c ⊙ a_o,
                      x̄ = Σ_k a_k W_kᵀ
 
-Row vectors; h₋ is h_{t-1}, c₋ is c_{t-1}; v̄ is ∂L/∂v; a_k is the cotangent of gate k's pre-activation; v̇ is a tangent, and (F)˙ tags
-the differential of line (F). The state is (h, c), the output is h.
+Row vectors; h₋ is h_{t-1}, c₋ is c_{t-1}; v̄ is ∂L/∂v; a_k is the cotangent of gate k's
+pre-activation; v̇ is a tangent, and (F)˙ tags the differential of line (F). The state is (h, c),
+the output is h.
 """
 
 from typing import NamedTuple
@@ -164,7 +166,9 @@ class PreActivationBars(NamedTuple):
 
 
 def pre_activation_bars(params: LSTMParams, k: Coefficients, state_bar: LSTMState) -> PreActivationBars:
-    """Computes the elementwise part of the adjoint, the same inside the loop and for all t at once."""
+    """Computes the elementwise part of the adjoint, the same inside the loop and for all t at
+    once.
+    """
     h_bar, c_bar = state_bar
     a_o = k.a_o * h_bar  # (F3)ᵀ
     c_bar = c_bar + k.c * h_bar + _peep(a_o, params.p_o)  # (F3)ᵀ
@@ -209,7 +213,10 @@ def input_vjp(
 
 
 def _peep(c: Steps, p: Float[Array, " H"] | None) -> Steps | float:
-    """Multiplies by a peephole, c ⊙ p; its transpose is the same, a ⊙ p. Without peepholes the result is 0."""
+    """Multiplies by a peephole, c ⊙ p; its transpose is the same, a ⊙ p.
+
+    Without peepholes the result is 0.
+    """
     return 0.0 if p is None else c * jnp.expand_dims(p, tuple(range(c.ndim - 1)))
 
 
@@ -240,13 +247,14 @@ def lstm(peephole: bool = False) -> Cell:
         ((2, 4), (2, 4))
 
     Args:
-        peephole: If True, the gates see the memory as in Chung et al. 2014: p_i ⊙ c₋ in i, p_f ⊙ c₋ in f, p_o ⊙ c in o. Defaults to
-            False.
+        peephole: If True, the gates see the memory as in Chung et al. 2014: p_i ⊙ c₋ in i, p_f ⊙ c₋
+            in f, p_o ⊙ c in o. Defaults to False.
 
     Returns:
-        A cell with parameters `gj.cells.LSTMParams(W_i, U_i, b_i, W_f, …, W_g, …, W_o, …, p_i, p_f, p_o)`: W (D, H), U (H, H), biases
-        (H,) or None, peepholes (H,), or None without them. All biases start at 0, the forget gate's too; `gj.initializers.chrono`
-        sets them for long memories.
+        A cell with parameters `gj.cells.LSTMParams(W_i, U_i, b_i, W_f, …, W_g, …, W_o, …, p_i, p_f,
+        p_o)`: W (D, H), U (H, H), biases (H,) or None, peepholes (H,), or None without them. All
+        biases start at 0, the forget gate's too; `gj.initializers.chrono` sets them for long
+        memories.
 
     Raises:
         TypeError: If `peephole` is not a bool.

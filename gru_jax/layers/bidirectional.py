@@ -2,7 +2,8 @@
 
     y_t = [forward(x_1 … x_t), backward(x_T … x_t)]        concatenated, or added
 
-With `lengths` each sequence is read backward from its own last step, and the outputs of both directions stay aligned with `xs`.
+With `lengths` each sequence is read backward from its own last step, and the outputs of both
+directions stay aligned with `xs`.
 
 Source: Schuster and Paliwal 1997, "Bidirectional recurrent neural networks".
 """
@@ -63,7 +64,10 @@ class Bidirectional(Layer):
         )
 
     def validated_params(self, params: Any, path: str = "params") -> tuple[Any, int | None]:
-        """Returns the params in the cells' own types, and the input size they are for. See `Layer`."""
+        """Returns the params in the cells' own types, and the input size they are for.
+
+        See `Layer`.
+        """
         params = rebuild(params, BidirectionalParams, path)
         forward, forward_size = self.forward_cell.validated_params(params.forward, f"{path}.forward")
         backward, backward_size = self.backward_cell.validated_params(params.backward, f"{path}.backward")
@@ -120,8 +124,8 @@ class Bidirectional(Layer):
 def bidirectional(forward_cell: Any, backward_cell: Any = None, merge: Merge = "concat") -> Bidirectional:
     """Runs two cells over a sequence, one in each direction.
 
-    It is used like a cell, except that it has no `step`. `unroll` returns the outputs of both, and the pair of last states: the
-    backward cell's is the one after step 0.
+    It is used like a cell, except that it has no `step`. `unroll` returns the outputs of both, and
+    the pair of last states: the backward cell's is the one after step 0.
 
     Example:
         >>> import jax, gru_jax as gj
@@ -133,8 +137,10 @@ def bidirectional(forward_cell: Any, backward_cell: Any = None, merge: Merge = "
 
     Args:
         forward_cell: A cell such as `gj.gru()`, or a `gj.stack`.
-        backward_cell: The cell of the other direction. Defaults to None: the same as `forward_cell`, with parameters of its own.
-        merge: `"concat"` puts the outputs of both side by side, `"sum"` adds them. Defaults to `"concat"`.
+        backward_cell: The cell of the other direction. Defaults to None: the same as
+            `forward_cell`, with parameters of its own.
+        merge: `"concat"` puts the outputs of both side by side, `"sum"` adds them. Defaults to
+            `"concat"`.
 
     Returns:
         A `Bidirectional`, whose params are `BidirectionalParams(forward, backward)`.
@@ -144,9 +150,10 @@ def bidirectional(forward_cell: Any, backward_cell: Any = None, merge: Merge = "
         ValueError: If `merge` is unknown.
 
     Note:
-        Each sequence is read backward from its own last valid step. `resets` act on each direction before its step t: forward
-        that starts a segment at t, backward it starts one that ends at t. For segments packed into one row the backward direction
-        must reset at each segment's last step instead. Unroll the two cells apart, the second with `reverse=True` and
+        Each sequence is read backward from its own last valid step. `resets` act on each direction
+        before its step t: forward that starts a segment at t, backward it starts one that ends at
+        t. For segments packed into one row the backward direction must reset at each segment's last
+        step instead. Unroll the two cells apart, the second with `reverse=True` and
         `resets=jnp.concatenate([resets[1:], jnp.ones_like(resets[:1])])`.
     """
     check_cell(forward_cell)

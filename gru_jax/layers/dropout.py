@@ -1,8 +1,10 @@
-"""Variational dropout: one mask for all steps of a sequence, on the inputs and on the state that the recurrent matmuls see.
+"""Variational dropout: one mask for all steps of a sequence, on the inputs and on the state that
+the recurrent matmuls see.
 
     x ← x ⊙ m_x / (1 − p_x),   gates(params, u, h₋ ⊙ m_h / (1 − p_h)),   update(g, h₋) with the whole h₋
 
-The state that a gate carries over is not dropped, because a share of it would be lost at every step.
+The state that a gate carries over is not dropped, because a share of it would be lost at every
+step.
 
 Source: Gal and Ghahramani 2016 (arXiv 1512.05287).
 """
@@ -58,8 +60,9 @@ def zero_state(cell: Cell, params: Any) -> Any:
 def variational_dropout(cell: Cell, *, inputs: float = 0.0, state: float = 0.0) -> Cell:
     """Adds variational dropout to a cell (Gal and Ghahramani 2016, arXiv 1512.05287).
 
-    One mask per sequence, the same at all its steps, is drawn from the `key` that `unroll` then needs. For evaluation, and for
-    `step`, use `.deterministic()`, which is the cell itself. The params are the cell's.
+    One mask per sequence, the same at all its steps, is drawn from the `key` that `unroll` then
+    needs. For evaluation, and for `step`, use `.deterministic()`, which is the cell itself. The
+    params are the cell's.
 
     Example:
         >>> import jax, gru_jax as gj
@@ -71,10 +74,12 @@ def variational_dropout(cell: Cell, *, inputs: float = 0.0, state: float = 0.0) 
 
     Args:
         cell: A cell such as `gj.gru()`.
-        inputs: The probability of zeroing an input feature; the others are scaled by 1 / (1 - inputs). Defaults to 0.
-        state: The probability of hiding a unit from the gates, an LSTM's h. The old state and the memory that a gate carries over
-            stay whole. With it the cell loses its derivation, which has a single h₋: the engine's local one takes its place and
-            evaluates the gates once more per step. Defaults to 0.
+        inputs: The probability of zeroing an input feature; the others are scaled by 1 / (1 -
+            inputs). Defaults to 0.
+        state: The probability of hiding a unit from the gates, an LSTM's h. The old state and the
+            memory that a gate carries over stay whole. With it the cell loses its derivation, which
+            has a single h₋: the engine's local one takes its place and evaluates the gates once
+            more per step. Defaults to 0.
 
     Returns:
         A `gj.Cell`; the cell itself where both probabilities are 0.

@@ -1,6 +1,7 @@
 """A stack of layers: the outputs of one are the inputs of the next.
 
-Each layer runs over the whole sequence before the next one starts, so its input projection is one matmul for all t.
+Each layer runs over the whole sequence before the next one starts, so its input projection is one
+matmul for all t.
 """
 
 from dataclasses import dataclass, replace
@@ -56,7 +57,8 @@ class Stack(Layer):
             A tuple with the params of each layer.
 
         Raises:
-            ValueError: If the number of sizes is not the number of layers; otherwise as a cell's `init`.
+            ValueError: If the number of sizes is not the number of layers; otherwise as a cell's
+                `init`.
             TypeError: As a cell's `init`.
         """
         sizes = (hidden_size,) * len(self.cells) if isinstance(hidden_size, int | Integral) else tuple(hidden_size)
@@ -69,7 +71,10 @@ class Stack(Layer):
         return tuple(params)
 
     def validated_params(self, params: Any, path: str = "params") -> tuple[Any, int | None]:
-        """Returns the params as a tuple of the layers' own types, and the input size of the first. See `Layer`."""
+        """Returns the params as a tuple of the layers' own types, and the input size of the first.
+
+        See `Layer`.
+        """
         params = rebuild_tuple(params, len(self.cells))
         if not isinstance(params, tuple) or len(params) != len(self.cells) or hasattr(params, "_fields"):
             got = f"a tuple of {len(params)}" if type(params) is tuple else type(params).__name__
@@ -102,7 +107,10 @@ class Stack(Layer):
         return self.cells[-1].output_size(params[-1])
 
     def deterministic(self) -> "Stack":
-        """Returns the stack without its noise, for evaluation and for `step`. The params are the same."""
+        """Returns the stack without its noise, for evaluation and for `step`.
+
+        The params are the same.
+        """
         return replace(self, cells=tuple(cell.deterministic() for cell in self.cells), dropout=0.0)
 
     def run(self, options: CallOptions, request: LayerRequest, params: Any, sequence: Sequence) -> LayerOutput:
@@ -148,8 +156,8 @@ def stack(cells: Any, *, dropout: float = 0.0, variational: bool = False, residu
 
         y⁰ = xs,   yˡ = layer_l(dropout(yˡ⁻¹))  (+ yˡ⁻¹ with residual, from the second layer on)
 
-    A stack is used like a cell. `init` makes a tuple with the params of each layer, and the state is a tuple too. `lengths`,
-    `mask` and `resets` apply to every layer.
+    A stack is used like a cell. `init` makes a tuple with the params of each layer, and the state
+    is a tuple too. `lengths`, `mask` and `resets` apply to every layer.
 
     Example:
         >>> import jax, gru_jax as gj
@@ -160,21 +168,23 @@ def stack(cells: Any, *, dropout: float = 0.0, variational: bool = False, residu
         (5, 2, 4)
 
     Args:
-        cells: At least one cell, `gj.bidirectional`, or what `gj.zoneout` and `gj.variational_dropout` make of a cell.
-        dropout: The probability of zeroing an output between two layers; the others are scaled by 1 / (1 - dropout). As in
-            PyTorch, it acts neither on the inputs of the first layer nor on the outputs of the last. `unroll` then needs a `key`.
-            Defaults to 0.
-        variational: If True, one dropout mask holds for all steps of a sequence (Gal and Ghahramani 2016, arXiv 1512.05287).
-            Defaults to False: one mask per step.
-        residual: If True, adds to each layer's output its input, from the second layer on. The layers must have equal sizes.
-            Defaults to False.
+        cells: At least one cell, `gj.bidirectional`, or what `gj.zoneout` and
+            `gj.variational_dropout` make of a cell.
+        dropout: The probability of zeroing an output between two layers; the others are scaled by 1
+            / (1 - dropout). As in PyTorch, it acts neither on the inputs of the first layer nor on
+            the outputs of the last. `unroll` then needs a `key`. Defaults to 0.
+        variational: If True, one dropout mask holds for all steps of a sequence (Gal and Ghahramani
+            2016, arXiv 1512.05287). Defaults to False: one mask per step.
+        residual: If True, adds to each layer's output its input, from the second layer on. The
+            layers must have equal sizes. Defaults to False.
 
     Returns:
         A `Stack`.
 
     Raises:
         TypeError: If `cells` is not a list of cells, or a flag is not a bool.
-        ValueError: If a probability is not in [0, 1), or a single layer gets dropout, which has nothing to act on.
+        ValueError: If a probability is not in [0, 1), or a single layer gets dropout, which has
+            nothing to act on.
     """
     layers = check_cells(cells)
     if check_rate("dropout", dropout) and len(layers) == 1:

@@ -24,7 +24,10 @@ from gru_jax.layers.parts import check_rate, check_single_cell
 
 
 class Zoned(NamedTuple):
-    """A value of the cell, and z in the structure of the state. A z of None stands for the rates, for the expectation."""
+    """A value of the cell, and z in the structure of the state.
+
+    A z of None stands for the rates, for the expectation.
+    """
 
     inner: Any
     z: Any
@@ -97,8 +100,8 @@ def zoneout(cell: Cell, rate: Any) -> Cell:
 
         h = z ⊙ h₋ + (1 − z) ⊙ h′,   h′ the cell's new state, P(z = 1) = rate, drawn for every step, sequence and unit
 
-    `unroll` then needs a `key`. For evaluation, and for `step`, `.deterministic()` has z = rate, the expectation. Params and
-    derivation are those of the cell.
+    `unroll` then needs a `key`. For evaluation, and for `step`, `.deterministic()` has z = rate,
+    the expectation. Params and derivation are those of the cell.
 
     Example:
         >>> import jax, gru_jax as gj
@@ -109,8 +112,8 @@ def zoneout(cell: Cell, rate: Any) -> Cell:
 
     Args:
         cell: A cell such as `gj.gru()`.
-        rate: The probability of keeping the old state, below 1; or one for each part of the state, for example
-            `gj.cells.LSTMState(h=0.05, c=0.5)`.
+        rate: The probability of keeping the old state, below 1; or one for each part of the state,
+            for example `gj.cells.LSTMState(h=0.05, c=0.5)`.
 
     Returns:
         A `gj.Cell`; the cell itself where all rates are 0.
