@@ -263,24 +263,24 @@ class Cell(Layer):
 
     def output_size(self, params: Any) -> int:
         """Returns the size of the last axis of the outputs."""
-        return jax.eval_shape(self.output, self.zeros(params)).shape[-1]
+        return jax.eval_shape(self.output, self._zeros(params)).shape[-1]
 
-    def zeros(self, params: Any) -> Any:
+    def _zeros(self, params: Any) -> Any:
         """Returns the zero state without batch axes. `initial_state` adds them."""
         return validate.default_zero_state(self.name, params) if self.zero_state is None else self.zero_state(params)
 
-    def validated_params(self, params: Any, path: str = "params") -> tuple[Any, int | None]:
+    def _validated_params(self, params: Any, path: str = "params") -> tuple[Any, int | None]:
         """Returns the params in this cell's own type, and the input size they are for.
 
         See `Layer`.
         """
         return validate.check_cell_params(self, params, path)
 
-    def run(self, options: CallOptions, request: LayerRequest, params: Any, sequence: Sequence) -> LayerOutput:
+    def _run(self, options: CallOptions, request: LayerRequest, params: Any, sequence: Sequence) -> LayerOutput:
         """Runs over a validated sequence by the recursion. `gj.unroll` is the public way."""
         return run_cell.run_cell(self, options, request, params, sequence)
 
-    def step_validated(self, params: Any, h: Any, x: Any) -> tuple[Any, Any]:
+    def _step(self, params: Any, h: Any, x: Any) -> tuple[Any, Any]:
         """Takes one time step with validated arguments.
 
         `gj.step` and `Cell.step` are the public ways.

@@ -178,7 +178,7 @@ def _compiled(
     h0, reset_state = shard_like((h0, reset_state), xs, batch_rank)
     sequence = Sequence(xs, h0, reset_state, step_flags(mask, lengths, resets, steps), key)
     request = LayerRequest(reverse, outputs=outputs == "all", states=outputs == "states")
-    h_last, ys, states = cell.run(options, request, params, sequence)
+    h_last, ys, states = cell._run(options, request, params, sequence)
     result = h_last, states if outputs == "states" else ys
     if lengths_are_traced:
         result = _nan_where_out_of_range(result, lengths, steps)

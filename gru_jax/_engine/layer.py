@@ -77,7 +77,7 @@ class Layer(ABC):
         """Whether the layer draws noise, so that `unroll` must be given a key."""
 
     @abstractmethod
-    def validated_params(self, params: Any, path: str = "params") -> tuple[Any, int | None]:
+    def _validated_params(self, params: Any, path: str = "params") -> tuple[Any, int | None]:
         """Returns the params in this layer's own types, and the input size they are for (None if
         unknown).
 
@@ -87,15 +87,15 @@ class Layer(ABC):
         """
 
     @abstractmethod
-    def zeros(self, params: Any) -> Any:
+    def _zeros(self, params: Any) -> Any:
         """Returns the zero state without batch axes."""
 
     @abstractmethod
-    def run(self, options: CallOptions, request: LayerRequest, params: Any, sequence: Sequence) -> LayerOutput:
+    def _run(self, options: CallOptions, request: LayerRequest, params: Any, sequence: Sequence) -> LayerOutput:
         """Runs over a validated sequence."""
 
     @abstractmethod
-    def step_validated(self, params: Any, h: Any, x: Any) -> tuple[Any, Any]:
+    def _step(self, params: Any, h: Any, x: Any) -> tuple[Any, Any]:
         """Takes one time step with validated arguments."""
 
     @abstractmethod
@@ -132,7 +132,7 @@ class Layer(ABC):
         """
         params, _ = validate.check_params(self, params)
         batch = validate.check_batch_shape(batch_shape)
-        state = jax.tree.map(lambda leaf: jnp.broadcast_to(leaf, batch + leaf.shape), self.zeros(params))
+        state = jax.tree.map(lambda leaf: jnp.broadcast_to(leaf, batch + leaf.shape), self._zeros(params))
         return state if like is None else shard_like(vary_like(state, like), like, len(batch))
 
     def step(self, params: Any, h: Any, x: Array) -> tuple[Any, Array]:
@@ -163,4 +163,4 @@ class Layer(ABC):
             TypeError, ValueError: As `gj.unroll`.
         """
         params, h, x = jax.tree.map(jnp.asarray, validate.check_step(self, params, h, x))
-        return self.step_validated(params, h, x.astype(jax.tree.leaves(params)[0].dtype))
+        return self._step(params, h, x.astype(jax.tree.leaves(params)[0].dtype))

@@ -47,7 +47,7 @@ def check_params(layer: Any, params: Any) -> tuple[Any, int | None]:
             f"params: got the dtypes {', '.join(sorted(dtypes))}, expected one for all leaves. "
             "Cast them: jax.tree.map(lambda p: p.astype(jnp.float32), params)."
         )
-    return layer.validated_params(params)
+    return layer._validated_params(params)
 
 
 def check_float_array(name: str, x: Any) -> None:
@@ -158,7 +158,7 @@ def state_shapes(layer: Any, params: Any) -> Any:
 def _state_shapes(layer: Any, structure: Any, forms: tuple[Any, ...]) -> Any:
     params = structure.unflatten([jax.ShapeDtypeStruct(shape, dtype) for shape, dtype in forms])
     try:
-        return jax.eval_shape(layer.zeros, params)
+        return jax.eval_shape(layer._zeros, params)
     except ValueError:
         return None
 

@@ -45,7 +45,7 @@ def split_params(cell: Any, params: Any) -> dict[Position, Any]:
     Raises:
         TypeError, ValueError: If `params` do not belong to `cell`.
     """
-    params, _ = cell.validated_params(params)
+    params, _ = cell._validated_params(params)
     split: dict[Position, Any] = {}
     for i, (layer, own) in enumerate(zip(_layers(cell), params if isinstance(cell, Stack) else (params,), strict=True)):
         if isinstance(layer, Bidirectional):
@@ -69,7 +69,7 @@ def join_params(cell: Any, params_by_position: Mapping[Position, Any]) -> Any:
 def build_params(cell: Any, params_at: Callable[[Position], Any]) -> Any:
     """Builds the parameters of `cell` from those of its single cells, which `params_at` returns."""
     params = join_params(cell, {position: params_at(position) for position in single_cells(cell)})
-    params, _ = cell.validated_params(params)
+    params, _ = cell._validated_params(params)
     return params
 
 

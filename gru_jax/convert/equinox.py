@@ -111,5 +111,5 @@ def to_equinox(cell: Any, params: Any) -> dict[str, Any]:
         (16, 3)
     """
     table = EQUINOX.table_for(cell)
-    params, _ = cell.validated_params(params)
+    params, _ = cell._validated_params(params)
     return pack(table, params, EQUINOX.name)

@@ -219,5 +219,5 @@ def _from_tree(table: Table, tree: Any, dtype: Any, hint: str) -> Any:
 
 def _to_tree(table: Table, cell: Any, params: Any, library: str) -> dict[str, Any]:
     """Converts our parameters to a nested dictionary."""
-    params, _ = cell.validated_params(params)
+    params, _ = cell._validated_params(params)
     return unflatten(pack(table, params, library))

@@ -121,7 +121,7 @@ def to_haiku(cell: Any, params: Any, name: str | None = None) -> dict[str, dict[
         (3, 12)
     """
     table = HAIKU.table_for(cell)
-    params, _ = cell.validated_params(params)
+    params, _ = cell._validated_params(params)
     name = _DEFAULT_MODULE_NAMES[cell] if name is None else name
     tree: dict[str, dict[str, Any]] = {}
     for path, tensor in pack(table, params, HAIKU.name).items():

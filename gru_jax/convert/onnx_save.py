@@ -73,7 +73,7 @@ def save_onnx(
     check_composition(cell, ONNX.name)
     if cell.needs_key:
         raise TypeError(f"cell: got {cell.name}, which draws noise, expected its form for evaluation: cell.deterministic().")
-    params, input_size = cell.validated_params(params)
+    params, input_size = cell._validated_params(params)
     layers = list(zip(cell.cells, params, strict=True)) if isinstance(cell, Stack) else [(cell, params)]
     if reverse and any(len(cells_of_operator(layer)) > 1 for layer, _ in layers):
         raise ValueError(

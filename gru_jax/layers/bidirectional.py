@@ -63,14 +63,14 @@ class Bidirectional(Layer):
             *(cell.init(k, input_size, hidden_size, **options) for cell, k in zip(cells, keys, strict=True))
         )
 
-    def validated_params(self, params: Any, path: str = "params") -> tuple[Any, int | None]:
+    def _validated_params(self, params: Any, path: str = "params") -> tuple[Any, int | None]:
         """Returns the params in the cells' own types, and the input size they are for.
 
         See `Layer`.
         """
         params = rebuild(params, BidirectionalParams, path)
-        forward, forward_size = self.forward_cell.validated_params(params.forward, f"{path}.forward")
-        backward, backward_size = self.backward_cell.validated_params(params.backward, f"{path}.backward")
+        forward, forward_size = self.forward_cell._validated_params(params.forward, f"{path}.forward")
+        backward, backward_size = self.backward_cell._validated_params(params.backward, f"{path}.backward")
         if None not in (forward_size, backward_size) and forward_size != backward_size:
             raise ValueError(f"{path}: got the input sizes {forward_size} forward and {backward_size} backward, expected one.")
         hidden = self.forward_cell.output_size(forward), self.backward_cell.output_size(backward)
@@ -81,9 +81,9 @@ class Bidirectional(Layer):
             )
         return BidirectionalParams(forward, backward), forward_size
 
-    def zeros(self, params: Any) -> tuple[Any, Any]:
+    def _zeros(self, params: Any) -> tuple[Any, Any]:
         """Returns the zero states (forward, backward), without batch axes."""
-        return self.forward_cell.zeros(params.forward), self.backward_cell.zeros(params.backward)
+        return self.forward_cell._zeros(params.forward), self.backward_cell._zeros(params.backward)
 
     def output_size(self, params: Any) -> int:
         """Returns the size of the last axis of the outputs."""
@@ -96,23 +96,23 @@ class Bidirectional(Layer):
 
     def step(self, params: Any, h: Any, x: Any) -> Any:
         """Raises a TypeError: the backward cell starts at the end of the sequence."""
-        return self.step_validated(params, h, x)
+        return self._step(params, h, x)
 
-    def step_validated(self, params: Any, h: Any, x: Any) -> Any:
+    def _step(self, params: Any, h: Any, x: Any) -> Any:
         """Raises a TypeError, as `step`."""
         raise TypeError(
             f"cell: got {self.name} in step, expected a cell with a forward direction: the backward one starts at the "
             "sequence's end. Use gj.unroll on the whole sequence."
         )
 
-    def run(self, options: CallOptions, request: LayerRequest, params: Any, sequence: Sequence) -> LayerOutput:
+    def _run(self, options: CallOptions, request: LayerRequest, params: Any, sequence: Sequence) -> LayerOutput:
         """Runs both cells over a validated sequence."""
         keys = split_key(sequence.key, 2)
         reset_states = sequence.reset_state or (None, None)
         parts = [sequence._replace(h0=sequence.h0[i], reset_state=reset_states[i], key=keys[i]) for i in range(2)]
         backwards = replace(request, reverse=not request.reverse)
-        forward = self.forward_cell.run(options, request, params.forward, parts[0])
-        backward = self.backward_cell.run(options, backwards, params.backward, parts[1])
+        forward = self.forward_cell._run(options, request, params.forward, parts[0])
+        backward = self.backward_cell._run(options, backwards, params.backward, parts[1])
         ys = None
         if request.outputs:
             pair = (forward.ys, backward.ys)

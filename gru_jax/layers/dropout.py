@@ -31,7 +31,7 @@ class DroppedParams(NamedTuple):
 def sample_noise(cell: Cell, p_x: float, p_h: float, key: Array, params: Any, xs: Array) -> tuple[Any, Any]:
     """Draws a mask per sequence for the inputs, applies it, and draws one for the state."""
     key_x, key_h, key_cell = jax.random.split(key, 3)
-    keep = jax.random.bernoulli(key_h, 1 - p_h, xs.shape[1:-1] + _hidden(cell.zeros(params)).shape)
+    keep = jax.random.bernoulli(key_h, 1 - p_h, xs.shape[1:-1] + _hidden(cell._zeros(params)).shape)
     if p_x:
         xs = jnp.where(jax.random.bernoulli(key_x, 1 - p_x, (1, *xs.shape[1:])), xs / (1 - p_x), 0)
     if cell.sample_noise is not None:
@@ -54,7 +54,7 @@ def gates(cell: Cell, p_h: float, params: DroppedParams, u: Any, h: Any) -> Any:
 
 def zero_state(cell: Cell, params: Any) -> Any:
     """Calls the cell's, with its params or with those that `sample_noise` returns."""
-    return cell.zeros(params.params if isinstance(params, DroppedParams) else params)
+    return cell._zeros(params.params if isinstance(params, DroppedParams) else params)
 
 
 def variational_dropout(cell: Cell, *, inputs: float = 0.0, state: float = 0.0) -> Cell:

@@ -70,7 +70,7 @@ class Stack(Layer):
             input_size = cell.output_size(params[-1])
         return tuple(params)
 
-    def validated_params(self, params: Any, path: str = "params") -> tuple[Any, int | None]:
+    def _validated_params(self, params: Any, path: str = "params") -> tuple[Any, int | None]:
         """Returns the params as a tuple of the layers' own types, and the input size of the first.
 
         See `Layer`.
@@ -83,7 +83,7 @@ class Stack(Layer):
                 "Make them with cell.init(key, input_size, hidden_size)."
             )
         validated = [
-            cell.validated_params(p, f"{path}[{i}]") for i, (cell, p) in enumerate(zip(self.cells, params, strict=True))
+            cell._validated_params(p, f"{path}[{i}]") for i, (cell, p) in enumerate(zip(self.cells, params, strict=True))
         ]
         parts, inputs = tuple(p for p, _ in validated), [size for _, size in validated]
         outputs = [cell.output_size(p) for cell, p in zip(self.cells, parts, strict=True)]
@@ -98,9 +98,9 @@ class Stack(Layer):
                 )
         return parts, inputs[0]
 
-    def zeros(self, params: Any) -> tuple[Any, ...]:
+    def _zeros(self, params: Any) -> tuple[Any, ...]:
         """Returns the zero state of each layer, without batch axes."""
-        return tuple(cell.zeros(p) for cell, p in zip(self.cells, params, strict=True))
+        return tuple(cell._zeros(p) for cell, p in zip(self.cells, params, strict=True))
 
     def output_size(self, params: Any) -> int:
         """Returns the size of the last axis of the outputs."""
@@ -113,7 +113,7 @@ class Stack(Layer):
         """
         return replace(self, cells=tuple(cell.deterministic() for cell in self.cells), dropout=0.0)
 
-    def run(self, options: CallOptions, request: LayerRequest, params: Any, sequence: Sequence) -> LayerOutput:
+    def _run(self, options: CallOptions, request: LayerRequest, params: Any, sequence: Sequence) -> LayerOutput:
         """Runs the layers one after the other over a validated sequence."""
         top = len(self.cells) - 1
         keys = split_key(sequence.key, 2 * len(self.cells))
@@ -121,7 +121,7 @@ class Stack(Layer):
         for i, cell in enumerate(self.cells):
             reset_state = None if sequence.reset_state is None else sequence.reset_state[i]
             own = sequence._replace(xs=xs, h0=sequence.h0[i], reset_state=reset_state, key=keys[2 * i])
-            results.append(cell.run(options, request if i == top else replace(request, outputs=True), params[i], own))
+            results.append(cell._run(options, request if i == top else replace(request, outputs=True), params[i], own))
             if results[-1].ys is not None:
                 xs = self._add_residual(i, xs, results[-1].ys)
                 xs = xs if i == top else self._drop(keys[2 * i + 1], xs)
@@ -129,11 +129,11 @@ class Stack(Layer):
         states = tuple(layer.states for layer in results) if request.states else None
         return LayerOutput(tuple(layer.h_last for layer in results), ys, states)
 
-    def step_validated(self, params: Any, h: Any, x: Any) -> tuple[Any, Any]:
+    def _step(self, params: Any, h: Any, x: Any) -> tuple[Any, Any]:
         """Takes one time step through all layers with validated arguments."""
         states = []
         for i, cell in enumerate(self.cells):
-            state, y = cell.step_validated(params[i], h[i], x)
+            state, y = cell._step(params[i], h[i], x)
             states.append(state)
             x = self._add_residual(i, x, y)
         return tuple(states), x

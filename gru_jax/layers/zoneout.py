@@ -36,7 +36,7 @@ class Zoned(NamedTuple):
 def sample_noise(cell: Cell, rates: Any, key: Array, params: Any, xs: Array) -> tuple[Any, Zoned]:
     """Draws z for every step, sequence and unit."""
     key_z, key_cell = jax.random.split(key)
-    state = cell.zeros(params)
+    state = cell._zeros(params)
     keys = iter(jax.random.split(key_z, len(jax.tree.leaves(state))))
     draw = lambda rate, leaf: jax.random.bernoulli(next(keys), rate, xs.shape[:-1] + leaf.shape)
     z = jax.tree.map(draw, _per_leaf(rates, state), state)
@@ -152,7 +152,7 @@ def _with_zoneout(cell: Cell, rates: Any) -> Cell:
 
 def zero_state(cell: Cell, params: Any) -> Any:
     """Calls the cell's."""
-    return cell.zeros(params)
+    return cell._zeros(params)
 
 
 def _zoned(xs: Any) -> Zoned:
