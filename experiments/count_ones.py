@@ -1,10 +1,12 @@
-"""Do the published runs of the counting RNN come out digit by digit, and what does sharing the repeated terms save?
+"""Can the published runs of the counting RNN be reproduced to every digit?
 
-A linear RNN with one state, s_k = x_k wx + s_{k-1} wrec, s_0 = 0, is to count the ones of a sequence: wx = wrec = 1 does.
+Task: a linear RNN with one state, s_k = x_k wx + s_{k-1} wrec with s_0 = 0, counts the ones of a
+sequence. The solution is wx = wrec = 1. The cost is J = (1/N) Σ (s_T − y)² over the N sequences.
+Its gradient is
 
     ∂J/∂s_k = ∂J/∂s_T · wrec^{T-k},   ∂J/∂wx = Σ_k ∂J/∂s_k x_k,   ∂J/∂wrec = Σ_k ∂J/∂s_k s_{k-1}
 
-The cost is everywhere J = (1/N) Σ (s_T − y)² over the N sequences.
+Sources:
 
 | source                                                                       | task                         | training               |
 |------------------------------------------------------------------------------|------------------------------|------------------------|
@@ -12,11 +14,14 @@ The cost is everywhere J = (1/N) Σ (s_T − y)² over the N sequences.
 | Seo, …/b_vanilla_rnn_with_activation.py: logistic but for the last, linear step | zeros of 000, 001, 011    | lr .001; 15,000        |
 | Roelants, "How to implement a recurrent neural network", part 1              | ones of 20 sequences of 10   | Rprop; 500             |
 
-Expectation: every digit in `SEO_LINEAR`, `SEO_LOGISTIC` and `ROELANTS` below but for the two in `MISQUOTED`; gradients over time that
-are straight lines on a log scale, of slope log |wrec|; the sums of the shared terms equal to `jax.grad`, for 3T − 1 multiplications per
-sequence where the derivatives one by one take T² + T.
+Measured: each published number beside ours, the gradient over time at Roelants' points, and the
+operations that are saved by computing the repeated terms ∂J/∂s_k once. The runs fix their own
+weights and data, so `--seed` changes only the sequences that are timed.
 
-The runs fix their own weights and data, so that --seed changes the sequences of the timing only.
+Expectation: every digit in `SEO_LINEAR`, `SEO_LOGISTIC` and `ROELANTS` below is reproduced, except
+for the two in `MISQUOTED`. The gradients over time are straight lines on a log scale, with slope
+log |wrec|. The sums of the shared terms equal `jax.grad` and take 3T − 1 multiplications per
+sequence, where computing each derivative separately takes T² + T.
 """
 
 import statistics
@@ -36,7 +41,7 @@ import gru_jax as gj
 from experiments.common import Options, Outcome, main
 from gru_jax.cells.linear import LinearParams
 
-# By (updates done, quantity), with the digits quoted: those the sources print, and those their code gives where they print none.
+# By (number of updates, quantity): the digits that the source prints, or that its code gives where it prints none.
 SEO_LINEAR = {
     (0, "∂J/∂wx"): "-10.441667", (0, "∂J/∂wrec"): "-1.98", (0, "MSE"): "2.0225", (0, "its unused cost, 3×3"): "7.0675",
     (0, "ŷ of 100"): "0.45", (0, "ŷ of 110"): "0.75", (0, "ŷ of 111"): "0.95",
@@ -58,7 +63,7 @@ ROELANTS = {
     (0, "J at (1, 0.5)"): "16.396", (0, "J at (1, -0.5)"): "23.295",
     (500, "wx"): "1.0014", (500, "wrec"): "0.9997", (500, "ŷ of 011000010011"): "5.00",
 }  # fmt: skip
-# Two digits cannot be had from the formulas; tests/experiments/test_count_ones.py derives both numbers without this library.
+# Two quoted numbers do not follow from the formulas. tests/experiments/test_count_ones.py derives both without this library.
 MISQUOTED = {
     "MSE at 5000": "a NumPy loop of the script's formulas gives 0.4187024116",
     "J at (1.2, 1.2) at 0": "exact rational arithmetic gives 110.2280372662",
@@ -68,14 +73,14 @@ Published = Mapping[tuple[int, str], str]
 
 
 class Sequences(NamedTuple):
-    """Sequences and what is to be counted in them."""
+    """Sequences and the counts that the network should return."""
 
     xs: jax.Array  # (N, T, D)
     ys: jax.Array  # (N, 1)
 
 
 class Row(NamedTuple):
-    """One published number beside ours; None where the run was too short to reach it."""
+    """One published number beside ours. `ours` is None if the run was too short to reach it."""
 
     step: int
     quantity: str
@@ -84,18 +89,21 @@ class Row(NamedTuple):
 
     @property
     def equal(self) -> bool | None:
-        """Whether ours, rounded to the digits printed, is the published number."""
+        """Whether ours, rounded to the printed digits, equals the published number.
+
+        None if the run did not reach it.
+        """
         decimals = len(self.published.partition(".")[2])
         return None if self.ours is None else f"{self.ours:.{decimals}f}" == self.published
 
 
 def bits(*words: str) -> jax.Array:
-    """`"011"` and so on as inputs, (N, T, 1)."""
+    """Converts words such as "011" to inputs (N, T, 1)."""
     return jnp.array([[[float(bit)] for bit in word] for word in words])
 
 
 def linear_params(wx: float, wrec: float) -> LinearParams:
-    """The two weights as parameters of `gj.linear_rnn()`."""
+    """Returns the two weights as parameters of `gj.linear_rnn()`."""
     return LinearParams(W=jnp.array([[wx]], float), U=jnp.array([[wrec]], float), b=None)
 
 
@@ -107,9 +115,11 @@ class SwitchParams(NamedTuple):
 
 
 def switched_rnn() -> gj.Cell:
-    """Seo's second script: h = g(x W + h₋ U) with g the logistic function, or the identity where the last input channel is 1.
+    """Returns the cell of Seo's second script.
 
-    Only what a cell must have: without an adjoint row the engine differentiates `gates` and `update` itself.
+    h = g(x W + h₋ U), where g is the logistic function, or the identity at steps whose last input
+    channel is 1. The cell has no adjoint of its own, so the engine differentiates `gates` and
+    `update` by autodiff.
     """
 
     def init(key: jax.Array, input_size: int, hidden_size: int) -> SwitchParams:
@@ -133,52 +143,55 @@ def switched_rnn() -> gj.Cell:
 
 
 def with_linear_last_step(xs: jax.Array) -> jax.Array:
-    """The inputs with one more channel: 1 at the last step, 0 before."""
+    """Appends a channel to the inputs that is 1 at the last step and 0 before."""
     return jnp.concatenate([xs, jnp.zeros_like(xs).at[:, -1].set(1)], axis=-1)
 
 
 def seo_linear() -> tuple[LinearParams, Sequences]:
-    """Initial weights and data of Seo's first script."""
+    """Returns the initial weights and the data of Seo's first script."""
     return linear_params(0.2, 1.5), Sequences(bits("100", "110", "111"), jnp.array([[1.0], [2.0], [3.0]]))
 
 
 def seo_logistic() -> tuple[SwitchParams, Sequences]:
-    """Initial weights and data of Seo's second script, which counts zeros."""
+    """Returns the initial weights and the data of Seo's second script, which counts zeros."""
     wx, wrec = np.random.RandomState(1234).randn(2)
     xs = with_linear_last_step(bits("000", "001", "011"))
     return SwitchParams(jnp.array([[wx]]), jnp.array([[wrec]])), Sequences(xs, jnp.array([[3.0], [2.0], [1.0]]))
 
 
 def roelants() -> tuple[LinearParams, Sequences]:
-    """Initial weights and data of Roelants' part 1."""
+    """Returns the initial weights and the data of Roelants' part 1."""
     X = np.around(np.random.RandomState(1).rand(20, 10))
     return linear_params(-1.5, 2), Sequences(jnp.array(X[..., None]), jnp.array(X.sum(1, keepdims=True)))
 
 
 def predict(cell: gj.Cell, params: Any, xs: jax.Array, derivative: Any = "adjoint") -> jax.Array:
-    """The count ŷ = s_T, (N, 1)."""
+    """Returns the count ŷ = s_T, (N, 1)."""
     return gj.unroll(cell, params, xs, time_major=False, derivative=derivative)[0]
 
 
 def cost(cell: gj.Cell, params: Any, data: Sequences, derivative: Any = "adjoint") -> jax.Array:
-    """J = (1/N) Σ (s_T − y)²."""
+    """Returns J = (1/N) Σ (s_T − y)²."""
     return gj.heads.squared_error(predict(cell, params, data.xs, derivative), data.ys).mean()
 
 
 def train(cell: gj.Cell, params: Any, data: Sequences, optimizer: optax.GradientTransformation, steps: int) -> gj.train.Fit:
-    """Full-batch training that records both weights before each update."""
+    """Trains on the full batch, and records both weights before each update."""
 
     def loss_fn(params: Any, batch: Sequences, key: jax.Array) -> tuple[jax.Array, dict[str, jax.Array]]:
         return cost(cell, params, batch), {"wx": params.W[0, 0], "wrec": params.U[0, 0]}
 
-    # nothing is drawn from the key
+    # The loss draws no random numbers, so any key will do.
     return gj.train.fit(
         loss_fn, params, optimizer, data, key=jax.random.key(0), steps=steps, steps_per_dispatch=min(steps, 1000)
     )
 
 
 def recorded(cell: gj.Cell, fit: gj.train.Fit, words: tuple[str, ...], data: Sequences, step: int) -> dict[str, float]:
-    """Weights, cost and counts before update `step`; those of the result where `step` is the number of updates."""
+    """Returns weights, cost and counts before update `step`.
+
+    If `step` is the number of updates, returns those of the result.
+    """
     wx, wrec = (np.append(fit.history[name], weight)[step] for name, weight in zip(("wx", "wrec"), fit.params[:2], strict=True))
     params = fit.params._replace(W=jnp.full((1, 1), wx), U=jnp.full((1, 1), wrec))
     counts = {f"ŷ of {word}": float(y[0]) for word, y in zip(words, predict(cell, params, data.xs), strict=True)}
@@ -186,15 +199,19 @@ def recorded(cell: gj.Cell, fit: gj.train.Fit, words: tuple[str, ...], data: Seq
 
 
 def compare(published: Published, ours: Mapping[int, Mapping[str, float]]) -> list[Row]:
-    """The published numbers beside ours, by step and quantity."""
+    """Pairs each published number with ours of the same step and quantity."""
     return [Row(step, name, digits, ours.get(step, {}).get(name)) for (step, name), digits in published.items()]
 
 
 def rprop_minus(size: float, grow: float = 1.2, shrink: float = 0.5) -> optax.GradientTransformation:
-    """Roelants' Rprop: the size grows where the sign is the one before and shrinks elsewhere, at the first step too; no limits.
+    """Returns Roelants' variant of Rprop, without limits on the step size.
 
-    `optax.rprop` is another variant: it keeps the size at the first step, rests after a change of sign, limits the size to
-    [1e-6, 50], and (optax 0.2.8) applies each update one step late: google-deepmind/optax pull request 1725.
+    The step size of a weight grows if the sign of its gradient is the same as before. Otherwise it
+    shrinks, and also at the first step.
+
+    `optax.rprop` is another variant. It keeps the size at the first step, skips the update after a
+    change of sign, limits the size to [1e-6, 50], and in optax 0.2.8 applies each update one step
+    late (google-deepmind/optax pull request 1725).
     """
 
     def init(params: Any) -> tuple[Any, Any]:
@@ -210,7 +227,9 @@ def rprop_minus(size: float, grow: float = 1.2, shrink: float = 0.5) -> optax.Gr
 
 
 def repeated_terms(wrec: float, last_bar: np.ndarray, steps: int) -> np.ndarray:
-    """The matrix of repeated terms s̄_k = s̄_T wrec^{T-k}, (T, N), each from the one after it."""
+    """Returns the repeated terms s̄_k = s̄_T wrec^{T-k}, (T, N), computing each from the one after
+    it.
+    """
     terms = [last_bar]
     for _ in range(steps - 1):
         terms.append(terms[-1] * wrec)
@@ -218,7 +237,9 @@ def repeated_terms(wrec: float, last_bar: np.ndarray, steps: int) -> np.ndarray:
 
 
 def derivatives_shared(wrec: float, last_bar: np.ndarray, xs: np.ndarray, s_prevs: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """∂J/∂wx and ∂J/∂wrec of each state and sequence, (T, N) both: 3T − 1 multiplications per sequence."""
+    """Returns ∂J/∂wx and ∂J/∂wrec of each state and sequence, (T, N) each, in 3T − 1
+    multiplications per sequence.
+    """
     s_bars = repeated_terms(wrec, last_bar, len(xs))
     return s_bars * xs, s_bars * s_prevs
 
@@ -226,7 +247,9 @@ def derivatives_shared(wrec: float, last_bar: np.ndarray, xs: np.ndarray, s_prev
 def derivatives_one_by_one(
     wrec: float, last_bar: np.ndarray, xs: np.ndarray, s_prevs: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-    """The same, each by its own chain of products: T² + T multiplications per sequence."""
+    """Returns the same as `derivatives_shared`, each by its own chain of products: T² + T
+    multiplications per sequence.
+    """
 
     def derivative(k: int, local: np.ndarray) -> np.ndarray:
         chain = last_bar
@@ -238,7 +261,7 @@ def derivatives_one_by_one(
 
 
 def terms_of(params: LinearParams, data: Sequences) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """What the derivatives of the single states are made of, time first: s̄_T (N,), x_k (T, N), s_{k-1} (T, N)."""
+    """Returns the factors of the derivatives, time first: s̄_T (N,), x_k (T, N) and s_{k-1} (T, N)."""
     states = gj.unroll(gj.linear_rnn(), params, data.xs, time_major=False)[1]
     last_bar = jax.grad(lambda y_hats: gj.heads.squared_error(y_hats, data.ys).mean())(states[:, -1])
     s_prevs = np.roll(np.asarray(states)[..., 0].T, 1, axis=0)
@@ -247,7 +270,10 @@ def terms_of(params: LinearParams, data: Sequences) -> tuple[np.ndarray, np.ndar
 
 
 def median_seconds(*functions: Callable[[], Any], repeats: int) -> list[float]:
-    """The median time of each, run in turns so that a busy machine is busy for all of them."""
+    """Returns the median time of each function.
+
+    They run in turns, so that other load on the machine affects all of them.
+    """
     times: list[list[float]] = [[] for _ in functions]
     for _ in range(repeats):
         for function, record in zip(functions, times, strict=True):
@@ -258,7 +284,10 @@ def median_seconds(*functions: Callable[[], Any], repeats: int) -> list[float]:
 
 
 def time_sharing(steps: int, sequences: int, repeats: int, seed: int) -> dict[str, float]:
-    """Both ways on long sequences, in NumPy: XLA would find the common products of the second by itself."""
+    """Times both ways on long sequences, in NumPy.
+
+    XLA would eliminate the common products of the second by itself.
+    """
     xs, s_prevs = np.random.default_rng(seed).random((2, steps, sequences))
     arguments = (0.99, np.ones(sequences), xs, s_prevs)
     functions = [partial(function, *arguments) for function in (derivatives_shared, derivatives_one_by_one)]
@@ -274,13 +303,13 @@ def time_sharing(steps: int, sequences: int, repeats: int, seed: int) -> dict[st
 
 
 def gradients(cell: gj.Cell, params: Any, data: Sequences, derivative: Any = "adjoint") -> np.ndarray:
-    """(∂J/∂wx, ∂J/∂wrec)."""
+    """Returns (∂J/∂wx, ∂J/∂wrec)."""
     grads = jax.grad(cost, argnums=1)(cell, params, data, derivative)
     return np.array([grads.W[0, 0], grads.U[0, 0]])
 
 
 def central_differences(params: LinearParams, data: Sequences, epsilon: float) -> np.ndarray:
-    """(∂J/∂wx, ∂J/∂wrec) from four evaluations of J."""
+    """Returns (∂J/∂wx, ∂J/∂wrec) by central differences, from four evaluations of J."""
     wx, wrec = float(params.W[0, 0]), float(params.U[0, 0])
     J = [float(cost(gj.linear_rnn(), linear_params(wx + i * epsilon, wrec + j * epsilon), data))
          for i, j in ((1, 0), (-1, 0), (0, 1), (0, -1))]  # fmt: skip
@@ -288,16 +317,17 @@ def central_differences(params: LinearParams, data: Sequences, epsilon: float) -
 
 
 def gradient_over_time(wx: float, wrec: float, data: Sequences) -> np.ndarray:
-    """‖∂J/∂s_k‖ over the sequences for k = 0 … T, (T + 1,).
+    """Returns ‖∂J/∂s_k‖ over the sequences for k = 0 … T, (T + 1,).
 
-    Roelants plots the sum over sequences of 2 (s_T − y), set as the gradient of every sequence and then summed over the 20 again.
+    Roelants plots another quantity. He sums 2 (s_T − y) over the sequences, uses that as the
+    gradient of each sequence, and then sums over the 20 sequences again.
     """
     last_bar = terms_of(linear_params(wx, wrec), data)[0]
     return np.linalg.norm(repeated_terms(wrec, last_bar, data.xs.shape[1] + 1), axis=1)
 
 
 def surface(low: float, high: float, data: Sequences, points: int = 50) -> tuple[np.ndarray, np.ndarray]:
-    """The axis and J on the square of it, (wrec, wx)."""
+    """Evaluates J on a square grid. Returns the axis, and J with axes (wrec, wx)."""
     axis = np.linspace(low, high, points)
     at = jax.jit(jax.vmap(lambda wx, wrec: cost(gj.linear_rnn(), LinearParams(wx[None, None], wrec[None, None], None), data)))
     wx, wrec = np.meshgrid(axis, axis)
@@ -305,7 +335,7 @@ def surface(low: float, high: float, data: Sequences, points: int = 50) -> tuple
 
 
 def surface_figure(data: Sequences, trajectory: np.ndarray) -> plt.Figure:
-    """J over both weights, with the way of Rprop."""
+    """Draws J over both weights, with the trajectory of Rprop."""
     figure, axes = plt.subplots(1, 2, figsize=(10, 4.4), layout="constrained", gridspec_kw={"wspace": 0.08})
     levels = np.logspace(-2, 10, 25)
     for axis, (low, high) in zip(axes, ((-3, 3), (-0.1, 2.1)), strict=True):
@@ -323,7 +353,7 @@ def surface_figure(data: Sequences, trajectory: np.ndarray) -> plt.Figure:
 
 
 def explosion_figure(data: Sequences) -> plt.Figure:
-    """The gradient over time at Roelants' six points."""
+    """Draws the gradient over time at Roelants' six points."""
     figure, axis = plt.subplots(figsize=(8, 4.2), layout="constrained")
     steps = np.arange(data.xs.shape[1] + 1)
     for wx, wrec in POINTS:
@@ -339,7 +369,7 @@ def explosion_figure(data: Sequences) -> plt.Figure:
         )
     axis.set(
         yscale="log",
-        xlabel="state k (the error enters at the last and goes left)",
+        xlabel="state k (the error enters at the last state and travels left)",
         ylabel="$\\|\\partial J/\\partial s_k\\|$ over the sequences",
     )
     axis.set_xticks(steps)
@@ -350,7 +380,7 @@ def explosion_figure(data: Sequences) -> plt.Figure:
 
 
 def learning_figure(curves: Mapping[str, np.ndarray]) -> plt.Figure:
-    """The cost of each training over its updates."""
+    """Draws the cost of each run over its updates."""
     figure, axis = plt.subplots(figsize=(6.4, 4.2), layout="constrained")
     for name, losses in curves.items():
         shown = np.unique(np.geomspace(1, len(losses), 400).astype(int)) - 1
@@ -363,7 +393,9 @@ def learning_figure(curves: Mapping[str, np.ndarray]) -> plt.Figure:
 
 
 def table_of_terms(wrec: float, last_bar: np.ndarray, xs: np.ndarray, s_prevs: np.ndarray) -> list[dict[str, float]]:
-    """What the tutorial asks for, of each sequence and state."""
+    """Returns the terms of the gradient for each sequence and state, as the tutorial tabulates
+    them.
+    """
     wx_bars, wrec_bars = derivatives_shared(wrec, last_bar, xs, s_prevs)
     columns = {
         "∂J/∂s": repeated_terms(wrec, last_bar, len(xs)),
@@ -379,14 +411,19 @@ def table_of_terms(wrec: float, last_bar: np.ndarray, xs: np.ndarray, s_prevs: n
 
 
 def show(title: str, rows: list[dict[str, Any]]) -> None:
-    """Prints rows as a table under their keys."""
+    """Prints rows as a table with their keys as the header."""
     cells = [list(rows[0]), *([f"{v:.9g}" if isinstance(v, float) else str(v) for v in row.values()] for row in rows)]
     widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
     print(f"\n{title}", *("  ".join(map(str.ljust, row, widths)).rstrip() for row in cells), sep="\n")
 
 
 def reproduce_seo_linear(steps: int) -> tuple[list[Row], gj.train.Fit, dict[str, float]]:
-    """The first script: published numbers, the training, and the sums of the shared terms less `jax.grad`."""
+    """Runs Seo's first script.
+
+    Returns:
+        The published numbers beside ours, the training run, and the difference between the sums of
+        the shared terms and `jax.grad`.
+    """
     cell, (params, data), words = gj.linear_rnn(), seo_linear(), ("100", "110", "111")
     labels: Any = LinearParams._make(("wx", "wrec", None))
     by_weight = optax.partition({"wx": optax.sgd(0.02), "wrec": optax.sgd(0.0006)}, labels)
@@ -397,17 +434,22 @@ def reproduce_seo_linear(steps: int) -> tuple[list[Row], gj.train.Fit, dict[str,
     y_hats = np.array([ours[0][f"ŷ of {word}"] for word in words])
     ours[0]["its unused cost, 3×3"] = np.square(y_hats - np.asarray(data.ys)).sum() / 3  # (3,) − (3, 1) broadcasts
 
-    show("∂J by wx and wrec for each state; the column ∂J/∂s is computed once for both", table_of_terms(1.5, *terms))
+    show("Terms of the gradient by state; the column ∂J/∂s is computed once for both weights", table_of_terms(1.5, *terms))
     sums = np.array([terms_bar.sum() for terms_bar in derivatives_shared(1.5, *terms)])
     show(
-        "their sums",
+        "Sums of the terms",
         [{"weight": w, "sum of the terms": s, "jax.grad": g} for w, s, g in zip(("wx", "wrec"), sums, grads, strict=True)],
     )
     return compare(SEO_LINEAR, ours), fit, {"sums_less_jax_grad": float(np.abs(sums - grads).max())}
 
 
 def reproduce_seo_logistic(steps: int) -> tuple[list[Row], gj.train.Fit, dict[str, float]]:
-    """The second script: published numbers, the training, and the engine's gradient less autodiff's."""
+    """Runs Seo's second script.
+
+    Returns:
+        The published numbers beside ours, the training run, and the difference between the engine's
+        gradient and autodiff's.
+    """
     cell, (params, data) = switched_rnn(), seo_logistic()
     fit = train(cell, params, data, optax.sgd(0.001), steps)
     ours = {step: recorded(cell, fit, ("000", "001", "011"), data, step) for step, _ in SEO_LOGISTIC if step <= steps}
@@ -416,7 +458,11 @@ def reproduce_seo_logistic(steps: int) -> tuple[list[Row], gj.train.Fit, dict[st
 
 
 def reproduce_roelants(steps: int) -> tuple[list[Row], gj.train.Fit, dict[str, Any]]:
-    """Part 1: published numbers, the Rprop training, and the gradient check at (1.2, 1.2)."""
+    """Runs part 1 of Roelants' tutorial.
+
+    Returns:
+        The published numbers beside ours, the Rprop run, and the gradient check at (1.2, 1.2).
+    """
     cell, (params, data), checked = gj.linear_rnn(), roelants(), linear_params(1.2, 1.2)
     fit = train(cell, params, data, rprop_minus(0.001), steps)
     grads, numeric = gradients(cell, checked, data), central_differences(checked, data, 1e-7)
@@ -432,7 +478,7 @@ def reproduce_roelants(steps: int) -> tuple[list[Row], gj.train.Fit, dict[str, A
 
 
 def run(options: Options) -> Outcome:
-    """Trains all three, compares with what was published, and times the sharing."""
+    """Runs all three tutorials, compares their published numbers, and times the sharing of terms."""
     quick = options.quick
     rows_a, fit_a, shared = reproduce_seo_linear(2000 if quick else 30_000)
     rows_b, fit_b, engine = reproduce_seo_logistic(2000 if quick else 15_000)
@@ -442,7 +488,7 @@ def run(options: Options) -> Outcome:
     runs = {"Seo, a_rnn_simple.py": rows_a, "Seo, b_vanilla_rnn_with_activation.py": rows_b, "Roelants, part 1": rows_c}
     for name, rows in runs.items():
         show(name, [row._asdict() | {"equal": {True: "yes", False: "NO", None: "not run"}[row.equal]} for row in rows])
-    show("sharing the repeated terms", [{"quantity": name, "value": value} for name, value in timing.items()])
+    show("Sharing the repeated terms", [{"quantity": name, "value": value} for name, value in timing.items()])
 
     verdicts = [row.equal for rows in runs.values() for row in rows]
     _, data = roelants()

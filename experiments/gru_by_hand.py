@@ -1,38 +1,43 @@
-"""What is the gradient of a GRU over two time stamps, written out, and what did a published script make of it?
+"""What is the gradient of a GRU over two time stamps, and does a published script agree?
 
-Part 1, after Seo's post of January 2018: a scalar GRU, six weights, a cost ½ (h_t − y_t)² at each of two stamps. The post derives the
-error with respect to each weight at stamp 2, and at stamp 1 as the sum of two parts, the error of stamp 1 and that of stamp 2 carried
-back, and leaves the equations to the reader. Here they are; e_t = h_t − y_t; values without index are those of the stamp of use, but
-those of D₂ are of stamp 2; U_z, U_r, U_h are Wrecz, Wrecr, Wrecca:
+Part 1 follows Seo's post of January 2018: a scalar GRU with six weights and a cost ½ (h_t − y_t)²
+at each of two time stamps. The post gives the gradient by each weight as the error at stamp 2, plus
+two parts at stamp 1: the error of stamp 1, and that of stamp 2 carried back. It leaves the
+equations to the reader. They are below, with e_t = h_t − y_t. Values without an index belong to the
+stamp where the weight is used, except that those of D₂ belong to stamp 2. U_z, U_r and U_h are
+Seo's Wrecz, Wrecr and Wrecca.
 
-    shared                       δ       = e₂ at stamp 2;  e₁, and e₂ D₂ carried back, at stamp 1
+    shared by the lines below    δ       = e₂ at stamp 2;  e₁, and e₂ D₂ carried back, at stamp 1
                                  a_h     = δ z (1 − g²)
                                  a_r     = a_h U_h h₋ r (1 − r)
                                  a_z     = δ (g − h₋) z (1 − z)
     Wz, Wrecz                    a_z x,  a_z h₋
     Wr, Wrecr                    a_r x,  a_r h₋
     Wca, Wrecca                  a_h x,  a_h r h₋
-    one stamp back, by stamp 2   D₂      = (1 − z) + z (1 − g²) U_h (r + h₋ r (1 − r) U_r) + (g − h₋) z (1 − z) U_z
+    from stamp 2 to stamp 1      D₂      = (1 − z) + z (1 − g²) U_h (r + h₋ r (1 − r) U_r) + (g − h₋) z (1 − z) U_z
 
-Expectation: each of the 18 parts (6 weights at stamp 2, and 6 × 2 at stamp 1) equals autodiff to rounding; with the shared
-variables the operations grow with T, with every term from scratch (its own chain of D, each D one factor) with T³.
+Expectation: each of the 18 parts (6 weights at stamp 2, and 6 × 2 at stamp 1) equals autodiff up to
+rounding. The number of operations grows with T if the shared variables are computed once, and with
+T³ if every term is computed from scratch.
 
-Part 2, Seo's script x_gru.py (`Personal_Daily_NeuralNetwork_Practice`, 1_numpy/f_After_2017_winter_break): five sequences of three
-steps whose sum is to be found, cost ½ Σ (h₃ − y)², 5,000 full-batch epochs. It trains two of six weights by formulas with six errors.
+Part 2 runs Seo's script x_gru.py (`Personal_Daily_NeuralNetwork_Practice`,
+1_numpy/f_After_2017_winter_break). The task is to sum each of five sequences of three steps, with
+cost ½ Σ (h₃ − y)² and 5,000 full-batch epochs. The script trains two of the six weights, by
+formulas with six errors.
 
-| run                                            | published or known | what                                                      |
+| run                                            | published or known | remark                                                    |
 |------------------------------------------------|--------------------|-----------------------------------------------------------|
-| the script's formulas, its forward pass        | 0.1577980          | the script's last cost, before its last update            |
+| the script's formulas, its forward pass        | 0.1577980          | the last cost it prints, before its last update           |
 | correct GRU, six weights, its rates            | 0.1329909          | lr 0.01 (wx), 0.0001 (wrec)                               |
 | correct GRU, six weights, lr 0.01              | 0.0636535          |                                                           |
-| correct GRU, a cost at every stamp, lr 0.01    | –                  | targets: running sums of x, of which the last is its y    |
+| correct GRU, a cost at every stamp, lr 0.01    | –                  | the targets are the running sums of x                     |
 
-Letters: h = u h₋ + (1 − u) c there, h = (1 − z) h₋ + z g here, so z = 1 − u = σ(−a_u): W_z = −wx_u, U_z = −wrec_u; the others keep
-their sign. --seed draws weights and data of part 1; the script fixes its own (seed 678).
+Letters: the script computes h = u h₋ + (1 − u) c, this library h = (1 − z) h₋ + z g. So z = 1 − u =
+σ(−a_u), which gives W_z = −wx_u and U_z = −wrec_u. The other weights keep their sign. `--seed`
+draws the weights and data of part 1. The script fixes its own (seed 678).
 """
 
 from collections.abc import Callable
-from functools import partial
 from operator import itemgetter
 from typing import Any, NamedTuple
 
@@ -63,12 +68,12 @@ PUBLISHED = {
     "script, wx_c at 5000": "3.3954782", "script, wrec_c at 5000": "-0.1210390",
     "correct GRU, lr 0.01, cost at 5000": "0.0636535", "correct GRU, the script's rates, cost at 5000": "0.1329909",
 }  # fmt: skip
-# Quoted cut off rather than rounded: the run ends with −0.12103907.
+# The quoted value is truncated, not rounded: the run ends with −0.12103907.
 MISQUOTED = ("script, wrec_c at 5000",)
 
 
 class Stamp(NamedTuple):
-    """Values of a scalar GRU at one time stamp; with plain numbers, or with numbers that count."""
+    """Values of a scalar GRU at one time stamp, as plain numbers or as `Counted` ones."""
 
     x: Any
     h_prev: Any
@@ -79,7 +84,7 @@ class Stamp(NamedTuple):
 
 
 class Counted:
-    """A number that counts the operations made with it."""
+    """A number that counts the operations it takes part in."""
 
     operations = 0
 
@@ -106,7 +111,7 @@ class Counted:
 
 
 def errors_of_use(stamp: Stamp, U_h: Any, delta: Any) -> dict[str, Any]:
-    """The error by each weight as it is used at `stamp`, for the cotangent `delta` of h: shared variables first."""
+    """Returns the gradient by each weight from its use at `stamp`, for the cotangent `delta` of h."""
     x, h_prev, z, r, g, _ = stamp
     a_h = delta * z * (1 - g * g)
     a_r = a_h * U_h * h_prev * r * (1 - r)
@@ -115,14 +120,14 @@ def errors_of_use(stamp: Stamp, U_h: Any, delta: Any) -> dict[str, Any]:
 
 
 def carried_back(stamp: Stamp, weights: dict[str, Any]) -> Any:
-    """D = ∂h/∂h₋ of a stamp."""
+    """Returns D = ∂h/∂h₋ at a stamp."""
     _, h_prev, z, r, g, _ = stamp
     U_z, U_r, U_h = (weights[name] for name in ("U_z", "U_r", "U_h"))
     return (1 - z) + z * (1 - g * g) * U_h * (r + h_prev * r * (1 - r) * U_r) + (g - h_prev) * z * (1 - z) * U_z
 
 
 def parts(stamps: list[Stamp], weights: dict[str, Any]) -> dict[tuple[int, int], dict[str, Any]]:
-    """(stamp of the error, stamp of use) → the error by each weight."""
+    """Returns the gradient by each weight for every pair (stamp of the error, stamp of use)."""
     table = {}
     for t, stamp in enumerate(stamps):
         delta = stamp.error
@@ -133,7 +138,10 @@ def parts(stamps: list[Stamp], weights: dict[str, Any]) -> dict[tuple[int, int],
 
 
 def gradient_shared(stamps: list[Stamp], weights: dict[str, Any]) -> dict[str, Any]:
-    """Σ over errors and uses by one pass back: δ adds up the errors, and each shared variable is computed once per stamp."""
+    """Sums over errors and uses in one backward pass.
+
+    δ accumulates the errors, and each shared variable is computed once per stamp.
+    """
     delta = stamps[-1].error
     total: dict[str, Any] = {}
     for k in range(len(stamps) - 1, -1, -1):
@@ -150,7 +158,7 @@ def gradient_shared(stamps: list[Stamp], weights: dict[str, Any]) -> dict[str, A
 
 
 def gradient_from_scratch(stamps: list[Stamp], weights: dict[str, Any]) -> dict[str, Any]:
-    """The same sum, each term (error, use, weight) by itself: its own chain of D, its own gate errors."""
+    """Sums over errors and uses, computing each term (error, use, weight) from scratch."""
     total: dict[str, Any] = {}
     for t, stamp in enumerate(stamps):
         for k in range(t + 1):
@@ -158,13 +166,15 @@ def gradient_from_scratch(stamps: list[Stamp], weights: dict[str, Any]) -> dict[
                 delta = stamp.error
                 for j in range(t, k, -1):
                     delta = delta * carried_back(stamps[j], weights)
-                term = one_error_of_use(stamps[k], weights["U_h"], delta, name)
+                term = error_of_use(stamps[k], weights["U_h"], delta, name)
                 total[name] = total[name] + term if name in total else term
     return total
 
 
-def one_error_of_use(stamp: Stamp, U_h: Any, delta: Any, name: str) -> Any:
-    """The error by one weight, nothing kept from another's."""
+def error_of_use(stamp: Stamp, U_h: Any, delta: Any, name: str) -> Any:
+    """Returns the gradient by one weight from its use at `stamp`, sharing nothing with the other
+    weights.
+    """
     x, h_prev, z, r, g, _ = stamp
     used = x if name[0] == "W" else r * h_prev if name == "U_h" else h_prev
     if name.endswith("z"):
@@ -175,13 +185,13 @@ def one_error_of_use(stamp: Stamp, U_h: Any, delta: Any, name: str) -> Any:
 
 
 def as_params(weights: dict[str, Any]) -> GRUParams:
-    """Six scalars as the parameters of `gj.gru()` with D = H = 1, no bias."""
+    """Converts six scalars to parameters of `gj.gru()` with D = H = 1 and no bias."""
     matrices = {name: jnp.asarray(value, float).reshape(1, 1) for name, value in weights.items()}
     return GRUParams(**matrices, b_z=None, b_r=None, b_h=None)
 
 
 def forward(weights: dict[str, float], xs: np.ndarray, ys: np.ndarray, h0: float) -> list[Stamp]:
-    """The values at each stamp, in plain numbers."""
+    """Returns the values at each stamp, as plain numbers."""
     stamps, h = [], h0
     for x, y in zip(xs, ys, strict=True):
         z, r = (1 / (1 + np.exp(-(x * weights[f"W_{k}"] + h * weights[f"U_{k}"]))) for k in "zr")
@@ -194,7 +204,11 @@ def forward(weights: dict[str, float], xs: np.ndarray, ys: np.ndarray, h0: float
 def autodiff_parts(
     weights: dict[str, float], xs: np.ndarray, ys: np.ndarray, h0: float
 ) -> dict[tuple[int, int], dict[str, float]]:
-    """`parts` by `jax.grad`: a copy of the weights for each stamp, each stamp's error differentiated by each copy."""
+    """Returns the same as `parts`, by `jax.grad`.
+
+    Each stamp uses its own copy of the weights, and each stamp's error is differentiated by each
+    copy.
+    """
     cell, steps = gj.gru(), len(xs)
 
     def error(copies: GRUParams, t: int) -> jax.Array:
@@ -213,13 +227,16 @@ def autodiff_parts(
 
 
 def two_stamps(seed: int) -> tuple[dict[str, float], np.ndarray, np.ndarray, float]:
-    """Random weights, inputs, targets and first state."""
+    """Draws random weights, inputs, targets and a first state."""
     draw = np.random.default_rng(seed).normal(size=11)
     return dict(zip(WEIGHTS, draw[:6].tolist(), strict=True)), draw[6:8], draw[8:10], float(draw[10])
 
 
 def count_operations(steps: int) -> tuple[int, int]:
-    """Operations of the backward pass over `steps` stamps, (shared, from scratch); both give the same gradient."""
+    """Counts the operations of the backward pass over `steps` stamps, (shared, from scratch).
+
+    Checks that the gradients agree.
+    """
     rng = np.random.default_rng(steps)
     weights = dict(zip(WEIGHTS, rng.normal(size=6).tolist(), strict=True))
     stamps = forward(weights, rng.normal(size=steps), rng.normal(size=steps), 0.5)
@@ -235,7 +252,9 @@ def count_operations(steps: int) -> tuple[int, int]:
 
 
 def part_one(seed: int) -> tuple[dict[str, Any], dict[int, tuple[int, int]]]:
-    """Prints the 18 parts beside autodiff, their sums beside `jax.grad` through `unroll`, and the operations."""
+    """Compares the 18 parts with autodiff and their sums with `jax.grad` of `unroll`, counts the
+    operations, and prints it all.
+    """
     weights, xs, ys, h0 = two_stamps(seed)
     written = parts(forward(weights, xs, ys, h0), weights)
     autodiff = autodiff_parts(weights, xs, ys, h0)
@@ -244,7 +263,7 @@ def part_one(seed: int) -> tuple[dict[str, Any], dict[int, tuple[int, int]]]:
         for (t, k) in ((2, 2), (1, 1), (2, 1))
         for name, value in autodiff[t, k].items()
     ]
-    print("\nthe error with respect to each weight, in its parts\nerror use weight   written out            autodiff")
+    print("\nParts of the gradient: stamp of the error, stamp of use\nerror use weight   written out            autodiff")
     for row in rows:
         t, k, name, ours, theirs = row.values()
         print(f"  {t}    {k}   {name:7} {ours: .15e} {theirs: .15e}")
@@ -254,7 +273,7 @@ def part_one(seed: int) -> tuple[dict[str, Any], dict[int, tuple[int, int]]]:
         return gj.heads.sum_over_steps(gj.heads.half_squared_error(hs, ys[:, None]))
 
     whole = jax.grad(cost)(as_params(weights))
-    print("\nat stamp 1 the sum of its two parts; over both stamps the gradient")
+    print("\nSums of the parts: at stamp 1 (two parts), and over both stamps (the gradient)")
     print("weight   stamp 1                sum                    jax.grad")
     sums = []
     for name in WEIGHTS:
@@ -271,7 +290,7 @@ def part_one(seed: int) -> tuple[dict[str, Any], dict[int, tuple[int, int]]]:
 
     operations = {steps: count_operations(steps) for steps in (2, 3, 4, 6, 8, 12, 16, 24)}
     shared, scratch = operations[2]
-    print(f"\noperations for two stamps: {shared} with the shared variables, {scratch} with each term from scratch")
+    print(f"\nOperations for two stamps: {shared} with shared variables, {scratch} with every term from scratch")
     result = {
         "parts": rows,
         "largest_difference_of_a_part": max(abs(row["written out"] - row["autodiff"]) for row in rows),
@@ -283,20 +302,23 @@ def part_one(seed: int) -> tuple[dict[str, Any], dict[int, tuple[int, int]]]:
 
 
 def script_weights() -> dict[str, float]:
-    """The script's initial weights."""
+    """Returns the script's initial weights."""
     return dict(zip(ORDER_OF_DRAWS, np.random.RandomState(678).randn(6).tolist(), strict=True))
 
 
 def correct_params() -> GRUParams:
-    """The script's weights in our letters."""
+    """Returns the script's initial weights as parameters of `gj.gru()`."""
     w = script_weights()
     return as_params(dict(W_z=-w["wx_u"], U_z=-w["wrec_u"], W_r=w["wx_r"], U_r=w["wrec_r"], W_h=w["wx_c"], U_h=w["wrec_c"]))
 
 
 def script_forward(c: jax.Array, xs: jax.Array) -> tuple[jax.Array, ...]:
-    """The script's states h_0 … h_3 and pre-activations of r, u, c, (3, N) each; `c` are wx_c and wrec_c.
+    """Runs the script's forward pass with the candidate's weights `c` = (wx_c, wrec_c).
 
-    Error 1: the candidate takes r before its sigmoid.
+    Error 1 of the script: the candidate uses r before its sigmoid.
+
+    Returns:
+        The states h_0 … h_3, and the pre-activations of r, u and c, (3, N) each.
     """
     w = script_weights()
     hs, pres = [jnp.zeros(len(xs))], []
@@ -310,15 +332,20 @@ def script_forward(c: jax.Array, xs: jax.Array) -> tuple[jax.Array, ...]:
 
 
 def script_cost(c: jax.Array, xs: jax.Array, ys: jax.Array) -> jax.Array:
-    """½ Σ (h₃ − y)² of the script's forward pass."""
+    """Returns ½ Σ (h₃ − y)² of the script's forward pass."""
     return gj.heads.half_squared_error(script_forward(c, xs)[0][-1], ys)
 
 
 def script_gradient(c: jax.Array, xs: jax.Array, ys: jax.Array) -> jax.Array:
-    """What the script takes for (∂/∂wx_c, ∂/∂wrec_c): a_3, a_2, a_1 stand where the candidate's errors belong.
+    """Returns what the script uses as (∂/∂wx_c, ∂/∂wrec_c).
 
-    Errors: (2) only these two weights train; (3) the path that carries u h₋ is left out; (4) tanh′ of u stands where tanh′ of c
-    belongs; (5) the r of the next step and of the same one, and their states, are mixed; (6) wrec_c meets h₋ and not r h₋.
+    a_3, a_2 and a_1 stand for the cotangents of the candidate's pre-activation. The script's errors
+    are:
+    2. Only these two weights are trained.
+    3. The path through u h₋ is missing.
+    4. tanh′ is taken of u, not of c.
+    5. The values of r and h of one step are mixed with those of another.
+    6. The gradient by wrec_c uses h₋, not r h₋.
     """
     hs, r, u, g = script_forward(c, xs)
     wrec_r = script_weights()["wrec_r"]
@@ -332,7 +359,10 @@ def script_gradient(c: jax.Array, xs: jax.Array, ys: jax.Array) -> jax.Array:
 
 
 def train_script(epochs: int) -> tuple[np.ndarray, np.ndarray]:
-    """The script's run: its cost before each epoch and after the last, and the two weights it ends with."""
+    """Trains as the script does.
+
+    Returns the cost before each epoch and after the last, and the two final weights.
+    """
     w, rates = script_weights(), jnp.array([LR_WX, LR_WREC])
 
     @jax.jit
@@ -346,8 +376,12 @@ def train_script(epochs: int) -> tuple[np.ndarray, np.ndarray]:
     return np.append(costs, script_cost(c, jnp.array(XS), jnp.array(YS))), np.asarray(c)
 
 
-def gru_cost(every_stamp: bool, params: GRUParams, batch: tuple[Any, Any]) -> jax.Array:
-    """½ Σ (h₃ − y)², or ½ Σ_t (h_t − Σ_{k≤t} x_k)²: the last running sum is the script's y."""
+def gru_cost(params: GRUParams, batch: tuple[Any, Any], *, every_stamp: bool = False) -> jax.Array:
+    """Returns the cost of the correct GRU.
+
+    That is ½ Σ (h₃ − y)², or with `every_stamp` ½ Σ_t (h_t − Σ_{k≤t} x_k)². The last running sum is
+    the script's y.
+    """
     xs, ys = batch
     h_last, hs = gj.unroll(gj.gru(), params, xs, time_major=False)
     if every_stamp:
@@ -355,40 +389,44 @@ def gru_cost(every_stamp: bool, params: GRUParams, batch: tuple[Any, Any]) -> ja
     return gj.heads.half_squared_error(h_last, ys).sum()
 
 
-def train_gru(every_stamp: bool, lr_wrec: float, epochs: int) -> tuple[np.ndarray, GRUParams]:
-    """The correct gradient, all six weights: the cost before each epoch and after the last, and the weights."""
+def train_gru(lr_wrec: float, epochs: int, *, every_stamp: bool = False) -> tuple[np.ndarray, GRUParams]:
+    """Trains all six weights by the correct gradient.
+
+    Returns:
+        The cost before each epoch and after the last, and the final weights.
+    """
     labels: Any = GRUParams._make("wx" if name[0] == "W" else "wrec" if name[0] == "U" else None for name in GRUParams._fields)
     by_weight = optax.partition({"wx": optax.sgd(LR_WX), "wrec": optax.sgd(lr_wrec)}, labels)
     data = (jnp.array(XS[..., None]), jnp.array(YS[:, None]))
 
     def loss_fn(params: GRUParams, batch: Any, key: jax.Array) -> tuple[jax.Array, dict]:
-        return gru_cost(every_stamp, params, batch), {}
+        return gru_cost(params, batch, every_stamp=every_stamp), {}
 
-    # nothing is drawn from the key
+    # The loss draws no random numbers, so any key will do.
     fit = gj.train.fit(
         loss_fn, correct_params(), by_weight, data, key=jax.random.key(0), steps=epochs, steps_per_dispatch=min(epochs, 1000)
     )
-    return np.append(fit.history["loss"], gru_cost(every_stamp, fit.params, data)), fit.params
+    return np.append(fit.history["loss"], gru_cost(fit.params, data, every_stamp=every_stamp)), fit.params
 
 
 def finite_difference(f: Callable[[jax.Array], jax.Array], at: jax.Array, step: float = 1e-6) -> list[float]:
-    """Central differences of a scalar function of a vector."""
+    """Returns the gradient of a scalar function of a vector, by central differences."""
     return [float(f(at + step * e) - f(at - step * e)) / (2 * step) for e in jnp.eye(len(at))]
 
 
 def part_two(epochs: int) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
-    """The four runs, and every published number beside ours."""
+    """Trains in four ways, and compares every published number with ours."""
     xs, ys = jnp.array(XS), jnp.array(YS)
     w = script_weights()
     c0 = jnp.array([w["wx_c"], w["wrec_c"]])
     data = (xs[..., None], ys[:, None])
-    value, grads = jax.value_and_grad(partial(gru_cost, False))(correct_params(), data)
+    value, grads = jax.value_and_grad(gru_cost)(correct_params(), data)
     script_costs, c_end = train_script(epochs)
-    every_stamp_costs, at_every_stamp = train_gru(True, LR_WX, epochs)
+    every_stamp_costs, every_stamp_params = train_gru(LR_WX, epochs, every_stamp=True)
     curves = {
         "the script's formulas": script_costs,
-        "correct, the script's rates": train_gru(False, LR_WREC, epochs)[0],
-        "correct, lr 0.01": train_gru(False, LR_WX, epochs)[0],
+        "correct, the script's rates": train_gru(LR_WREC, epochs)[0],
+        "correct, lr 0.01": train_gru(LR_WX, epochs)[0],
         "correct, lr 0.01, cost at every stamp": every_stamp_costs,
     }
     numerical = finite_difference(lambda c: script_cost(c, xs, ys), c0)
@@ -416,13 +454,13 @@ def part_two(epochs: int) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
         decimals = len(digits.partition(".")[2])
         equal = None if name not in ours else f"{ours[name]:.{decimals}f}" == digits
         table[name] = {"published": digits, "ours": ours.get(name), "equal": equal}
-        verdict = {True: "equal", False: "NOT EQUAL" + " (quoted cut off)" * (name in MISQUOTED), None: "not run"}[equal]
+        verdict = {True: "equal", False: "NOT EQUAL" + " (quoted truncated)" * (name in MISQUOTED), None: "not run"}[equal]
         print(f"{name:56} {digits:>10}  {ours.get(name, float('nan')):.9f}  {verdict}")
-    print(f"\ncost after {epochs} epochs")
+    print(f"\nCost after {epochs} epochs")
     for name, costs in curves.items():
         print(f"{name:40} {costs[-1]:.7f}")
-    on_last_state = float(gru_cost(False, at_every_stamp, data))
-    print(f"the last of these by the cost of the others, on the last state: {on_last_state:.7f}")
+    on_last_state = float(gru_cost(every_stamp_params, data))
+    print(f"The run with a cost at every stamp has the cost {on_last_state:.7f} on its last state.")
     return {
         "published": table,
         "every_stamp_run_by_last_state": on_last_state,
@@ -432,7 +470,7 @@ def part_two(epochs: int) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
 
 
 def draw_operations(operations: dict[int, tuple[int, int]]) -> plt.Figure:
-    """Operations of the backward pass against the number of stamps."""
+    """Draws the operations of the backward pass over the number of stamps."""
     figure, axes = plt.subplots(figsize=(6, 4))
     steps = np.array(list(operations))
     shared, scratch = np.array(list(operations.values())).T
@@ -449,7 +487,7 @@ def draw_operations(operations: dict[int, tuple[int, int]]) -> plt.Figure:
 
 
 def draw_curves(curves: dict[str, np.ndarray]) -> plt.Figure:
-    """Cost by epoch of the four runs."""
+    """Draws the cost of the four runs over epochs."""
     figure, axes = plt.subplots(figsize=(7, 4.2))
     for name, costs in curves.items():
         axes.plot(costs, "--" if "every" in name else "-", label=f"{name}: {costs[-1]:.4f}")
@@ -462,7 +500,7 @@ def draw_curves(curves: dict[str, np.ndarray]) -> plt.Figure:
 
 
 def run(options: Options) -> Outcome:
-    """Both parts."""
+    """Runs both parts."""
     first, operations = part_one(options.seed)
     second, curves = part_two(500 if options.quick else EPOCHS)
     verdicts = [row["equal"] for row in second["published"].values()]

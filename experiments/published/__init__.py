@@ -1,1 +1,3 @@
-"""Published derivations of the GRU's backward pass as tables of equations, and what judges them."""
+"""Published derivations of the GRU's backward pass as tables of equations, and an audit that checks
+each equation.
+"""
