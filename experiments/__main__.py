@@ -3,7 +3,7 @@
 import ast
 from pathlib import Path
 
-SUPPORT = ("__init__", "__main__", "common", "data", "network", "summary_tables")
+SUPPORT = ("__init__", "__main__", "common", "data", "network")
 
 USAGE = """\
 Usage: python -m experiments.NAME [--quick] [--seed N] [--device cpu|gpu] [--out DIR]

@@ -141,7 +141,10 @@ def test_summary_has_means_and_worst_cases():
     found = report.summary(results())
     tiny = found["tiny, GRU"]
     assert tiny["autodiff_over_ours"] == {"mean": 4.0, "least": 4.0}
-    assert tiny["fastest_over_ours"] == {"mean": 2.0, "least": 2.0}  # the fastest is checkpointed in one case, plain in the other
+    assert tiny["fastest_over_ours"] == {
+        "mean": 2.0,
+        "least": 2.0,
+    }  # the fastest is checkpointed in one case, plain in the other
     assert tiny["temp_states_over_leanest_plain"] == 0.25
     assert tiny["temp_states_over_leanest_checkpointed"] == 2.0
     assert tiny["fastest_checkpointed_over_states"] == 4.0
