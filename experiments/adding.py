@@ -18,7 +18,7 @@ does not solve it.
 """
 
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import matplotlib.pyplot as plt
@@ -61,8 +61,18 @@ def score(cell: gj.Cell, test: Any, params: network.Params) -> dict[str, jax.Arr
     return {"mse": errors.mean(), "unsolved": (errors > SOLVED).mean()}
 
 
-def learn(name: str, steps: int, chrono: bool, seeds: list[int], updates: int, examples: int) -> dict[str, Any]:
+class Kind(NamedTuple):
+    """One network to train: its cell, the length of the sequences, its initialisation and its number of updates."""
+
+    cell: str
+    steps: int
+    chrono: bool
+    updates: int
+
+
+def learn(kind: Kind, seeds: list[int], examples: int) -> dict[str, Any]:
     """Trains one cell at one length on all seeds, and returns its learning curves."""
+    name, steps, chrono, updates = kind
     cell, rng = CELLS[name], np.random.default_rng([seeds[0], steps])
     train, test = sequences(rng, examples, steps), sequences(rng, TEST, steps)
     draw = partial(network.init, cell, input_size=2, hidden_size=HIDDEN, output_size=1, longest=steps if chrono else None)
@@ -86,15 +96,15 @@ def run(options: Options) -> Outcome:
     """Trains the cells at both lengths."""
     seeds = list(range(options.seed, options.seed + (1 if options.quick else 3)))
     if options.quick:
-        kinds, examples = {"T = 20, GRU": ("GRU", 20, False, 200)}, 2_000
+        kinds, examples = {"T = 20, GRU": Kind("GRU", 20, chrono=False, updates=200)}, 2_000
     else:
         examples = TRAIN
         kinds = {
-            **{f"T = 100, {name}": (name, 100, False, 4000) for name in ("GRU", "tanh RNN")},
-            **{f"T = 100, {name}, chrono": (name, 100, True, 4000) for name in ("GRU", "LSTM")},
-            **{f"T = 400, {name}, chrono": (name, 400, True, 3000) for name in ("GRU", "LSTM")},
+            **{f"T = 100, {name}": Kind(name, 100, chrono=False, updates=4000) for name in ("GRU", "tanh RNN")},
+            **{f"T = 100, {name}, chrono": Kind(name, 100, chrono=True, updates=4000) for name in ("GRU", "LSTM")},
+            **{f"T = 400, {name}, chrono": Kind(name, 400, chrono=True, updates=3000) for name in ("GRU", "LSTM")},
         }
-    results = {kind: learn(name, T, chrono, seeds, updates, examples) for kind, (name, T, chrono, updates) in kinds.items()}
+    results = {name: learn(kind, seeds, examples) for name, kind in kinds.items()}
     summary = {
         **{metric: {kind: np.asarray(found[metric][-1]) for kind, found in results.items()} for metric in ("mse", "unsolved")},
         "seeds": seeds,

@@ -77,9 +77,10 @@ def optimizer(updates: int) -> optax.GradientTransformation:
     return optax.chain(optax.clip_by_global_norm(1.0), optax.adam(optax.cosine_decay_schedule(RATE, updates, 0.01)))
 
 
-def learn(name: str, T: int, chrono: bool, seeds: list[int], updates: int) -> dict[str, Any]:
-    """Trains one cell at one length from one initialisation on all seeds, and returns its learning
-    curves.
+def learn(name: str, T: int, *, chrono: bool, seeds: list[int], updates: int) -> dict[str, Any]:
+    """Trains one cell at one length on all seeds, and returns its learning curves.
+
+    With `chrono`, the gates start by the chrono rule, and otherwise with zero biases.
     """
     cell = CELLS[name]
     draw = partial(
@@ -108,7 +109,7 @@ def run(options: Options) -> Outcome:
     updates = 100 if options.quick else 6000
     results = {
         T: {
-            f"{cell}, {'chrono' if chrono else 'zero biases'}": learn(cell, T, chrono, seeds, updates)
+            f"{cell}, {'chrono' if chrono else 'zero biases'}": learn(cell, T, chrono=chrono, seeds=seeds, updates=updates)
             for cell in cells
             for chrono in (False, True)
         }

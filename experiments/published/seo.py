@@ -11,7 +11,7 @@ are trained.
 import jax
 import jax.numpy as jnp
 
-from experiments.gru_by_hand import XS, YS, correct_params, gru_cost, script_weights
+from experiments.tutorials.seo_gru_script import XS, YS, correct_params, gru_cost, script_weights
 
 # By error: what the script has, and what is correct.
 ERRORS = {

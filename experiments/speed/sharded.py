@@ -39,7 +39,7 @@ def main(task: dict[str, Any]) -> None:
 
     cell = CELLS[task["cell"]]
     problem = random_problem(cell, Shape(*task["shape"]), task["seed"])
-    candidates = {"ours": ours(problem)} | {f"ours, {kept}": ours(problem, residuals=kept) for kept in ("states", "gates")}
+    candidates = {"ours": ours(problem)} | {f"ours, {kind}": ours(problem, residuals=kind) for kind in ("states", "gates")}
     candidates |= {"autodiff": ours(problem, derivative="autodiff")}
     candidates |= {name: maker(problem) for name, maker in peers_of(cell, task["peers"]).items()}
     mesh = jax.make_mesh((task["devices"],), ("batch",), axis_types=(AxisType.Auto,))

@@ -109,7 +109,9 @@ def block_sizes() -> str:
         (label, "1", fixed(2)(found[f"chosen over best {key}"]["mean"]), fixed(2)(found[f"chosen over best {key}"]["most"]))
         for key, label in names.items()
     ]
-    return markdown(("time as chosen over the best", "best possible", "mean over cases", "worst case"), rows)
+    return markdown(
+        ("time of the engine's choice over that of the best", "best possible", "mean over cases", "worst case"), rows
+    )
 
 
 def derivative_cost() -> str:

@@ -10,6 +10,7 @@ import pytest
 
 import gru_jax as gj
 from experiments import count_ones
+from experiments.tutorials import counting_rnn, repeated_terms
 
 pytestmark = pytest.mark.usefixtures("needs_x64")
 
@@ -31,7 +32,7 @@ def test_seos_second_run_reproduces_its_first_thousand_updates_with_a_custom_cel
     assert unequal(rows) == []
     assert {(0, "MSE"), (1000, "MSE")} <= {(row.step, row.quantity) for row in rows if row.equal}
     assert difference["adjoint_less_autodiff"] < 1e-14
-    assert count_ones.switched_rnn().pull is None
+    assert counting_rnn.switched_rnn().pull is None
 
 
 def test_roelants_gradient_and_losses_are_reproduced_except_for_one_misquoted_digit():
@@ -72,23 +73,25 @@ def test_misquoted_cost_of_seos_second_run_follows_from_a_numpy_loop():
 
 
 def test_repeated_terms_sum_to_jax_grad_and_equal_those_computed_one_by_one():
-    params, data = count_ones.seo_linear()
-    terms = count_ones.terms_of(params, data)
-    shared = count_ones.derivatives_shared(1.5, *terms)
-    np.testing.assert_allclose([bars.sum() for bars in shared], count_ones.gradients(gj.linear_rnn(), params, data), rtol=1e-13)
-    for one, other in zip(shared, count_ones.derivatives_one_by_one(1.5, *terms), strict=True):
+    params, data = counting_rnn.seo_linear()
+    terms = repeated_terms.terms_of(params, data)
+    shared = repeated_terms.derivatives_shared(1.5, *terms)
+    np.testing.assert_allclose(
+        [bars.sum() for bars in shared], counting_rnn.gradients(gj.linear_rnn(), params, data), rtol=1e-13
+    )
+    for one, other in zip(shared, repeated_terms.derivatives_one_by_one(1.5, *terms), strict=True):
         np.testing.assert_allclose(one, other, rtol=1e-14)
 
 
 def test_gradient_over_time_is_a_power_of_wrec():
-    _, data = count_ones.roelants()
+    _, data = counting_rnn.roelants()
     for wrec in (2.0, 0.5, -0.5):
-        norms = count_ones.gradient_over_time(1.0, wrec, data)
+        norms = repeated_terms.gradient_over_time(1.0, wrec, data)
         np.testing.assert_allclose(norms[:-1] / norms[1:], abs(wrec), rtol=1e-12)
 
 
 def test_rprop_minus_grows_the_step_on_the_same_sign_and_halves_it_otherwise():
-    rprop = count_ones.rprop_minus(0.1)
+    rprop = counting_rnn.rprop_minus(0.1)
     state = rprop.init(jnp.zeros(1))
     sizes = []
     for grad in (1.0, 1.0, 1.0, -1.0, -1.0):
@@ -110,7 +113,7 @@ def test_full_runs_reproduce_every_published_digit_except_the_misquoted_ones():
 
 def test_optax_rprop_is_another_variant():
     """optax's Rprop gets near the solution but not to the published digits. This is why `rprop_minus` exists."""
-    params, data = count_ones.roelants()
-    by_optax = count_ones.train(gj.linear_rnn(), params, data, optax.rprop(0.001), 500).params
+    params, data = counting_rnn.roelants()
+    by_optax = counting_rnn.train(gj.linear_rnn(), params, data, optax.rprop(0.001), 500).params
     assert not jax.tree.leaves(jax.tree.map(lambda w: bool(jnp.isnan(w).any()), by_optax))[0]
     assert f"{float(by_optax.W[0, 0]):.4f} {float(by_optax.U[0, 0]):.4f}" != "1.0014 0.9997"

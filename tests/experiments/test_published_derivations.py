@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 import gru_jax as gj
-from experiments import gru_by_hand
 from experiments import published_derivations as experiment
 from experiments.published import audit, bptt, fichou, report, rnn_package, seo
+from experiments.tutorials import seo_gru_script
 from gru_jax.cells import GRUParams
 
 pytestmark = pytest.mark.usefixtures("needs_x64")
@@ -103,9 +103,9 @@ def test_package_lines_give_the_gradient_of_a_sequence_only_when_corrected(as_pr
 
 
 def test_seos_gradient_is_the_right_one_with_all_its_errors_and_each_error_matters():
-    w = gru_by_hand.script_weights()
-    script = gru_by_hand.script_gradient(
-        jnp.array([w["wx_c"], w["wrec_c"]]), jnp.array(gru_by_hand.XS), jnp.array(gru_by_hand.YS)
+    w = seo_gru_script.script_weights()
+    script = seo_gru_script.script_gradient(
+        jnp.array([w["wx_c"], w["wrec_c"]]), jnp.array(seo_gru_script.XS), jnp.array(seo_gru_script.YS)
     )
     np.testing.assert_allclose(seo.gradient(frozenset(seo.ERRORS)), script, rtol=1e-12)
     truth = seo.true_gradient()
