@@ -11,7 +11,8 @@ Candidates:
   checkpointed;
 - PyTorch, in a process of its own.
 
-Most libraries have the GRU that resets after the matmul. Haiku and Keras have the other one too.
+Most libraries have the GRU that resets after the matmul. Only Haiku and Keras have the one that resets
+before it.
 
 Method: weights are converted by `gj.convert`, and the gradients of all candidates are compared
 before they are timed. The JAX programs take turns, and medians are reported.
