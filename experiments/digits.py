@@ -54,11 +54,9 @@ def init(cell: gj.Cell, key: jax.Array) -> Params:
     return Params(cell.init(key_cell, 8, HIDDEN), gj.heads.init_dense(key_readout, HIDDEN, CLASSES))
 
 
-def loss_fn(
-    cell: gj.Cell, params: Params, batch: Digits, key: jax.Array, derivative: Any = "adjoint"
-) -> tuple[jax.Array, dict]:
+def loss_fn(cell: gj.Cell, params: Params, batch: Digits, key: jax.Array, **options: Any) -> tuple[jax.Array, dict]:
     """Returns the mean cross-entropy, in nats, of the class predicted after the last row."""
-    losses = gj.heads.softmax_cross_entropy(logits(cell, params, batch.xs, derivative=derivative)[:, -1], batch.labels)
+    losses = gj.heads.softmax_cross_entropy(logits(cell, params, batch.xs, **options)[:, -1], batch.labels)
     return losses.mean(), {}
 
 

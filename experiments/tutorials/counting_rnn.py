@@ -86,14 +86,14 @@ def roelants() -> tuple[LinearParams, Sequences]:
     return linear_params(-1.5, 2), Sequences(jnp.array(X[..., None]), jnp.array(X.sum(1, keepdims=True)))
 
 
-def predict(cell: gj.Cell, params: Any, xs: jax.Array, derivative: Any = "adjoint") -> jax.Array:
-    """Returns the count ŷ = s_T, (N, 1)."""
-    return gj.unroll(cell, params, xs, time_major=False, derivative=derivative)[0]
+def predict(cell: gj.Cell, params: Any, xs: jax.Array, **options: Any) -> jax.Array:
+    """Returns the count ŷ = s_T, (N, 1). `options` are passed to `gj.unroll`."""
+    return gj.unroll(cell, params, xs, time_major=False, **options)[0]
 
 
-def cost(cell: gj.Cell, params: Any, data: Sequences, derivative: Any = "adjoint") -> jax.Array:
-    """Returns J = (1/N) Σ (s_T − y)²."""
-    return gj.heads.squared_error(predict(cell, params, data.xs, derivative), data.ys).mean()
+def cost(cell: gj.Cell, params: Any, data: Sequences, **options: Any) -> jax.Array:
+    """Returns J = (1/N) Σ (s_T − y)². `options` are passed to `gj.unroll`."""
+    return gj.heads.squared_error(predict(cell, params, data.xs, **options), data.ys).mean()
 
 
 def train(cell: gj.Cell, params: Any, data: Sequences, optimizer: optax.GradientTransformation, steps: int) -> gj.train.Fit:
@@ -131,9 +131,9 @@ def rprop_minus(size: float, grow: float = 1.2, shrink: float = 0.5) -> optax.Gr
     return optax.GradientTransformation(init, update)
 
 
-def gradients(cell: gj.Cell, params: Any, data: Sequences, derivative: Any = "adjoint") -> np.ndarray:
-    """Returns (∂J/∂wx, ∂J/∂wrec)."""
-    grads = jax.grad(cost, argnums=1)(cell, params, data, derivative)
+def gradients(cell: gj.Cell, params: Any, data: Sequences, **options: Any) -> np.ndarray:
+    """Returns (∂J/∂wx, ∂J/∂wrec). `options` are passed to `gj.unroll`."""
+    grads = jax.grad(lambda params: cost(cell, params, data, **options))(params)
     return np.array([grads.W[0, 0], grads.U[0, 0]])
 
 
