@@ -35,9 +35,7 @@ GUESS = 1 / 6
 
 
 def sequences(rng: np.random.Generator, count: int, steps: int) -> tuple[np.ndarray, np.ndarray]:
-    """Draws numbers and marks, `(count, steps, 2)`, and the sums of the marked numbers, `(count,
-    1)`.
-    """
+    """Draws numbers with marks `(count, steps, 2)`, and the sums of the marked ones `(count, 1)`."""
     numbers = rng.random((count, steps), np.float32)
     marks = np.zeros((count, steps), np.float32)
     half = steps // 2
@@ -53,16 +51,14 @@ def loss_fn(cell: gj.Cell, params: network.Params, batch: Any, key: jax.Array) -
 
 
 def score(cell: gj.Cell, test: Any, params: network.Params) -> dict[str, jax.Array]:
-    """Returns the mean squared error, and the fraction of sequences whose squared error exceeds
-    0.04.
-    """
+    """Returns the mean squared error, and the fraction of sequences with an error above 0.04."""
     xs, ys = test
     errors = gj.heads.squared_error(network.last_logits(cell, params, xs), ys)
     return {"mse": errors.mean(), "unsolved": (errors > SOLVED).mean()}
 
 
 class Kind(NamedTuple):
-    """One network to train: its cell, the length of the sequences, its initialisation and its number of updates."""
+    """A cell to train, its length, its initialisation and its number of updates."""
 
     cell: str
     steps: int

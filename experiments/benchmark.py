@@ -138,9 +138,7 @@ def time_gradients(
 
 
 def with_floor(case: dict[str, Any], problem: Problem, rate: float) -> dict[str, Any]:
-    """Adds to a case the milliseconds of the unavoidable operations, with the gates computed once
-    or twice.
-    """
+    """Adds the floor in milliseconds to a case, with the gates computed once or twice."""
     flop = {name: floor_flop(problem, recompute_gates=name == "states") for name in ("gates", "states")}
     ms = {f"floor_{name}_ms": 1e3 * count / rate for name, count in flop.items()}
     return case | {name: round(value, 5) for name, value in ms.items()}

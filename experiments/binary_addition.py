@@ -65,9 +65,7 @@ def draw_weights(cell: gj.Cell, key: jax.Array) -> network.Params:
 
 
 def squared_loss(cell: gj.Cell, params: network.Params, batch: Any, key: jax.Array) -> tuple[jax.Array, dict]:
-    """Returns the package's loss: ½ squared error of the sigmoid outputs, summed over batch and
-    bits.
-    """
+    """Returns the package's loss, the sum of ½ squared errors of the sigmoid outputs."""
     xs, ys = batch
     return gj.heads.half_squared_error(jax.nn.sigmoid(network.logits(cell, params, xs)), ys).sum(), {}
 

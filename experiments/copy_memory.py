@@ -61,9 +61,7 @@ def loss_fn(cell: gj.Cell, params: network.Params, batch: Any, key: jax.Array) -
 
 
 def score(cell: gj.Cell, test: Any, params: network.Params) -> dict[str, jax.Array]:
-    """Returns the cross-entropy in nats per step, and the fraction of the ten symbols that is right
-    (1/8 by chance).
-    """
+    """Returns the nats per step, and the fraction of right symbols (1/8 by chance)."""
     inputs, targets = test
     logits = network.logits(cell, params, jax.nn.one_hot(inputs, CLASSES))
     return {

@@ -56,8 +56,7 @@ class Music(NamedTuple):
 
 
 class Text(NamedTuple):
-    """A text as character indices: the first nine tenths for training, the last tenth for
-    validation.
+    """A text as character indices, nine tenths for training and one tenth for validation.
 
     Attributes:
         train: Indices of the training characters.
@@ -84,8 +83,9 @@ def load_music(name: str) -> Music:
 
 
 def load_text() -> Text:
-    """Loads Karpathy's tinyshakespeare: 1,003,854 training and 111,540 validation characters over
-    an alphabet of 65.
+    """Loads Karpathy's tinyshakespeare, with an alphabet of 65.
+
+    There are 1,003,854 training and 111,540 validation characters.
 
     Raises the same errors as `load_music`.
     """
@@ -134,8 +134,9 @@ def fetch(file: str) -> Path:
 
 
 def read_music(path: Path) -> Music:
-    """Reads a MATLAB file with the cells traindata, validdata and testdata, each holding pieces
-    `(T, 88)` of 0 and 1.
+    """Reads a MATLAB file of piano rolls.
+
+    The file has the cells traindata, validdata and testdata, with pieces `(T, 88)` of 0 and 1.
 
     Raises:
         ValueError: If the file holds anything else, or unpacks to more than 128 MiB.

@@ -60,9 +60,7 @@ def candidates(cell: gj.Cell, shape: tuple[int, ...], *, with_step_flags: bool, 
 
 
 def largest_difference(programs: dict[str, Program], kind: str) -> float:
-    """Returns the largest difference of the programs of a kind from autodiff, relative to each
-    leaf's scale.
-    """
+    """Returns the largest difference from autodiff, relative to each leaf's scale."""
     results = {name: program.call(*program.arguments) for name, program in programs.items() if name.startswith(kind)}
     reference = results[f"{kind}, autodiff"]
     return float(np.max([relative_difference(result, reference) for result in results.values()]))
@@ -94,9 +92,7 @@ def run(options: Options) -> Outcome:
 
 
 def summary(cases: list[dict[str, Any]]) -> dict[str, Any]:
-    """Returns the geometric means with and without lengths and resets, and what these cost the
-    derived gradient.
-    """
+    """Returns the geometric means, with and without lengths and resets."""
     found: dict[str, Any] = {"cases": len(cases), "largest_difference": max(case["difference"] for case in cases)}
     for condition in CONDITIONS:
         chosen = [case for case in cases if case["conditions"] == condition]

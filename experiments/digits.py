@@ -70,9 +70,7 @@ def evaluate(cell: gj.Cell, test: Digits, params: Params) -> dict[str, jax.Array
 
 
 def gradient_difference(cell: gj.Cell, params: Params, batch: Digits) -> float:
-    """Returns the largest difference between the derived gradient and autodiff's, relative to the
-    largest entry of its leaf.
-    """
+    """Returns the largest difference of the gradient from autodiff, relative to each leaf's scale."""
     key = jax.random.key(0)  # the loss is deterministic
     derived, autodiff = (
         jax.jit(jax.grad(partial(loss_fn, cell, derivative=derivative), has_aux=True))(params, batch, key)[0]
@@ -161,9 +159,7 @@ def draw_curves(cells: dict[str, Any]) -> plt.Figure:
 
 
 def draw_states(params: Params, test: Digits, count: int = 6) -> plt.Figure:
-    """Draws some test digits, the GRU's state after each row, and its probabilities of the ten
-    classes.
-    """
+    """Draws some digits, and the GRU's state and its class probabilities after each row."""
     chosen = [int(np.flatnonzero(test.labels == digit)[0]) for digit in range(count)]
     xs = jnp.asarray(test.xs[chosen])
     _, hs = gj.unroll(CELLS["GRU"], params.cell, xs, time_major=False)

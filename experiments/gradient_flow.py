@@ -91,9 +91,7 @@ def total_norms(norms: Any) -> jax.Array:
 
 @partial(jax.jit, static_argnums=0)
 def flow_of(cell: gj.Cell, params: Params, batch: Task) -> dict[str, jax.Array]:
-    """Measures a network: the norms of all terms, the sensitivities, the Lyapunov exponents and the
-    loss.
-    """
+    """Measures the norms of all terms, the sensitivities, the Lyapunov exponents and the loss."""
     loss = partial(loss_at, params.readout, batch.c)
     return {
         "terms": total_norms(gj.flow.contribution_norms(cell, params.cell, batch.xs, loss)),
@@ -104,9 +102,7 @@ def flow_of(cell: gj.Cell, params: Params, batch: Task) -> dict[str, jax.Array]:
 
 
 def difference_of_the_sum(cell: gj.Cell, params: Params, batch: Task) -> float:
-    """Returns the difference between the sum of all terms and `jax.grad`, relative to each leaf's
-    scale.
-    """
+    """Returns the error of the sum of all terms, relative to each leaf's scale."""
     loss = partial(loss_at, params.readout, batch.c)
     split = gj.flow.contributions(cell, params.cell, batch.xs, loss)
     steps = batch.xs.shape[0]
@@ -118,9 +114,7 @@ def difference_of_the_sum(cell: gj.Cell, params: Params, batch: Task) -> float:
 
 
 def costs(lengths: tuple[int, ...], seed: int) -> list[dict[str, float]]:
-    """Measures time and memory of the gradient of a GRU and of its split into terms, for several
-    lengths.
-    """
+    """Measures time and memory of a GRU's gradient and of its split, for several lengths."""
     cell = CELLS["GRU"]
     found = []
     for steps in lengths:
@@ -211,9 +205,7 @@ def run(options: Options) -> Outcome:
 
 
 def remaining_gradient(sensitivity: jax.Array) -> float:
-    """Returns ‖∂J_T/∂h_1‖ / ‖∂J_T/∂h_T‖, the fraction of the last loss' gradient that reaches the
-    first state.
-    """
+    """Returns the part of the last loss' gradient at the first state, ‖∂J_T/∂h_1‖ / ‖∂J_T/∂h_T‖."""
     return float(sensitivity[-1, 0] / sensitivity[-1, -1])
 
 
@@ -230,9 +222,7 @@ def draw_terms(flows: dict[str, dict[str, Any]]) -> plt.Figure:
 
 
 def draw_regimes(flows: Any, regimes: Any, gates: Any, steps: int) -> plt.Figure:
-    """Draws how the gradient of the last loss decays: before and after training, over wrec, and
-    over the update bias.
-    """
+    """Draws how the gradient of the last loss decays, by training, wrec and update bias."""
     figure, axes = plt.subplots(1, 4, figsize=(22, 5), layout="constrained")
     for i, (name, both) in enumerate(flows.items()):
         gj.plot.decay(axes[0], both["before"]["sensitivity"], f"{name}, before", color=f"C{i}", linestyle=":")

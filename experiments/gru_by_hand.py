@@ -81,9 +81,7 @@ MISQUOTED = ("script, wrec_c at 5000",)
 
 
 def part_one(seed: int) -> tuple[dict[str, Any], dict[int, tuple[int, int]]]:
-    """Compares the 18 parts with autodiff and their sums with `jax.grad` of `unroll`, counts the
-    operations, and prints it all.
-    """
+    """Compares the 18 parts and their sums with autodiff, and counts the operations."""
     weights, xs, ys, h0 = two_stamps(seed)
     written = parts(forward(weights, xs, ys, h0), weights)
     autodiff = autodiff_parts(weights, xs, ys, h0)

@@ -1,6 +1,4 @@
-"""The network that most experiments train: a recurrent cell with a linear read-out, several seeds
-at once.
-"""
+"""The network that most experiments train: a recurrent cell with a linear read-out."""
 
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial

@@ -34,9 +34,7 @@ RANGES = {"1–40": range(1, 41), "41–100": range(41, 101), "101–500": range
 
 
 def batch_of(longest: int, key: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """Draws a batch: bits `(B, longest)`, lengths from 1 to `longest` `(B,)`, and the parities
-    `(B,)`.
-    """
+    """Draws bits `(B, longest)`, lengths from 1 to `longest`, and the parities."""
     key_lengths, key_bits = jax.random.split(key)
     lengths = jax.random.randint(key_lengths, (BATCH,), 1, longest + 1)
     bits = jax.random.bernoulli(key_bits, 0.5, (BATCH, longest)).astype(jnp.int32)

@@ -188,9 +188,7 @@ class Selection(NamedTuple):
 def select_and_test(
     cell: gj.Cell, units: int, settings: dict[str, Setting], music: data.Music, seeds: Sequence[int]
 ) -> Selection:
-    """Trains with every setting on the first seed, with the best one on the other seeds, and then
-    evaluates on the test set.
-    """
+    """Selects the best setting on the first seed, trains the other seeds with it, and tests."""
     trainers = {name: Trainer(setting.model(cell, units), setting, music) for name, setting in settings.items()}
     first = {name: trainer.train(seeds[0]) for name, trainer in trainers.items()}
     tried = {name: trained.valid for name, trained in first.items()}
@@ -210,9 +208,7 @@ def compose(model: Model, params: network.Params, music: data.Music, seed: int) 
 
 
 def run(options: Options) -> Outcome:
-    """Trains and tests every unit on every set, and samples a piece from the largest one for
-    chorales.
-    """
+    """Trains and tests every unit on every set, and samples a chorale."""
     sets, seeds = (
         (["JSB Chorales"], [options.seed]) if options.quick else (list(data.MUSIC), range(options.seed, options.seed + 3))
     )

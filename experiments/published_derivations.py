@@ -37,9 +37,7 @@ ROWS, UNITS, STEPS = 3, 4, 5  # batch, equal input and hidden size, and steps of
 
 
 def random_step(seed: int, rows: int = ROWS, inputs: int = UNITS) -> tuple[audit.Values, dict[str, Any], Any]:
-    """Draws the values of a step, the deltas that the chains start from, and the weights of a
-    read-out.
-    """
+    """Draws the values of a step, the first deltas of the chains, and a read-out."""
     keys = iter(jax.random.split(jax.random.key(seed), 16))
     normal = lambda *shape: jax.random.normal(next(keys), shape)
     v = {name: normal(inputs if name[0] == "U" else UNITS, UNITS) for name in audit.WEIGHTS}
@@ -117,9 +115,7 @@ def judge_forward(seed: int) -> dict[str, Any]:
 
 
 def judge_two_layers(seed: int) -> dict[str, float]:
-    """Returns the error of Fichou's weight gradients over two layers of unequal sizes and several
-    steps, corrected and as printed.
-    """
+    """Returns the error of Fichou's weight gradients over two layers and several steps."""
     keys = iter(jax.random.split(jax.random.key(seed), 16))
     sizes = {"lower": (2, 3), "upper": (3, UNITS)}
     lower, upper = (

@@ -120,9 +120,7 @@ def library_rate(devices: int, size: Size) -> float:
 
 
 def python_loop_rate(size: Size) -> float:
-    """Measures the sequences per second of a Python loop that calls a jitted step and reads each
-    loss.
-    """
+    """Measures the sequences per second of a Python loop over a jitted step."""
     import jax
     import optax
 

@@ -1,3 +1,1 @@
-"""The parts of the polyphonic music experiment: the file reader, the network, the baselines, MIDI
-output and the tables.
-"""
+"""The parts of the polyphonic music experiment."""

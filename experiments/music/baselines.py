@@ -1,5 +1,4 @@
-"""The two baselines without a network that Boulanger-Lewandowski et al. 2012 publish for all four
-sets (their Table 1).
+"""The two baselines without a network of Boulanger-Lewandowski et al. 2012 (their Table 1).
 
 Reproducing them confirms that the data and the measure are theirs: nats summed over 88 notes,
 averaged over all frames of all pieces, including first frames.

@@ -100,8 +100,7 @@ def _decompress(body: memoryview, max_bytes: int) -> bytes:
 
 
 def _matrix(body: memoryview, order: str) -> tuple[int, bool, tuple[int, ...], str, Iterator[Element]]:
-    """Returns a matrix's class, whether it is complex, its dimensions, its name, and the elements
-    that follow.
+    """Returns class, complex flag, dimensions and name of a matrix, and the elements that follow.
 
     Raises:
         ValueError: If the element is not a matrix.

@@ -1,5 +1,4 @@
-"""The network of the polyphonic music experiment, its loss, and four averages of the loss over
-frames.
+"""The network of the polyphonic music experiment, its loss, and four averages over frames.
 
     p(frame_t | earlier frames) = Π_k Bernoulli(y_tk; σ(h_t V + b_y)_k)
 

@@ -74,9 +74,7 @@ def table(results: dict[str, Any], baselines: dict[str, Any]) -> str:
 
 
 def draw_curves(results: dict[str, Any]) -> plt.Figure:
-    """Draws validation (solid) and training loss (dashed) over updates and seconds, as the paper's
-    figures 2 and 3.
-    """
+    """Draws the learning curves over updates and seconds, as the paper's figures 2 and 3."""
     figure, all_axes = plt.subplots(len(results), 2, figsize=(12, 3.4 * len(results)), layout="constrained", squeeze=False)
     for row, (name, by_unit) in zip(all_axes, results.items(), strict=True):
         lowest = min(np.min(curve["valid"]) for found in by_unit.values() for curve in found["curves"])

@@ -96,9 +96,7 @@ def step_values(v: Values) -> Values:
 
 
 def true_cotangents(v: Values, h_bar: Any) -> Values:
-    """Returns the cotangents of all probes, of x, h₋ and the weights, and of the biases that a
-    package may add, by autodiff.
-    """
+    """Returns the cotangents of all probes, x, h₋, weights and possible biases, by autodiff."""
     zeros = {name: jnp.zeros_like(v["x"] if name.startswith("x") else v["h₋"]) for name in PROBES}
     loss = lambda v, probes: jnp.vdot(forward(v, probes), h_bar)
     inputs = {name: v[name] for name in ("x", "h₋", *WEIGHTS)}

@@ -32,8 +32,9 @@ def sigmoid_prime(s: Any) -> Any:
 
 
 def equations(reading: tuple[str, str] = ("W", "U")) -> tuple[Equation, ...]:
-    """Returns the chain under a reading: the letters of the forward equations that W and U stand
-    for in the backward ones.
+    """Returns the chain under a reading of W and U.
+
+    `reading` has the letters of the forward equations that W and U of the backward ones stand for.
     """
 
     def weight(letter: str, gate: str, v: Values) -> Any:

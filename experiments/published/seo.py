@@ -1,5 +1,4 @@
-"""The errors of Seo's script x_gru.py, each made alone in a derivation that is otherwise correct,
-and all together.
+"""The gradient of Seo's script x_gru.py, with any of its errors made in a correct derivation.
 
     h = u h₋ + (1 − u) c,   c = tanh(x wx_c + r h₋ wrec_c),   cost ½ Σ (h₃ − y)²
 
@@ -25,9 +24,7 @@ ERRORS = {
 
 
 def gradient(errors: frozenset[str] = frozenset()) -> jax.Array:
-    """Returns (∂/∂wx_c, ∂/∂wrec_c) at the script's initial weights, by the derivation with the
-    given errors.
-    """
+    """Returns (∂/∂wx_c, ∂/∂wrec_c) at the initial weights, with the given errors made."""
     w, xs, ys = script_weights(), jnp.array(XS), jnp.array(YS)
     wrong = lambda number: any(error[0] == number for error in errors)
     hs, steps = [jnp.zeros(len(xs))], []

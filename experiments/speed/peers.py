@@ -62,9 +62,7 @@ def flax_nnx(problem: Problem, checkpointed: bool) -> Candidate:
 
 
 def equinox_cell(problem: Problem) -> tuple[Any, Callable[[Any], Any]]:
-    """Returns the arrays of Equinox' cell, and a function from such arrays to the cell, which takes
-    one sequence.
-    """
+    """Returns the arrays of Equinox' cell, and a function from such arrays to the cell."""
     import equinox as eqx
 
     cell, params, xs, weights = problem
@@ -118,9 +116,7 @@ def haiku(problem: Problem, checkpointed: bool) -> Candidate:
 
 
 def keras(problem: Problem, checkpointed: bool) -> Candidate:
-    """Returns the loss of Keras: the stateless call of its layer, or if checkpointed, a scan of its
-    cell's stateless call.
-    """
+    """Returns the loss of Keras: the stateless call of its layer, or a checkpointed scan of its cell."""
     os.environ.setdefault("KERAS_BACKEND", "jax")
     import keras
 
@@ -183,9 +179,7 @@ PEERS: dict[str, tuple[Maker, tuple[gj.Cell, ...]]] = {
 
 
 def peers_of(cell: gj.Cell, names: Sequence[str]) -> dict[str, Callable[[Problem], Candidate]]:
-    """Returns the candidates of the given libraries that have this cell, each plain and with its
-    step checkpointed.
-    """
+    """Returns the candidates of the libraries that have this cell, plain and checkpointed."""
     makers = {name: PEERS[name][0] for name in names if name in PEERS and cell in PEERS[name][1]}
     plain = {name: partial(maker, checkpointed=False) for name, maker in makers.items()}
     return plain | {f"{name}, checkpointed": partial(maker, checkpointed=True) for name, maker in makers.items()}

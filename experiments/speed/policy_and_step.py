@@ -1,6 +1,4 @@
-"""Programs other than the gradient of one batch: the update of many recurrent policies, and a
-single step of a cell.
-"""
+"""Programs beside the gradient of one batch: a policy update, and a single step."""
 
 from collections.abc import Sequence
 from functools import partial

@@ -1,6 +1,4 @@
-"""The benchmark problem: the gradient of a weighted sum of all outputs by the weights, over random
-sequences.
-"""
+"""The benchmark problem: the gradient of a weighted sum of all outputs by the weights."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple

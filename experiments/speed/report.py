@@ -10,8 +10,9 @@ NOT_JAX_PEERS = ("ours", "ours, states", "ours, gates", "autodiff", "PyTorch", "
 
 
 def fastest(measured: dict[str, Any], checkpointed: bool | None = None) -> float:
-    """Returns the milliseconds of the fastest other JAX library: checkpointed, plain, or with None
-    any of them.
+    """Returns the milliseconds of the fastest other JAX library.
+
+    `checkpointed` restricts the libraries to checkpointed or plain ones. Defaults to all.
     """
     others = {name: found["ms"] for name, found in measured.items() if name not in NOT_JAX_PEERS}
     if checkpointed is not None:
@@ -44,9 +45,7 @@ def mean_and_least(ratios: list[float]) -> dict[str, float]:
 
 
 def summarize_gradients(cases: list[dict[str, Any]]) -> dict[str, Any]:
-    """Summarises one cell over the shapes of a group: times, memory and compile times relative to
-    ours, and the floor.
-    """
+    """Summarises times, memory and compile times of one cell over the shapes of a group."""
     ms = lambda name: [case["measured"][name]["ms"] for case in cases]
     mib = lambda name: [max(case["measured"][name]["temp_mib"], 1e-4) for case in cases]
     ratios = lambda others, own: [other / one for other, one in zip(others, own, strict=True)]
@@ -106,9 +105,7 @@ def summary(results: dict[str, Any]) -> dict[str, Any]:
 
 
 def tables(results: dict[str, Any]) -> str:
-    """Formats the results as Markdown: a table of milliseconds and MiB of temporaries for each
-    group and cell.
-    """
+    """Formats milliseconds and MiB of temporaries as one Markdown table per group and cell."""
     text = ["# Milliseconds of a gradient (MiB of temporaries)", ""]
     text += ["Shapes are (T, B, D, H). The floor is the time of the unavoidable operations at the rate of a large matmul.", ""]
     everything = [

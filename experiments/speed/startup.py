@@ -8,9 +8,7 @@ import time
 
 
 def startup_seconds() -> dict[str, float]:
-    """Times importing jax, importing gru_jax after it, and the first gradient of a small model,
-    including compilation.
-    """
+    """Times importing jax, importing gru_jax after it, and compiling a first small gradient."""
     began = time.perf_counter()
     import jax
     import jax.numpy as jnp

@@ -15,9 +15,7 @@ from gru_jax.cells.linear import LinearParams
 
 
 def repeated_terms(wrec: float, last_bar: np.ndarray, steps: int) -> np.ndarray:
-    """Returns the repeated terms s̄_k = s̄_T wrec^{T-k}, (T, N), computing each from the one after
-    it.
-    """
+    """Returns the terms s̄_k = s̄_T wrec^{T-k}, (T, N), each computed from the one after it."""
     terms = [last_bar]
     for _ in range(steps - 1):
         terms.append(terms[-1] * wrec)
@@ -25,8 +23,9 @@ def repeated_terms(wrec: float, last_bar: np.ndarray, steps: int) -> np.ndarray:
 
 
 def derivatives_shared(wrec: float, last_bar: np.ndarray, xs: np.ndarray, s_prevs: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Returns ∂J/∂wx and ∂J/∂wrec of each state and sequence, (T, N) each, in 3T − 1
-    multiplications per sequence.
+    """Returns ∂J/∂wx and ∂J/∂wrec of each state and sequence, (T, N) each.
+
+    This takes 3T − 1 multiplications per sequence.
     """
     s_bars = repeated_terms(wrec, last_bar, len(xs))
     return s_bars * xs, s_bars * s_prevs
@@ -35,8 +34,9 @@ def derivatives_shared(wrec: float, last_bar: np.ndarray, xs: np.ndarray, s_prev
 def derivatives_one_by_one(
     wrec: float, last_bar: np.ndarray, xs: np.ndarray, s_prevs: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Returns the same as `derivatives_shared`, each by its own chain of products: T² + T
-    multiplications per sequence.
+    """Returns the same as `derivatives_shared`, each by its own chain of products.
+
+    This takes T² + T multiplications per sequence.
     """
 
     def derivative(k: int, local: np.ndarray) -> np.ndarray:
@@ -101,9 +101,7 @@ def gradient_over_time(wx: float, wrec: float, data: Sequences) -> np.ndarray:
 
 
 def table_of_terms(wrec: float, last_bar: np.ndarray, xs: np.ndarray, s_prevs: np.ndarray) -> list[dict[str, float]]:
-    """Returns the terms of the gradient for each sequence and state, as the tutorial tabulates
-    them.
-    """
+    """Returns the terms of the gradient for each sequence and state, as in the tutorial."""
     wx_bars, wrec_bars = derivatives_shared(wrec, last_bar, xs, s_prevs)
     columns = {
         "∂J/∂s": repeated_terms(wrec, last_bar, len(xs)),

@@ -118,9 +118,7 @@ def gradient_from_scratch(stamps: list[Stamp], weights: dict[str, Any]) -> dict[
 
 
 def error_of_use(stamp: Stamp, U_h: Any, delta: Any, name: str) -> Any:
-    """Returns the gradient by one weight from its use at `stamp`, sharing nothing with the other
-    weights.
-    """
+    """Returns the gradient by one weight from its use at `stamp`, from scratch."""
     x, h_prev, z, r, g, _ = stamp
     used = x if name[0] == "W" else r * h_prev if name == "U_h" else h_prev
     if name.endswith("z"):
