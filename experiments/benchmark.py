@@ -37,6 +37,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+import gru_jax as gj
 from experiments.common import Options, Outcome, main
 from experiments.speed import report, sharded, torch_process, variants
 from experiments.speed.measure import (
@@ -107,8 +108,8 @@ def candidates_of(
     """
     found = {"ours": ours(problem)}
     if residuals:
-        found |= {f"ours, {kind}": ours(problem, residuals=kind) for kind in ("states", "gates")}
-    found |= {"autodiff": ours(problem, derivative="autodiff")}
+        found |= {f"ours, {kind}": ours(problem, derivative=gj.CustomVJP(residuals=kind)) for kind in ("states", "gates")}
+    found |= {"autodiff": ours(problem, derivative=gj.Autodiff())}
     if problem.cell is CELLS["LSTM"] and jax.default_backend() == "gpu":
         found["cuDNN"] = cudnn_lstm(problem)
     others = {name: maker(problem) for name, maker in peers_of(problem.cell, peers).items()}

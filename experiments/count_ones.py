@@ -165,7 +165,7 @@ def reproduce_seo_logistic(steps: int) -> tuple[list[Row], gj.train.Fit, dict[st
     cell, (params, data) = switched_rnn(), seo_logistic()
     fit = train(cell, params, data, optax.sgd(0.001), steps)
     ours = {step: recorded(cell, fit, ("000", "001", "011"), data, step) for step, _ in SEO_LOGISTIC if step <= steps}
-    difference = np.abs(gradients(cell, params, data) - gradients(cell, params, data, derivative="autodiff")).max()
+    difference = np.abs(gradients(cell, params, data) - gradients(cell, params, data, derivative=gj.Autodiff())).max()
     return compare(SEO_LOGISTIC, ours), fit, {"adjoint_less_autodiff": float(difference)}
 
 

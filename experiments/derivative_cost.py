@@ -1,17 +1,16 @@
 """What do the derived gradients and tangents cost compared with autodiff?
 
 Measured: the gradient of a weighted sum of all outputs with respect to the parameters, in float32,
-for each cell and shape, with and without lengths and resets. There are three ways:
-`derivative="adjoint"` (the custom VJP), `"both"` (the custom JVP, whose transpose is derived too)
-and `"autodiff"`, all with the same forward pass. A tangent in a random direction is timed by
-`"both"` and by autodiff.
+for each cell and shape, with and without lengths and resets. There are three ways: `CustomVJP`,
+`CustomJVP` (whose transpose is derived too) and `Autodiff`, all with the same forward pass. A
+tangent in a random direction is timed by `CustomJVP` and by `Autodiff`.
 
 Method: the programs are compiled, their results compared, and then timed in turns over several
 rounds. Ratios of medians are reported. The committed times are from two CPU cores.
 
 Expectation: the derived gradient is faster than autodiff's and needs less memory, with and without
-lengths and resets. The gradient by `"both"` costs little more. For a tangent alone autodiff is
-faster, because it makes one pass where `"both"` makes two.
+lengths and resets. The gradient by `CustomJVP` costs little more. For a tangent alone autodiff is
+faster, because it makes one pass where `CustomJVP` makes two.
 """
 
 from collections.abc import Callable
@@ -31,6 +30,8 @@ from experiments.speed.report import geomean
 SHAPES = ((100, 32, 64, 128), (1000, 16, 32, 64), (60, 16, 256, 512))  # T, B, D, H
 QUICK_SHAPES = ((20, 4, 8, 16),)
 CONDITIONS = {"plain": False, "lengths and resets": True}  # whether lengths and resets are given
+# The names are keys of results.json.
+DERIVATIVES = {"adjoint": gj.CustomVJP(), "both": gj.CustomJVP(), "autodiff": gj.Autodiff()}
 GRADIENTS, TANGENTS = ("adjoint", "both", "autodiff"), ("both", "autodiff")
 
 
@@ -53,8 +54,10 @@ def candidates(cell: gj.Cell, shape: tuple[int, ...], *, with_step_flags: bool, 
     def tangent(derivative: Any, params: Any, *data: jax.Array) -> jax.Array:
         return jax.jvp(lambda params: loss(derivative, params, *data), (params,), (direction,))[1]
 
-    programs: dict[str, Callable[..., Any]] = {f"gradient, {name}": jax.grad(partial(loss, name)) for name in GRADIENTS}
-    programs |= {f"tangent, {name}": partial(tangent, name) for name in TANGENTS}
+    programs: dict[str, Callable[..., Any]] = {
+        f"gradient, {name}": jax.grad(partial(loss, DERIVATIVES[name])) for name in GRADIENTS
+    }
+    programs |= {f"tangent, {name}": partial(tangent, DERIVATIVES[name]) for name in TANGENTS}
     arguments = (params, xs, lengths, resets)
     return {name: compile_program(program, *arguments) for name, program in programs.items()}
 

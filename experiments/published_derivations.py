@@ -176,7 +176,9 @@ def double_sum(seed: int, steps: int = 3) -> dict[str, Any]:
             terms["U"][t, k], terms["W"][t, k] = np.outer(befores[k], a), np.outer(xs[k], a)
 
     loss_at = lambda V, t, h: 0.5 * jnp.sum((h @ V - ys[t]) ** 2) / steps
-    whole = lambda params, V: sum(loss_at(V, t, h) for t, h in enumerate(gj.unroll(cell, params, xs, derivative="autodiff")[1]))
+    whole = lambda params, V: sum(
+        loss_at(V, t, h) for t, h in enumerate(gj.unroll(cell, params, xs, derivative=gj.Autodiff())[1])
+    )
     params_bar, V_bar = jax.grad(whole, (0, 1))(params, V)
     split: ElmanParams = gj.flow.contributions(cell, params, xs, lambda t, h: loss_at(V, t, h))
     return {

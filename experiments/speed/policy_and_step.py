@@ -44,7 +44,7 @@ def policy_updates(steps: int, actors: int, networks: int, units: int, peers: Se
 
         return [Candidate(loss, problem.params, lambda params: params) for problem in problems]
 
-    candidates = {"ours": ours("adjoint"), "autodiff": ours("autodiff")}
+    candidates = {"ours": ours(gj.CustomVJP()), "autodiff": ours(gj.Autodiff())}
     if "Flax NNX" in peers:
         step_of, _ = flax_nnx_step(problems[0])
 

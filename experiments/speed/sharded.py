@@ -33,14 +33,17 @@ def main(task: dict[str, Any]) -> None:
     from jax.sharding import AxisType, NamedSharding
     from jax.sharding import PartitionSpec as P
 
+    import gru_jax as gj
     from experiments.speed.measure import compile_program, difference, interleaved
     from experiments.speed.peers import ours, peers_of
     from experiments.speed.problem import CELLS, Shape, random_problem
 
     cell = CELLS[task["cell"]]
     problem = random_problem(cell, Shape(*task["shape"]), task["seed"])
-    candidates = {"ours": ours(problem)} | {f"ours, {kind}": ours(problem, residuals=kind) for kind in ("states", "gates")}
-    candidates |= {"autodiff": ours(problem, derivative="autodiff")}
+    candidates = {"ours": ours(problem)} | {
+        f"ours, {kind}": ours(problem, derivative=gj.CustomVJP(residuals=kind)) for kind in ("states", "gates")
+    }
+    candidates |= {"autodiff": ours(problem, derivative=gj.Autodiff())}
     candidates |= {name: maker(problem) for name, maker in peers_of(cell, task["peers"]).items()}
     mesh = jax.make_mesh((task["devices"],), ("batch",), axis_types=(AxisType.Auto,))
     programs, gradients = {}, {}

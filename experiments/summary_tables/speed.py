@@ -74,8 +74,8 @@ def benchmark_other() -> str:
     rows = []
     for kind, (memory, speed) in kinds.items():
         ours, theirs = larger[f"temp_states_over_leanest_{kind}"], larger[f"fastest_{kind}_over_states"]
-        rows.append((f'`residuals="states"`: memory over that of the leanest {kind} library', memory, value(ours)))
-        rows.append((f'`residuals="states"`: time of the fastest {kind} library over ours', speed, value(theirs)))
+        rows.append((f'`CustomVJP(residuals="states")`: memory over that of the leanest {kind} library', memory, value(ours)))
+        rows.append((f'`CustomVJP(residuals="states")`: time of the fastest {kind} library over ours', speed, value(theirs)))
     rows += [
         (
             f"compile time over that of the slowest other library: {label}, {GROUPS[group]}",

@@ -32,7 +32,7 @@ def test_seos_second_run_reproduces_its_first_thousand_updates_with_a_custom_cel
     assert unequal(rows) == []
     assert {(0, "MSE"), (1000, "MSE")} <= {(row.step, row.quantity) for row in rows if row.equal}
     assert difference["adjoint_less_autodiff"] < 1e-14
-    assert counting_rnn.switched_rnn().pull is None
+    assert counting_rnn.switched_rnn().adjoint is None
 
 
 def test_roelants_gradient_and_losses_are_reproduced_except_for_one_misquoted_digit():

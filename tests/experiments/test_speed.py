@@ -23,7 +23,7 @@ SHAPE = Shape(6, 3, 4, 5)
 
 def programs_of(name, candidate):
     problem = random_problem(CELLS[name], SHAPE)
-    reference = gradient_program(ours(problem, derivative="autodiff"), problem)
+    reference = gradient_program(ours(problem, derivative=gj.Autodiff()), problem)
     program = gradient_program(candidate(problem), problem)
     return problem, program.call(*program.arguments), reference.call(*reference.arguments)
 
