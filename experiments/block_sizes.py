@@ -22,7 +22,7 @@ import numpy as np
 from experiments.common import Options, Outcome, main
 from experiments.speed.measure import Program, gradient_program, interleaved, relative_difference
 from experiments.speed.peers import ours
-from experiments.speed.problem import CELLS, Problem, Shape, posed
+from experiments.speed.problem import CELLS, Problem, Shape, random_problem
 from experiments.speed.report import geomean
 from gru_jax import ops
 from gru_jax._engine.blocks import chosen
@@ -81,7 +81,7 @@ def programs_of(problem: Problem, quick: bool) -> tuple[str, dict[str, Program]]
 
 def swept(cell: str, shape: Shape, options: Options) -> dict[str, Any]:
     """One case: all programs compared, then timed."""
-    choice, programs = programs_of(posed(CELLS[cell], shape, options.seed), options.quick)
+    choice, programs = programs_of(random_problem(CELLS[cell], shape, options.seed), options.quick)
     made = {name: program.call(*program.arguments) for name, program in programs.items()}
     differences = [relative_difference(gradient, made[AS_CHOSEN]) for gradient in made.values()]
     assert np.max(differences) < 1e-3, dict(zip(made, differences, strict=True))

@@ -70,12 +70,13 @@ def step(
     check_cell(cell)
     validate.check_resets(reset, reset_state, name="reset")
     params, h, x = validate.check_step(cell, params, h, x)
+    batch = np.shape(x)[:-1]
     if isinstance(reset, bool | np.bool_):
-        reset = np.full(x.shape[:-1], reset)
+        reset = np.full(batch, reset)
     if reset is not None:
-        reset = validate.check_flags("reset", reset, x.shape[:-1], "*batch")
+        validate.check_flags("reset", reset, batch, "*batch")
     if reset_state is not None:
-        validate.check_reset_state(reset_state, cell, params, x.shape[:-1])
+        validate.check_reset_state(reset_state, cell, params, batch)
     return _compiled(cell, probe_platform(), params, h, x, reset, reset_state)
 
 

@@ -9,7 +9,7 @@ import os
 import sys
 from typing import Any
 
-from experiments.speed.child import told
+from experiments.speed.child_process import run_json
 
 VARIANTS: dict[str, dict[str, Any]] = {
     "loop unrolled by 2": {"unroll": 2},
@@ -34,7 +34,7 @@ def timed(cell: str, shape: Any, variant: dict[str, Any], rounds: int, platform:
     given = {"cell": cell, "shape": list(shape), "variant": variant, "rounds": rounds, "seed": seed}
     flags = f"{os.environ.get('XLA_FLAGS', '')} {variant.get('flags', '')}".strip()
     environment = {"XLA_FLAGS": flags, "JAX_PLATFORMS": {"gpu": "cuda"}.get(platform, platform)}
-    return told("-m", "experiments.speed.variants", json.dumps(given), environment=environment)
+    return run_json("-m", "experiments.speed.variants", json.dumps(given), environment=environment)
 
 
 def main(given: dict[str, Any]) -> None:
@@ -43,11 +43,11 @@ def main(given: dict[str, Any]) -> None:
 
     from experiments.speed.measure import gradient_program, interleaved, relative_difference
     from experiments.speed.peers import ours
-    from experiments.speed.problem import CELLS, Shape, posed
+    from experiments.speed.problem import CELLS, Shape, random_problem
     from gru_jax import ops
     from gru_jax._engine import recursion
 
-    problem, variant = posed(CELLS[given["cell"]], Shape(*given["shape"]), given["seed"]), given["variant"]
+    problem, variant = random_problem(CELLS[given["cell"]], Shape(*given["shape"]), given["seed"]), given["variant"]
     programs = {"as it is": gradient_program(ours(problem), problem)}
     recursion.UNROLL = variant.get("unroll", recursion.UNROLL)
     ops.WIDE_UP_TO = variant.get("wide_up_to", ops.WIDE_UP_TO)

@@ -87,7 +87,7 @@ class Plan:
     join_outside: bool = False
 
 
-def probe(xs: Any, time_major: bool, arguments: Any) -> Device:
+def probe(xs: Any, arguments: Any) -> Device:
     """Asks about the devices on which `xs` and the other arguments of a call are computed.
 
     Inside `shard_map` the arrays are one device's own. Under `jit` their sharding is not known:
@@ -182,7 +182,6 @@ def PLANNER(shapes, device, request, last_only):
             block_size=request.block_size,
             forward_block_size=request.block_size,
             join_in_loop=join,
-            project_in_loop=in_loop,
         )
     sequences = -(-shapes.sequences * device.vmapped // device.batch_shards)
     per_step = sequences * units

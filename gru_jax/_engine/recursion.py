@@ -35,12 +35,15 @@ from gru_jax._engine.step_flags import StepFlags, apply_resets, tree_where, tree
 from gru_jax._engine.weights import lower_matrices, transpose_matrices
 
 
+Returns = Literal["outputs", "states", "last"]
+
+
 @dataclass(frozen=True)
 class Loop:
     """What is known of a recursion before tracing."""
 
     plan: Plan
-    returns: Literal["outputs", "states", "last"] = "outputs"  # what stands beside the last state
+    returns: Returns = "outputs"  # what stands beside the last state
     reverse: bool = False
     compute_dtype: Any = None
 
