@@ -143,7 +143,8 @@ class Trainer:
         clock = [time.perf_counter()]
         fit = gj.train.fit(
             self.loss_fn, params, self.optimizer, self.source, key=key_fit, steps=self.steps, steps_per_execution=each,
-            evaluate=self.validation, evaluate_every=each, weight_fn=valid_frames, carry=self.model.cell.initial_state(params.cell, BATCH),
+            evaluate=self.validation, evaluate_every=each, weight_fn=valid_frames,
+            carry=self.model.cell.initial_state(params.cell, BATCH),
             early_stopping=gj.train.EarlyStopping("valid", patience=self.setting.patience),
             callbacks=[lambda info: clock.append(time.perf_counter())],
         )  # fmt: skip

@@ -122,16 +122,7 @@ def outer_sum(
         The sum, in at least float32: the engine adds up all blocks of time before it rounds to the
         dtype of `W`.
     """
-    # contracts all leading axes at once: merging them by a reshape would move a sharded batch axis
-    leading = tuple(range(x.ndim - 1))
-    operand = x.dtype if W is None else W.dtype
-    return jax.lax.dot_general(
-        x.astype(operand),
-        a.astype(operand),
-        dimension_numbers=((leading, leading), ((), ())),
-        preferred_element_type=sum_dtype(x),
-        out_sharding=replicated(x, a),
-    )
+    return _outer_sum(x, a, x.dtype if W is None else W.dtype)
 
 
 def outer_sums(
@@ -144,7 +135,7 @@ def outer_sums(
     cotangents, weights = zip(*products, strict=True)
     if not products_are_joined() or explicitly_sharded(x, *cotangents):
         return [outer_sum(x, a, W) for a, W in products]
-    joined = outer_sum(x, jnp.concatenate(cotangents, -1), weights[0])
+    joined = _outer_sum(x, jnp.concatenate(cotangents, -1), weights[0].dtype)
     return jnp.split(joined, len(products), -1)
 
 
@@ -162,3 +153,15 @@ def sum_dtype(x: Array) -> jnp.dtype:
     if that is wider.
     """
     return jnp.promote_types(x.dtype, jnp.float32)
+
+
+def _outer_sum(x: Array, a: Array, operand_dtype: jnp.dtype) -> Array:
+    # contracts all leading axes at once: merging them by a reshape would move a sharded batch axis
+    leading = tuple(range(x.ndim - 1))
+    return jax.lax.dot_general(
+        x.astype(operand_dtype),
+        a.astype(operand_dtype),
+        dimension_numbers=((leading, leading), ((), ())),
+        preferred_element_type=sum_dtype(x),
+        out_sharding=replicated(x, a),
+    )

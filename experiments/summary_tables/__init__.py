@@ -27,7 +27,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "benchmark": speed.benchmark,
     "benchmark_growth": speed.benchmark_growth,
     "benchmark_other": speed.benchmark_other,
-    "block_sizes": speed.block_sizes,
+    "plan_rules": speed.plan_rules,
     "derivative_cost": speed.derivative_cost,
     "training_speed": speed.training_speed,
 }

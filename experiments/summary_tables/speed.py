@@ -101,17 +101,14 @@ def benchmark_other() -> str:
     return markdown(("", "target", "result"), rows)
 
 
-def block_sizes() -> str:
-    """Tabulates the time with the engine's choices over that of the best choice of a sweep."""
-    found = summary("block_sizes")
-    names = {"blocks": "block size and residuals", "products": "products in the loop"}
+def plan_rules() -> str:
+    """Tabulates the time of a gradient without each rule of the plan over that with it."""
+    show = lambda entry, kind: fixed(2)(entry[kind]) if kind in entry else NONE
     rows = [
-        (label, "1", fixed(2)(found[f"chosen over best {key}"]["mean"]), fixed(2)(found[f"chosen over best {key}"]["most"]))
-        for key, label in names.items()
+        (name, show(entry, "tuned"), show(entry, "random"), fixed(2)(entry["least"]))
+        for name, entry in summary("plan_rules")["rules"].items()
     ]
-    return markdown(
-        ("time of the engine's choice over that of the best", "best possible", "mean over cases", "worst case"), rows
-    )
+    return markdown(("rule", "mean, tuned shapes", "mean, random shapes", "worst case"), rows)
 
 
 def derivative_cost() -> str:

@@ -9,13 +9,11 @@ import numpy as np
 import pytest
 
 import gru_jax as gj
-from experiments import benchmark, block_sizes
-from experiments.common import Options
+from experiments import benchmark, plan_rules
 from experiments.speed import report
 from experiments.speed.measure import Program, difference, forward_program, gradient_program, interleaved, relative_difference
 from experiments.speed.peers import PEERS, cudnn_lstm, ours, peers_of
 from experiments.speed.problem import CELLS, Candidate, Shape, floor_flop, random_problem
-from gru_jax import ops
 from tests.convert.parity import library
 
 SHAPE = Shape(6, 3, 4, 5)
@@ -132,7 +130,7 @@ def results():
         "growth": {"T": [case("T", ms, mib)]},
         "passes": [case("forward", {name: ms[name] for name in ("ours", "Haiku")}, mib)],
         "devices": [devices],
-        "variants": {"loop unrolled by 2": {str(SHAPE): 0.97}},
+        "variants": {"one block": {str(SHAPE): 0.97}},
         "around": {"a single step": {"ours": {"ms": 2.0}, "Equinox": {"ms": 3.0}}},
     }
 
@@ -174,7 +172,7 @@ def test_summary_without_other_libraries_covers_ours_alone():
 def test_tables_have_every_case():
     text = report.tables(results())
     assert text.count(str(SHAPE)) == 6  # two tiny cases, T, forward, devices, and the header of the variants
-    assert "| loop unrolled by 2 | 0.97 |" in text
+    assert "| one block | 0.97 |" in text
     assert "| Equinox | 3 |" in text
     for block in text.split("\n## ")[1:]:
         assert len({line.count("|") for line in block.splitlines() if line.startswith("|")}) == 1
@@ -192,16 +190,17 @@ def test_problem_is_random_with_zero_reset_bias():
     assert float(jnp.std(problem.params.b_z.astype(jnp.float32))) > 0.01
 
 
-def test_sweep_compares_the_chosen_plan_with_alternatives():
-    joint = ops.JOINT_UP_TO
-    case = block_sizes.swept("GRU", Shape(13, 3, 2, 5), Options(quick=True))
-    assert joint == ops.JOINT_UP_TO
-    assert case["chosen"] == "13, states"
-    assert list(case["measured"]) == ["as chosen", "3, states", "3, gates", "13, gates", "[x, h] joined"]
-    assert case["best_blocks"] in list(case["measured"])[:4]
-    assert case["best_products"] in ("as chosen", "[x, h] joined")
-    ms = {name: found["ms"] for name, found in case["measured"].items()}
-    assert case["chosen_over_best_blocks"] == round(ms["as chosen"] / ms[case["best_blocks"]], 3) >= 1
-    columns = {line.count("|") for line in block_sizes.table([case]).splitlines() if line.startswith("|")}
-    assert columns == {10}
-    assert len(block_sizes.draw([case]).axes) == 2
+def test_each_rule_of_the_plan_changes_a_plan_and_is_measured():
+    shapes = [*plan_rules.TUNED, *plan_rules.QUICK_SHAPES]
+    for name, rule in plan_rules.RULES.items():
+        drawn = plan_rules.draw_shapes(rule, 1, seed=0)
+        assert [s for s in [*shapes, *drawn] if rule(plan_rules.plan_for(s), s) != plan_rules.plan_for(s)], name
+    name, shape = "a small sequence is one block", Shape(13, 3, 2, 5)
+    (case,) = plan_rules.measure_rule(name, [("tuned", shape)], plan_rules.RuleOptions(quick=True))
+    assert case["ratio"] == round(case["measured"]["without"]["ms"] / case["measured"]["with"]["ms"], 3)
+    summary = plan_rules.summarize([case, case | {"shapes": "random", "ratio": 2.0}])
+    assert summary[name] == {"tuned": case["ratio"], "random": 2.0} | {
+        "least": min(case["ratio"], 2.0), "most": max(case["ratio"], 2.0), "cases": 2
+    }  # fmt: skip
+    assert "| a small sequence is one block |" in plan_rules.table(summary)
+    assert len(plan_rules.draw([case]).axes) == 1
