@@ -1,4 +1,4 @@
-"""Recurrent networks in JAX with a hand-derived backward pass, proven equal to `jax.grad`."""
+"""Recurrent networks in JAX with a hand-derived backward pass, tested against `jax.grad`."""
 
 from gru_jax import cells as cells
 from gru_jax import convert as convert

@@ -1,5 +1,5 @@
-"""What a cell is: a value of pure functions. The equations stand in it once, and each derivative is
-a pair of functions.
+"""Defines `Cell`: an immutable bundle of pure functions. The equations are written once, and each
+derivative is a pair of functions.
 
 |         | for all t at once (matmuls over time and batch) | inside the loop (recurrent matmuls only) |
 |---------|-------------------------------------------------|------------------------------------------|
@@ -9,7 +9,7 @@ a pair of functions.
 
 `linearize` gives the coefficients that the tangent and the adjoint share. In each column the
 adjoint is the transpose of the tangent, and the tangent is the derivative of the value, so each
-function can be proven by itself (tests/cells/test_tables.py does).
+function can be tested on its own (tests/cells/test_tables.py does).
 """
 
 from collections.abc import Callable
@@ -19,7 +19,7 @@ from typing import Any
 import jax
 from jaxtyping import Array
 
-from gru_jax._engine import run_cell, validate
+from gru_jax._engine import run_cell, validate_cell
 from gru_jax._engine.functions import comparable
 from gru_jax._engine.layer import CallOptions, Layer, LayerOutput, LayerRequest, Sequence
 
@@ -31,8 +31,7 @@ def _identity(state: Any) -> Any:
 @jax.tree_util.register_static
 @dataclass(frozen=True)
 class Adjoint:
-    """The derived backward pass of a cell: what multiplies and what is summed when a gradient goes
-    back one step.
+    """The derived backward pass of a cell: the functions that propagate cotangents back one step.
 
     See `Cell` for an example with its derivation.
 
@@ -40,9 +39,9 @@ class Adjoint:
         linearize: `linearize(g, h_prev) -> k`. Computes the coefficients of the linearised step
             from the values; elementwise, for all steps of a block at once.
         input_vjp: `input_vjp(params, xs, h_prevs, g, k, h_bars) -> (params_bar, xs_bar)`. The
-            cotangents of params and inputs from those of the states, for all steps of a block at
-            once. `params_bar` has the type of `params`, and None where that is None. Linear in
-            `h_bars`.
+            cotangents of params and inputs from `h_bars`, the total cotangent of each new state,
+            zero on masked steps; for all steps of a block at once. `params_bar` has the type of
+            `params`, and None where that is None. Linear in `h_bars`.
         state_vjp: `state_vjp(params_T, k, h_bar) -> h_prev_bar`. The cotangent of the previous
             state, one step at a time. `params_T` is `params` with every matrix transposed, once and
             outside the loop. Linear in `h_bar`.
@@ -87,8 +86,8 @@ class Cell(Layer):
     """One recurrent cell: h_t = update(gates(params, u_t, h_{t-1}), h_{t-1}) with u =
     project(params, x).
 
-    Four functions make a cell, and `gj.unroll` differentiates it by a custom VJP that saves only
-    its states. A leaky RNN, h = ¾ h₋ + ¼ tanh(x W + h₋ U):
+    A cell needs four functions: `init`, `project`, `gates` and `update`. `gj.unroll` differentiates
+    it by a custom VJP that saves only its states. A leaky RNN, h = ¾ h₋ + ¼ tanh(x W + h₋ U):
 
         >>> import jax, jax.numpy as jnp, gru_jax as gj
         >>> from typing import NamedTuple
@@ -161,8 +160,9 @@ class Cell(Layer):
         >>> h_last, ys = gj.unroll(skipping, skipping.init(jax.random.key(0), 3, 4), xs)
 
     **With its derivation.** An `Adjoint` makes the backward pass faster: it evaluates `gates` once
-    for a whole block instead
-    of once more per step. For `leaky`, a = ¼ (1 − g²) ⊙ h̄,  h̄₋ = ¾ h̄ + a Uᵀ,  W̄ = Σ xᵀ a,  Ū = Σ h₋ᵀ a,  x̄ = a Wᵀ:
+    for a whole block instead of once more per step. For `leaky`:
+
+        a = ¼ (1 − g²) ⊙ h̄,   h̄₋ = ¾ h̄ + a Uᵀ,   W̄ = Σ xᵀ a,   Ū = Σ h₋ᵀ a,   x̄ = a Wᵀ
 
         >>> def input_vjp(params, xs, h_prevs, g, k, h_bars):
         ...     a = k * h_bars
@@ -251,11 +251,11 @@ class Cell(Layer):
 
     @property
     def needs_key(self) -> bool:
-        """Whether the cell draws noise, so that `unroll` must be given a key."""
+        """Whether the cell draws noise, and therefore needs a `key`."""
         return self.sample_noise is not None
 
     def deterministic(self) -> "Cell":
-        """Returns the cell for evaluation: dropout keeps everything, zoneout is its expectation.
+        """Returns the cell for evaluation: without dropout, and with zoneout replaced by its expectation.
 
         The params are the same.
         """
@@ -267,14 +267,14 @@ class Cell(Layer):
 
     def _zeros(self, params: Any) -> Any:
         """Returns the zero state without batch axes. `initial_state` adds them."""
-        return validate.default_zero_state(self.name, params) if self.zero_state is None else self.zero_state(params)
+        return validate_cell.default_zero_state(self.name, params) if self.zero_state is None else self.zero_state(params)
 
     def _validated_params(self, params: Any, path: str = "params") -> tuple[Any, int | None]:
         """Returns the params in this cell's own type, and the input size they are for.
 
         See `Layer`.
         """
-        return validate.check_cell_params(self, params, path)
+        return validate_cell.check_cell_params(self, params, path)
 
     def _run(self, options: CallOptions, request: LayerRequest, params: Any, sequence: Sequence) -> LayerOutput:
         """Runs over a validated sequence by the recursion. `gj.unroll` is the public way."""

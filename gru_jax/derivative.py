@@ -24,8 +24,8 @@ class CustomVJP:
 
     Saves the hidden states, recomputes the gates one block of time steps at a time, carries only
     state cotangents backwards, and forms each weight gradient in one matmul per block. Supports
-    `jax.grad`, `jax.vjp`, `jax.jacrev` and `jax.hessian`. Forward mode raises a TypeError that
-    names `CustomJVP`.
+    `jax.grad`, `jax.vjp`, `jax.jacrev` and `jax.hessian`. Forward mode over `unroll` itself
+    raises a TypeError that names `CustomJVP`.
 
     Example:
         >>> import jax, gru_jax as gj
@@ -40,15 +40,15 @@ class CustomVJP:
         residuals: What the forward pass saves. `"states"` saves the hidden states, most of which
             are the outputs, and recomputes the gates: little memory. `"gates"` saves the gates too:
             faster where matmuls dominate, for a multiple of the memory. Defaults to `"auto"`, which
-            chooses by the shapes and the device. With `outputs="last"`, `"auto"` may save only the
-            state that each block starts from and run each block again.
-        block_size: The number of time steps per block. Arrays that are not saved are never longer
-            than a block, so small blocks need less memory, and large blocks have less overhead.
+            chooses by the shapes and the device. With `outputs="last"`, `"auto"` may save only each
+            block's initial state and recompute the rest, as `jax.checkpoint` does.
+        block_size: The number of time steps per block. Temporary arrays span at most one
+            block, so small blocks need less memory, and large blocks have less overhead.
             Defaults to None, which chooses by the shapes and the device.
 
     Raises:
-        ValueError: If `residuals` is not one of the three strings, or `block_size` is not a
-            positive int.
+        TypeError: If `block_size` is not an int.
+        ValueError: If `residuals` is not one of the three strings, or `block_size` is below 1.
     """
 
     residuals: Residuals = "auto"
@@ -66,8 +66,7 @@ class CustomVJP:
 @jax.tree_util.register_static
 @dataclass(frozen=True)
 class CustomJVP:
-    """Differentiates `unroll` in both modes by the derivation, a `jax.custom_jvp` whose transpose
-    is derived too.
+    """Differentiates `unroll` in forward and reverse mode, with the cell's derived tangent and adjoint.
 
     Use it where you need `jax.jvp`, `jax.jacfwd` or `jax.linearize`. It needs more memory than
     `CustomVJP`, because it saves the linearised steps of the whole sequence. A cell without a

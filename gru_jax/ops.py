@@ -1,5 +1,4 @@
-"""Products and sums for writing cells: they carry the precision, sharding and fusion rules of the
-engine.
+"""Products and sums for writing cells, which follow the engine's precision, sharding and fusion.
 
     value     affine(x, W, b)        x W + b                      dot(x, W)       x W
               affines(x, (W₁, b₁), …)                             dots(x, W₁, …)  x W₁, x W₂, …
@@ -25,6 +24,7 @@ Example:
 """
 
 import functools
+import itertools
 
 import jax
 import jax.numpy as jnp
@@ -51,13 +51,12 @@ def dot(x: Float[Array, "*t_b K"], W: Float[Array, "K H"]) -> Float[Array, "*t_b
 def dots(x: Float[Array, "*t_b K"], *weights: Float[Array, "K H"]) -> list[Float[Array, "*t_b H"]]:
     """Multiplies by several weights, [x W₁, x W₂, …].
 
-    Inside the time loop these may become one matmul of the weights side by side, which XLA joins
-    before the loop. The results are separate arrays: slices of one stacked array are slow in a
-    loop.
+    Inside the time loop these may become one matmul with the concatenated weights. The
+    concatenation does not depend on the step, so XLA takes it out of the loop.
     """
     if len(weights) == 1 or not products_are_joined() or explicitly_sharded(x, *weights):
         return [dot(x, W) for W in weights]
-    return jnp.split(dot(x, jnp.concatenate(weights, -1)), len(weights), -1)
+    return _split(dot(x, jnp.concatenate(weights, -1)), weights)
 
 
 def dot_sum(*pairs: tuple[Float[Array, "*t_b K"], Float[Array, "K H"]]) -> Float[Array, "*t_b H"]:
@@ -115,8 +114,7 @@ def outer_sum(
     Args:
         x: What the weight was multiplied with.
         a: The cotangent of x W.
-        W: The weight. Its dtype is taken for the operands. Defaults to None, which leaves them as
-            they are.
+        W: The weight. Its dtype is taken for the operands. Defaults to None: the dtype of `x`.
 
     Returns:
         The sum, in at least float32: the engine adds up all blocks of time before it rounds to the
@@ -136,7 +134,7 @@ def outer_sums(
     if not products_are_joined() or explicitly_sharded(x, *cotangents):
         return [outer_sum(x, a, W) for a, W in products]
     joined = _outer_sum(x, jnp.concatenate(cotangents, -1), weights[0].dtype)
-    return jnp.split(joined, len(products), -1)
+    return _split(joined, cotangents)
 
 
 def bias_sum(a: Float[Array, "*t_b H"], b: Float[Array, " H"] | None) -> Float[Array, " H"] | None:
@@ -165,3 +163,9 @@ def _outer_sum(x: Array, a: Array, operand_dtype: jnp.dtype) -> Array:
         preferred_element_type=sum_dtype(x),
         out_sharding=replicated(x, a),
     )
+
+
+def _split(joined: Array, parts: tuple[Array, ...]) -> list[Array]:
+    """Splits the last axis into the widths of `parts`."""
+    edges = itertools.accumulate(part.shape[-1] for part in parts[:-1])
+    return jnp.split(joined, list(edges), -1)

@@ -29,7 +29,7 @@ def step(
     reset: ArrayLike | None = None,
     reset_state: PyTree = None,
 ) -> tuple[PyTree, Array]:
-    """Takes one time step, after a reset where `reset` says so.
+    """Takes one time step, resetting the state first where `reset` is True.
 
         h₋ = reset ? reset_state : h₋,   then   h, y = cell.step(params, h₋, x)
 
@@ -84,7 +84,7 @@ def step(
 
 @partial(jax.jit, static_argnums=(0, 1), inline=True)
 def _compiled(cell: Any, platform: str, params: Any, h: Any, x: Any, reset: Any, reset_state: Any) -> tuple[Any, Any]:
-    """The step without its checks. Inside another `jit` it is inlined."""
+    """Takes a validated step. Inside another `jit` it is inlined."""
     params, h, x = jax.tree.map(jnp.asarray, (params, h, x))
     x = x.astype(jax.tree.leaves(params)[0].dtype)
     h = apply_resets(StepFlags(resets=reset), reset_state, h)

@@ -38,10 +38,10 @@ def unroll_truncated(
 ) -> tuple[PyTree, PyTree]:
     """Runs a cell over a sequence with gradients that stay within windows of time.
 
-    The values are those of `gj.unroll`. Backward, the loss at a step reaches only the steps of its
-    own window: between two windows stands a `jax.lax.stop_gradient`. Windows are counted from the
-    first step in the direction of travel, and the last one may be shorter. With `window` ≥ T it is
-    full back-propagation.
+    The values are those of `gj.unroll`. The loss at a step sends gradients only to the
+    steps of its own window: between windows the state passes through `jax.lax.stop_gradient`.
+    Windows are counted in processing order, and the last one may be shorter. With `window` ≥ T it
+    is full back-propagation.
 
     Example:
         >>> import jax, gru_jax as gj
@@ -81,8 +81,7 @@ def unroll_truncated(
     The cost is that of `gj.unroll`, as a scan over windows around the scan over their steps.
 
     Source: Williams and Peng 1990, "An efficient gradient-based algorithm for on-line training of
-        recurrent network
-    trajectories".
+        recurrent network trajectories".
     """
     check_cell(cell)
     _check_one_direction(cell)
@@ -134,7 +133,8 @@ def _joined(axis: int, reverse: bool, windows: jax.Array, last: jax.Array) -> ja
 def _check_one_direction(cell: Any) -> None:
     if hasattr(cell, "backward_cell"):
         raise TypeError(
-            f"cell: got {cell.name}, expected a cell with a single direction: the other one has no state to carry on."
+            f"cell: got {cell.name}, expected a unidirectional cell: the backward direction would need states of later windows. "
+            "Use gj.unroll."
         )
     for part in getattr(cell, "cells", ()):
         _check_one_direction(part)

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 from jaxtyping import Array, Int, PyTree
 
-from gru_jax._engine import validate
+from gru_jax._engine import validate, validate_cell
 from gru_jax._engine.arguments import check_flag, check_option
 from gru_jax._engine.layer import CallOptions, Layer, LayerRequest, Sequence, check_cell
 from gru_jax._engine.plan import probe
@@ -76,8 +76,8 @@ def unroll(
             dtype of the computation.
         xs: The inputs, `(T, *batch, D)` with any number of batch axes. Cast to the dtype of
             `params`.
-        h0: The state before the first step, leaves `(*batch, H)`. Defaults to None, which stands
-            for `cell.initial_state`.
+        h0: The state before the first step, leaves `(*batch, H)`. Defaults to
+            `cell.initial_state(params, batch)`.
         lengths: The number of valid steps of each padded sequence, integers `(*batch,)` from 0 to
             T. Beyond it the state is held and the output is 0. Padding values, even NaN, never
             affect outputs or gradients. Defaults to None: no padding.
@@ -87,14 +87,15 @@ def unroll(
         resets: Where the state is replaced by `reset_state` before the step, booleans `(T,
             *batch)`. In reinforcement learning: the observation at t is the first of its episode,
             `resets[t] = done[t - 1]`. Resets on masked steps are ignored. Defaults to None.
-        reset_state: The state that a reset sets, leaves `(*batch, H)` or `(H,)`. Defaults to None,
-            which stands for zeros. Gradients flow to it from every reset.
+        reset_state: The state that a reset sets, leaves `(*batch, H)` or `(H,)`. Defaults to zeros.
+            Gradients flow to it from every reset.
         reverse: If True, runs from the last step to the first. `ys` stays aligned with `xs`, and
-            `lengths` still count from the first step. Defaults to False.
+            `lengths` are still measured from step 0. Defaults to False.
         time_major: If False, `xs` and `ys` are `(*batch, T, ·)`, and `mask` and `resets` are
             `(*batch, T)`. Defaults to True.
-        outputs: `"all"` returns the outputs of all steps, `"states"` the states after all steps in
-            the structure of `h0`, and `"last"` None in their place. Defaults to `"all"`.
+        outputs: What to return beside the last state. `"all"`: the outputs of all steps.
+            `"states"`: the state after every step, in the structure of `h0`. `"last"`: None, which
+            saves memory if you only need `h_last`. Defaults to `"all"`.
         key: A `jax.random` key for cells that draw noise, such as dropout. Defaults to None.
         compute_dtype: A narrower dtype for the operands of matmuls, for example `jnp.bfloat16`.
             Sums stay in at least float32, states and gradients in the dtype of `params`. Defaults
@@ -105,19 +106,19 @@ def unroll(
 
     Returns:
         `(h_last, ys)`, in the order of `lax.scan`. `h_last` is the state after the last valid step
-        of each sequence, leaves `(*batch, H)`; an LSTM's is `LSTMState(h, c)`, a stack's a tuple
-        with one state per layer. `ys` are the outputs, `(T, *batch, H)`.
+        of each sequence in processing order, leaves `(*batch, H)`; an LSTM's is `LSTMState(h, c)`,
+        a stack's a tuple with one state per layer. `ys` are the outputs, `(T, *batch, H)`.
 
     Raises:
-        TypeError: If an argument has another type, structure or dtype than described, or forward
-            mode goes through `CustomVJP`.
+        TypeError: If an argument does not have the type, structure or dtype described, or
+            forward mode is applied with `CustomVJP`.
         ValueError: If shapes do not fit, a concrete length is out of range, a cell that draws noise
             gets no `key`, or an option is unknown. A traced length out of range makes the outputs
             of its sequence NaN.
 
     Gradients flow to `params`, `xs`, `h0` and `reset_state`. Called outside `jit`, `unroll`
     compiles once for each cell, set of options and shapes. The backward pass costs about twice the
-    forward pass, and once more where gates are recomputed.
+    forward pass, plus one forward pass if the gates are recomputed.
 
     The cells' modules hold their derivations, after Chung et al. 2014 (arXiv 1412.3555).
     """
@@ -140,9 +141,12 @@ def unroll(
 
 
 def _validated(cell: Layer, params: PyTree, arrays: Arrays, time_major: bool) -> tuple[PyTree, Arrays]:
-    """The params in the cell's own types, and the arrays with lengths as integers of a safe width."""
+    """Validates the arguments.
+
+    Returns the params in the cell's own types, and lengths as int32 or int64.
+    """
     xs, h0, lengths, mask, resets, reset_state, key = arrays
-    params, input_size = validate.check_params(cell, params)
+    params, input_size = validate_cell.check_params(cell, params)
     validate.check_input("xs", xs, input_size, least_rank=2)
     validate.check_key(key, cell)
     steps, batch = (xs.shape[0], xs.shape[1:-1]) if time_major else (xs.shape[-2], xs.shape[:-2])
@@ -171,7 +175,7 @@ def _compiled(
     params: PyTree,
     arrays: Arrays,
 ) -> tuple[PyTree, PyTree]:
-    """The call without its checks. Inside another `jit` it is inlined."""
+    """Runs a validated call. Inside another `jit` it is inlined."""
     xs, h0, lengths, mask, resets, reset_state, key = jax.tree.map(jnp.asarray, arrays)
     xs = xs.astype(jax.tree.leaves(params)[0].dtype)
     if not time_major:

@@ -12,8 +12,11 @@ Read in this order:
     custom_jvp     forward mode from the same derivation
     weights        weights transposed and lowered, once per call
     products       whether products of one operand are joined
-    validate       checks of the arguments; arguments and structures help it
+    validate       checks of the arguments; validate_cell of the cell and its params
+    arguments      checks of plain values, which the others share
+    structures     pytrees in messages, and params rebuilt from dicts
     functions      functions that compare by value
 
-Data flows one way: validate → plan → layers → derivative → loop.
+A call goes one way: validate → layer → run_cell, which makes the plan → recursion or custom_jvp →
+blocks.
 """

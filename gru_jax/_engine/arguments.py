@@ -3,6 +3,8 @@
 from numbers import Integral
 from typing import Any
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 
 
@@ -13,14 +15,16 @@ def check_option(name: str, value: Any, choices: tuple[Any, ...]) -> None:
 
 
 def check_positive_int(name: str, value: Any, alternative: str = "") -> int:
-    """Returns a number of steps as a Python int. NumPy's integers are accepted, bools are not."""
-    if isinstance(value, bool) or not isinstance(value, Integral) or value < 1:
+    """Returns a positive int as a Python int. NumPy's integers are accepted, bools are not."""
+    if isinstance(value, bool) or not isinstance(value, Integral):
+        raise TypeError(f"{name}: got {value!r}, expected an int of at least 1{alternative and ', ' + alternative}.")
+    if value < 1:
         raise ValueError(f"{name}: got {value!r}, expected an int of at least 1{alternative and ', ' + alternative}.")
     return int(value)
 
 
 def check_flag(name: str, value: Any) -> bool:
-    """Returns a Python bool. Anything else raises: the string "False" would count as true."""
+    """Returns a Python bool. Other values raise: the string "False" would be truthy."""
     if not isinstance(value, bool | np.bool_):
         raise TypeError(f"{name}: got {value!r}, expected True or False.")
     return bool(value)
@@ -36,3 +40,10 @@ def describe(x: Any) -> str:
     if is_array(x):
         return f"an array of shape {tuple(x.shape)} and dtype {x.dtype}"
     return type(x).__name__
+
+
+def check_is_key(key: Any) -> None:
+    """Raises unless `key` is a `jax.random` key, typed or of raw uint32 numbers."""
+    is_key = is_array(key) and (jnp.issubdtype(key.dtype, jax.dtypes.prng_key) or str(key.dtype) == "uint32")
+    if not is_key:
+        raise TypeError(f"key: got {describe(key)}, expected a jax.random key: jax.random.key(seed).")

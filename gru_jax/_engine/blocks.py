@@ -31,9 +31,8 @@ def scan_blocks(
         carry: What goes from block to block.
         over_time: A pytree whose leaves have the steps as their first axis, in the order of time.
         per_block: A pytree whose leaves have the blocks as their first axis, in the order of time.
-        block_size: The steps per block. Blocks lie at multiples of it in either direction; the last
-            steps may be a shorter block, which comes first in reverse. None stands for a single
-            block.
+        block_size: The steps per block. Blocks start at multiples of it. A shorter last block
+            comes first in reverse. None stands for a single block.
         reverse: Whether the scan goes from the last block to the first.
 
     Returns:

@@ -6,9 +6,9 @@ transpose.
 
 The recurrence is the solution of a linear system, (1 − shift·state_jvp) ḣs = ws, so
 `lax.custom_linear_solve` can be given both scans. Forward mode solves the system, reverse mode
-solves the transposed one, and every second order follows.
+solves the transposed one, and higher derivatives follow.
 
-`recursion` saves less and is faster. This is for those who need `jax.jvp`, `jax.jacfwd` or
+`recursion` saves less and is faster. Use this for `jax.jvp`, `jax.jacfwd` or
 `jax.linearize`.
 """
 

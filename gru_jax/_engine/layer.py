@@ -1,4 +1,4 @@
-"""What everything that `unroll` runs has in common: cells, stacks, both directions.
+"""The base class of cells, stacks and bidirectional layers, and the types of a call.
 
 A layer validates its params, knows its zero state, and runs over a validated sequence. `Cell` runs
 by the recursion; a stack and a bidirectional layer run their parts.
@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
-from gru_jax._engine import validate
+from gru_jax._engine import validate, validate_cell
 from gru_jax._engine.arguments import describe
 from gru_jax._engine.plan import Device
 from gru_jax._engine.step_flags import StepFlags
@@ -39,7 +39,7 @@ class LayerRequest:
 
 
 class Sequence(NamedTuple):
-    """The arrays that a layer runs over: time-major, validated, complete."""
+    """The arrays that a layer runs over: time-major, validated, with `h0` filled in."""
 
     xs: Any
     h0: Any
@@ -74,7 +74,7 @@ class Layer(ABC):
     @property
     @abstractmethod
     def needs_key(self) -> bool:
-        """Whether the layer draws noise, so that `unroll` must be given a key."""
+        """Whether the layer draws noise, and therefore needs a `key`."""
 
     @abstractmethod
     def _validated_params(self, params: Any, path: str = "params") -> tuple[Any, int | None]:
@@ -122,15 +122,15 @@ class Layer(ABC):
         Args:
             params: From `cell.init`. They determine H and the dtype.
             batch_shape: The batch axes. An int stands for one axis. Defaults to none.
-            like: An array `(…, *batch_shape, D)`, for example `xs`, whose sharding over a mesh the
-                batch axes of the state take over. A carry of `lax.scan` inside `shard_map` needs
+            like: An array `(…, *batch_shape, D)`, for example `xs`, The state's batch
+                axes get its sharding over a mesh. A carry of `lax.scan` inside `shard_map` needs
                 this. Defaults to None.
 
         Raises:
             ValueError: If a batch axis is negative, or if the layer cannot tell its hidden size
                 from `params`.
         """
-        params, _ = validate.check_params(self, params)
+        params, _ = validate_cell.check_params(self, params)
         batch = validate.check_batch_shape(batch_shape)
         state = jax.tree.map(lambda leaf: jnp.broadcast_to(leaf, batch + leaf.shape), self._zeros(params))
         return state if like is None else shard_like(vary_like(state, like), like, len(batch))

@@ -30,8 +30,8 @@ def backward_functions(cell: Any) -> BackwardFunctions:
 
 
 def _local(cell: Any) -> BackwardFunctions:
-    """Takes `jax.vjp` of `project`, `gates` and `update`: by the state one step at a time, by the
-    rest for all steps at once.
+    """Takes `jax.vjp` of `project`, `gates` and `update`: with respect to the state
+    step by step, and to params and inputs for all steps at once.
 
     The step in the loop evaluates `gates` again, so the coefficients k are (u, h_prev), and `gates`
     hands u on unchanged.

@@ -2,12 +2,11 @@
 device.
 
 `probe` asks JAX about the devices and the arrays, once per call of `unroll`. `make_plan` turns
-shapes, device and request into a `Plan`. Nothing else in the package holds a threshold or looks at a
-device, so tests and sweeps pass a plan of their own.
+shapes, device and request into a `Plan`. Nothing else in the package holds a threshold or looks at
+a device, so tests and sweeps pass a plan of their own.
 
-Each rule was kept because its absence costs more than 5 % of a gradient's time in the mean over the
-shapes it applies to, drawn at random too, or 25 % on a shape that users run.
-`python -m experiments.plan_rules` measures that.
+Each rule saves on average more than 5 % of a gradient's time over the shapes it applies to, or 25 %
+on a shape that users run. `python -m experiments.plan_rules` measures that, on random shapes too.
 """
 
 import math
@@ -20,14 +19,14 @@ from gru_jax._jax.sharding import replicated
 from gru_jax._jax.tracing import is_traced, vmapped
 from gru_jax.derivative import CustomVJP
 
-# Measured on a CPU of two cores, in float32. A state is one number: T·B·H of them in a sequence.
-ONE_BLOCK = 2**19  # states of a sequence below which blocks only add overhead: 2 MiB fit a cache
-BLOCK = 2**16  # states of a block otherwise
-BLOCK_ROWS = 512  # rows of time times batch that make a weight gradient worth its sum
+# Measured on a CPU of two cores, in float32. A sequence has T·B·H state values.
+ONE_BLOCK = 2**19  # values of a sequence below which blocks only add overhead: 2 MiB fit a cache
+BLOCK = 2**16  # values of a block otherwise
+BLOCK_ROWS = 512  # rows of time times batch that amortise adding up the weight gradients
 MANY_UNITS = 256  # units from which recomputing the gates takes longer than saving them
-WIDE_STEP = 512  # states of a step from which a sequence in one block saves its gates
+WIDE_STEP = 512  # values of a step from which a sequence in one block saves its gates
 FEW_UNITS = 64  # units up to which one matmul in the loop is faster than one for each gate
-FEW_STATES = 12_000  # states of a sequence up to which that is true outside the loop
+FEW_VALUES = 12_000  # values of a sequence up to which that is true outside the loop
 
 # jaxlib 0.11.1 takes a time quadratic in the steps of a loop with few states per step (jax#40101).
 LONGEST_LOOP = 4_096
@@ -39,7 +38,7 @@ class Device:
 
     Attributes:
         platform: `"cpu"`, `"gpu"` or `"tpu"`.
-        vmapped: How many calls `jax.vmap` runs at once, of all its axes together.
+        vmapped: The product of the sizes of all axes of `jax.vmap`.
         batch_shards: Over how many devices the batch is spread.
         explicit_batch: Whether the batch is sharded over Explicit mesh axes.
         slow_half_precision_loops: Whether a step in half precision takes longer the longer its loop
@@ -61,7 +60,7 @@ class Shapes:
         steps: T, which may be symbolic under `jax.export`.
         sequences: All batch axes together, which may be symbolic too.
         units: H.
-        itemsize: The bytes of a number of the state.
+        itemsize: Bytes per state value.
     """
 
     steps: Any
@@ -92,9 +91,10 @@ class Plan:
 def probe(xs: Any, arguments: Any) -> Device:
     """Asks about the devices on which `xs` and the other arguments of a call are computed.
 
-    Inside `shard_map` the arrays are one device's own. Under `jit` their sharding is not known: they
-    are taken to be spread over all devices of the mesh, or else of the machine. Axes of `vmap` count
-    as far as tracers show them: a loop, a `jit` or a `checkpoint` in between hides them.
+    Inside `shard_map` the arrays are one device's own. Under `jit` their sharding is not known:
+    they are taken to be spread over all devices of the mesh, otherwise of the machine. Axes of
+    `vmap` are included if the tracers show them: a loop, a `jit` or a `checkpoint` in between hides
+    them.
     """
     platform = current_platform()
     mesh = jax.sharding.get_abstract_mesh()
@@ -119,7 +119,7 @@ def current_platform() -> str:
 
 
 def make_plan(shapes: Shapes, device: Device, request: CustomVJP, *, last_only: bool = False) -> Plan:
-    """Chooses a plan. What the request names stays as it is.
+    """Chooses a plan. Explicit options of the request are never overridden.
 
     Args:
         shapes: The sizes of the call.
@@ -145,7 +145,7 @@ def make_plan(shapes: Shapes, device: Device, request: CustomVJP, *, last_only: 
         one_wide_block = block_size is None and WIDE_STEP <= states_per_step < ONE_BLOCK / max(steps, 1)
         saves_gates = shapes.units >= MANY_UNITS or (device.platform == "cpu" and one_wide_block)
         residuals = "gates" if saves_gates and not slow_half else "states"
-    return Plan(residuals, block_size, join, join and steps * states_per_step <= FEW_STATES)
+    return Plan(residuals, block_size, join, join and steps * states_per_step <= FEW_VALUES)
 
 
 def joins_in_loop(units: int, platform: str) -> bool:
@@ -171,7 +171,7 @@ def _block_size(shapes: Shapes, device: Device, states_per_step: int, request: C
         # no cache to fill; and on Explicit axes gradients are reduced over devices once per block
         return None
     small = steps <= LONGEST_LOOP and steps * states_per_step < ONE_BLOCK
-    if small and request.residuals != "states":  # who asks for states asks for little memory
+    if small and request.residuals != "states":  # residuals="states" asks for little memory
         return None
     rows = max(BLOCK // max(shapes.units, 1), BLOCK_ROWS)
     sequences = max(states_per_step // max(shapes.units, 1), 1)
@@ -180,9 +180,9 @@ def _block_size(shapes: Shapes, device: Device, states_per_step: int, request: C
 
 
 def _even(steps: int, size: int) -> int | None:
-    """A block of about `size` steps: a divisor of `steps` if one is near, so that no block is shorter.
+    """Returns a block size near `size`, preferably a divisor of `steps`.
 
-    None where two blocks would do.
+    Returns None, one block, if two blocks would do.
     """
     if steps <= 2 * size:
         return None

@@ -2,7 +2,7 @@
 `gru_jax.ops` while tracing.
 
 One matmul of [W₁ W₂] takes half the time of two where the state is small, and more than two where
-it is large. A cell should not have to know, so the engine states it here around each call of a
+it is large. A cell should not have to know, so the engine sets it here around each call of a
 cell's functions.
 """
 
@@ -15,9 +15,7 @@ _joined: ContextVar[bool] = ContextVar("joined", default=False)
 
 @contextmanager
 def joined_products(joined: bool) -> Iterator[None]:
-    """While entered, `ops.dots`, `ops.affines` and `ops.dot_sum` join their products, or take
-    them one by one.
-    """
+    """Inside this context `gru_jax.ops` joins products that share an operand, or takes them one by one."""
     token = _joined.set(joined)
     try:
         yield

@@ -15,7 +15,7 @@ adds up the weight gradients inside the loop. Here only the states are saved, mo
 outputs themselves; the gates too where that is faster; or only the state that each block starts
 from, where just the last state is wanted.
 
-The functions are positional and check nothing: `unroll` has.
+The functions are positional and expect validated arguments.
 """
 
 from dataclasses import dataclass
@@ -39,10 +39,10 @@ Returns = Literal["outputs", "states", "last"]
 
 @dataclass(frozen=True)
 class Loop:
-    """What is known of a recursion before tracing."""
+    """The static settings of a recursion."""
 
     plan: Plan
-    returns: Returns = "outputs"  # what stands beside the last state
+    returns: Returns = "outputs"  # beside the last state
     reverse: bool = False
     compute_dtype: Any = None
 
@@ -108,7 +108,9 @@ def recursion_fwd(
 # compiled once where the gradient is taken outside `jit`; inside one it is inlined
 @partial(jax.jit, static_argnums=(0, 1), inline=True)
 def recursion_bwd(cell: Any, loop: Loop, residuals: Residuals, cotangents: tuple[Any, Any]) -> tuple[Any, ...]:
-    """The cotangents of params, xs, h0 and reset_state from those of h_last and the outputs."""
+    """Computes the cotangents of params, xs, h0 and reset_state from those of h_last and the
+    outputs.
+    """
     params, xs, h0, reset_state, flags, saved = residuals
     h_last_bar, outputs_bar = cotangents
     kind, plan = loop.plan.residuals, loop.plan
@@ -173,7 +175,7 @@ recursion.defvjp(recursion_fwd, recursion_bwd)
 def forward(
     cell: Any, loop: Loop, save: Save, params: Any, xs: Any, h0: Any, reset_state: Any, flags: StepFlags
 ) -> tuple[Any, Saved]:
-    """The state after the last step, and what was saved."""
+    """Returns the state after the last step, and what was saved."""
     weights = lower_matrices(params, loop.compute_dtype)
 
     def run_block(h_start, over_time, _):
@@ -188,7 +190,7 @@ def forward(
 def forward_block(
     cell: Any, loop: Loop, save: Save, weights: Any, xs: Any, h_start: Any, reset_state: Any, flags: StepFlags
 ) -> tuple[Any, Saved]:
-    """The steps of one block."""
+    """Runs the steps of one block."""
     backward = backward_functions(cell) if save.gates else None
 
     def step(h_prev, at_t):
@@ -205,14 +207,16 @@ def forward_block(
 
 
 def outputs_of(cell: Any, loop: Loop, flags: StepFlags, hs: Any) -> Any:
-    """What stands beside the last state: outputs, zero on masked steps; states; or None."""
+    """Returns what the loop returns beside the last state: outputs, zero on masked steps;
+    states; or None.
+    """
     if loop.returns == "outputs":
         return zero_masked(flags, cell.output(hs))  # (O)
     return hs if loop.returns == "states" else None
 
 
 def block_starts(h0: Any, hs: Any, loop: Loop) -> Any:
-    """The state that each block starts from in the direction of travel, from the states after
+    """The state that each block starts from in the processing order, from the states after
     each step; in the order of time.
     """
     steps, size = _steps(hs), loop.plan.block_size
@@ -225,7 +229,7 @@ def block_starts(h0: Any, hs: Any, loop: Loop) -> Any:
 
 
 def previous_states(h0: Any, hs: Any, reverse: bool) -> Any:
-    """h_{t-1} for every t, in the direction of travel."""
+    """h_{t-1} for every t, in the processing order."""
 
     def shift(first, h):
         steps = h.shape[0]

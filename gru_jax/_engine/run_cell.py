@@ -7,7 +7,7 @@ from typing import Any
 
 import jax
 
-from gru_jax._engine import validate
+from gru_jax._engine import validate_cell
 from gru_jax._engine.custom_jvp import recursion_with_jvp
 from gru_jax._engine.layer import CallOptions, LayerOutput, LayerRequest, Sequence
 from gru_jax._engine.plan import Plan, Shapes, make_plan
@@ -18,7 +18,7 @@ from gru_jax.derivative import CustomJVP, CustomVJP
 FORWARD_MODE_MESSAGE = (
     "derivative: forward mode (jax.jvp, jax.jacfwd, jax.linearize) went through unroll(…, derivative=gj.CustomVJP()), which "
     "has a backward pass only. Use derivative=gj.CustomJVP() where you need forward mode. jax.grad, jax.jacrev and "
-    "jax.hessian work as they are."
+    "jax.hessian, which is forward over reverse, work as they are."
 )
 
 
@@ -27,7 +27,7 @@ def run_cell(cell: Any, options: CallOptions, request: LayerRequest, params: Any
     xs, h0, reset_state, flags, key = sequence
     if cell.sample_noise is not None:
         params, xs = cell.sample_noise(key, params, xs)
-    validate.check_functions(cell, params, xs, h0)
+    validate_cell.check_functions(cell, params, xs, h0)
     returns: Returns = "states" if request.states else "outputs" if request.outputs else "last"
     loop = Loop(plan_for(options, xs, h0, last_only=returns == "last"), returns, request.reverse, options.compute_dtype)
     h_last, out = _recursion(cell, options, loop)(params, xs, h0, reset_state, flags)

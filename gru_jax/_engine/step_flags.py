@@ -4,7 +4,7 @@ Two booleans per step and sequence: m says that the step is valid, r that the st
 it.
 
     (I)   x  = m ? x : 0                       before the projection, so padding values reach nothing
-    (R)   h₋ = r ? reset_state : h₋            before the step, in the direction of travel
+    (R)   h₋ = r ? reset_state : h₋            before the step, in the processing order
     (S)   h  = update(gates(u, h₋), h₋)        the cell
     (M)   h  = m ? h : h₋                      a masked step holds the state
     (O)   y  = m ? output(h) : 0
@@ -59,7 +59,7 @@ def step_flags(
 def tree_where(condition: Bool[Array, "*t_b"] | None, if_true: Any, if_false: Any) -> Any:
     """Selects leaf by leaf.
 
-    A condition of None holds everywhere. A leaf may have further axes behind the condition's.
+    If the condition is None, returns `if_true`. Leaves may have trailing axes.
     """
     if condition is None:
         return if_true

@@ -87,5 +87,5 @@ def check_same_form(cell_name: str, new: Any, old: Any) -> None:
             raise TypeError(
                 f"cell: update of cell {cell_name} returned a state of dtype {after.dtype} from one of dtype {before.dtype}, "
                 "expected the same. Make zero_state (or h0) in the dtype that update returns, for example "
-                "jnp.zeros(size, params.W.dtype), or cast the result of update."
+                f"jnp.zeros(size, '{after.dtype}'), or cast the result of update."
             )

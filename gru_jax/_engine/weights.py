@@ -1,4 +1,6 @@
-"""Weights as the loops want them: transposed once, and in the dtype that products are taken in."""
+"""Prepares weights for the loops: transposes them once, and casts them to the dtype of the
+products.
+"""
 
 from typing import Any
 
@@ -16,7 +18,7 @@ def transpose_matrices(params: Any) -> Any:
 
 def lower_matrices(params: Any, compute_dtype: Any) -> Any:
     """Casts every floating-point matrix to `compute_dtype`, so that products take their operands
-    in it. Vectors stay.
+    in it. Vectors are unchanged.
     """
     if compute_dtype is None:
         return params

@@ -71,7 +71,7 @@ def linearize(activation: Activation, g: Steps, h_prev: Steps) -> Steps:
 
 
 def state_jvp(params: ElmanParams, k: Steps, h_dot: Steps) -> Steps:
-    """Computes the tangent of a step by the previous state."""
+    """Computes the tangent of a step with respect to the previous state."""
     return k * dot(h_dot, params.U)  # (F1)˙
 
 
@@ -84,7 +84,7 @@ def input_jvp(
     g: Steps,
     k: Steps,
 ) -> Steps:
-    """Computes the tangent of all steps by parameters and input, ws."""
+    """Computes the tangent of all steps with respect to parameters and input, ws."""
     return k * (affine_jvp(xs, xs_dot, params.W, params_dot.W, params_dot.b) + dot(h_prevs, params_dot.U))  # (F1)˙
 
 

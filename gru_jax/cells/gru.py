@@ -106,7 +106,7 @@ def linearize(g: Gates, h_prev: Steps) -> Coefficients:
 
 
 def state_jvp(params: GRUParams, k: Coefficients, h_dot: Steps) -> Steps:
-    """Computes the tangent of a step by the previous state."""
+    """Computes the tangent of a step with respect to the previous state."""
     s_dot = k.r * h_dot + k.a_r * dot(h_dot, params.U_r)  # (F2)˙ (F3)˙
     return k.keep * h_dot + k.a_z * dot(h_dot, params.U_z) + k.a_h * dot(s_dot, params.U_h)  # (F4)˙
 
@@ -120,7 +120,7 @@ def input_jvp(
     g: Gates,
     k: Coefficients,
 ) -> Steps:
-    """Computes the tangent of all steps by parameters and input, ws."""
+    """Computes the tangent of all steps with respect to parameters and input, ws."""
     p, p_dot = params, params_dot
     z_pre = affine_jvp(xs, xs_dot, p.W_z, p_dot.W_z, p_dot.b_z) + dot(h_prevs, p_dot.U_z)  # (F1)˙
     r_pre = affine_jvp(xs, xs_dot, p.W_r, p_dot.W_r, p_dot.b_r) + dot(h_prevs, p_dot.U_r)  # (F2)˙
@@ -171,8 +171,8 @@ def gru(reset_after: bool = False) -> Cell:
         g = tanh(x W_h + (r ⊙ h₋) U_h + b_h)                        reset before the matmul
         g = tanh(x W_h + b_h + r ⊙ (h₋ U_h + c_h))                  reset after the matmul
 
-    z stands on the candidate, as in Chung et al. 2014. PyTorch, Keras and Flax put it on the old
-    state.
+    z weights the candidate, as in Chung et al. 2014. PyTorch, Keras and Flax weight the old state
+    with z.
 
     Example:
         >>> import jax, gru_jax as gj

@@ -110,7 +110,7 @@ def linearize(g: Gates, h_prev: Steps) -> Coefficients:
 
 
 def state_jvp(params: GRUResetAfterParams, k: Coefficients, h_dot: Steps) -> Steps:
-    """Computes the tangent of a step by the previous state."""
+    """Computes the tangent of a step with respect to the previous state."""
     return (  # (F1)˙ (F2)˙ (F3)˙ (F4)˙
         k.keep * h_dot + k.a_z * dot(h_dot, params.U_z) + k.a_r * dot(h_dot, params.U_r) + k.q * dot(h_dot, params.U_h)
     )
@@ -125,7 +125,7 @@ def input_jvp(
     g: Gates,
     k: Coefficients,
 ) -> Steps:
-    """Computes the tangent of all steps by parameters and input, ws."""
+    """Computes the tangent of all steps with respect to parameters and input, ws."""
     p, p_dot = params, params_dot
     z_pre = affine_jvp(xs, xs_dot, p.W_z, p_dot.W_z, p_dot.b_z) + dot(h_prevs, p_dot.U_z)  # (F1)˙
     r_pre = affine_jvp(xs, xs_dot, p.W_r, p_dot.W_r, p_dot.b_r) + dot(h_prevs, p_dot.U_r)  # (F2)˙

@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 from jax.nn import initializers
 
-from gru_jax._engine.arguments import check_flag
+from gru_jax._engine.arguments import check_flag, check_is_key
 
 Initializer = Callable[..., jax.Array]
 
@@ -69,8 +69,9 @@ class LetteredInit:
 
         Raises:
             ValueError: If a size is below 1, or an initializer returns another shape.
-            TypeError: If a size is not an int, or `dtype` is not one of the four.
+            TypeError: If `key` is not a key, a size is not an int, or `dtype` is not one of the four.
         """
+        check_is_key(key)
         D, H = (_checked_size(name, size) for name, size in (("input_size", input_size), ("hidden_size", hidden_size)))
         bias = check_flag("bias", bias)
         dtype = jax.dtypes.canonicalize_dtype(dtype)
@@ -134,9 +135,11 @@ def _sizes(params: Any) -> tuple[int, int]:
     """(D, H), from the first input weight."""
     name, W = next((field, leaf) for field, leaf in zip(params._fields, params, strict=True) if field[0] == "W")
     if W is None:
-        raise TypeError(f"params.{name}: got None, expected a matrix (input size, hidden size).")
+        raise TypeError(f"params.{name}: got None, expected a matrix (input_size, hidden_size). Make params with cell.init.")
     if W.ndim != 2:
-        raise ValueError(f"params.{name}: got shape {W.shape}, expected a matrix (input size, hidden size).")
+        raise ValueError(
+            f"params.{name}: got shape {W.shape}, expected a matrix (input_size, hidden_size). Make params with cell.init."
+        )
     return W.shape
 
 

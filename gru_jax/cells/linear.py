@@ -54,7 +54,7 @@ def linearize(g: Steps, h_prev: Steps) -> tuple[()]:
 
 
 def state_jvp(params: LinearParams, k: tuple[()], h_dot: Steps) -> Steps:
-    """Computes the tangent of a step by the previous state."""
+    """Computes the tangent of a step with respect to the previous state."""
     return dot(h_dot, params.U)  # (F1)˙
 
 
@@ -67,7 +67,7 @@ def input_jvp(
     g: Steps,
     k: tuple[()],
 ) -> Steps:
-    """Computes the tangent of all steps by parameters and input, ws."""
+    """Computes the tangent of all steps with respect to parameters and input, ws."""
     return affine_jvp(xs, xs_dot, params.W, params_dot.W, params_dot.b) + dot(h_prevs, params_dot.U)  # (F1)˙
 
 

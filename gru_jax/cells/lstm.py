@@ -126,7 +126,7 @@ def linearize(g: Gates, state_prev: LSTMState) -> Coefficients:
 
 
 def state_jvp(params: LSTMParams, k: Coefficients, state_dot: LSTMState) -> LSTMState:
-    """Computes the tangent of a step by the previous state."""
+    """Computes the tangent of a step with respect to the previous state."""
     h_dot, c_dot = state_dot
     i_pre = dot(h_dot, params.U_i) + _peep(c_dot, params.p_i)  # (F1)˙
     f_pre = dot(h_dot, params.U_f) + _peep(c_dot, params.p_f)  # (F1)˙
@@ -145,7 +145,7 @@ def input_jvp(
     g: Gates,
     k: Coefficients,
 ) -> LSTMState:
-    """Computes the tangent of all steps by parameters and input, ws."""
+    """Computes the tangent of all steps with respect to parameters and input, ws."""
     p, p_dot, h, c = params, params_dot, prevs.h, prevs.c
     i_pre = affine_jvp(xs, xs_dot, p.W_i, p_dot.W_i, p_dot.b_i) + dot(h, p_dot.U_i) + _peep(c, p_dot.p_i)  # (F1)˙
     f_pre = affine_jvp(xs, xs_dot, p.W_f, p_dot.W_f, p_dot.b_f) + dot(h, p_dot.U_f) + _peep(c, p_dot.p_f)  # (F1)˙

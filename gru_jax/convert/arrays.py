@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from gru_jax._engine.validate import FLOATS
+from gru_jax._engine.validate_cell import FLOATS
 from gru_jax._jax.tracing import is_traced
 
 LabelOf = Callable[[str], str]  # maps the name of a tensor to the label that error messages use

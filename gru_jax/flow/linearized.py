@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from gru_jax._engine import validate
+from gru_jax._engine import validate, validate_cell
 from gru_jax._engine.layer import check_cell
 from gru_jax._engine.local_vjp import backward_functions
 from gru_jax._engine.plan import Plan
@@ -48,14 +48,14 @@ def linearize_along(cell: Any, params: Any, xs: Any, h0: Any) -> Trajectory:
         raise TypeError(f"cell: got {cell.name}, expected a gj.Cell. Pass the layers one by one, each with its own inputs.")
     if cell.needs_key:
         raise ValueError(f"cell: got {cell.name}, which draws noise, expected a cell without noise: cell.deterministic().")
-    params, input_size = validate.check_params(cell, params)
+    params, input_size = validate_cell.check_params(cell, params)
     validate.check_input("xs", xs, input_size, least_rank=2)
     if h0 is not None:
         validate.check_state("h0", h0, cell, params, xs.shape[1:-1])
     params = jax.tree.map(jnp.asarray, params)
     xs = jnp.asarray(xs, jax.tree.leaves(params)[0].dtype)
     h0 = cell.initial_state(params, xs.shape[1:-1]) if h0 is None else jax.tree.map(jnp.asarray, h0)
-    validate.check_functions(cell, params, xs, h0)
+    validate_cell.check_functions(cell, params, xs, h0)
     hs = forward(cell, Loop(Plan()), Save(states=True), params, xs, h0, None, StepFlags())[1].states
     h_prevs = previous_states(h0, hs, reverse=False)
     backward = backward_functions(cell)

@@ -40,12 +40,12 @@ def sample_noise(cell: Cell, p_x: float, p_h: float, key: Array, params: Any, xs
 
 
 def project(cell: Cell, params: DroppedParams, xs: Any) -> Any:
-    """Calls the cell's."""
+    """Calls the cell's own."""
     return cell.project(params.params, xs)
 
 
 def gates(cell: Cell, p_h: float, params: DroppedParams, u: Any, h: Any) -> Any:
-    """Calls the cell's with units of the state dropped."""
+    """Calls the cell's own with units of the state dropped."""
     hidden = _hidden(h)
     keep = jnp.expand_dims(params.keep, tuple(range(hidden.ndim - params.keep.ndim)))
     dropped = jnp.where(keep, hidden / (1 - p_h), 0)
@@ -82,7 +82,7 @@ def variational_dropout(cell: Cell, *, inputs: float = 0.0, state: float = 0.0) 
             more per step. Defaults to 0.
 
     Returns:
-        A `gj.Cell`; the cell itself where both probabilities are 0.
+        A `gj.Cell`; `cell` unchanged if both probabilities are 0.
 
     Raises:
         TypeError: If `cell` is not a `gj.Cell`.

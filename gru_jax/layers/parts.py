@@ -1,5 +1,6 @@
 """Helpers that the layers share: checks of cells and rates, and keys for parts."""
 
+from numbers import Real
 from typing import Any
 
 import jax
@@ -25,9 +26,11 @@ def check_single_cell(cell: Any, what: str) -> None:
 
 
 def check_rate(name: str, rate: Any) -> float:
-    """Returns a probability below 1."""
-    if not isinstance(rate, int | float) or isinstance(rate, bool) or not 0 <= rate < 1:
-        raise ValueError(f"{name}: got {rate!r}, expected a probability, at least 0 and below 1.")
+    """Returns a probability below 1 as a Python float."""
+    if not isinstance(rate, Real) or isinstance(rate, bool):
+        raise TypeError(f"{name}: got {rate!r}, expected a probability, a float in [0, 1).")
+    if not 0 <= rate < 1:
+        raise ValueError(f"{name}: got {rate!r}, expected a probability in [0, 1).")
     return float(rate)
 
 

@@ -26,7 +26,7 @@ from gru_jax.layers.parts import check_rate, check_single_cell
 class Zoned(NamedTuple):
     """A value of the cell, and z in the structure of the state.
 
-    A z of None stands for the rates, for the expectation.
+    If z is None, the rates are used instead, for evaluation.
     """
 
     inner: Any
@@ -46,13 +46,13 @@ def sample_noise(cell: Cell, rates: Any, key: Array, params: Any, xs: Array) -> 
 
 
 def project(cell: Cell, params: Any, xs: Any) -> Zoned:
-    """Calls the cell's, and hands z on."""
+    """Calls the cell's own, and passes z on."""
     xs = _zoned(xs)
     return Zoned(cell.project(params, xs.inner), xs.z)
 
 
 def gates(cell: Cell, params: Any, u: Zoned, h: Any) -> Zoned:
-    """Calls the cell's, and hands z on."""
+    """Calls the cell's own, and passes z on."""
     return Zoned(cell.gates(params, u.inner, h), u.z)
 
 
@@ -62,7 +62,7 @@ def update(cell: Cell, rates: Any, g: Zoned, h: Any) -> Any:
 
 
 def linearize(adjoint: Adjoint, g: Zoned, h_prev: Any) -> Zoned:
-    """Calls the cell's, and hands z on."""
+    """Calls the cell's own, and passes z on."""
     return Zoned(adjoint.linearize(g.inner, h_prev), g.z)
 
 
@@ -84,14 +84,14 @@ def state_vjp(adjoint: Adjoint, rates: Any, params_T: Any, k: Zoned, h_bar: Any)
 def input_jvp(
     tangent: Tangent, rates: Any, params: Any, params_dot: Any, xs: Any, xs_dot: Any, h_prevs: Any, g: Zoned, k: Zoned
 ) -> Any:
-    """Computes the tangent of all steps by parameters and input."""
+    """Computes the tangent of all steps with respect to parameters and input."""
     xs, xs_dot = _zoned(xs), _zoned(xs_dot)
     ws = tangent.input_jvp(params, params_dot, xs.inner, xs_dot.inner, h_prevs, g.inner, k.inner)
     return _renewed(rates, k.z, ws)  # (Z)˙
 
 
 def state_jvp(tangent: Tangent, rates: Any, params: Any, k: Zoned, h_dot: Any) -> Any:
-    """Computes the tangent of a step by the previous state."""
+    """Computes the tangent of a step with respect to the previous state."""
     return _mix(rates, k.z, h_dot, tangent.state_jvp(params, k.inner, h_dot))  # (Z)˙
 
 
@@ -116,14 +116,14 @@ def zoneout(cell: Cell, rate: Any) -> Cell:
             for example `gj.cells.LSTMState(h=0.05, c=0.5)`.
 
     Returns:
-        A `gj.Cell`; the cell itself where all rates are 0.
+        A `gj.Cell`; `cell` unchanged if all rates are 0.
 
     Raises:
-        TypeError: If `cell` is not a `gj.Cell`.
+        TypeError: If `cell` is not a `gj.Cell`, or a rate is not a number.
         ValueError: If a rate is not in [0, 1).
     """
     check_single_cell(cell, "zoneout")
-    rates = jax.tree.map(partial(check_rate, "rate"), rate)
+    rates = jax.tree.map(partial(check_rate, "rate"), rate, is_leaf=lambda leaf: leaf is None)
     if not any(jax.tree.leaves(rates)):
         return cell
     expectation = replace(_with_zoneout(cell.deterministic(), rates), sample_noise=None)
@@ -151,7 +151,7 @@ def _with_zoneout(cell: Cell, rates: Any) -> Cell:
 
 
 def zero_state(cell: Cell, params: Any) -> Any:
-    """Calls the cell's."""
+    """Calls the cell's own."""
     return cell._zeros(params)
 
 

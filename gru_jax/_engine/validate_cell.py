@@ -1,0 +1,138 @@
+"""Checks of a cell and its params: types, dtypes, the shapes of its state, and what its functions return."""
+
+from functools import lru_cache
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from gru_jax._engine.arguments import describe, is_array
+from gru_jax._engine.structures import check_same_form, rebuild
+
+FLOATS = ("float64", "float32", "bfloat16", "float16")
+
+
+def check_params(layer: Any, params: Any) -> tuple[Any, int | None]:
+    """Returns the params in the layer's own types, and the input size they are for (None if
+    unknown).
+    """
+    leaves = jax.tree_util.tree_leaves_with_path(params)
+    if not leaves:
+        raise TypeError(
+            f"params: got {describe(params)} without arrays, expected the parameters of cell {layer.name}. "
+            "Make them with cell.init(key, input_size, hidden_size)."
+        )
+    for path, leaf in leaves:
+        check_float_array("params" + jax.tree_util.keystr(path), leaf)
+    dtypes = {str(leaf.dtype) for _, leaf in leaves}
+    if len(dtypes) > 1:
+        raise TypeError(
+            f"params: got the dtypes {', '.join(sorted(dtypes))}, expected one for all leaves. "
+            "Cast them: jax.tree.map(lambda p: p.astype(jnp.float32), params)."
+        )
+    return layer._validated_params(params)
+
+
+def check_float_array(name: str, x: Any) -> None:
+    """Raises unless `x` is an array of a floating dtype that JAX can compute with."""
+    if is_array(x) and str(x.dtype) in FLOATS and not is_torch(x):
+        return
+    wanted = f"{name}: got {describe(x)}, expected an array of dtype {', '.join(FLOATS)}. "
+    if is_torch(x):
+        raise TypeError(
+            wanted + "Convert it: jnp.asarray(tensor.detach().cpu().numpy()), or a whole state dict by gj.convert.from_pytorch."
+        )
+    if is_big_endian(x):
+        raise TypeError(
+            wanted + f"It has non-native byte order: convert it with {name}.astype({name}.dtype.newbyteorder('='))."
+        )
+    if is_array(x) and np.issubdtype(x.dtype, np.complexfloating):
+        raise TypeError(
+            wanted + "Complex parameters are not supported: keep the real and the imaginary part as two leaves, and join them "
+            "where they are used with jax.lax.complex(re, im)."
+        )
+    raise TypeError(wanted + "Convert it: jnp.asarray(value, jnp.float32).")
+
+
+def is_torch(x: Any) -> bool:
+    """Whether `x` is a PyTorch tensor."""
+    return type(x).__module__.partition(".")[0] == "torch"
+
+
+def is_big_endian(x: Any) -> bool:
+    """Whether `x` is a NumPy array whose bytes are in another order than this machine's."""
+    return isinstance(x, np.ndarray | np.generic) and not x.dtype.isnative
+
+
+def check_cell_params(cell: Any, params: Any, path: str) -> tuple[Any, int | None]:
+    """Returns the params of one cell in its own type, and their input size.
+
+    Messages name them by `path`.
+    """
+    params = rebuild(params, cell.params_type, path)
+    if cell.check_params is None:
+        return params, None
+    try:
+        return params, cell.check_params(params)
+    except (TypeError, ValueError) as error:
+        if path == "params":
+            raise
+        raise type(error)(str(error).replace("params", path, 1)) from error
+
+
+def state_shapes(layer: Any, params: Any) -> Any:
+    """The shapes and dtypes of a layer's state without batch axes, or None if `params` do not
+    tell.
+    """
+    leaves, structure = jax.tree.flatten(params)
+    return _state_shapes(layer, structure, tuple((leaf.shape, leaf.dtype) for leaf in leaves))
+
+
+@lru_cache(maxsize=1024)
+def _state_shapes(layer: Any, structure: Any, forms: tuple[Any, ...]) -> Any:
+    params = structure.unflatten([jax.ShapeDtypeStruct(shape, dtype) for shape, dtype in forms])
+    try:
+        return jax.eval_shape(layer._zeros, params)
+    except ValueError:
+        return None
+
+
+def default_zero_state(cell_name: str, params: Any) -> jax.Array:
+    """Zeros of the size of the last axis of the first leaf whose field name begins with U."""
+    for path, leaf in jax.tree_util.tree_leaves_with_path(params):
+        if path and str(getattr(path[-1], "name", getattr(path[-1], "key", ""))).startswith("U"):
+            return jnp.zeros(leaf.shape[-1], leaf.dtype)
+    raise ValueError(
+        f"params: got {describe(params)} without a field whose name begins with U, by whose last axis cell {cell_name} knows "
+        "its hidden size. Give the cell zero_state=lambda params: …, or call unroll with h0."
+    )
+
+
+def check_functions(cell: Any, params: Any, xs: Any, h0: Any) -> None:
+    """Raises if a step of a custom cell fails or does not return a state.
+    Evaluates shapes only.
+
+    A cell with `check_params` has been checked already.
+    """
+    if cell.check_params is not None:
+        return
+    at_one_step = lambda tree: jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype), tree)
+    x, h = at_one_step(xs), jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), h0)
+    shapes = lambda tree: ", ".join(str(leaf.shape) for leaf in jax.tree.leaves(tree))
+    try:
+        u = jax.eval_shape(cell.project, params, x)
+    except (TypeError, ValueError) as error:
+        raise type(error)(
+            f"xs: got steps of shape {shapes(x)}, which project of cell {cell.name} does not take ({error}). "
+            "Expected the input size that params were made for: the features are the last axis of xs."
+        ) from error
+    new = jax.eval_shape(lambda params, u, h: cell.update(cell.gates(params, u, h), h), params, u, h)
+    check_same_form(cell.name, new, h)
+    try:
+        jax.eval_shape(lambda h, y: jax.linear_transpose(cell.output, h)(y), h, jax.eval_shape(cell.output, h))
+    except Exception as error:
+        raise TypeError(
+            f"cell: got an output of cell {cell.name} that is not linear in the state, expected a linear one such as "
+            "lambda state: state.h. Apply what is not linear to the outputs of unroll, or keep it in the state."
+        ) from error
