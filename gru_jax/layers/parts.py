@@ -29,7 +29,7 @@ def check_rate(name: str, rate: Any) -> float:
     """Returns a probability below 1 as a Python float."""
     if not isinstance(rate, Real) or isinstance(rate, bool):
         raise TypeError(f"{name}: got {rate!r}, expected a probability, a float in [0, 1).")
-    if not 0 <= rate < 1:
+    if not 0 <= float(rate) < 1:
         raise ValueError(f"{name}: got {rate!r}, expected a probability in [0, 1).")
     return float(rate)
 
