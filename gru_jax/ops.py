@@ -122,9 +122,13 @@ def outer_sum(
         The sum, in at least float32: the engine adds up all blocks of time before it rounds to the
         dtype of `W`.
     """
+    return _outer_sum(x, a, x.dtype if W is None else W.dtype)
+
+
+def _outer_sum(x: Array, a: Array, operand: jnp.dtype) -> Array:
+    """Computes `outer_sum` of operands in the dtype `operand`."""
     # contracts all leading axes at once: merging them by a reshape would move a sharded batch axis
     leading = tuple(range(x.ndim - 1))
-    operand = x.dtype if W is None else W.dtype
     return jax.lax.dot_general(
         x.astype(operand),
         a.astype(operand),
@@ -144,7 +148,7 @@ def outer_sums(
     cotangents, weights = zip(*products, strict=True)
     if not products_are_joined() or explicitly_sharded(x, *cotangents):
         return [outer_sum(x, a, W) for a, W in products]
-    joined = outer_sum(x, jnp.concatenate(cotangents, -1), weights[0])
+    joined = _outer_sum(x, jnp.concatenate(cotangents, -1), weights[0].dtype)
     return jnp.split(joined, len(products), -1)
 
 
