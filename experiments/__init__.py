@@ -1,1 +1,4 @@
-"""One file per question; `python -m experiments` lists them, `python -m experiments.<name>` runs one."""
+"""Experiments, one file per question.
+
+`python -m experiments` lists them; `python -m experiments.<name>` runs one.
+"""

@@ -1,15 +1,27 @@
-"""How fast is a gradient here, and how small, beside every other library's?
+"""How much time and memory does a gradient take, compared with other libraries?
 
-The gradient of a weighted sum of all outputs by the weights, float32, random everything: `gj.unroll` as it comes, with each kind of
-residuals, and with autodiff; Flax NNX, Equinox, Haiku and Keras (on JAX), each as its users write it and with its step checkpointed;
-then PyTorch in a process of its own. All are checked to make the same gradients from the same weights (moved by
-`gj.convert`); those of JAX take turns; medians. The GRU with the reset after the matmul is what most libraries have, before it Haiku
-and Keras. Beside the time: that of tracing and compiling, the memory of temporaries, and the floor: the floating-point operations that
-cannot be avoided, over the rate of a large matmul on this device.
+Measured: the gradient of a weighted sum of all outputs by the weights, in float32, with random
+weights and data. Beside its time, the time to trace and compile it and its memory for temporaries
+are recorded. The floor is the time that the unavoidable floating-point operations take at the rate
+of a large matmul on this device.
 
-Then the same over the CPU's cores as devices; over long, wide and bfloat16 sequences; the forward pass alone and the gradient of the
-inputs; a recurrent policy's update; a single step. The targets: never slower than the fastest of the other JAX libraries, 1.4 times as
-fast on the six larger shapes (geometric mean), 1.3 times on the tiny ones.
+Candidates:
+- `gj.unroll` with its defaults, with each kind of residuals, and with autodiff;
+- Flax NNX, Equinox, Haiku and Keras (on JAX), as their users would write it, and with the step
+  checkpointed;
+- PyTorch, in a process of its own.
+
+Most libraries have the GRU that resets after the matmul. Only Haiku and Keras have the one that resets
+before it.
+
+Method: weights are converted by `gj.convert`, and the gradients of all candidates are compared
+before they are timed. The JAX programs take turns, and medians are reported.
+
+Also measured: the batch over several CPU devices; long, wide and bfloat16 problems; the forward
+pass alone; the gradient by weights and inputs; the update of a recurrent policy; a single step.
+
+Expectation: never slower than the fastest other JAX library. In the geometric mean, 1.4 times as
+fast on the six larger shapes and 1.3 times as fast on the tiny ones.
 """
 
 import math
@@ -25,9 +37,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+import gru_jax as gj
 from experiments.common import Options, Outcome, main
 from experiments.speed import report, sharded, torch_process, variants
-from experiments.speed.cases import policy_updates, single_steps
 from experiments.speed.measure import (
     difference,
     forward_program,
@@ -37,7 +49,8 @@ from experiments.speed.measure import (
     relative_difference,
 )
 from experiments.speed.peers import cudnn_lstm, ours, peers_of
-from experiments.speed.problem import CELLS, Candidate, Problem, Shape, floor_flop, posed
+from experiments.speed.policy_and_step import policy_updates, single_steps
+from experiments.speed.problem import CELLS, Candidate, Problem, Shape, floor_flop, random_problem
 
 LARGER = [
     (100, 32, 64, 128),
@@ -57,24 +70,24 @@ TINY = [
     (2000, 1, 4, 16),
 ]
 BATCHED = [(50, 128, 16, 16), (100, 64, 16, 32), (300, 32, 8, 32), (100, 128, 32, 64)]  # many sequences, few units
-BEYOND = {
+SWEEPS = {
     "T": [(10, 16, 32, 64), (100, 16, 32, 64), (1_000, 16, 32, 64), (10_000, 16, 32, 64), (20_000, 16, 32, 64)],
     "B": [(100, 1, 64, 128), (100, 8, 64, 128), (100, 64, 64, 128), (100, 512, 64, 128)],
     "H": [(100, 16, 64, 8), (100, 16, 64, 32), (100, 16, 64, 128), (100, 16, 64, 512), (50, 16, 64, 1024)],
 }
-AFTER = "GRU, reset after"
+RESET_AFTER = "GRU, reset after"
 Peer = Literal["Flax NNX", "Equinox", "Haiku", "Keras", "PyTorch"]
 MODULES = {"Flax NNX": "flax", "Equinox": "equinox", "Haiku": "haiku", "Keras": "keras", "PyTorch": "torch"}
-DISTRIBUTIONS = {"Haiku": "dm-haiku"}  # where it is not named as the module is
+DISTRIBUTIONS = {"Haiku": "dm-haiku"}  # distributions with another name than their module
 
 
 @dataclass(frozen=True)
 class BenchmarkOptions(Options):
-    """Also:
+    """The options of the benchmark.
 
     Attributes:
-        shapes: T,B,D,H of each, instead of all.
-        peers: which of the other libraries.
+        shapes: Shapes T,B,D,H to time instead of the full benchmark, for example 100,32,64,128.
+        peers: Other libraries to compare with.
     """
 
     shapes: tuple[str, ...] = ()
@@ -82,53 +95,69 @@ class BenchmarkOptions(Options):
 
 
 def candidates_of(
-    problem: Problem, peers: Sequence[str], residuals: bool = True, checkpointed: bool = True
+    problem: Problem, peers: Sequence[str], *, residuals: bool = True, checkpointed: bool = True
 ) -> dict[str, Candidate]:
-    """By name; the first is what a user gets."""
+    """Returns the candidates by name.
+
+    Args:
+        problem: The problem.
+        peers: Names of the other libraries.
+        residuals: Whether to include each kind of residuals. Defaults to True.
+        checkpointed: Whether to include other libraries with their step checkpointed. Defaults to
+            True.
+    """
     found = {"ours": ours(problem)}
     if residuals:
-        found |= {f"ours, {kept}": ours(problem, residuals=kept) for kept in ("states", "gates")}
-    found |= {"autodiff": ours(problem, derivative="autodiff")}
+        found |= {f"ours, {kind}": ours(problem, derivative=gj.CustomVJP(residuals=kind)) for kind in ("states", "gates")}
+    found |= {"autodiff": ours(problem, derivative=gj.Autodiff())}
     if problem.cell is CELLS["LSTM"] and jax.default_backend() == "gpu":
         found["cuDNN"] = cudnn_lstm(problem)
     others = {name: maker(problem) for name, maker in peers_of(problem.cell, peers).items()}
     return found | {name: candidate for name, candidate in others.items() if checkpointed or "checkpointed" not in name}
 
 
-def gradients(problem: Problem, peers: Sequence[str], rounds: int, tolerance: float = 1e-3, **how: Any) -> dict[str, Any]:
-    """Every candidate's gradient: compared, then timed."""
-    candidates = candidates_of(problem, peers, **how)
+def time_gradients(
+    problem: Problem, peers: Sequence[str], rounds: int, tolerance: float = 1e-3, **options: Any
+) -> dict[str, Any]:
+    """Compares the gradients of all candidates, and times them.
+
+    `options` are those of `candidates_of`.
+    """
+    candidates = candidates_of(problem, peers, **options)
     programs = {name: gradient_program(candidate, problem) for name, candidate in candidates.items()}
-    made = {name: program.call(*program.arguments) for name, program in programs.items()}
-    differences = {name: difference(candidates[name], gradient, made["autodiff"]) for name, gradient in made.items()}
+    gradients = {name: program.call(*program.arguments) for name, program in programs.items()}
+    reference = gradients["autodiff"]
+    differences = {name: difference(candidates[name], gradient, reference) for name, gradient in gradients.items()}
     measured = interleaved(programs, rounds)
-    if "PyTorch" in peers and CELLS[AFTER] is problem.cell and problem.xs.dtype == jnp.float32:
+    if "PyTorch" in peers and CELLS[RESET_AFTER] is problem.cell and problem.xs.dtype == jnp.float32:
         device = "cuda" if jax.default_backend() == "gpu" else "cpu"
-        measured["PyTorch"], candidate, theirs = torch_process.timed(problem, min(rounds, 9), device)
-        differences["PyTorch"] = difference(candidate, theirs, made["autodiff"])
-    assert all(error < tolerance for error in differences.values()), differences  # no speed of a wrong result, nor of NaN
+        measured["PyTorch"], candidate, torch_gradient = torch_process.timed(problem, min(rounds, 9), device)
+        differences["PyTorch"] = difference(candidate, torch_gradient, reference)
+    # The time of a wrong result means nothing. The comparison is also false for NaN.
+    assert all(error < tolerance for error in differences.values()), differences
     return {"difference": max(differences.values()), "measured": measured}
 
 
 def with_floor(case: dict[str, Any], problem: Problem, rate: float) -> dict[str, Any]:
-    """The milliseconds that its operations take at this rate, with and without the gates once more."""
-    ms = {f"floor_{name}_ms": 1e3 * floor_flop(problem, name == "states") / rate for name in ("gates", "states")}
+    """Adds the floor in milliseconds to a case, with the gates computed once or twice."""
+    flop = {name: floor_flop(problem, recompute_gates=name == "states") for name in ("gates", "states")}
+    ms = {f"floor_{name}_ms": 1e3 * count / rate for name, count in flop.items()}
     return case | {name: round(value, 5) for name, value in ms.items()}
 
 
 def shapes_of(texts: tuple[str, ...]) -> list[Shape]:
-    """The shapes that `--shapes` names."""
+    """Parses the shapes given by `--shapes`."""
     found = []
     for text in texts:
         sizes = [int(part) for part in text.split(",") if part.strip().isdigit()]
         if len(sizes) != 4 or text.count(",") != 3 or min(sizes) < 1:
-            raise SystemExit(f"--shapes: got {text!r}, expected T,B,D,H, four positive integers: 100,32,64,128 for one")
+            raise SystemExit(f"--shapes: got {text!r}, expected T,B,D,H, four positive integers, for example 100,32,64,128.")
         found.append(Shape(*sizes))
     return found
 
 
 def main_table(options: BenchmarkOptions, rounds: int, rate: float) -> list[dict[str, Any]]:
-    """Every cell on every shape; the tables' rows."""
+    """Times every cell on every shape. Returns the rows of the tables."""
     given = shapes_of(options.shapes)
     groups = {"given": given} if given else {"larger": LARGER, "tiny": TINY, "batched": BATCHED}
     if options.quick and not given:
@@ -136,77 +165,83 @@ def main_table(options: BenchmarkOptions, rounds: int, rate: float) -> list[dict
     cases = []
     for group, shapes in groups.items():
         for shape in map(lambda sizes: Shape(*sizes), shapes):
-            for name in (AFTER,) if options.quick else CELLS:
-                problem = posed(CELLS[name], shape, options.seed)
-                case = {"group": group, "cell": name, "shape": shape} | gradients(problem, options.peers, rounds)
+            for name in (RESET_AFTER,) if options.quick else CELLS:
+                problem = random_problem(CELLS[name], shape, options.seed)
+                case = {"group": group, "cell": name, "shape": shape} | time_gradients(problem, options.peers, rounds)
                 cases.append(with_floor(case, problem, rate))
-                print(report.line(cases[-1]), flush=True)
+                print(report.case_line(cases[-1]), flush=True)
     return cases
 
 
 def growth(options: BenchmarkOptions, rounds: int, rate: float) -> dict[str, list[dict[str, Any]]]:
-    """Time and memory over T, B and H, and in bfloat16, against Flax NNX and Equinox."""
+    """Times the GRU over T, B and H, and in bfloat16, against Flax NNX and Equinox."""
     peers = tuple(name for name in ("Flax NNX", "Equinox") if name in options.peers)[: 1 if options.quick else None]
-    sweeps: dict[str, Any] = {"T": [(10, 4, 4, 8)]} if options.quick else BEYOND
+    sweeps: dict[str, Any] = {"T": [(10, 4, 4, 8)]} if options.quick else SWEEPS
     found: dict[str, list[dict[str, Any]]] = {}
     for axis, shapes in sweeps.items():
         for shape in map(lambda sizes: Shape(*sizes), shapes):
-            problem = posed(CELLS[AFTER], shape, options.seed)
-            case = {"group": axis, "cell": AFTER, "shape": shape} | gradients(problem, peers, rounds, residuals=False)
+            problem = random_problem(CELLS[RESET_AFTER], shape, options.seed)
+            case = {"group": axis, "cell": RESET_AFTER, "shape": shape} | time_gradients(
+                problem, peers, rounds, residuals=False
+            )
             found.setdefault(axis, []).append(with_floor(case, problem, rate))
-            print(report.line(found[axis][-1]), flush=True)
+            print(report.case_line(found[axis][-1]), flush=True)
     shape = Shape(*(sweeps["T"][0] if options.quick else LARGER[0]))
-    problem = posed(CELLS[AFTER], shape, options.seed, jnp.bfloat16)
-    case = {"group": "bfloat16", "cell": AFTER, "shape": shape} | gradients(problem, peers, rounds, 0.3, residuals=False)
+    problem = random_problem(CELLS[RESET_AFTER], shape, options.seed, jnp.bfloat16)
+    case = {"group": "bfloat16", "cell": RESET_AFTER, "shape": shape} | time_gradients(
+        problem, peers, rounds, 0.3, residuals=False
+    )
     found["bfloat16"] = [case]
-    print(report.line(case), flush=True)
+    print(report.case_line(case), flush=True)
     return found
 
 
 def other_passes(options: BenchmarkOptions, rounds: int) -> list[dict[str, Any]]:
-    """The loss alone, of the gated cells, and the gradient by weights and inputs."""
+    """Times the forward pass of the gated cells, and the gradient by weights and inputs."""
     cases = []
-    of = [("forward", name) for name in (AFTER, "GRU", "LSTM")[: 1 if options.quick else None]] + [
-        ("weights and inputs", AFTER)
-    ]
+    forward_cells = (RESET_AFTER, "GRU", "LSTM")[: 1 if options.quick else None]
+    passes = [*(("forward", name) for name in forward_cells), ("weights and inputs", RESET_AFTER)]
     for shape in map(lambda sizes: Shape(*sizes), [(20, 4, 8, 16)] if options.quick else LARGER):
-        for what, cell in of:
-            problem = posed(CELLS[cell], shape, options.seed)
+        for kind, cell in passes:
+            problem = random_problem(CELLS[cell], shape, options.seed)
             peers = options.peers[: 1 if options.quick else None]
             candidates = candidates_of(problem, peers, residuals=False, checkpointed=False)
-            make: Any = forward_program if what == "forward" else partial(gradient_program, argnums=(0, 1))
+            make: Any = forward_program if kind == "forward" else partial(gradient_program, argnums=(0, 1))
             programs = {name: make(candidate, problem) for name, candidate in candidates.items()}
-            made = {name: program.call(*program.arguments) for name, program in programs.items()}
-            if what == "forward":
-                assert np.ptp(np.array(list(made.values()))) < 1e-3 * problem.weights.size**0.5, made
+            values = {name: program.call(*program.arguments) for name, program in programs.items()}
+            if kind == "forward":
+                assert np.ptp(np.array(list(values.values()))) < 1e-3 * problem.weights.size**0.5, values
             else:
-                differences = [difference_of_both(candidates[name], both, made["autodiff"]) for name, both in made.items()]
-                assert np.max(differences) < 1e-3, dict(zip(made, differences, strict=True))
-            cases.append({"group": what, "cell": cell, "shape": shape, "measured": interleaved(programs, rounds)})
-            print(report.line(cases[-1]), flush=True)
+                differences = [difference_of_both(candidates[name], both, values["autodiff"]) for name, both in values.items()]
+                assert np.max(differences) < 1e-3, dict(zip(values, differences, strict=True))
+            cases.append({"group": kind, "cell": cell, "shape": shape, "measured": interleaved(programs, rounds)})
+            print(report.case_line(cases[-1]), flush=True)
     return cases
 
 
 def difference_of_both(candidate: Candidate, both: Any, reference: Any) -> float:
-    """`difference`, and that of the inputs' gradients."""
-    turned = jnp.swapaxes(both[1], 0, 1) if candidate.batch_major else both[1]
-    return float(np.max([difference(candidate, both[0], reference[0]), relative_difference(turned, reference[1])]))
+    """Returns the larger error of a gradient by weights and inputs."""
+    xs_bar = jnp.swapaxes(both[1], 0, 1) if candidate.batch_major else both[1]
+    return float(np.max([difference(candidate, both[0], reference[0]), relative_difference(xs_bar, reference[1])]))
 
 
 def over_devices(options: BenchmarkOptions, rounds: int) -> list[dict[str, Any]]:
-    """The larger shapes over one CPU device per core."""
+    """Times the larger shapes with the batch over one CPU device per core."""
     cases = []
     for shape in [(20, 4, 8, 16)] if options.quick else LARGER:
-        devices = max(math.gcd(os.cpu_count() or 1, shape[1]), 2)  # the batch divides by it
+        devices = max(math.gcd(os.cpu_count() or 1, shape[1]), 2)  # the number of devices divides the batch
         peers: list[str] = list(options.peers[: 1 if options.quick else None])
-        timed = sharded.timed(AFTER, shape, peers, rounds, devices, options.seed)
-        cases.append({"group": f"{devices} devices", "cell": AFTER, "shape": Shape(*shape)} | timed)
+        timed = sharded.timed(RESET_AFTER, shape, peers, rounds, devices, options.seed)
+        cases.append({"group": f"{devices} devices", "cell": RESET_AFTER, "shape": Shape(*shape)} | timed)
         print(f"{devices} devices", Shape(*shape), {name: found["ms"] for name, found in timed["measured"].items()}, flush=True)
     return cases
 
 
 def variants_of_the_engine(options: BenchmarkOptions, rounds: int) -> dict[str, dict[str, float]]:
-    """How many times faster each is than the engine as it is, by shape."""
+    """Times variants of the engine.
+
+    Returns the time of the engine over that of each variant, by shape.
+    """
     backend = jax.default_backend()
     chosen = variants.VARIANTS | (variants.ON_GPU if backend == "gpu" else {})
     if options.quick:
@@ -214,7 +249,7 @@ def variants_of_the_engine(options: BenchmarkOptions, rounds: int) -> dict[str, 
     found: dict[str, dict[str, float]] = {}
     for shape in [(20, 4, 8, 16)] if options.quick else [LARGER[0], LARGER[4]]:
         for name, variant in chosen.items():
-            timed = variants.timed(AFTER, shape, variant, rounds, backend, options.seed)
+            timed = variants.timed(RESET_AFTER, shape, variant, rounds, backend, options.seed)
             ms = {kind: case["ms"] for kind, case in timed.items()}
             found.setdefault(name, {})[str(Shape(*shape))] = round(ms["as it is"] / ms["variant"], 3)
         print(Shape(*shape), {name: by[str(Shape(*shape))] for name, by in found.items()}, flush=True)
@@ -222,10 +257,10 @@ def variants_of_the_engine(options: BenchmarkOptions, rounds: int) -> dict[str, 
 
 
 def run(options: BenchmarkOptions) -> Outcome:
-    """All of it; with `--shapes` the first table only."""
+    """Runs the full benchmark, or with `--shapes` the main table only."""
     missing = [name for name in options.peers if find_spec(MODULES[name]) is None]
     if missing:
-        print(f"not installed, so left out: {', '.join(missing)} (pip install 'gru_jax[peers]')", flush=True)
+        print(f"Leaving out {', '.join(missing)}: not installed. Run pip install 'gru_jax[peers]'.", flush=True)
         options = replace(options, peers=tuple(name for name in options.peers if name not in missing))
     rounds = 3 if options.quick else 11
     shapes_of(options.shapes)

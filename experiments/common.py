@@ -1,4 +1,4 @@
-"""What every experiment shares: its command line, where it writes, and the record it leaves."""
+"""The command line, the output directory and the JSON record that all experiments share."""
 
 import json
 import os
@@ -27,13 +27,13 @@ import matplotlib.pyplot as plt
 
 @dataclass(frozen=True)
 class Options:
-    """The command line of an experiment.
+    """The command-line options of an experiment.
 
     Attributes:
-        quick: a short run that shows everything works; its numbers are not the published ones.
-        seed: of everything random.
-        out: the folder to write to; runs/<name> by default.
-        device: cpu or gpu; by default what JAX takes.
+        quick: Run a short version that only checks that everything works. Its numbers mean nothing.
+        seed: Seed of all random numbers.
+        out: Directory to write to. Defaults to runs/NAME.
+        device: Platform to run on. Defaults to the one JAX picks.
     """
 
     quick: bool = False
@@ -43,29 +43,46 @@ class Options:
 
 
 class Outcome(NamedTuple):
-    """What an experiment returns: the line it prints last, the record it writes, its figures, tables and other files by name."""
+    """What an experiment returns.
+
+    Attributes:
+        summary: The key figures. They are printed last, on one line.
+        results: The full record, written to results.json.
+        figures: Figures by file name.
+        tables: Markdown texts by file name.
+        files: Contents of other files by file name.
+    """
 
     summary: dict[str, Any]
     results: dict[str, Any]
     figures: dict[str, plt.Figure]
-    tables: Mapping[str, str] = MappingProxyType({})  # Markdown
+    tables: Mapping[str, str] = MappingProxyType({})
     files: Mapping[str, bytes] = MappingProxyType({})
 
 
 def main(
     run: Callable[..., Outcome], options_type: type[Options] = Options, *, x64: bool = False, all_cores: bool = False
 ) -> None:
-    """Parses the command line, runs, writes results.json and the figures, and prints a one-line JSON summary.
+    """Runs an experiment from the command line.
+
+    Parses the options, runs the experiment, writes results.json and the other files, and prints the
+    summary as one line of JSON.
 
     Args:
-        run: the experiment.
-        options_type: its own command line, where it has one.
-        x64: whether it computes in float64.
-        all_cores: makes every CPU core a device of its own, for `mesh=mesh_for(batch_size)`.
+        run: The experiment, a function of the parsed options.
+        options_type: The options of the experiment. Defaults to `Options`.
+        x64: Whether to compute in float64. Defaults to False.
+        all_cores: Whether to make each CPU core a JAX device, for `mesh=mesh_for(batch_size)`.
+            Defaults to False.
     """
     module = sys.modules[run.__module__]
     name = Path(module.__file__ or "").stem
-    options = tyro.cli(options_type, prog=f"python -m experiments.{name}", description=module.__doc__)
+    options = tyro.cli(
+        options_type,
+        prog=f"python -m experiments.{name}",
+        description=_description(name, module.__doc__ or ""),
+        config=(tyro.conf.FlagCreatePairsOff,),  # --quick without --no-quick
+    )
     if options.device is not None:
         jax.config.update("jax_platforms", {"gpu": "cuda"}.get(options.device, options.device))
     if x64:
@@ -88,7 +105,7 @@ def main(
         (out / file).write_bytes(content)
     record = {
         "experiment": name,
-        "command": _command(name, sys.argv[1:]),
+        "command": _command_of_record(name, sys.argv[1:]),
         "versions": {"python": platform.python_version(), "jax": jax.__version__, "gru_jax": gru_jax.__version__},
         "device": jax.devices()[0].device_kind,
         "devices": len(jax.devices()),
@@ -103,18 +120,29 @@ def main(
     print(json.dumps(to_json_value(printed, nonfinite=str), allow_nan=False))
 
 
-LEAST = 8  # sequences on a device: half of the fewest that were measured to gain, so that a step is more than its overhead
+# Half of the smallest count that was measured to gain. With fewer, the overhead of a step dominates.
+MIN_SEQUENCES_PER_DEVICE = 8
 
 
 def mesh_for(batch_size: int) -> Mesh | None:
-    """A mesh of as many devices as divide a batch and leave `LEAST` sequences to each; None for one."""
+    """Returns a mesh over as many devices as a batch keeps busy, or None if that is one device.
+
+    The number of devices divides `batch_size`, and each device gets at least
+    `MIN_SEQUENCES_PER_DEVICE` sequences.
+    """
     devices = jax.devices()
-    count = max(n for n in range(1, len(devices) + 1) if n == 1 or (batch_size % n == 0 and batch_size // n >= LEAST))
+    usable = (n for n in range(2, len(devices) + 1) if batch_size % n == 0 and batch_size // n >= MIN_SEQUENCES_PER_DEVICE)
+    count = max(usable, default=1)
     return gru_jax.train.data_mesh(devices[:count]) if count > 1 else None
 
 
-def _command(name: str, arguments: list[str]) -> str:
-    """What makes this record again, wherever it is written to."""
-    where = [i for i, argument in enumerate(arguments) if argument == "--out"]
-    kept = [argument for i, argument in enumerate(arguments) if i not in where and i - 1 not in where]
-    return shlex.join(["python", "-m", f"experiments.{name}", *kept])
+def _description(name: str, docstring: str) -> str:
+    """Returns the text above the options in `--help`: the question, and where the details are."""
+    return f"{docstring.splitlines()[0]} Method, expectation and sources are in experiments/{name}.py."
+
+
+def _command_of_record(name: str, arguments: list[str]) -> str:
+    """Returns the command that reproduces a record, without its `--out`."""
+    outs = [i for i, argument in enumerate(arguments) if argument == "--out"]
+    others = [argument for i, argument in enumerate(arguments) if i not in outs and i - 1 not in outs]
+    return shlex.join(["python", "-m", f"experiments.{name}", *others])

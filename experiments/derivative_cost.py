@@ -1,14 +1,16 @@
-"""What do the derived derivatives cost, and what lengths, resets and forward mode on top of them?
+"""What do the derived gradients and tangents cost compared with autodiff?
 
-For each cell and shape, with and without lengths and resets, the gradient of a weighted sum of all outputs with respect to the
-parameters, three ways: `derivative="adjoint"` (the custom VJP), `"both"` (the custom JVP whose transpose is derived too) and
-`"autodiff"` (the same forward pass); and a tangent in a random direction by `"both"` and by autodiff. float32.
+Measured: the gradient of a weighted sum of all outputs with respect to the parameters, in float32,
+for each cell and shape, with and without lengths and resets. There are three ways: `CustomVJP`,
+`CustomJVP` (whose transpose is derived too) and `Autodiff`, all with the same forward pass. A
+tangent in a random direction is timed by `CustomJVP` and by `Autodiff`.
 
-Expectation: the derived gradient is faster than autodiff's and needs less memory, also with lengths and resets; that by `"both"`
-costs little more. A tangent alone is autodiff's game: it makes one pass where `"both"` makes two.
+Method: the programs are compiled, their results compared, and then timed in turns over several
+rounds. Ratios of medians are reported. The committed times are from two CPU cores.
 
-Measured as ratios: the candidates are compiled, compared, then timed in turn, several rounds, medians. The committed times are of two
-CPU cores.
+Expectation: the derived gradient is faster than autodiff's and needs less memory, with and without
+lengths and resets. The gradient by `CustomJVP` costs little more. For a tangent alone autodiff is
+faster, because it makes one pass where `CustomJVP` makes two.
 """
 
 from collections.abc import Callable
@@ -21,18 +23,23 @@ import numpy as np
 
 import gru_jax as gj
 from experiments.common import Options, Outcome, main
-from experiments.speed.measure import Program, compiled, interleaved, relative_difference
+from experiments.speed.measure import Program, compile_program, interleaved, relative_difference
 from experiments.speed.problem import CELLS
 from experiments.speed.report import geomean
 
 SHAPES = ((100, 32, 64, 128), (1000, 16, 32, 64), (60, 16, 256, 512))  # T, B, D, H
 QUICK_SHAPES = ((20, 4, 8, 16),)
-CONDITIONS = {"plain": False, "lengths and resets": True}
+CONDITIONS = {"plain": False, "lengths and resets": True}  # whether lengths and resets are given
+# The names are keys of results.json.
+DERIVATIVES = {"adjoint": gj.CustomVJP(), "both": gj.CustomJVP(), "autodiff": gj.Autodiff()}
 GRADIENTS, TANGENTS = ("adjoint", "both", "autodiff"), ("both", "autodiff")
 
 
-def candidates(cell: gj.Cell, shape: tuple[int, ...], conditions: bool, seed: int) -> dict[str, Program]:
-    """Compiled programs by name, all of one argument: the parameters."""
+def candidates(cell: gj.Cell, shape: tuple[int, ...], *, with_step_flags: bool, seed: int) -> dict[str, Program]:
+    """Compiles the gradients and the tangents of one cell and shape, by name.
+
+    With `with_step_flags`, the sequences have different lengths and are reset at random steps.
+    """
     T, B, D, H = shape
     keys = jax.random.split(jax.random.key(seed), 6)
     params = cell.init(keys[0], D, H)
@@ -40,36 +47,38 @@ def candidates(cell: gj.Cell, shape: tuple[int, ...], conditions: bool, seed: in
     lengths, resets = jax.random.randint(keys[3], (B,), T // 2, T + 1), jax.random.bernoulli(keys[4], 0.02, (T, B))
     direction = jax.tree.map(lambda p: jax.random.normal(keys[5], p.shape), params)
 
-    def loss(how: Any, params: Any, xs: jax.Array, lengths: jax.Array, resets: jax.Array) -> jax.Array:
-        when: Any = {"lengths": lengths, "resets": resets} if conditions else {}
-        return (gj.unroll(cell, params, xs, derivative=how, **when)[1] * weights).sum()
+    def loss(derivative: Any, params: Any, xs: jax.Array, lengths: jax.Array, resets: jax.Array) -> jax.Array:
+        step_flags: Any = {"lengths": lengths, "resets": resets} if with_step_flags else {}
+        return (gj.unroll(cell, params, xs, derivative=derivative, **step_flags)[1] * weights).sum()
 
-    def tangent(how: str, params: Any, *data: jax.Array) -> jax.Array:
-        return jax.jvp(lambda params: loss(how, params, *data), (params,), (direction,))[1]
+    def tangent(derivative: Any, params: Any, *data: jax.Array) -> jax.Array:
+        return jax.jvp(lambda params: loss(derivative, params, *data), (params,), (direction,))[1]
 
-    programs: dict[str, Callable[..., Any]] = {f"gradient, {how}": jax.grad(partial(loss, how)) for how in GRADIENTS}
-    programs |= {f"tangent, {how}": partial(tangent, how) for how in TANGENTS}
+    programs: dict[str, Callable[..., Any]] = {
+        f"gradient, {name}": jax.grad(partial(loss, DERIVATIVES[name])) for name in GRADIENTS
+    }
+    programs |= {f"tangent, {name}": partial(tangent, DERIVATIVES[name]) for name in TANGENTS}
     arguments = (params, xs, lengths, resets)
-    return {name: compiled(program, *arguments) for name, program in programs.items()}
+    return {name: compile_program(program, *arguments) for name, program in programs.items()}
 
 
 def largest_difference(programs: dict[str, Program], kind: str) -> float:
-    """How far the candidates of a kind are from autodiff, relative to each leaf's scale."""
+    """Returns the largest difference from autodiff, relative to each leaf's scale."""
     results = {name: program.call(*program.arguments) for name, program in programs.items() if name.startswith(kind)}
     reference = results[f"{kind}, autodiff"]
     return float(np.max([relative_difference(result, reference) for result in results.values()]))
 
 
 def run(options: Options) -> Outcome:
-    """Every shape, cell and condition."""
+    """Times every shape and cell, with and without lengths and resets."""
     rounds = 3 if options.quick else 15
     cases = []
     for shape in QUICK_SHAPES if options.quick else SHAPES:
         for name, cell in CELLS.items():
-            for condition, conditions in CONDITIONS.items():
-                programs = candidates(cell, shape, conditions, options.seed)
+            for condition, with_step_flags in CONDITIONS.items():
+                programs = candidates(cell, shape, with_step_flags=with_step_flags, seed=options.seed)
                 difference = float(np.max([largest_difference(programs, kind) for kind in ("gradient", "tangent")]))
-                assert difference < 1e-3, (shape, name, condition, difference)  # no speed of a wrong result
+                assert difference < 1e-3, (shape, name, condition, difference)  # the time of a wrong result means nothing
                 measured = interleaved(programs, rounds)
                 ms = {program: figures["ms"] for program, figures in measured.items()}
                 mib = {program: figures["temp_mib"] for program, figures in measured.items()}
@@ -86,7 +95,7 @@ def run(options: Options) -> Outcome:
 
 
 def summary(cases: list[dict[str, Any]]) -> dict[str, Any]:
-    """Geometric means over all cases of each condition, and what the conditions themselves cost the derived gradient."""
+    """Returns the geometric means, with and without lengths and resets."""
     found: dict[str, Any] = {"cases": len(cases), "largest_difference": max(case["difference"] for case in cases)}
     for condition in CONDITIONS:
         chosen = [case for case in cases if case["conditions"] == condition]
@@ -100,7 +109,7 @@ def summary(cases: list[dict[str, Any]]) -> dict[str, Any]:
 
 
 def draw(cases: list[dict[str, Any]]) -> plt.Figure:
-    """How many times faster the derived gradient is than autodiff's, and what `both` costs."""
+    """Draws the time of autodiff over that of the derived gradient and the derived tangent."""
     figure, axes = plt.subplots(figsize=(11, 0.32 * len(cases) + 1.6), layout="constrained")
     labels = [f"{case['cell']}, {tuple(case['shape'])}, {case['conditions']}" for case in cases]
     at = np.arange(len(cases))

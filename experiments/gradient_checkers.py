@@ -71,7 +71,7 @@ def gradients(fun: Function, args: Any) -> Any:
 @cache
 def autodiff(name: str, kind: str, seed: int) -> Any:
     """Returns the right gradients of a form in float32, by autodiff."""
-    return gradients(partial(gj.unroll, FORMS[name], derivative="autodiff"), problem(FORMS[name], kind, seed))
+    return gradients(partial(gj.unroll, FORMS[name], derivative=gj.Autodiff()), problem(FORMS[name], kind, seed))
 
 
 def verdicts_of_checkers(fun: Function, right: Any, args: Any) -> dict[str, str]:

@@ -1,16 +1,23 @@
-"""Where does the gradient of a long-memory task come from, and what do gates change about it?
+"""Where does the gradient of a long-memory task come from, and what do gates change?
 
-The task: the first of T inputs shows a number c from −1 to 1, all others noise; at every step the network is asked for c (squared
-error). So each loss step t has one use step that matters, k = 1, and the way back to it is t − 1 steps long. (A number, not a sign:
-a sign can be latched in a saturated unit, and what is latched has no gradient, as Bengio et al. 1994 proved.)
+Task: the first of T inputs is a number c from −1 to 1, all others are noise. At every step the
+network outputs an estimate of c, with the squared error as loss. So for each loss step t only the
+use step k = 1 matters, and the gradient travels t − 1 steps to reach it. The target is a number and
+not a sign, because a saturated unit can latch a sign, and a latched value has no gradient (Bengio
+et al. 1994).
 
-Shown, for the linear RNN, the tanh RNN, GRU and LSTM of the same size on the same data, before and after training: the norm of
-every term (loss step t, use step k) of the gradient, by `gj.flow.contribution_norms`; how the gradient of the last loss fades on its
-way back, by `state_sensitivity`; the Lyapunov exponents of the recurrence. Then the linear and the tanh RNN with recurrent weights
-wrec · Q, Q a rotation, over wrec; and the GRU over its update bias.
+Measured, for the linear RNN, the tanh RNN, the GRU and the LSTM of the same size on the same data,
+before and after training:
+- the norm of each term (loss step t, use step k) of the gradient, by `gj.flow.contribution_norms`;
+- how the gradient of the last loss decays on its way back, by `gj.flow.state_sensitivity`;
+- the Lyapunov exponents of the recurrence, by `gj.flow.lyapunov_exponents`.
 
-Expectation: for wrec · Q the linear RNN's gradient fades or grows exactly as wrec^(t−k); tanh can only shrink it further; gates let
-a unit keep its state, so that after training the terms of the first use steps do not fade in GRU and LSTM.
+In addition, the linear and the tanh RNN are measured with recurrent weights wrec · Q, where Q is a
+rotation, for several wrec, and the GRU for several biases of its update gate.
+
+Expectation: with wrec · Q, the gradient of the linear RNN decays or grows exactly as wrec^(t−k),
+and tanh can only shrink it further. Gates let a unit keep its state, so that in a trained GRU or
+LSTM the terms of the first use steps do not decay.
 """
 
 import time
@@ -33,21 +40,26 @@ UPDATE_BIASES = (2.0, 0.0, -2.0, -4.0)
 
 
 class Params(NamedTuple):
-    """The network: a cell and its read-out."""
+    """The parameters of a cell and of its read-out."""
 
     cell: Any
     readout: gj.heads.DenseParams
 
 
 class Task(NamedTuple):
-    """Inputs `(T, B, 2)`, the number and a flag that says when it is shown, and the number `(B,)`."""
+    """A batch of the task.
+
+    Attributes:
+        xs: Inputs `(T, B, 2)`: a number, and a flag that marks the step that shows c.
+        c: The number to remember, `(B,)`.
+    """
 
     xs: jax.Array
     c: jax.Array
 
 
-def draw(steps: int, key: jax.Array) -> Task:
-    """A batch of the task."""
+def random_batch(steps: int, key: jax.Array) -> Task:
+    """Draws a batch of the task."""
     key_c, key_noise = jax.random.split(key)
     c = jax.random.uniform(key_c, (BATCH,), minval=-1.0)
     noise = jax.random.normal(key_noise, (steps - 1, BATCH))
@@ -56,30 +68,30 @@ def draw(steps: int, key: jax.Array) -> Task:
 
 
 def init(cell: gj.Cell, key: jax.Array) -> Params:
-    """A network of `HIDDEN` units."""
+    """Draws the parameters of a network of `HIDDEN` units."""
     key_cell, key_readout = jax.random.split(key)
     return Params(cell.init(key_cell, 2, HIDDEN), gj.heads.init_dense(key_readout, HIDDEN, 1))
 
 
 def loss_at(readout: gj.heads.DenseParams, c: jax.Array, t: Any, y: jax.Array) -> jax.Array:
-    """The squared error at one step, mean over the batch."""
+    """Returns the squared error at one step, averaged over the batch."""
     return ((gj.heads.dense(readout, y)[..., 0] - c) ** 2).mean()
 
 
 def loss_fn(cell: gj.Cell, params: Params, batch: Task, key: jax.Array) -> tuple[jax.Array, dict]:
-    """Mean over the steps."""
+    """Returns the squared error averaged over steps and batch."""
     _, ys = gj.unroll(cell, params.cell, batch.xs)
     return jax.vmap(partial(loss_at, params.readout, batch.c, 0))(ys).mean(), {}
 
 
 def total_norms(norms: Any) -> jax.Array:
-    """The norm of a term over all parameters, from those of each."""
+    """Combines the norms of each parameter into the norm over all parameters."""
     return gj.flow.norm(jnp.stack(jax.tree.leaves(norms)), 0)
 
 
 @partial(jax.jit, static_argnums=0)
 def flow_of(cell: gj.Cell, params: Params, batch: Task) -> dict[str, jax.Array]:
-    """What is shown of a network: the norms of all terms, sensitivities, exponents."""
+    """Measures the norms of all terms, the sensitivities, the Lyapunov exponents and the loss."""
     loss = partial(loss_at, params.readout, batch.c)
     return {
         "terms": total_norms(gj.flow.contribution_norms(cell, params.cell, batch.xs, loss)),
@@ -90,7 +102,7 @@ def flow_of(cell: gj.Cell, params: Params, batch: Task) -> dict[str, jax.Array]:
 
 
 def difference_of_the_sum(cell: gj.Cell, params: Params, batch: Task) -> float:
-    """How far the sum of the exact split is from `jax.grad`, relative to each leaf's scale."""
+    """Returns the error of the sum of all terms, relative to each leaf's scale."""
     loss = partial(loss_at, params.readout, batch.c)
     split = gj.flow.contributions(cell, params.cell, batch.xs, loss)
     steps = batch.xs.shape[0]
@@ -102,11 +114,11 @@ def difference_of_the_sum(cell: gj.Cell, params: Params, batch: Task) -> float:
 
 
 def costs(lengths: tuple[int, ...], seed: int) -> list[dict[str, float]]:
-    """Time and memory of the split for a GRU, over those of the gradient itself."""
+    """Measures time and memory of a GRU's gradient and of its split, for several lengths."""
     cell = CELLS["GRU"]
     found = []
     for steps in lengths:
-        params, batch = init(cell, jax.random.key(seed)), draw(steps, jax.random.key(seed + 1))
+        params, batch = init(cell, jax.random.key(seed)), random_batch(steps, jax.random.key(seed + 1))
         loss = partial(loss_at, params.readout, batch.c)
         programs: dict[str, Any] = {
             "gradient": lambda p, b: jax.grad(lambda p: loss_fn(cell, p, b, jax.random.key(0))[0])(p),
@@ -129,32 +141,34 @@ def costs(lengths: tuple[int, ...], seed: int) -> list[dict[str, float]]:
     return found
 
 
-def rotated(cell: gj.Cell, wrec: float, key: jax.Array) -> Params:
-    """A network whose recurrent weights are wrec times a rotation."""
+def with_scaled_rotation(cell: gj.Cell, wrec: float, key: jax.Array) -> Params:
+    """Draws a network whose recurrent weights are wrec times a rotation."""
     params = init(cell, key)
     rotation = jax.nn.initializers.orthogonal()(jax.random.fold_in(key, 1), (HIDDEN, HIDDEN))
     return params._replace(cell=params.cell._replace(U=wrec * rotation))
 
 
 def run(options: Options) -> Outcome:
-    """Trains the four cells, and splits their gradients before and after."""
+    """Trains the four cells, and splits their gradients before and after training."""
     steps = 12 if options.quick else LENGTH
     updates = 50 if options.quick else 3000
     keys = jax.random.split(jax.random.key(options.seed), 3)
-    batch = draw(steps, keys[0])
+    batch = random_batch(steps, keys[0])
     optimizer = optax.chain(optax.clip_by_global_norm(1.0), optax.adam(3e-3))
 
     flows: dict[str, dict[str, Any]] = {}
     sums = {}
     for name, cell in CELLS.items():
         before = init(cell, keys[1])
-        fitted = gj.train.fit(partial(loss_fn, cell), before, optimizer, partial(draw, steps), key=keys[2], steps=updates)
+        fitted = gj.train.fit(
+            partial(loss_fn, cell), before, optimizer, partial(random_batch, steps), key=keys[2], steps=updates
+        )
         flows[name] = {"before": flow_of(cell, before, batch), "after": flow_of(cell, fitted.params, batch)}
         sums[name] = difference_of_the_sum(cell, before, batch)
         print(name, *(f"{when}: loss {flow['loss']:.4f}" for when, flow in flows[name].items()), flush=True)
 
     regimes = {
-        name: {wrec: flow_of(CELLS[name], rotated(CELLS[name], wrec, keys[1]), batch) for wrec in WRECS}
+        name: {wrec: flow_of(CELLS[name], with_scaled_rotation(CELLS[name], wrec, keys[1]), batch) for wrec in WRECS}
         for name in ("linear RNN", "tanh RNN")
     }
     gru = init(CELLS["GRU"], keys[1])
@@ -165,12 +179,13 @@ def run(options: Options) -> Outcome:
     spent = costs((10, 20) if options.quick else (10, 20, 40, 80), options.seed)
     summary = {
         "loss_after": {name: float(flow["after"]["loss"]) for name, flow in flows.items()},
-        "kept_after": {name: kept(flow["after"]["sensitivity"]) for name, flow in flows.items()},
-        "kept_before": {name: kept(flow["before"]["sensitivity"]) for name, flow in flows.items()},
+        "kept_after": {name: remaining_gradient(flow["after"]["sensitivity"]) for name, flow in flows.items()},
+        "kept_before": {name: remaining_gradient(flow["before"]["sensitivity"]) for name, flow in flows.items()},
         "largest_exponent_after": {name: float(flow["after"]["exponents"].max()) for name, flow in flows.items()},
         "largest_difference_of_the_sum": max(sums.values()),
         "largest_difference_from_wrec_power": max(
-            abs(kept(flow["sensitivity"]) / wrec ** (steps - 1) - 1) for wrec, flow in regimes["linear RNN"].items()
+            abs(remaining_gradient(flow["sensitivity"]) / wrec ** (steps - 1) - 1)
+            for wrec, flow in regimes["linear RNN"].items()
         ),
         "loss_of_a_guess": float((batch.c**2).mean()),
     }
@@ -179,21 +194,23 @@ def run(options: Options) -> Outcome:
         "updates": updates,
         "difference_of_the_sum": sums,
         "exponents": {name: {when: flow["exponents"] for when, flow in both.items()} for name, both in flows.items()},
-        "kept_over_wrec": {name: {wrec: kept(f["sensitivity"]) for wrec, f in by.items()} for name, by in regimes.items()},
-        "kept_over_update_bias": {bias: kept(flow["sensitivity"]) for bias, flow in gates.items()},
+        "kept_over_wrec": {
+            name: {wrec: remaining_gradient(f["sensitivity"]) for wrec, f in by.items()} for name, by in regimes.items()
+        },
+        "kept_over_update_bias": {bias: remaining_gradient(flow["sensitivity"]) for bias, flow in gates.items()},
         "cost": spent,
     }
     figures = {"terms.png": draw_terms(flows), "regimes.png": draw_regimes(flows, regimes, gates, steps)}
     return Outcome(summary, results, figures)
 
 
-def kept(sensitivity: jax.Array) -> float:
-    """What is left of the last loss' gradient at the first state: ‖∂J_T/∂h_1‖ / ‖∂J_T/∂h_T‖."""
+def remaining_gradient(sensitivity: jax.Array) -> float:
+    """Returns the part of the last loss' gradient at the first state, ‖∂J_T/∂h_1‖ / ‖∂J_T/∂h_T‖."""
     return float(sensitivity[-1, 0] / sensitivity[-1, -1])
 
 
 def draw_terms(flows: dict[str, dict[str, Any]]) -> plt.Figure:
-    """The norms of all terms, before and after training, all on one scale."""
+    """Draws the norms of all terms, before and after training, on one scale."""
     figure, axes = plt.subplots(2, len(flows), figsize=(4 * len(flows), 8), layout="constrained")
     every = np.concatenate([np.asarray(flow["terms"]).ravel() for both in flows.values() for flow in both.values()])
     ends = {"vmin": every[every > 0].min(), "vmax": every[np.isfinite(every)].max()}
@@ -207,7 +224,7 @@ def draw_terms(flows: dict[str, dict[str, Any]]) -> plt.Figure:
 
 
 def draw_regimes(flows: Any, regimes: Any, gates: Any, steps: int) -> plt.Figure:
-    """How the gradient of the last loss fades: over training, over wrec, over the update bias."""
+    """Draws how the gradient of the last loss decays, by training, wrec and update bias."""
     figure, axes = plt.subplots(1, 4, figsize=(22, 5), layout="constrained")
     for i, (name, both) in enumerate(flows.items()):
         gj.plot.gradient_decay(axes[0], both["before"]["sensitivity"], f"{name}, before", color=f"C{i}", linestyle=":")

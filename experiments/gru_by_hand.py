@@ -1,57 +1,70 @@
-"""What is the gradient of a GRU over two time stamps, written out, and what did a published script make of it?
+"""What is the gradient of a GRU over two time stamps, and does a published script agree?
 
-Part 1, after Seo's post of January 2018: a scalar GRU, six weights, a cost ½ (h_t − y_t)² at each of two stamps. The post derives the
-error with respect to each weight at stamp 2, and at stamp 1 as the sum of two parts, the error of stamp 1 and that of stamp 2 carried
-back, and leaves the equations to the reader. Here they are; e_t = h_t − y_t; values without index are those of the stamp of use, but
-those of D₂ are of stamp 2; U_z, U_r, U_h are Wrecz, Wrecr, Wrecca:
+Part 1 follows Seo's post of January 2018: a scalar GRU with six weights and a cost ½ (h_t − y_t)²
+at each of two time stamps. The post gives the gradient by each weight as the error at stamp 2, plus
+two parts at stamp 1: the error of stamp 1, and that of stamp 2 carried back. It leaves the
+equations to the reader. They are below, with e_t = h_t − y_t. Values without an index belong to the
+stamp where the weight is used, except that those of D₂ belong to stamp 2. U_z, U_r and U_h are
+Seo's Wrecz, Wrecr and Wrecca.
 
-    shared                       δ       = e₂ at stamp 2;  e₁, and e₂ D₂ carried back, at stamp 1
+    shared by the lines below    δ       = e₂ at stamp 2;  e₁, and e₂ D₂ carried back, at stamp 1
                                  a_h     = δ z (1 − g²)
                                  a_r     = a_h U_h h₋ r (1 − r)
                                  a_z     = δ (g − h₋) z (1 − z)
     Wz, Wrecz                    a_z x,  a_z h₋
     Wr, Wrecr                    a_r x,  a_r h₋
     Wca, Wrecca                  a_h x,  a_h r h₋
-    one stamp back, by stamp 2   D₂      = (1 − z) + z (1 − g²) U_h (r + h₋ r (1 − r) U_r) + (g − h₋) z (1 − z) U_z
+    from stamp 2 to stamp 1      D₂      = (1 − z) + z (1 − g²) U_h (r + h₋ r (1 − r) U_r) + (g − h₋) z (1 − z) U_z
 
-Expectation: each of the 18 parts (6 weights at stamp 2, and 6 × 2 at stamp 1) equals autodiff to rounding; with the shared
-variables the operations grow with T, with every term from scratch (its own chain of D, each D one factor) with T³.
+Expectation: each of the 18 parts (6 weights at stamp 2, and 6 × 2 at stamp 1) equals autodiff up to
+rounding. The number of operations grows with T if the shared variables are computed once, and with
+T³ if every term is computed from scratch.
 
-Part 2, Seo's script x_gru.py (`Personal_Daily_NeuralNetwork_Practice`, 1_numpy/f_After_2017_winter_break): five sequences of three
-steps whose sum is to be found, cost ½ Σ (h₃ − y)², 5,000 full-batch epochs. It trains two of six weights by formulas with six errors.
+Part 2 runs Seo's script x_gru.py (`Personal_Daily_NeuralNetwork_Practice`,
+1_numpy/f_After_2017_winter_break). The task is to sum each of five sequences of three steps, with
+cost ½ Σ (h₃ − y)² and 5,000 full-batch epochs. The script trains two of the six weights, by
+formulas with six errors.
 
-| run                                            | published or known | what                                                      |
+| run                                            | published or known | remark                                                    |
 |------------------------------------------------|--------------------|-----------------------------------------------------------|
-| the script's formulas, its forward pass        | 0.1577980          | the script's last cost, before its last update            |
+| the script's formulas, its forward pass        | 0.1577980          | the last cost it prints, before its last update           |
 | correct GRU, six weights, its rates            | 0.1329909          | lr 0.01 (wx), 0.0001 (wrec)                               |
 | correct GRU, six weights, lr 0.01              | 0.0636535          |                                                           |
-| correct GRU, a cost at every stamp, lr 0.01    | –                  | targets: running sums of x, of which the last is its y    |
+| correct GRU, a cost at every stamp, lr 0.01    | –                  | the targets are the running sums of x                     |
 
-Letters: h = u h₋ + (1 − u) c there, h = (1 − z) h₋ + z g here, so z = 1 − u = σ(−a_u): W_z = −wx_u, U_z = −wrec_u; the others keep
-their sign. --seed draws weights and data of part 1; the script fixes its own (seed 678).
+Letters: the script computes h = u h₋ + (1 − u) c, this library h = (1 − z) h₋ + z g. So z = 1 − u =
+σ(−a_u), which gives W_z = −wx_u and U_z = −wrec_u. The other weights keep their sign. `--seed`
+draws the weights and data of part 1. The script fixes its own (seed 678).
 """
 
-from collections.abc import Callable
-from functools import partial
-from operator import itemgetter
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import matplotlib.pyplot as plt
 import numpy as np
-import optax
 
 import gru_jax as gj
 from experiments.common import Options, Outcome, main
+from experiments.tutorials.scalar_gru import WEIGHTS, as_params, autodiff_parts, count_operations, forward, parts, two_stamps
+from experiments.tutorials.seo_gru_script import (
+    EPOCHS,
+    LR_WREC,
+    LR_WX,
+    XS,
+    YS,
+    correct_params,
+    finite_difference,
+    gru_cost,
+    script_cost,
+    script_gradient,
+    script_weights,
+    train_gru,
+    train_script,
+)
 from gru_jax.cells import GRUParams
 
-WEIGHTS = ("W_z", "U_z", "W_r", "U_r", "W_h", "U_h")
 SEO = dict(zip(WEIGHTS, ("Wz", "Wrecz", "Wr", "Wrecr", "Wca", "Wrecca"), strict=True))
-ORDER_OF_DRAWS = ("wx_r", "wrec_r", "wx_u", "wrec_u", "wx_c", "wrec_c")
-XS = np.array([[-0.2, -0.2, -0.6], [-0.3, -0.2, 0], [0, 0, 0], [0.1, 0.1, 0.3], [0, 0.5, 0.5]])
-YS = np.array([-1, -0.5, 0, 0.5, 1])
-EPOCHS, LR_WX, LR_WREC = 5000, 0.01, 0.0001
 
 PUBLISHED = {
     "script, ∂/∂wx_c at 0": "-0.68404", "script, ∂/∂wrec_c at 0": "0.12737",
@@ -63,179 +76,12 @@ PUBLISHED = {
     "script, wx_c at 5000": "3.3954782", "script, wrec_c at 5000": "-0.1210390",
     "correct GRU, lr 0.01, cost at 5000": "0.0636535", "correct GRU, the script's rates, cost at 5000": "0.1329909",
 }  # fmt: skip
-# Quoted cut off rather than rounded: the run ends with −0.12103907.
+# The quoted value is truncated, not rounded: the run ends with −0.12103907.
 MISQUOTED = ("script, wrec_c at 5000",)
 
 
-class Stamp(NamedTuple):
-    """Values of a scalar GRU at one time stamp; with plain numbers, or with numbers that count."""
-
-    x: Any
-    h_prev: Any
-    z: Any
-    r: Any
-    g: Any
-    error: Any  # h − y
-
-
-class Counted:
-    """A number that counts the operations made with it."""
-
-    operations = 0
-
-    def __init__(self, value: float):
-        self.value = value
-
-    def _with(self, other: Any, operation: Callable[[float, float], float]) -> "Counted":
-        Counted.operations += 1
-        return Counted(operation(self.value, other.value if isinstance(other, Counted) else other))
-
-    def __add__(self, other: Any) -> "Counted":
-        return self._with(other, lambda a, b: a + b)
-
-    def __sub__(self, other: Any) -> "Counted":
-        return self._with(other, lambda a, b: a - b)
-
-    def __rsub__(self, other: Any) -> "Counted":
-        return self._with(other, lambda a, b: b - a)
-
-    def __mul__(self, other: Any) -> "Counted":
-        return self._with(other, lambda a, b: a * b)
-
-    __radd__, __rmul__ = __add__, __mul__
-
-
-def errors_of_use(stamp: Stamp, U_h: Any, delta: Any) -> dict[str, Any]:
-    """The error by each weight as it is used at `stamp`, for the cotangent `delta` of h: shared variables first."""
-    x, h_prev, z, r, g, _ = stamp
-    a_h = delta * z * (1 - g * g)
-    a_r = a_h * U_h * h_prev * r * (1 - r)
-    a_z = delta * (g - h_prev) * z * (1 - z)
-    return dict(W_z=a_z * x, U_z=a_z * h_prev, W_r=a_r * x, U_r=a_r * h_prev, W_h=a_h * x, U_h=a_h * r * h_prev)
-
-
-def carried_back(stamp: Stamp, weights: dict[str, Any]) -> Any:
-    """D = ∂h/∂h₋ of a stamp."""
-    _, h_prev, z, r, g, _ = stamp
-    U_z, U_r, U_h = (weights[name] for name in ("U_z", "U_r", "U_h"))
-    return (1 - z) + z * (1 - g * g) * U_h * (r + h_prev * r * (1 - r) * U_r) + (g - h_prev) * z * (1 - z) * U_z
-
-
-def parts(stamps: list[Stamp], weights: dict[str, Any]) -> dict[tuple[int, int], dict[str, Any]]:
-    """(stamp of the error, stamp of use) → the error by each weight."""
-    table = {}
-    for t, stamp in enumerate(stamps):
-        delta = stamp.error
-        for k in range(t, -1, -1):
-            table[t + 1, k + 1] = errors_of_use(stamps[k], weights["U_h"], delta)
-            delta = delta * carried_back(stamps[k], weights)
-    return table
-
-
-def gradient_shared(stamps: list[Stamp], weights: dict[str, Any]) -> dict[str, Any]:
-    """Σ over errors and uses by one pass back: δ adds up the errors, and each shared variable is computed once per stamp."""
-    delta = stamps[-1].error
-    total: dict[str, Any] = {}
-    for k in range(len(stamps) - 1, -1, -1):
-        x, h_prev, z, r, g, _ = stamps[k]
-        a_h = delta * z * (1 - g * g)
-        s_bar = a_h * weights["U_h"]
-        a_r = s_bar * h_prev * r * (1 - r)
-        a_z = delta * (g - h_prev) * z * (1 - z)
-        uses = dict(W_z=a_z * x, U_z=a_z * h_prev, W_r=a_r * x, U_r=a_r * h_prev, W_h=a_h * x, U_h=a_h * r * h_prev)
-        total = {name: total[name] + use if total else use for name, use in uses.items()}
-        if k:
-            delta = stamps[k - 1].error + delta * (1 - z) + s_bar * r + a_r * weights["U_r"] + a_z * weights["U_z"]
-    return total
-
-
-def gradient_from_scratch(stamps: list[Stamp], weights: dict[str, Any]) -> dict[str, Any]:
-    """The same sum, each term (error, use, weight) by itself: its own chain of D, its own gate errors."""
-    total: dict[str, Any] = {}
-    for t, stamp in enumerate(stamps):
-        for k in range(t + 1):
-            for name in WEIGHTS:
-                delta = stamp.error
-                for j in range(t, k, -1):
-                    delta = delta * carried_back(stamps[j], weights)
-                term = one_error_of_use(stamps[k], weights["U_h"], delta, name)
-                total[name] = total[name] + term if name in total else term
-    return total
-
-
-def one_error_of_use(stamp: Stamp, U_h: Any, delta: Any, name: str) -> Any:
-    """The error by one weight, nothing kept from another's."""
-    x, h_prev, z, r, g, _ = stamp
-    used = x if name[0] == "W" else r * h_prev if name == "U_h" else h_prev
-    if name.endswith("z"):
-        return delta * (g - h_prev) * z * (1 - z) * used
-    if name.endswith("r"):
-        return delta * z * (1 - g * g) * U_h * h_prev * r * (1 - r) * used
-    return delta * z * (1 - g * g) * used
-
-
-def as_params(weights: dict[str, Any]) -> GRUParams:
-    """Six scalars as the parameters of `gj.gru()` with D = H = 1, no bias."""
-    matrices = {name: jnp.asarray(value, float).reshape(1, 1) for name, value in weights.items()}
-    return GRUParams(**matrices, b_z=None, b_r=None, b_h=None)
-
-
-def forward(weights: dict[str, float], xs: np.ndarray, ys: np.ndarray, h0: float) -> list[Stamp]:
-    """The values at each stamp, in plain numbers."""
-    stamps, h = [], h0
-    for x, y in zip(xs, ys, strict=True):
-        z, r = (1 / (1 + np.exp(-(x * weights[f"W_{k}"] + h * weights[f"U_{k}"]))) for k in "zr")
-        g = np.tanh(x * weights["W_h"] + r * h * weights["U_h"])
-        h_prev, h = h, (1 - z) * h + z * g
-        stamps.append(Stamp(x, h_prev, z, r, g, h - y))
-    return stamps
-
-
-def autodiff_parts(
-    weights: dict[str, float], xs: np.ndarray, ys: np.ndarray, h0: float
-) -> dict[tuple[int, int], dict[str, float]]:
-    """`parts` by `jax.grad`: a copy of the weights for each stamp, each stamp's error differentiated by each copy."""
-    cell, steps = gj.gru(), len(xs)
-
-    def error(copies: GRUParams, t: int) -> jax.Array:
-        h = jnp.full((1,), h0)
-        for k in range(t + 1):
-            h, _ = cell.step(jax.tree.map(itemgetter(k), copies), h, jnp.full((1,), xs[k]))
-        return gj.heads.half_squared_error(h, jnp.full((1,), ys[t]))
-
-    copies = jax.tree.map(lambda leaf: jnp.stack([leaf] * steps), as_params(weights))
-    grads = {t: jax.grad(error)(copies, t) for t in range(steps)}
-    return {
-        (t + 1, k + 1): {name: float(getattr(grads[t], name)[k, 0, 0]) for name in WEIGHTS}
-        for t in range(steps)
-        for k in range(t + 1)
-    }
-
-
-def two_stamps(seed: int) -> tuple[dict[str, float], np.ndarray, np.ndarray, float]:
-    """Random weights, inputs, targets and first state."""
-    draw = np.random.default_rng(seed).normal(size=11)
-    return dict(zip(WEIGHTS, draw[:6].tolist(), strict=True)), draw[6:8], draw[8:10], float(draw[10])
-
-
-def count_operations(steps: int) -> tuple[int, int]:
-    """Operations of the backward pass over `steps` stamps, (shared, from scratch); both give the same gradient."""
-    rng = np.random.default_rng(steps)
-    weights = dict(zip(WEIGHTS, rng.normal(size=6).tolist(), strict=True))
-    stamps = forward(weights, rng.normal(size=steps), rng.normal(size=steps), 0.5)
-    counted = [Stamp(*map(Counted, stamp)) for stamp in stamps]
-    counted_weights = {name: Counted(weight) for name, weight in weights.items()}
-    counts, results = [], []
-    for gradient in (gradient_shared, gradient_from_scratch):
-        Counted.operations = 0
-        results.append({name: value.value for name, value in gradient(counted, counted_weights).items()})
-        counts.append(Counted.operations)
-    assert all(np.isclose(results[0][name], results[1][name], rtol=1e-9, atol=1e-12) for name in WEIGHTS)
-    return counts[0], counts[1]
-
-
 def part_one(seed: int) -> tuple[dict[str, Any], dict[int, tuple[int, int]]]:
-    """Prints the 18 parts beside autodiff, their sums beside `jax.grad` through `unroll`, and the operations."""
+    """Compares the 18 parts and their sums with autodiff, and counts the operations."""
     weights, xs, ys, h0 = two_stamps(seed)
     written = parts(forward(weights, xs, ys, h0), weights)
     autodiff = autodiff_parts(weights, xs, ys, h0)
@@ -244,7 +90,7 @@ def part_one(seed: int) -> tuple[dict[str, Any], dict[int, tuple[int, int]]]:
         for (t, k) in ((2, 2), (1, 1), (2, 1))
         for name, value in autodiff[t, k].items()
     ]
-    print("\nthe error with respect to each weight, in its parts\nerror use weight   written out            autodiff")
+    print("\nParts of the gradient: stamp of the error, stamp of use\nerror use weight   written out            autodiff")
     for row in rows:
         t, k, name, ours, theirs = row.values()
         print(f"  {t}    {k}   {name:7} {ours: .15e} {theirs: .15e}")
@@ -254,7 +100,7 @@ def part_one(seed: int) -> tuple[dict[str, Any], dict[int, tuple[int, int]]]:
         return gj.heads.sum_over_steps(gj.heads.half_squared_error(hs, ys[:, None]))
 
     whole = jax.grad(cost)(as_params(weights))
-    print("\nat stamp 1 the sum of its two parts; over both stamps the gradient")
+    print("\nSums of the parts: at stamp 1 (two parts), and over both stamps (the gradient)")
     print("weight   stamp 1                sum                    jax.grad")
     sums = []
     for name in WEIGHTS:
@@ -271,7 +117,7 @@ def part_one(seed: int) -> tuple[dict[str, Any], dict[int, tuple[int, int]]]:
 
     operations = {steps: count_operations(steps) for steps in (2, 3, 4, 6, 8, 12, 16, 24)}
     shared, scratch = operations[2]
-    print(f"\noperations for two stamps: {shared} with the shared variables, {scratch} with each term from scratch")
+    print(f"\nOperations for two stamps: {shared} with shared variables, {scratch} with every term from scratch")
     result = {
         "parts": rows,
         "largest_difference_of_a_part": max(abs(row["written out"] - row["autodiff"]) for row in rows),
@@ -282,113 +128,19 @@ def part_one(seed: int) -> tuple[dict[str, Any], dict[int, tuple[int, int]]]:
     return result, operations
 
 
-def script_weights() -> dict[str, float]:
-    """The script's initial weights."""
-    return dict(zip(ORDER_OF_DRAWS, np.random.RandomState(678).randn(6).tolist(), strict=True))
-
-
-def correct_params() -> GRUParams:
-    """The script's weights in our letters."""
-    w = script_weights()
-    return as_params(dict(W_z=-w["wx_u"], U_z=-w["wrec_u"], W_r=w["wx_r"], U_r=w["wrec_r"], W_h=w["wx_c"], U_h=w["wrec_c"]))
-
-
-def script_forward(c: jax.Array, xs: jax.Array) -> tuple[jax.Array, ...]:
-    """The script's states h_0 … h_3 and pre-activations of r, u, c, (3, N) each; `c` are wx_c and wrec_c.
-
-    Error 1: the candidate takes r before its sigmoid.
-    """
-    w = script_weights()
-    hs, pres = [jnp.zeros(len(xs))], []
-    for x in xs.T:
-        h = hs[-1]
-        r, u = x * w["wx_r"] + h * w["wrec_r"], x * w["wx_u"] + h * w["wrec_u"]
-        g = x * c[0] + r * h * c[1]
-        pres.append((r, u, g))
-        hs.append(jax.nn.sigmoid(u) * h + (1 - jax.nn.sigmoid(u)) * jnp.tanh(g))
-    return (jnp.stack(hs), *(jnp.stack(pre) for pre in zip(*pres, strict=True)))
-
-
-def script_cost(c: jax.Array, xs: jax.Array, ys: jax.Array) -> jax.Array:
-    """½ Σ (h₃ − y)² of the script's forward pass."""
-    return gj.heads.half_squared_error(script_forward(c, xs)[0][-1], ys)
-
-
-def script_gradient(c: jax.Array, xs: jax.Array, ys: jax.Array) -> jax.Array:
-    """What the script takes for (∂/∂wx_c, ∂/∂wrec_c): a_3, a_2, a_1 stand where the candidate's errors belong.
-
-    Errors: (2) only these two weights train; (3) the path that carries u h₋ is left out; (4) tanh′ of u stands where tanh′ of c
-    belongs; (5) the r of the next step and of the same one, and their states, are mixed; (6) wrec_c meets h₋ and not r h₋.
-    """
-    hs, r, u, g = script_forward(c, xs)
-    wrec_r = script_weights()["wrec_r"]
-    slope_r = jax.nn.sigmoid(r) * (1 - jax.nn.sigmoid(r))
-    open_u, slope_u = 1 - jax.nn.sigmoid(u), 1 - jnp.tanh(u) ** 2
-    a_3 = (hs[3] - ys) * open_u[2] * (1 - jnp.tanh(g[2]) ** 2)
-    a_2 = a_3 * c[1] * (r[2] + hs[2] * slope_r[2] * wrec_r) * open_u[1] * slope_u[1]
-    a_1 = a_2 * c[1] * (r[0] + hs[1] * slope_r[1] * wrec_r) * open_u[0] * slope_u[0]
-    a = jnp.stack([a_1, a_2, a_3])
-    return jnp.stack([(a * xs.T).sum(), (a * hs[:-1]).sum()])
-
-
-def train_script(epochs: int) -> tuple[np.ndarray, np.ndarray]:
-    """The script's run: its cost before each epoch and after the last, and the two weights it ends with."""
-    w, rates = script_weights(), jnp.array([LR_WX, LR_WREC])
-
-    @jax.jit
-    def run(c: jax.Array) -> tuple[jax.Array, jax.Array]:
-        def epoch(c: jax.Array, _: None) -> tuple[jax.Array, jax.Array]:
-            return c - rates * script_gradient(c, jnp.array(XS), jnp.array(YS)), script_cost(c, jnp.array(XS), jnp.array(YS))
-
-        return jax.lax.scan(epoch, c, None, length=epochs)
-
-    c, costs = run(jnp.array([w["wx_c"], w["wrec_c"]]))
-    return np.append(costs, script_cost(c, jnp.array(XS), jnp.array(YS))), np.asarray(c)
-
-
-def gru_cost(every_stamp: bool, params: GRUParams, batch: tuple[Any, Any]) -> jax.Array:
-    """½ Σ (h₃ − y)², or ½ Σ_t (h_t − Σ_{k≤t} x_k)²: the last running sum is the script's y."""
-    xs, ys = batch
-    h_last, hs = gj.unroll(gj.gru(), params, xs, time_major=False)
-    if every_stamp:
-        return gj.heads.sum_over_steps(gj.heads.half_squared_error(hs, jnp.cumsum(xs, axis=1)), axis=1).sum()
-    return gj.heads.half_squared_error(h_last, ys).sum()
-
-
-def train_gru(every_stamp: bool, lr_wrec: float, epochs: int) -> tuple[np.ndarray, GRUParams]:
-    """The correct gradient, all six weights: the cost before each epoch and after the last, and the weights."""
-    labels: Any = GRUParams._make("wx" if name[0] == "W" else "wrec" if name[0] == "U" else None for name in GRUParams._fields)
-    by_weight = optax.partition({"wx": optax.sgd(LR_WX), "wrec": optax.sgd(lr_wrec)}, labels)
-    data = (jnp.array(XS[..., None]), jnp.array(YS[:, None]))
-
-    def loss_fn(params: GRUParams, batch: Any, key: jax.Array) -> tuple[jax.Array, dict]:
-        return gru_cost(every_stamp, params, batch), {}
-
-    # nothing is drawn from the key
-    fit = gj.train.fit(
-        loss_fn, correct_params(), by_weight, data, key=jax.random.key(0), steps=epochs, steps_per_execution=min(epochs, 1000)
-    )
-    return np.append(fit.history["loss"], gru_cost(every_stamp, fit.params, data)), fit.params
-
-
-def finite_difference(f: Callable[[jax.Array], jax.Array], at: jax.Array, step: float = 1e-6) -> list[float]:
-    """Central differences of a scalar function of a vector."""
-    return [float(f(at + step * e) - f(at - step * e)) / (2 * step) for e in jnp.eye(len(at))]
-
-
 def part_two(epochs: int) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
-    """The four runs, and every published number beside ours."""
+    """Trains in four ways, and compares every published number with ours."""
     xs, ys = jnp.array(XS), jnp.array(YS)
     w = script_weights()
     c0 = jnp.array([w["wx_c"], w["wrec_c"]])
     data = (xs[..., None], ys[:, None])
-    value, grads = jax.value_and_grad(partial(gru_cost, False))(correct_params(), data)
+    value, grads = jax.value_and_grad(gru_cost)(correct_params(), data)
     script_costs, c_end = train_script(epochs)
-    every_stamp_costs, at_every_stamp = train_gru(True, LR_WX, epochs)
+    every_stamp_costs, every_stamp_params = train_gru(LR_WX, epochs, every_stamp=True)
     curves = {
         "the script's formulas": script_costs,
-        "correct, the script's rates": train_gru(False, LR_WREC, epochs)[0],
-        "correct, lr 0.01": train_gru(False, LR_WX, epochs)[0],
+        "correct, the script's rates": train_gru(LR_WREC, epochs)[0],
+        "correct, lr 0.01": train_gru(LR_WX, epochs)[0],
         "correct, lr 0.01, cost at every stamp": every_stamp_costs,
     }
     numerical = finite_difference(lambda c: script_cost(c, xs, ys), c0)
@@ -416,13 +168,13 @@ def part_two(epochs: int) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
         decimals = len(digits.partition(".")[2])
         equal = None if name not in ours else f"{ours[name]:.{decimals}f}" == digits
         table[name] = {"published": digits, "ours": ours.get(name), "equal": equal}
-        verdict = {True: "equal", False: "NOT EQUAL" + " (quoted cut off)" * (name in MISQUOTED), None: "not run"}[equal]
+        verdict = {True: "equal", False: "NOT EQUAL" + " (quoted truncated)" * (name in MISQUOTED), None: "not run"}[equal]
         print(f"{name:56} {digits:>10}  {ours.get(name, float('nan')):.9f}  {verdict}")
-    print(f"\ncost after {epochs} epochs")
+    print(f"\nCost after {epochs} epochs")
     for name, costs in curves.items():
         print(f"{name:40} {costs[-1]:.7f}")
-    on_last_state = float(gru_cost(False, at_every_stamp, data))
-    print(f"the last of these by the cost of the others, on the last state: {on_last_state:.7f}")
+    on_last_state = float(gru_cost(every_stamp_params, data))
+    print(f"The run with a cost at every stamp has the cost {on_last_state:.7f} on its last state.")
     return {
         "published": table,
         "every_stamp_run_by_last_state": on_last_state,
@@ -432,7 +184,7 @@ def part_two(epochs: int) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
 
 
 def draw_operations(operations: dict[int, tuple[int, int]]) -> plt.Figure:
-    """Operations of the backward pass against the number of stamps."""
+    """Draws the operations of the backward pass over the number of stamps."""
     figure, axes = plt.subplots(figsize=(6, 4))
     steps = np.array(list(operations))
     shared, scratch = np.array(list(operations.values())).T
@@ -449,7 +201,7 @@ def draw_operations(operations: dict[int, tuple[int, int]]) -> plt.Figure:
 
 
 def draw_curves(curves: dict[str, np.ndarray]) -> plt.Figure:
-    """Cost by epoch of the four runs."""
+    """Draws the cost of the four runs over epochs."""
     figure, axes = plt.subplots(figsize=(7, 4.2))
     for name, costs in curves.items():
         axes.plot(costs, "--" if "every" in name else "-", label=f"{name}: {costs[-1]:.4f}")
@@ -462,7 +214,7 @@ def draw_curves(curves: dict[str, np.ndarray]) -> plt.Figure:
 
 
 def run(options: Options) -> Outcome:
-    """Both parts."""
+    """Runs both parts."""
     first, operations = part_one(options.seed)
     second, curves = part_two(500 if options.quick else EPOCHS)
     verdicts = [row["equal"] for row in second["published"].values()]

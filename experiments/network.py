@@ -1,4 +1,4 @@
-"""What most experiments train: a cell and its read-out, several seeds at once in one compiled program."""
+"""The network that most experiments train: a recurrent cell with a linear read-out."""
 
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
@@ -14,7 +14,7 @@ import gru_jax as gj
 
 
 class Params(NamedTuple):
-    """A cell's parameters and those of its read-out."""
+    """The parameters of a cell and of its read-out."""
 
     cell: Any
     readout: gj.heads.DenseParams
@@ -23,7 +23,18 @@ class Params(NamedTuple):
 def init(
     cell: Any, key: jax.Array, input_size: int, hidden_size: int, output_size: int, longest: int | None = None, **options: Any
 ) -> Params:
-    """Draws a network; with `longest` its gates remember for up to so many steps (`gj.initializers.chrono`)."""
+    """Draws the parameters of a network.
+
+    Args:
+        cell: The recurrent cell.
+        key: A PRNG key.
+        input_size: Size of an input.
+        hidden_size: Number of units.
+        output_size: Number of outputs of the read-out.
+        longest: If given, starts the gates by `gj.initializers.chrono`, so that units remember for
+            up to this many steps. Defaults to None, which keeps the cell's own initialisation.
+        **options: Further arguments of `cell.init`.
+    """
     key_cell, key_readout, key_gates = jax.random.split(key, 3)
     params = cell.init(key_cell, input_size, hidden_size, **options)
     if longest is not None:
@@ -32,19 +43,25 @@ def init(
 
 
 def logits(cell: Any, params: Params, xs: Any, **options: Any) -> jax.Array:
-    """The read-out after every step, `(B, T, K)` for `xs` `(B, T, D)`; `options` are those of `gj.unroll`."""
+    """Returns the read-out after every step, `(B, T, K)` for `xs` of shape `(B, T, D)`.
+
+    `options` are passed to `gj.unroll`.
+    """
     _, hs = gj.unroll(cell, params.cell, xs, time_major=False, **options)
     return gj.heads.dense(params.readout, hs)
 
 
 def last_logits(cell: Any, params: Params, xs: Any, **options: Any) -> jax.Array:
-    """The read-out of the last state, `(B, K)`; with `lengths` of each sequence's own last."""
+    """Returns the read-out of the last state, `(B, K)`.
+
+    With `lengths`, that is the last valid step of each sequence.
+    """
     h_last, _ = gj.unroll(cell, params.cell, xs, time_major=False, outputs="last", **options)
     return gj.heads.dense(params.readout, getattr(h_last, "h", h_last))
 
 
 def count(params: Any) -> int:
-    """How many numbers there are to learn."""
+    """Returns the number of trainable parameters."""
     return sum(leaf.size for leaf in jax.tree.leaves(params))
 
 
@@ -57,7 +74,16 @@ def train_seeds(
     seeds: Sequence[int],
     **options: Any,
 ) -> gj.train.FitResult:
-    """`gj.train.fit_ensemble` over seeds: a network for each, drawn by `draw(key)`; `options` are those of `fit_ensemble`."""
+    """Trains one network per seed, all in one compiled program.
+
+    Args:
+        loss_fn: The loss, as `gj.train.fit` takes it.
+        draw: Returns initial parameters for a key.
+        optimizer: An optax optimizer.
+        data: The training data, as `gj.train.fit` takes it.
+        seeds: The seeds. Each determines the initial parameters and the order of the batches.
+        **options: Further arguments of the training function.
+    """
     keys = jnp.stack([jax.random.key(seed) for seed in seeds])
     key_draw, key_fit = jax.vmap(partial(jax.random.split, num=2), out_axes=1)(keys)
     return gj.train.fit_ensemble(loss_fn, jax.jit(jax.vmap(draw))(key_draw), optimizer, data, keys=key_fit, **options)
@@ -66,7 +92,14 @@ def train_seeds(
 def draw_lines(
     axes: plt.Axes, lines: Mapping[str, tuple[Any, np.ndarray]], baseline: tuple[str, float] | None = None, **labels: Any
 ) -> None:
-    """A colour for each name and a line for each seed: `lines` holds x and `(len(x), seeds)`."""
+    """Draws curves, with one colour for each name and one line for each seed.
+
+    Args:
+        axes: Where to draw.
+        lines: By name, the positions x and the values of shape `(len(x), seeds)`.
+        baseline: Label and height of a dotted horizontal line. Defaults to none.
+        **labels: Further arguments of `axes.set`.
+    """
     for colour, (name, (x, ys)) in enumerate(lines.items()):
         for i, y in enumerate(np.asarray(ys).T):
             axes.plot(x, y, color=f"C{colour}", label=name if i == 0 else None, alpha=0.8)

@@ -1,20 +1,29 @@
-"""Which unit models polyphonic music best: tanh, GRU or LSTM, as in the paper's table, and how far does a larger GRU get?
+"""Which unit models polyphonic music best: tanh, GRU or LSTM?
 
-Chung et al. 2014, Table 2: a tanh RNN of 100 units, a GRU of 46 and an LSTM of 36, whose recurrent layers are of about the same
-size, on four sets of piano rolls; each predicts the next frame's 88 notes as independent Bernoulli variables. Negative log-likelihood
-in nats per frame, summed over notes, on the test pieces, of the parameters with the best validation.
+Task: predict the 88 notes of the next frame of a piano roll, as independent Bernoulli variables.
+This is Table 2 of Chung et al. 2014: a tanh RNN of 100 units, a GRU of 46 and an LSTM of 36, whose
+recurrent layers have about the same number of parameters, on four sets of music. A GRU of 256 units
+is trained on two of the sets in addition.
 
-The paper trains with RMSProp and weight noise, a learning rate from ten, and does not say over what its numbers are averaged;
-others pool all predicted frames. Four averages are given here (`music.model`): frames pooled or the mean of the pieces' means,
-first frames counted or not. Here: windows of 64 frames in 16 streams, the state carried (`gj.train.windows`), AdamW with a cosine
-to a hundredth, gradient norm clipped at 1, dropout with one mask per window (per frame on the outputs); gates start by the chrono
-rule for a window's length. Each unit of each set is trained on the first seed in every way of `ways`, the same for all units; the
-best by validation is kept, trained on the other seeds, and only then are the test pieces looked at, once. (The larger GRU has one
-way.) But what those ways vary, one setting per set, was chosen by hand in more than forty single runs, nearly all with GRUs, that
-printed the test beside the validation: the test set is not an untouched one.
+Measured: the negative log-likelihood in nats per frame, summed over notes, on the test pieces, of
+the parameters with the best validation loss. The paper does not say how it averages over frames;
+others pool all predicted frames. Four averages are reported, see `music.model`.
 
-Expectation: GRU-46 at most 8.54 on JSB Chorales, 3.5 on Nottingham, 8.82 on Piano-midi (pooled, first frames not counted); MuseData
-near the 7.0–8.1 of others, not the paper's 5.99; a larger GRU at most 8.43 and 3.3 on the first two, where a TCN has 8.10 and 3.07.
+Method: 16 streams in windows of 64 frames, with the state carried between windows. AdamW with
+cosine decay to a hundredth, gradient norm clipped at 1, dropout with one mask per window (per frame
+on the outputs), gates initialised by the chrono rule for the length of a window. Each unit is
+trained on the first seed in every setting of `setting_variants`, the setting with the best
+validation is trained on the other seeds, and only then is the test set used, once. The larger GRU
+has one setting. The paper uses RMSProp, weight noise and a search over ten learning rates.
+
+Limitation: the settings that are varied were chosen in more than forty single runs, nearly all with
+GRUs, which printed the test loss beside the validation loss. So the test numbers are not those of
+an untouched test set.
+
+Expectation, for pooled frames without first ones: the GRU of 46 units gets at most 8.54 on JSB
+Chorales, 3.5 on Nottingham and 8.82 on Piano-midi. On MuseData it is near the 7.0 to 8.1 of others,
+not near the paper's 5.99. The larger GRU gets at most 8.43 on JSB Chorales and 3.3 on Nottingham,
+where a TCN has 8.10 and 3.07.
 """
 
 import time
@@ -31,7 +40,7 @@ from experiments import data, network
 from experiments.common import Options, Outcome, main
 from experiments.music import midi
 from experiments.music.baselines import note_1gram, note_1gram_iid
-from experiments.music.model import Model, batches_of, evaluate, frames_of, init, loss_fn, with_previous
+from experiments.music.model import Model, batches_of, evaluate, init, loss_fn, valid_frames, with_previous
 from experiments.music.report import draw_curves, table
 
 UNITS: dict[str, tuple[gj.Cell, int]] = {
@@ -39,23 +48,33 @@ UNITS: dict[str, tuple[gj.Cell, int]] = {
     "GRU": (gj.gru(), 46),
     "LSTM": (gj.lstm(peephole=True), 36),
 }
-OPENING = 8  # frames of a real piece that the network goes on from
+OPENING = 8  # frames of a real piece that the network continues
 BATCH, WINDOW = 16, 64
 
 
 class Setting(NamedTuple):
-    """How the networks of a set are trained."""
+    """The training settings of a set of music. The fields are also keys of results.json.
+
+    Attributes:
+        epochs: Number of epochs.
+        patience: Epochs without a better validation loss after which training stops.
+        decay: Weight decay.
+        state: Dropout rate on the state. Defaults to 0.
+        inputs: Dropout rate on the inputs. Defaults to 0.
+        outputs: Dropout rate on the outputs. Defaults to 0.
+        rate: Learning rate. Defaults to 1e-2.
+    """
 
     epochs: int
-    patience: int  # epochs without a better validation that end training
+    patience: int
     decay: float
-    state: float = 0.0  # dropout of each
+    state: float = 0.0
     inputs: float = 0.0
     outputs: float = 0.0
     rate: float = 1e-2
 
-    def of(self, cell: gj.Cell, units: int) -> Model:
-        """A network with this dropout."""
+    def model(self, cell: gj.Cell, units: int) -> Model:
+        """Returns a network with the dropout of this setting."""
         return Model(cell, units, self.state, self.inputs, self.outputs)
 
 
@@ -72,8 +91,8 @@ LARGER = {
 }
 
 
-def ways(setting: Setting) -> dict[str, Setting]:
-    """What every unit of a set is tried with."""
+def setting_variants(setting: Setting) -> dict[str, Setting]:
+    """Returns the settings that every unit is trained with on the first seed, by name."""
     return {
         "as chosen by hand": setting,
         "lower rate": setting._replace(rate=0.3 * setting.rate),
@@ -81,21 +100,27 @@ def ways(setting: Setting) -> dict[str, Setting]:
     }
 
 
-class Trained(NamedTuple):
-    """One network after training."""
+class TrainedModel(NamedTuple):
+    """One network after training.
 
-    params: Any  # of the best validation
+    Attributes:
+        params: The parameters with the best validation loss.
+        record: The record for results.json.
+        curve: The learning curve.
+    """
+
+    params: Any
     record: dict[str, Any]
     curve: dict[str, np.ndarray]
 
     @property
     def valid(self) -> float:
-        """The least of the validations that are numbers."""
+        """The smallest validation loss that is not NaN."""
         return float(np.min(np.nan_to_num(self.curve["valid"], nan=np.inf)))
 
 
-class Task:
-    """One set, one model and one way to train it: compiled once for all seeds."""
+class Trainer:
+    """Trains one model on one set with one setting. Compiles once for all seeds."""
 
     def __init__(self, model: Model, setting: Setting, music: data.Music) -> None:
         self.model, self.setting = model, setting
@@ -108,17 +133,18 @@ class Task:
         self.scores = {split: jax.jit(partial(evaluate, model, batches)) for split, batches in splits.items()}
 
     def validation(self, params: Any) -> dict[str, jax.Array]:
-        """What training is stopped by."""
+        """Returns the validation loss, which decides when training stops."""
         return {"valid": self.scores["valid"](params).pooled}
 
-    def train(self, seed: int) -> Trained:
-        """From a seed to the parameters of the best validation, and the curve; the test pieces are not looked at."""
+    def train(self, seed: int) -> TrainedModel:
+        """Trains from one seed. Does not use the test set."""
         key_init, key_fit = jax.random.split(jax.random.key(seed))
         params, each = init(self.model, key_init, WINDOW), self.source.windows_per_epoch
         clock = [time.perf_counter()]
         fit = gj.train.fit(
             self.loss_fn, params, self.optimizer, self.source, key=key_fit, steps=self.steps, steps_per_execution=each,
-            evaluate=self.validation, evaluate_every=each, weight_fn=frames_of, carry=self.model.cell.initial_state(params.cell, BATCH),
+            evaluate=self.validation, evaluate_every=each, weight_fn=valid_frames,
+            carry=self.model.cell.initial_state(params.cell, BATCH),
             early_stopping=gj.train.EarlyStopping("valid", patience=self.setting.patience),
             callbacks=[lambda info: clock.append(time.perf_counter())],
         )  # fmt: skip
@@ -128,7 +154,7 @@ class Task:
             "best_epoch": (fit.best_step or 0) // each,
             "epochs": epochs,
             "updates_per_epoch": each,
-            # an epoch and its validation; the first epoch compiles
+            # The median over epochs, each with its validation. The first epoch is left out, because it compiles.
             "seconds_per_epoch": float(np.median(np.diff(clock)[1:])),
         }
         curve = {
@@ -136,47 +162,54 @@ class Task:
             "valid": fit.evaluations["valid"],
             "train": fit.history["loss"].reshape(epochs, each).mean(1),
         }
-        return Trained(fit.best_params, record, curve)
+        return TrainedModel(fit.best_params, record, curve)
 
-    def open_test(self, trained: Trained) -> Trained:
-        """With the averages over every split in the record."""
+    def with_test_scores(self, trained: TrainedModel) -> TrainedModel:
+        """Adds the averages over every split, including the test set, to the record."""
         averages = {split: jax.tree.map(float, score(trained.params)._asdict()) for split, score in self.scores.items()}
         return trained._replace(record=trained.record | averages)
 
 
-class Chosen(NamedTuple):
-    """One unit on one set."""
+class Selection(NamedTuple):
+    """The selected setting of one unit on one set, and its runs.
+
+    Attributes:
+        model: The network.
+        setting: The setting with the best validation loss on the first seed.
+        tried: The validation loss of the first seed, by setting.
+        runs: The runs with the selected setting, one per seed.
+    """
 
     model: Model
-    setting: Setting  # of the best validation on the first seed
-    tried: dict[str, float]  # that validation, by way
-    runs: list[Trained]  # in that setting, a run for each seed
+    setting: Setting
+    tried: dict[str, float]
+    runs: list[TrainedModel]
 
 
-def choose(cell: gj.Cell, units: int, settings: dict[str, Setting], music: data.Music, seeds: Sequence[int]) -> Chosen:
-    """Trains in every way on the first seed, in the best one on the others, and opens the test."""
-    tasks = {way: Task(setting.of(cell, units), setting, music) for way, setting in settings.items()}
-    first = {way: task.train(seeds[0]) for way, task in tasks.items()}
-    tried = {way: one.valid for way, one in first.items()}
+def select_and_test(
+    cell: gj.Cell, units: int, settings: dict[str, Setting], music: data.Music, seeds: Sequence[int]
+) -> Selection:
+    """Selects the best setting on the first seed, trains the other seeds with it, and tests."""
+    trainers = {name: Trainer(setting.model(cell, units), setting, music) for name, setting in settings.items()}
+    first = {name: trainer.train(seeds[0]) for name, trainer in trainers.items()}
+    tried = {name: trained.valid for name, trained in first.items()}
     best = min(tried, key=tried.__getitem__)
-    print(
-        f"  {cell.name}, {units} units, validation: " + ", ".join(f"{way} {value:.3f}" for way, value in tried.items()),
-        flush=True,
-    )
-    task = tasks[best]
-    runs = [task.open_test(one) for one in [first[best], *map(task.train, seeds[1:])]]
-    print("    on test: " + ", ".join(f"{one.record['test']['pooled']:.3f}" for one in runs), flush=True)
-    return Chosen(task.model, task.setting, tried, runs)
+    losses = ", ".join(f"{name} {value:.3f}" for name, value in tried.items())
+    print(f"  {cell.name}, {units} units, validation loss: {losses}", flush=True)
+    trainer = trainers[best]
+    runs = [trainer.with_test_scores(trained) for trained in [first[best], *map(trainer.train, seeds[1:])]]
+    print("    test loss by seed: " + ", ".join(f"{one.record['test']['pooled']:.3f}" for one in runs), flush=True)
+    return Selection(trainer.model, trainer.setting, tried, runs)
 
 
 def compose(model: Model, params: network.Params, music: data.Music, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """A piece of the network's that begins as a test piece does, and that piece."""
+    """Samples a piece that starts like a test piece. Returns it and the test piece."""
     real = music.test[seed % len(music.test)]
     return midi.sample(model.cell, params, jax.random.key(seed), len(real), real[:OPENING]), real
 
 
 def run(options: Options) -> Outcome:
-    """Chooses, trains and tests every unit on every set, and lets the largest one for chorales compose."""
+    """Trains and tests every unit on every set, and samples a chorale."""
     sets, seeds = (
         (["JSB Chorales"], [options.seed]) if options.quick else (list(data.MUSIC), range(options.seed, options.seed + 3))
     )
@@ -186,11 +219,13 @@ def run(options: Options) -> Outcome:
         print(name, flush=True)
         music, setting = data.load_music(name), SETTINGS[name]
         if options.quick:
-            chosen = {"GRU": choose(*UNITS["GRU"], {"ten epochs": setting._replace(epochs=10)}, music, seeds)}
+            selected = {"GRU": select_and_test(*UNITS["GRU"], {"ten epochs": setting._replace(epochs=10)}, music, seeds)}
         else:
-            chosen = {unit: choose(cell, units, ways(setting), music, seeds) for unit, (cell, units) in UNITS.items()}
+            variants = setting_variants(setting)
+            selected = {unit: select_and_test(cell, units, variants, music, seeds) for unit, (cell, units) in UNITS.items()}
             if name in LARGER:
-                chosen["larger GRU"] = choose(gj.gru(), LARGER_UNITS, {"as chosen by hand": LARGER[name]}, music, seeds)
+                larger = {"as chosen by hand": LARGER[name]}
+                selected["larger GRU"] = select_and_test(gj.gru(), LARGER_UNITS, larger, music, seeds)
         baselines[name] = {
             "note 1-gram": note_1gram(music.train, music.test),
             "note 1-gram (IID)": note_1gram_iid(music.train, music.test),
@@ -204,13 +239,13 @@ def run(options: Options) -> Outcome:
                 "runs": [each.record for each in one.runs],
                 "curves": [each.curve for each in one.runs],
             }
-            for unit, one in chosen.items()
+            for unit, one in selected.items()
         }
         if name == "JSB Chorales":
-            unit, one = list(chosen.items())[-1]
+            unit, one = list(selected.items())[-1]
             roll, real = compose(one.model, one.runs[0].params, music, options.seed)
             figures["piano_rolls.png"] = midi.draw(
-                {f"a test piece; its first {OPENING} frames are given to the network": real, f"the {unit}": roll}
+                {f"a test piece, whose first {OPENING} frames the network continues": real, f"the {unit}": roll}
             )
             files["sample.mid"] = midi.encode(roll, frames_per_beat=1)
     summary = {

@@ -1,17 +1,23 @@
 """Which equations of the published GRU derivations are right, and what do the wrong ones cost?
 
-Every printed line of Fichou's "GRU units", of the GRU in the R package `rnn`, and every error of Seo's script x_gru.py, evaluated as
-printed beside the true cotangent from `jax.grad` (`experiments/published` holds the lines). A line is judged by itself, everything
-it uses being right, and within its own chain; where it is wrong the corrected line stands beside it, and the corrected chain must
-reproduce `jax.grad` to rounding: over one step, and Fichou's over two layers and several steps too, where δ24 enters the layer
-below and δ23 the step before. Where the names W and U are ambiguous both readings are judged.
+Sources: Fichou's "GRU units", the GRU of the R package `rnn`, and Seo's script x_gru.py. Their
+equations are in `experiments/published`.
 
-Then the double sum of the general RNN formulas, ∂J/∂U = Σ_t Σ_{k≤t} ∂J_t/∂h_t J_tᵀ … J_{k+1}ᵀ ∂⁺h_k/∂U, evaluated literally,
-term by term.
+Method: every printed equation is compared with the true cotangent from `jax.grad`, first by itself,
+with true values on its right side, and then in its own chain. Each wrong equation is corrected, and
+the corrected chain must reproduce `jax.grad` up to rounding over one step. Fichou's chain must also
+do so over two layers and several steps, where δ24 enters the layer below and δ23 the step before.
+His letters W and U are ambiguous, so both readings are judged.
 
-Expectation: the verdicts of those who read the derivations by eye hold (they missed two errors); corrected chains agree to 1e-15;
-binary addition (the R package's own example: 5,000 pairs, eight bits, ten units, rate 0.1) is learned with the right gradient, not
-with the printed ones.
+The double sum of the general RNN formulas, ∂J/∂U = Σ_t Σ_{k≤t} ∂J_t/∂h_t J_tᵀ … J_{k+1}ᵀ ∂⁺h_k/∂U,
+is evaluated literally, term by term. Finally, binary addition (the R package's own example, with
+5,000 pairs, eight bits, ten units and a rate of 0.1) is trained with each gradient.
+
+Expectation: the equations that earlier readers found wrong are wrong. Corrected chains agree with
+`jax.grad` to 1e-15. Binary addition is learned with the right gradient, and not with the printed
+ones.
+
+Result: earlier readers missed two errors.
 """
 
 from typing import Any
@@ -24,14 +30,14 @@ import numpy as np
 import gru_jax as gj
 from experiments.common import Options, Outcome, main
 from experiments.published import audit, bptt, fichou, rnn_package, seo
-from experiments.published.report import row, tables
+from experiments.published.report import record, tables
 from gru_jax.cells import ElmanParams, GRUParams
 
 ROWS, UNITS, STEPS = 3, 4, 5  # batch, equal input and hidden size, and steps of the two layers
 
 
-def drawn(seed: int, rows: int = ROWS, inputs: int = UNITS) -> tuple[audit.Values, dict[str, Any], Any]:
-    """A step's values, the deltas the chains start from, and the truth about the state's cotangent."""
+def random_step(seed: int, rows: int = ROWS, inputs: int = UNITS) -> tuple[audit.Values, dict[str, Any], Any]:
+    """Draws the values of a step, the first deltas of the chains, and a read-out."""
     keys = iter(jax.random.split(jax.random.key(seed), 16))
     normal = lambda *shape: jax.random.normal(next(keys), shape)
     v = {name: normal(inputs if name[0] == "U" else UNITS, UNITS) for name in audit.WEIGHTS}
@@ -40,23 +46,27 @@ def drawn(seed: int, rows: int = ROWS, inputs: int = UNITS) -> tuple[audit.Value
 
 
 def judge_fichou(seed: int) -> dict[str, list[audit.Verdict]]:
-    """Both readings."""
-    v, given, _ = drawn(seed)
+    """Judges Fichou's equations in both readings of W and U."""
+    v, given, _ = random_step(seed)
     deltas = {name: given[name] for name in ("δ1", "δ2")}
     return {name: audit.judge(fichou.equations(r), deltas, v, given["δ1"] + given["δ2"]) for name, r in fichou.READINGS.items()}
 
 
 def judge_package(seed: int) -> list[audit.Verdict]:
-    """The R package's lines, at the last step: there δ_f would be 0, so a later one's is given."""
-    v, given, V = drawn(seed)
+    """Judges the equations of the R package.
+
+    The step is the last one, where δ_f would be 0. A random δ_f is given instead, so that its use
+    is tested too.
+    """
+    v, given, V = random_step(seed)
     h = audit.forward(v, dict.fromkeys(audit.PROBES, 0.0))
     deltas = {"e": given["e"], "δ_f": given["δ2"], "V̄": h.T @ given["e"]}
     return audit.judge(rnn_package.equations(), deltas, v | {"h": h, "V": V}, given["e"] @ V.T + given["δ2"])
 
 
 def lines_without_shapes(seed: int) -> dict[str, list[str]]:
-    """Lines of Fichou's that have no shape, or another one than what they mean, once input and hidden size differ."""
-    v, given, _ = drawn(seed, inputs=UNITS + 2)
+    """Returns the equations of Fichou whose shapes do not match if input and hidden size differ."""
+    v, given, _ = random_step(seed, inputs=UNITS + 2)
     true = audit.true_cotangents(v, given["δ1"] + given["δ2"])
     found: dict[str, list[str]] = {}
     for name, reading in fichou.READINGS.items():
@@ -74,9 +84,12 @@ def lines_without_shapes(seed: int) -> dict[str, list[str]]:
 
 
 def judge_forward(seed: int) -> dict[str, Any]:
-    """Fichou's forward lines against the library's GRU; g has W_g on the left: no shape for a batch of rows, and with as many rows as
-    units a number, a wrong one."""
-    v, _, _ = drawn(seed, rows=UNITS)
+    """Compares Fichou's forward equations with this library's GRU.
+
+    In his equation of g, W_g stands on the left. For a batch of rows the shapes do not match. For
+    as many rows as units they match, and the result is wrong.
+    """
+    v, _, _ = random_step(seed, rows=UNITS)
     names = {"z": "z", "r": "r", "h": "g"}
     fields = {
         f"{ours}_{name}": v[f"{theirs}_{gate}"] for name, gate in names.items() for ours, theirs in (("W", "U"), ("U", "W"))
@@ -92,7 +105,7 @@ def judge_forward(seed: int) -> dict[str, Any]:
         "h = h₋ · (1 − z) + z · g": (v["h₋"] * (1 - v["z"]) + v["z"] * gates.g, cell.update(gates, v["h₋"])),
     }
     errors = {line: audit.difference(*values) for line, values in printed.items()}
-    batch, _, _ = drawn(seed)
+    batch, _, _ = random_step(seed)
     try:
         batch["W_g"] @ (batch["h₋"] * batch["r"])
         shapes = "match"
@@ -102,7 +115,7 @@ def judge_forward(seed: int) -> dict[str, Any]:
 
 
 def judge_two_layers(seed: int) -> dict[str, float]:
-    """Two layers of unequal sizes, several steps: the chain's weight gradients against `jax.grad`, corrected and as printed."""
+    """Returns the error of Fichou's weight gradients over two layers and several steps."""
     keys = iter(jax.random.split(jax.random.key(seed), 16))
     sizes = {"lower": (2, 3), "upper": (3, UNITS)}
     lower, upper = (
@@ -119,13 +132,13 @@ def judge_two_layers(seed: int) -> dict[str, float]:
 
 
 def judge_seo() -> list[dict[str, Any]]:
-    """Each error alone, and all: the two gradients, and how far they are from the truth."""
+    """Evaluates Seo's gradient without errors, with each error alone, and with all of them."""
     truth = seo.true_gradient()
     rows = [("none", "", "", frozenset()), ("all", "", "", frozenset(seo.ERRORS))]
     rows[1:1] = [(error, *what, frozenset([error])) for error, what in seo.ERRORS.items()]
     found = []
-    for error, printed, correct, made in rows:
-        bars = seo.gradient(made)
+    for error, printed, correct, errors in rows:
+        bars = seo.gradient(errors)
         found.append(
             {
                 "error made": error,
@@ -139,7 +152,10 @@ def judge_seo() -> list[dict[str, Any]]:
 
 
 def double_sum(seed: int, steps: int = 3) -> dict[str, Any]:
-    """The general formulas, literally: h = tanh(x W + h₋ U + b), ŷ = h V, J = 1/T Σ ½ (ŷ − y)², every term by products of Jacobians."""
+    """Evaluates the general formulas literally, every term by products of Jacobians.
+
+    The network is h = tanh(x W + h₋ U + b), ŷ = h V, with J = 1/T Σ ½ (ŷ − y)².
+    """
     keys = jax.random.split(jax.random.key(seed), 5)
     D, H, O = 2, UNITS, 3
     cell = gj.elman()
@@ -160,7 +176,9 @@ def double_sum(seed: int, steps: int = 3) -> dict[str, Any]:
             terms["U"][t, k], terms["W"][t, k] = np.outer(befores[k], a), np.outer(xs[k], a)
 
     loss_at = lambda V, t, h: 0.5 * jnp.sum((h @ V - ys[t]) ** 2) / steps
-    whole = lambda params, V: sum(loss_at(V, t, h) for t, h in enumerate(gj.unroll(cell, params, xs, derivative="autodiff")[1]))
+    whole = lambda params, V: sum(
+        loss_at(V, t, h) for t, h in enumerate(gj.unroll(cell, params, xs, derivative=gj.Autodiff())[1])
+    )
     params_bar, V_bar = jax.grad(whole, (0, 1))(params, V)
     split: ElmanParams = gj.flow.contributions(cell, params, xs, lambda t, h: loss_at(V, t, h))
     return {
@@ -178,13 +196,13 @@ def double_sum(seed: int, steps: int = 3) -> dict[str, Any]:
 
 
 def run(options: Options) -> Outcome:
-    """The audit, and what the errors cost."""
+    """Judges all derivations, and trains with the right and the printed gradients."""
     readings, package = judge_fichou(options.seed), judge_package(options.seed)
-    by_name, layers, script = judge_forward(options.seed), judge_two_layers(options.seed), judge_seo()
+    forward, layers, script = judge_forward(options.seed), judge_two_layers(options.seed), judge_seo()
     epochs, seeds = (2, 1) if options.quick else (10, 3)
     learned = {
-        how: [bptt.learn_addition(how, jax.random.key(options.seed + s), epochs) for s in range(seeds)]
-        for how in ("right", "fichou", "package")
+        rule: [bptt.learn_addition(rule, jax.random.key(options.seed + s), epochs) for s in range(seeds)]
+        for rule in ("right", "fichou", "package")
     }
     wrong = {name: [v.equation.name for v in verdicts if not v.right] for name, verdicts in readings.items()}
     every = [*package, *(verdict for verdicts in readings.values() for verdict in verdicts)]
@@ -200,13 +218,13 @@ def run(options: Options) -> Outcome:
         "double_sum": max(
             *sums["sum over all terms against jax.grad"].values(), *sums["term by term against gj.flow"].values()
         ),
-        "sums_right": {how: [float(run["sums"][-1]) for run in runs] for how, runs in learned.items()},
+        "sums_right": {rule: [float(run["sums"][-1]) for run in runs] for rule, runs in learned.items()},
     }
     results = {
-        "fichou": {name: [row(verdict) for verdict in verdicts] for name, verdicts in readings.items()},
-        "fichou_forward": by_name,
+        "fichou": {name: [record(verdict) for verdict in verdicts] for name, verdicts in readings.items()},
+        "fichou_forward": forward,
         "fichou_lines_without_shapes": lines_without_shapes(options.seed),
-        "package": [row(verdict) for verdict in package],
+        "package": [record(verdict) for verdict in package],
         "seo": script,
         "double_sum": sums,
         "addition": learned,
@@ -215,7 +233,7 @@ def run(options: Options) -> Outcome:
 
 
 def draw(learned: dict[str, Any]) -> plt.Figure:
-    """Bits and sums by epoch, a line per seed."""
+    """Draws the fractions of right bits and sums over epochs, one line per seed."""
     figure, panels = plt.subplots(1, 2, figsize=(11, 4), layout="constrained")
     names = {
         "right": "the right gradient",
@@ -223,10 +241,10 @@ def draw(learned: dict[str, Any]) -> plt.Figure:
         "package": "the R package's lines as printed",
     }
     for axes, what in zip(panels, ("bits", "sums"), strict=True):
-        for i, (how, runs) in enumerate(learned.items()):
+        for i, (rule, runs) in enumerate(learned.items()):
             for j, run in enumerate(runs):
                 epochs = np.arange(1, len(run[what]) + 1)
-                axes.plot(epochs, 100 * run[what], color=f"C{i}", alpha=0.8, label=None if j else names[how])
+                axes.plot(epochs, 100 * run[what], color=f"C{i}", alpha=0.8, label=None if j else names[rule])
         axes.set(xlabel="epoch", ylabel=f"{what} right (%)", title="binary addition, GRU of ten units", ylim=(0, 103))
         axes.grid(alpha=0.3)
     panels[0].legend()

@@ -1,13 +1,21 @@
-"""How many sequences per second does training take in: on one CPU device, on one per core, and from a Python loop? And the start?
+"""How many sequences per second does training process on a CPU, and how long does it take to start?
 
-`gj.train.fit` with a GRU, Adam, batches of 64 sequences, four sizes, many steps per dispatch, on one CPU device and on one per core;
-beside it the loop that everyone writes first: a jitted step called from Python, a batch gathered in NumPy for each. And
-`gj.train.fit_ensemble` over several seeds, in the sizes and batches of three experiments here. Each in processes of its own, one
-after the other in turns, since the number of devices is fixed when JAX starts; medians over the turns. And what a program waits for
-at its start: importing jax, importing gru_jax after it, and the first gradient of a small model, which compiles.
+Measured, in sequences per second:
+- `gj.train.fit` with a GRU, Adam, batches of 64 sequences and many steps per dispatch, in four
+  sizes, on one CPU device and on one device per core;
+- a plain Python loop that gathers each batch in NumPy and calls a jitted step;
+- `gj.train.fit_ensemble` with several seeds at once, in the sizes and batches of three other
+  experiments.
 
-Expectation: XLA uses both cores inside one matmul already, so a second device pays where a step is many small operations, and costs
-where the reduction of gradients weighs more than the step; a dispatch per step costs where steps are tiny.
+Measured, in seconds: importing jax, importing gru_jax after it, and the first gradient of a small
+model, which includes compilation.
+
+Method: each measurement runs in a process of its own, because the number of devices is fixed when
+JAX starts. The processes take turns, and medians over the turns are reported.
+
+Expectation: XLA already uses both cores inside one matmul. So a second device helps if a step
+consists of many small operations, and hurts if the reduction of gradients takes longer than the
+step. One dispatch per step is slow if steps are tiny.
 """
 
 import math
@@ -19,18 +27,27 @@ import matplotlib.pyplot as plt
 import numpy as np
 
 from experiments.common import Options, Outcome, main
-from experiments.speed.child import told
+from experiments.speed.child_process import run_json
 
 
 class Size(NamedTuple):
-    """What is trained."""
+    """The size of a training problem.
+
+    Attributes:
+        T: Number of time steps.
+        D: Size of an input.
+        H: Number of units.
+        steps: Training steps per dispatch.
+        batch: Sequences per batch.
+        seeds: Number of networks that are trained at once.
+    """
 
     T: int
     D: int
     H: int
-    steps: int  # per dispatch
+    steps: int
     batch: int = 64
-    seeds: int = 1  # more than one by `fit_ensemble`
+    seeds: int = 1
 
 
 SIZES = {
@@ -39,7 +56,7 @@ SIZES = {
     "medium": Size(100, 128, 256, 8),
     "large": Size(50, 256, 512, 5),
 }
-SEARCHES = {  # of the sizes of experiments here
+ENSEMBLES = {  # the sizes of other experiments
     "adding": Size(100, 2, 64, 30, 32, 3),
     "copy_memory": Size(50, 10, 128, 20, 32, 3),
     "binary_addition": Size(8, 2, 10, 200, 100, 5),
@@ -47,7 +64,7 @@ SEARCHES = {  # of the sizes of experiments here
 
 
 def problem(size: Size) -> tuple[Any, Any, Any]:
-    """Parameters, sequences and a loss."""
+    """Returns parameters, sequences and a loss function."""
     import jax
     import jax.numpy as jnp
 
@@ -63,8 +80,11 @@ def problem(size: Size) -> tuple[Any, Any, Any]:
     return cell.init(jax.random.key(0), size.D, size.H), xs, loss_fn
 
 
-def by_dispatch(devices: int, size: Size) -> float:
-    """Sequences per second of `gj.train.fit`, or of `fit_ensemble`, in this process, on that many devices, after compilation."""
+def library_rate(devices: int, size: Size) -> float:
+    """Measures the sequences per second of `gj.train` in this process, after compilation.
+
+    With one seed that is `fit`, with several seeds `fit_ensemble`.
+    """
     import jax
 
     jax.config.update("jax_num_cpu_devices", devices)
@@ -86,7 +106,7 @@ def by_dispatch(devices: int, size: Size) -> float:
         "steps": 4 * size.steps,
         "batch_size": size.batch,
         "steps_per_execution": size.steps,
-        # of those that divide the batch
+        # the number of devices must divide the batch
         "mesh": gj.train.data_mesh(jax.devices()[: math.gcd(devices, size.batch)]) if devices > 1 else None,
         "callbacks": [clock],
     }
@@ -99,8 +119,8 @@ def by_dispatch(devices: int, size: Size) -> float:
     return size.steps * size.seeds * size.batch / float(np.median(seconds[1:]))  # the first dispatch compiles
 
 
-def by_loop(size: Size) -> float:
-    """The same of a Python loop over a jitted step that reads its loss."""
+def python_loop_rate(size: Size) -> float:
+    """Measures the sequences per second of a Python loop over a jitted step."""
     import jax
     import optax
 
@@ -126,37 +146,37 @@ def by_loop(size: Size) -> float:
     return size.steps * size.batch / float(np.median(seconds[1:]))
 
 
-def measured(call: str) -> Any:
-    """A function here, in a process of its own."""
-    return told("-c", f"from experiments.training_speed import *; print({call})")
+def evaluate_in_child(expression: str) -> Any:
+    """Evaluates an expression over the functions of this module in a process of its own."""
+    return run_json("-c", f"from experiments.training_speed import *; print({expression})")
 
 
-def calls_of(size: Size, cores: int) -> dict[str, str]:
-    """By name, the ways to train."""
-    calls = {str(devices): f"by_dispatch({devices}, {size})" for devices in (1, cores)}
-    return calls if size.seeds > 1 else calls | {"a Python loop": f"by_loop({size})"}
+def expressions(size: Size, cores: int) -> dict[str, str]:
+    """Returns the expressions that measure each way to train, by name."""
+    found = {str(devices): f"library_rate({devices}, {size})" for devices in (1, cores)}
+    return found if size.seeds > 1 else found | {"a Python loop": f"python_loop_rate({size})"}
 
 
 def run(options: Options) -> Outcome:
-    """Every size, the ways in turns."""
+    """Measures every size, with the ways to train in turns."""
     cores = os.cpu_count() or 1
-    turns, sizes = 5, SIZES | SEARCHES
+    turns, sizes = 5, SIZES | ENSEMBLES
     if options.quick:
         turns, sizes = 1, {name: sizes[name]._replace(steps=10) for name in ("tiny", "binary_addition")}
     found: dict[str, dict[str, list[float]]] = {name: {} for name in sizes}
     starts = []
     for turn in range(turns):
-        starts.append(told("-m", "experiments.speed.start"))
+        starts.append(run_json("-m", "experiments.speed.startup"))
         for name, size in sizes.items():
-            calls = calls_of(size, cores)
-            for way in list(calls)[:: 1 if turn % 2 else -1]:  # whatever comes first has the colder machine
-                found[name].setdefault(way, []).append(measured(calls[way]))
+            ways = expressions(size, cores)
+            for way in list(ways)[:: 1 if turn % 2 else -1]:  # the order alternates, because the first runs on a cooler machine
+                found[name].setdefault(way, []).append(evaluate_in_child(ways[way]))
     medians = {name: {way: float(np.median(rates)) for way, rates in by.items()} for name, by in found.items()}
     gains = {name: round(by[str(cores)] / by["1"], 2) for name, by in medians.items()}
     loops = {name: round(by["1"] / by["a Python loop"], 2) for name, by in medians.items() if "a Python loop" in by}
     start = {what: round(float(np.median([one[what] for one in starts])), 3) for what in starts[0]}
     figure, axis = plt.subplots(figsize=(10, 3.2))
-    for k, way in enumerate(calls_of(SIZES["tiny"], cores)):
+    for k, way in enumerate(expressions(SIZES["tiny"], cores)):
         label = way if way == "a Python loop" else f"gj.train, {way} CPU device{'s' * (way != '1')}"
         axis.bar(np.arange(len(sizes)) + 0.27 * k, [by.get(way, np.nan) for by in medians.values()], 0.27, label=label)
     seeds = lambda size: f"\n{size.seeds} seeds" * (size.seeds > 1)
@@ -175,7 +195,7 @@ def run(options: Options) -> Outcome:
     summary = {
         "cores": cores,
         "gain of one device per core": {name: gain for name, gain in gains.items() if name in SIZES},
-        "the same, several seeds at once": {name: gain for name, gain in gains.items() if name in SEARCHES},
+        "the same, several seeds at once": {name: gain for name, gain in gains.items() if name in ENSEMBLES},
         "gain over a Python loop": loops,
         "seconds at the start": start,
     }

@@ -125,19 +125,6 @@ def outer_sum(
     return _outer_sum(x, a, x.dtype if W is None else W.dtype)
 
 
-def _outer_sum(x: Array, a: Array, operand: jnp.dtype) -> Array:
-    """Computes `outer_sum` of operands in the dtype `operand`."""
-    # contracts all leading axes at once: merging them by a reshape would move a sharded batch axis
-    leading = tuple(range(x.ndim - 1))
-    return jax.lax.dot_general(
-        x.astype(operand),
-        a.astype(operand),
-        dimension_numbers=((leading, leading), ((), ())),
-        preferred_element_type=sum_dtype(x),
-        out_sharding=replicated(x, a),
-    )
-
-
 def outer_sums(
     x: Float[Array, "*t_b D"], *products: tuple[Float[Array, "*t_b H"], Float[Array, "D H"]]
 ) -> list[Float[Array, "D H"]]:
@@ -166,3 +153,15 @@ def sum_dtype(x: Array) -> jnp.dtype:
     if that is wider.
     """
     return jnp.promote_types(x.dtype, jnp.float32)
+
+
+def _outer_sum(x: Array, a: Array, operand_dtype: jnp.dtype) -> Array:
+    # contracts all leading axes at once: merging them by a reshape would move a sharded batch axis
+    leading = tuple(range(x.ndim - 1))
+    return jax.lax.dot_general(
+        x.astype(operand_dtype),
+        a.astype(operand_dtype),
+        dimension_numbers=((leading, leading), ((), ())),
+        preferred_element_type=sum_dtype(x),
+        out_sharding=replicated(x, a),
+    )

@@ -13,7 +13,7 @@ from jaxtyping import Array, PyTree
 
 from gru_jax._engine import validate
 from gru_jax._engine.layer import Layer, check_cell
-from gru_jax._engine.plan import probe_platform, step_joins_products
+from gru_jax._engine.plan import joins_in_loop
 from gru_jax._engine.products import joined_products
 from gru_jax._engine.step_flags import StepFlags, apply_resets
 
@@ -70,13 +70,14 @@ def step(
     check_cell(cell)
     validate.check_resets(reset, reset_state, name="reset")
     params, h, x = validate.check_step(cell, params, h, x)
+    batch = np.shape(x)[:-1]
     if isinstance(reset, bool | np.bool_):
-        reset = np.full(x.shape[:-1], reset)
+        reset = np.full(batch, reset)
     if reset is not None:
-        reset = validate.check_flags("reset", reset, x.shape[:-1], "*batch")
+        validate.check_flags("reset", reset, batch, "*batch")
     if reset_state is not None:
-        validate.check_reset_state(reset_state, cell, params, x.shape[:-1])
-    return _compiled(cell, probe_platform(), params, h, x, reset, reset_state)
+        validate.check_reset_state(reset_state, cell, params, batch)
+    return _compiled(cell, jax.default_backend(), params, h, x, reset, reset_state)
 
 
 @partial(jax.jit, static_argnums=(0, 1), inline=True)
@@ -86,5 +87,5 @@ def _compiled(cell: Any, platform: str, params: Any, h: Any, x: Any, reset: Any,
     x = x.astype(jax.tree.leaves(params)[0].dtype)
     h = apply_resets(StepFlags(resets=reset), reset_state, h)
     units = jax.tree.leaves(h)[0].shape[-1]
-    with joined_products(step_joins_products(units, platform)):
+    with joined_products(joins_in_loop(units, platform)):
         return cell._step(params, h, x)

@@ -29,11 +29,11 @@ class Arrays(NamedTuple):
 
     xs: Any
     h0: Any
-    lengths: Array | None
-    mask: Array | None
-    resets: Array | None
+    lengths: Any
+    mask: Any
+    resets: Any
     reset_state: Any
-    key: Array | None
+    key: Any
 
 
 def unroll(
@@ -123,12 +123,26 @@ def unroll(
     validate.check_derivative(derivative)
     check_option("outputs", outputs, ("all", "last", "states"))
     reverse, time_major = check_flag("reverse", reverse), check_flag("time_major", time_major)
+    arrays = Arrays(xs, h0, lengths, mask, resets, reset_state, key)
+    params, arrays = _validated(cell, params, arrays, time_major)
+    compute_dtype = validate.check_compute_dtype(compute_dtype, jax.tree.leaves(params)[0].dtype)
+    options = CallOptions(derivative, probe(arrays.xs, (params, arrays)), compute_dtype)
+    lengths_are_traced = lengths is not None and is_traced(lengths)
+    static = (cell, options, reverse, time_major, outputs, lengths_are_traced)
+    try:
+        return _compiled(*static, params, arrays)
+    except TypeError as error:
+        if is_forward_mode_error(error):
+            raise TypeError(FORWARD_MODE_MESSAGE) from error
+        raise
+
+
+def _validated(cell: Layer, params: PyTree, arrays: Arrays, time_major: bool) -> tuple[PyTree, Arrays]:
+    """The params in the cell's own types, and the arrays with lengths as integers of a safe width."""
+    xs, h0, lengths, mask, resets, reset_state, key = arrays
     params, input_size = validate.check_params(cell, params)
-    dtype = jax.tree.leaves(params)[0].dtype
-    compute_dtype = validate.check_compute_dtype(compute_dtype, dtype)
     validate.check_input("xs", xs, input_size, least_rank=2)
     validate.check_key(key, cell)
-
     steps, batch = (xs.shape[0], xs.shape[1:-1]) if time_major else (xs.shape[-2], xs.shape[:-2])
     if lengths is not None:
         lengths = validate.check_lengths(lengths, batch, steps)
@@ -141,16 +155,7 @@ def unroll(
         validate.check_state("h0", h0, cell, params, batch)
     if reset_state is not None:
         validate.check_reset_state(reset_state, cell, params, batch)
-
-    arrays = Arrays(xs, h0, lengths, mask, resets, reset_state, key)
-    options = CallOptions(derivative, probe(xs, time_major, (params, arrays)), compute_dtype)
-    static = (cell, options, reverse, time_major, outputs, lengths is not None and is_traced(lengths))
-    try:
-        return _compiled(*static, params, arrays)
-    except TypeError as error:
-        if is_forward_mode_error(error):
-            raise TypeError(FORWARD_MODE_MESSAGE) from error
-        raise
+    return params, arrays._replace(lengths=lengths)
 
 
 @partial(jax.jit, static_argnums=range(6), inline=True)

@@ -1,1 +1,1 @@
-"""Polyphonic music: reading the files, the network and its averages, what needs no network, what can be heard and seen, tables."""
+"""The parts of the polyphonic music experiment."""

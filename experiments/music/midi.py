@@ -1,4 +1,4 @@
-"""A piece that the network makes up, as a MIDI file and as a picture."""
+"""Samples pieces from the network, writes them as MIDI files, and draws them."""
 
 import io
 
@@ -16,7 +16,10 @@ TICKS_PER_BEAT = 480
 
 
 def sample(cell: gj.Cell, params: network.Params, key: jax.Array, frames: int, opening: np.ndarray) -> np.ndarray:
-    """A piano roll `(frames, 88)`: the opening's frames, then each drawn from what the network expects after those before it."""
+    """Samples a piano roll `(frames, 88)` that starts with the frames of `opening`.
+
+    Each further frame is drawn from the network's prediction after the frames before it.
+    """
     first = jnp.zeros((frames, NOTES)).at[: len(opening)].set(opening)
     given = jnp.arange(frames) < len(opening)
 
@@ -34,12 +37,12 @@ def sample(cell: gj.Cell, params: network.Params, key: jax.Array, frames: int, o
 
 
 def encode(roll: np.ndarray, frames_per_beat: float, beats_per_minute: float = 90) -> bytes:
-    """A MIDI file of a piano roll; a note that sounds in frames next to one another is held."""
+    """Encodes a piano roll as a MIDI file. A note that sounds in consecutive frames is held."""
     track = mido.MidiTrack([mido.MetaMessage("set_tempo", tempo=mido.bpm2tempo(beats_per_minute))])
     per_frame = round(TICKS_PER_BEAT / frames_per_beat)
     before, written = np.zeros(NOTES, bool), 0
     for at, frame in enumerate([*roll.astype(bool), np.zeros(NOTES, bool)]):
-        for note in np.flatnonzero(frame != before):  # a note's end is a note_on without velocity
+        for note in np.flatnonzero(frame != before):  # a note_on without velocity ends a note
             velocity = 64 if frame[note] else 0
             number = int(note) + LOWEST_MIDI_NOTE
             track.append(mido.Message("note_on", note=number, velocity=velocity, time=at * per_frame - written))
@@ -51,7 +54,7 @@ def encode(roll: np.ndarray, frames_per_beat: float, beats_per_minute: float = 9
 
 
 def draw(rolls: dict[str, np.ndarray]) -> plt.Figure:
-    """Piano rolls one above the other."""
+    """Draws piano rolls one above the other."""
     figure, all_axes = plt.subplots(
         len(rolls), 1, figsize=(11, 2.6 * len(rolls)), layout="constrained", sharex=True, squeeze=False
     )

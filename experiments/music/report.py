@@ -1,4 +1,4 @@
-"""The tables and figures of the polyphonic music experiment."""
+"""Formats the tables and draws the figures of the polyphonic music experiment."""
 
 from typing import Any
 
@@ -29,13 +29,17 @@ assert tuple(AVERAGES) == Averages._fields
 
 
 def mean(runs: list[dict[str, Any]], split: str, average: str) -> float:
-    """Over seeds."""
+    """Returns the mean over seeds."""
     return float(np.mean([run[split][average] for run in runs]))
 
 
 def table(results: dict[str, Any], baselines: dict[str, Any]) -> str:
-    """Markdown: each set's four averages by unit, the mean over seeds with the least and the largest, and the paper's number."""
-    lines = ["# Nats per frame on the test pieces: mean over seeds (least – largest)", ""]
+    """Formats the four averages of each unit as one Markdown table per set.
+
+    A cell has the mean over seeds with the smallest and the largest value. The last column is the
+    paper's number.
+    """
+    lines = ["# Nats per frame on the test pieces: mean over seeds (smallest – largest)", ""]
     for name, by_unit in results.items():
         lines += [
             f"## {name}",
@@ -56,20 +60,21 @@ def table(results: dict[str, Any], baselines: dict[str, Any]) -> str:
                 first_two = f"| {published[name]:.2f}" if what.endswith("BL") else f"{published[name]:.2f} |"
                 lines.append(f"| {what} | {first_two} | | | | |")
         for what, value in baselines[name].items():
-            lines.append(f"| {what}, counted here as BL do | | {value:.2f} | | | | |")
+            lines.append(f"| {what}, computed here as BL do | | {value:.2f} | | | | |")
         lines += [
             "",
-            "Validation (pooled, first not counted) of the first seed, by way of training; the least is what is tested:",
+            "Validation loss (frames pooled, first not counted) of the first seed in each setting. The setting with the smallest one "
+            "is tested.",
             "",
         ]
         for unit, found in by_unit.items():
-            lines.append(f"- {unit}: " + ", ".join(f"{way} {value:.3f}" for way, value in found["tried"].items()))
+            lines.append(f"- {unit}: " + ", ".join(f"{setting} {value:.3f}" for setting, value in found["tried"].items()))
         lines.append("")
     return "\n".join(lines)
 
 
 def draw_curves(results: dict[str, Any]) -> plt.Figure:
-    """Validation (full) and training (dashed) by update and by second, a row for each set: the paper's figures 2 and 3."""
+    """Draws the learning curves over updates and seconds, as the paper's figures 2 and 3."""
     figure, all_axes = plt.subplots(len(results), 2, figsize=(12, 3.4 * len(results)), layout="constrained", squeeze=False)
     for row, (name, by_unit) in zip(all_axes, results.items(), strict=True):
         lowest = min(np.min(curve["valid"]) for found in by_unit.values() for curve in found["curves"])
@@ -84,5 +89,5 @@ def draw_curves(results: dict[str, Any]) -> plt.Figure:
             axes.set(xlabel=label, ylabel="nats per frame", title=name, ylim=(0.85 * lowest, 1.4 * lowest))
             axes.grid(alpha=0.3)
             axes.legend(fontsize="small")
-    figure.suptitle("full: validation; dashed: training, with dropout")
+    figure.suptitle("solid: validation; dashed: training, with dropout")
     return figure

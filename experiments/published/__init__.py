@@ -1,1 +1,1 @@
-"""Published derivations of the GRU's backward pass as tables of equations, and what judges them."""
+"""Published derivations of the GRU's backward pass, and an audit that checks each equation."""

@@ -1,11 +1,14 @@
-"""Judges a published equation: evaluated as printed, beside the true cotangent of what it is said to be.
+"""Checks published equations of a GRU's backward pass against the true cotangents.
 
-The GRU is Fichou's and the R package's, one step, row vectors, no biases (W recurrent, U input, as in their forward pass):
+The GRU is that of Fichou and of the R package: one step, row vectors, no biases. W multiplies the
+state and U the input.
 
-    r = σ(h₋ W_r + x U_r),  z = σ(h₋ W_z + x U_z),  s = r ⊙ h₋,  g = tanh(s W_g + x U_g),  h = (1 − z) ⊙ h₋ + z ⊙ g
+    r = σ(h₋ W_r + x U_r),  z = σ(h₋ W_z + x U_z),  s = r ⊙ h₋,
+    g = tanh(s W_g + x U_g),  h = (1 − z) ⊙ h₋ + z ⊙ g
 
-The truth is autodiff's alone: every place in this formula that an equation speaks of carries a probe, a zero that is added there,
-and the cotangent of the place is the gradient by its probe. So "z by way of 1 − z" and "z by way of z ⊙ g" are told apart.
+The true cotangents come from autodiff alone. A probe, which is a zero, is added at every place of
+this formula that an equation refers to. The cotangent of the place is the gradient by its probe.
+This distinguishes the cotangent of z through 1 − z from that through z ⊙ g.
 """
 
 from collections.abc import Callable
@@ -17,24 +20,26 @@ import numpy as np
 
 Values = dict[str, Any]
 WEIGHTS = ("W_r", "U_r", "W_z", "U_z", "W_g", "U_g")
-# Where the probes sit: states and inputs by each of their uses, values by each of theirs.
+# Names of the probes. "h₋ by s" is the use of h₋ in s, and so on.
 PROBES = (
     "h₋ by the carry", "h₋ by s", "h₋ by z", "h₋ by r", "x by z", "x by r", "x by g",
     "a_z", "a_r", "a_g", "z by 1 − z", "z by z ⊙ g", "1 − z", "z ⊙ g", "z", "r", "s", "g", "h",
 )  # fmt: skip
-RIGHT = 1e-12  # an error of rounding, relative to the largest entry
+RIGHT = 1e-12  # Errors below this, relative to the largest entry, are rounding.
 
 
 class Equation(NamedTuple):
-    """One published line.
+    """One published equation.
 
     Attributes:
-        name: what stands on its left.
-        printed: its right side, as printed.
-        evaluate: that, as a function of the deltas so far and the values of the step.
-        means: the cotangent it is said to be: a sum of probes' names, of "h₋", "x" or of weights.
-        correct: the right side as it should be; None where it is right.
-        corrected: that, as a function; None where it is right.
+        name: The left side.
+        printed: The right side, as printed.
+        evaluate: The printed right side as a function of the earlier deltas and the values of the
+            step.
+        means: The cotangent that the left side should be, as a sum of named terms: probes, "h₋",
+            "x" or weights.
+        correct: The corrected right side. None if the printed one is right.
+        corrected: The corrected right side as a function. None if the printed one is right.
     """
 
     name: str
@@ -46,26 +51,33 @@ class Equation(NamedTuple):
 
 
 class Verdict(NamedTuple):
-    """How an equation fares: with the true cotangents to its right, and within its own chain."""
+    """The errors of one equation, relative to the largest entry of the true cotangent.
+
+    Attributes:
+        equation: The equation.
+        error: Error of the equation itself, with true cotangents on its right side.
+        error_in_chain: Error when the earlier equations are used as printed.
+        error_corrected: Error of the corrected equation when the earlier ones are corrected too.
+    """
 
     equation: Equation
-    error: float  # of the line itself: all that it uses is right
-    error_in_chain: float  # as it comes out of the lines before it, as printed
-    error_corrected: float  # in the chain of corrected lines
+    error: float
+    error_in_chain: float
+    error_corrected: float
 
     @property
     def right(self) -> bool:
-        """Whether the line itself is right."""
+        """Whether the equation itself is right."""
         return self.error < RIGHT
 
 
 def sigmoid(a: Any) -> Any:
-    """σ."""
+    """Returns σ(a)."""
     return jax.nn.sigmoid(a)
 
 
 def forward(v: Values, probes: Values) -> Any:
-    """One step with a probe at every place."""
+    """Runs one step with the probes added."""
     x, h, e = v["x"], v["h₋"], probes
     a_r = (h + e["h₋ by r"]) @ v["W_r"] + (x + e["x by r"]) @ v["U_r"] + e["a_r"]
     a_z = (h + e["h₋ by z"]) @ v["W_z"] + (x + e["x by z"]) @ v["U_z"] + e["a_z"]
@@ -77,14 +89,14 @@ def forward(v: Values, probes: Values) -> Any:
 
 
 def step_values(v: Values) -> Values:
-    """`v` with the gates of the step, as a derivation calls them."""
+    """Returns `v` with the gates r, z and g of the step added."""
     r, z = (sigmoid(v["h₋"] @ v[f"W_{k}"] + v["x"] @ v[f"U_{k}"]) for k in "rz")
     g = jnp.tanh((r * v["h₋"]) @ v["W_g"] + v["x"] @ v["U_g"])
     return v | {"r": r, "z": z, "g": g}
 
 
 def true_cotangents(v: Values, h_bar: Any) -> Values:
-    """The cotangent of every place, state, input, weight, and of the biases that a package may add, by autodiff."""
+    """Returns the cotangents of all probes, x, h₋, weights and possible biases, by autodiff."""
     zeros = {name: jnp.zeros_like(v["x"] if name.startswith("x") else v["h₋"]) for name in PROBES}
     loss = lambda v, probes: jnp.vdot(forward(v, probes), h_bar)
     inputs = {name: v[name] for name in ("x", "h₋", *WEIGHTS)}
@@ -94,12 +106,15 @@ def true_cotangents(v: Values, h_bar: Any) -> Values:
 
 
 def meaning(true: Values, equation: Equation) -> Any:
-    """The cotangent that an equation is said to be."""
+    """Returns the true value of what an equation computes."""
     return sum(true[name] for name in equation.means)
 
 
 def difference(value: Any, truth: Any) -> float:
-    """The largest difference, relative to the largest entry of the truth; infinite where the shapes differ."""
+    """Returns the largest difference, relative to the largest entry of the truth.
+
+    Infinite if the shapes differ.
+    """
     value, truth = np.asarray(value), np.asarray(truth)
     if value.shape != truth.shape:
         return float("inf")
@@ -107,20 +122,27 @@ def difference(value: Any, truth: Any) -> float:
 
 
 def judge(equations: tuple[Equation, ...], given: Values, v: Values, h_bar: Any) -> list[Verdict]:
-    """Every equation of a chain; `given` are the deltas it starts from, `h_bar` the true cotangent of h."""
+    """Judges every equation of a chain.
+
+    Args:
+        equations: The equations in order.
+        given: The deltas that the chain starts from.
+        v: The values of the step.
+        h_bar: The true cotangent of h.
+    """
     true = true_cotangents(v, h_bar)
     right = given | {equation.name: meaning(true, equation) for equation in equations}
-    chain, mended, verdicts = dict(given), dict(given), []
+    as_printed, corrected, verdicts = dict(given), dict(given), []
     for equation in equations:
-        chain[equation.name] = equation.evaluate(chain, v)
-        mended[equation.name] = (equation.corrected or equation.evaluate)(mended, v)
+        as_printed[equation.name] = equation.evaluate(as_printed, v)
+        corrected[equation.name] = (equation.corrected or equation.evaluate)(corrected, v)
         truth = right[equation.name]
         verdicts.append(
             Verdict(
                 equation,
                 difference(equation.evaluate(right, v), truth),
-                difference(chain[equation.name], truth),
-                difference(mended[equation.name], truth),
+                difference(as_printed[equation.name], truth),
+                difference(corrected[equation.name], truth),
             )
         )
     return verdicts

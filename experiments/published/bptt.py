@@ -1,5 +1,6 @@
-"""Whole sequences by a published chain: its lines used as their authors say, step after step, layer under layer."""
+"""Runs published chains of equations over whole sequences and several layers, and trains with them."""
 
+from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
@@ -7,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from experiments.published.audit import WEIGHTS, Values, step_values
+from experiments.published.audit import WEIGHTS, Equation, Values, step_values
 from experiments.published.fichou import equations as fichou_equations
 from experiments.published.rnn_package import equations as package_equations
 
@@ -15,7 +16,7 @@ Weights = dict[str, Any]
 
 
 def unroll(weights: Weights, xs: Any) -> Values:
-    """The values of all steps, from a zero state: leaves (T, B, ·)."""
+    """Returns the values of all steps, starting from a zero state. Leaves have shape (T, B, ·)."""
     weights = {name: weights[name] for name in WEIGHTS}
 
     def step(h: Any, x: Any) -> tuple[Any, Values]:
@@ -27,24 +28,31 @@ def unroll(weights: Weights, xs: Any) -> Values:
     return lax.scan(step, jnp.zeros((xs.shape[1], size), xs.dtype), xs)[1]
 
 
-def run_chain(chain: str, as_printed: bool, given: Values, v: Values) -> Values:
-    """All deltas of one step; Fichou's W and U by the reading under which the shapes of unequal sizes match."""
+def run_chain(equations: Sequence[Equation], given: Values, v: Values, *, as_printed: bool) -> Values:
+    """Returns all deltas of one step, by the equations as printed or as corrected."""
     deltas = dict(given)
-    for equation in fichou_equations(("U", "W")) if chain == "fichou" else package_equations():
+    for equation in equations:
         rule = equation.evaluate if as_printed else equation.corrected or equation.evaluate
         deltas[equation.name] = rule(deltas, v)
     return deltas
 
 
 def fichou(weights: Weights, xs: Any, h_bars: Any, *, as_printed: bool) -> tuple[Weights, Any]:
-    """(gradients, x̄s) of a layer by Fichou's chain: δ1 is what comes from above at each step, δ23 of a step is δ2 of the one before,
-    and δ24 is δ1 of the layer below."""
-    only = {name: weights[name] for name in WEIGHTS}
+    """Runs Fichou's chain backwards over a layer.
+
+    δ1 comes from the layer above, the δ23 of a step is the δ2 of the step before, and δ24 is the δ1
+    of the layer below. His W and U are read so that the shapes match for unequal input and hidden
+    sizes.
+
+    Returns:
+        The gradients of the weights, and the cotangents of the inputs.
+    """
+    only, equations = {name: weights[name] for name in WEIGHTS}, fichou_equations(("U", "W"))
 
     def step(carry: Any, at_t: Any) -> tuple[Any, Any]:
         future, totals = carry
         values, h_bar = at_t
-        d = run_chain("fichou", as_printed, {"δ1": h_bar, "δ2": future}, values | only)
+        d = run_chain(equations, {"δ1": h_bar, "δ2": future}, values | only, as_printed=as_printed)
         return (d["δ23"], {name: total + d[f"δ{name}"] for name, total in totals.items()}), d["δ24"]
 
     zeros = jax.tree.map(jnp.zeros_like, only)
@@ -53,7 +61,10 @@ def fichou(weights: Weights, xs: Any, h_bars: Any, *, as_printed: bool) -> tuple
 
 
 def package(weights: Weights, xs: Any, es: Any, *, as_printed: bool) -> Weights:
-    """What the R package adds to its weights, V's too, for output deltas `es`; as printed, the sum for V grows while it is used."""
+    """Returns what the R package adds to its weights, including V, for the output deltas `es`.
+
+    As printed, the chain uses the running sum for V while it is still growing.
+    """
     only = {name: weights[name] for name in WEIGHTS}
 
     def step(carry: Any, at_t: Any) -> tuple[Any, None]:
@@ -61,7 +72,7 @@ def package(weights: Weights, xs: Any, es: Any, *, as_printed: bool) -> Weights:
         values, e = at_t
         V_bar = V_bar + values["h"].T @ e
         given = {"e": e, "V̄": V_bar, "δ_f": future}
-        d = run_chain("package", as_printed, given, values | only | {"V": weights["V"]})
+        d = run_chain(package_equations(), given, values | only | {"V": weights["V"]}, as_printed=as_printed)
         return (d["future"], {name: total + d[f"Δ{name}"] for name, total in totals.items()}, V_bar), None
 
     values = unroll(weights, xs)
@@ -72,44 +83,58 @@ def package(weights: Weights, xs: Any, es: Any, *, as_printed: bool) -> Weights:
 
 
 def two_layers(lower: Weights, upper: Weights, xs: Any, h_bars: Any, *, as_printed: bool) -> tuple[Weights, Weights]:
-    """Gradients of both layers: δ24 of the upper one enters the lower one as its δ1."""
+    """Returns the gradients of two layers by Fichou's chain.
+
+    The δ24 of the upper layer is the δ1 of the lower one.
+    """
     hs = unroll(lower, xs)["h"]
     upper_bar, hs_bar = fichou(upper, hs, h_bars, as_printed=as_printed)
     return fichou(lower, xs, hs_bar, as_printed=as_printed)[0], upper_bar
 
 
 def two_layers_by_autodiff(lower: Weights, upper: Weights, xs: Any, h_bars: Any) -> tuple[Weights, Weights]:
-    """The same by `jax.grad`."""
+    """Returns the gradients of two layers by `jax.grad`."""
     loss = lambda lower, upper: jnp.vdot(unroll(upper, unroll(lower, xs)["h"])["h"], h_bars)
     return jax.grad(loss, (0, 1))(lower, upper)
 
 
 def outputs(weights: Weights, xs: Any) -> Any:
-    """ŷ = σ(h V) at every step."""
+    """Returns ŷ = σ(h V) at every step."""
     return jax.nn.sigmoid(unroll(weights, xs)["h"] @ weights["V"])
 
 
-def direction(how: str, weights: Weights, xs: Any, ys: Any) -> Weights:
-    """What is added to the weights, but for the rate: minus the gradient of ½ Σ (y − ŷ)², by autodiff or as printed."""
-    if how == "right":
+def update_direction(rule: str, weights: Weights, xs: Any, ys: Any) -> Weights:
+    """Returns minus the gradient of ½ Σ (y − ŷ)², by autodiff ("right") or by the printed equations
+    ("fichou", "package").
+    """
+    if rule == "right":
         loss = lambda weights: 0.5 * jnp.sum((outputs(weights, xs) - ys) ** 2)
         return jax.tree.map(jnp.negative, jax.grad(loss)(weights))
     predicted = outputs(weights, xs)
     es = (ys - predicted) * predicted * (1 - predicted)
-    if how == "package":
+    if rule == "package":
         return package(weights, xs, es, as_printed=True)
     totals, _ = fichou(weights, xs, es @ weights["V"].T, as_printed=True)
     return totals | {"V": jnp.einsum("tbh,tbo->ho", unroll(weights, xs)["h"], es)}
 
 
 @partial(jax.jit, static_argnums=(0, 2, 3))
-def learn_addition(how: str, key: jax.Array, epochs: int, hidden: int = 10) -> dict[str, Any]:
-    """Learns to add binary numbers, lowest bit first, with the settings of the R package's example.
+def learn_addition(rule: str, key: jax.Array, epochs: int, hidden: int = 10) -> dict[str, Any]:
+    """Trains on binary addition, lowest bit first, with the settings of the R package's example.
 
-    5,000 pairs from 0 to 127, eight bits, batches of 100, rate 0.1 on sums over the batch, weights U(−1, 1).
+    These are 5,000 pairs from 0 to 127, eight bits, batches of 100, a rate of 0.1 on sums over the
+    batch, and weights from U(−1, 1).
+
+    Args:
+        rule: How the gradient is computed: "right" by autodiff, "fichou" or "package" by the
+            printed equations.
+        key: A PRNG key.
+        epochs: Number of epochs.
+        hidden: Number of units. Defaults to 10.
 
     Returns:
-        After each epoch, on 1,000 other pairs: the share of right bits, and of sums with all bits right.
+        After each epoch, on 1,000 other pairs, the fraction of right bits and the fraction of sums
+        whose bits are all right.
     """
     key_weights, key_pairs, key_test, key_order = jax.random.split(key, 4)
     shapes = {name: (2 if name[0] == "U" else hidden, hidden) for name in WEIGHTS} | {"V": (hidden, 1)}
@@ -124,7 +149,7 @@ def learn_addition(how: str, key: jax.Array, epochs: int, hidden: int = 10) -> d
     test_xs, test_ys = task(test)
 
     def update(weights: Weights, batch: Any) -> tuple[Weights, None]:
-        added = direction(how, weights, *task(batch))
+        added = update_direction(rule, weights, *task(batch))
         return jax.tree.map(lambda w, a: w + 0.1 * a, weights, added), None
 
     def epoch(weights: Weights, key: jax.Array) -> tuple[Weights, Any]:

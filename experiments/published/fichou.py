@@ -1,11 +1,16 @@
-"""Fichou, "GRU units" (2019; the vignette GRU_units of the R package `rnn`): δ1 … δ24 and the six weight updates, as printed.
+"""The equations δ1 … δ24 and the six weight updates of Fichou, "GRU units" (2019), as printed.
 
-`·` elementwise, `*` matrix product; δ1 comes from above, δ2 from the next step. tanh′ and σ′ are taken of values, as the package does:
-1 − g², z (1 − z). The figure beside the equations shows δ12, δ14, δ20 on the arrows to x and δ13, δ15, δ21 on those to h₋, and δ24 is
-their sum towards x: that is what each is judged as.
+The source is the vignette GRU_units of the R package `rnn`. `·` is the elementwise and `*` the
+matrix product. δ1 comes from the layer above and δ2 from the next step. tanh′ and σ′ are functions
+of the activations, 1 − g² and z (1 − z), as in the package.
 
-The names W and U: the forward lines multiply h₋ by W and x by U. Read so, δ12 = δ10 * W_gᵀ cannot lead to x. Read the other way
-round, W to the input, δ12 … δ22 come right, but then the forward pass is not the printed one. Both readings are judged.
+The figure of the vignette shows which cotangent each δ is: δ12, δ14 and δ20 lie on the arrows to x,
+δ13, δ15 and δ21 on those to h₋, and δ24 is their sum towards x. Each equation is judged as that
+cotangent.
+
+The letters W and U are ambiguous. The forward equations multiply h₋ by W and x by U. With that
+reading, δ12 = δ10 * W_gᵀ cannot be a cotangent of x. With the other reading, where W multiplies the
+input, δ12 … δ22 are right, but the forward pass is not the printed one. Both readings are judged.
 """
 
 from typing import Any
@@ -17,17 +22,20 @@ READINGS = {"W on h₋, U on x, as in the forward pass": ("W", "U"), "W on x, U 
 
 
 def tanh_prime(g: Any) -> Any:
-    """tanh′, of the value."""
+    """Returns tanh′ as a function of the activation."""
     return 1 - g**2
 
 
 def sigmoid_prime(s: Any) -> Any:
-    """σ′, of the value."""
+    """Returns σ′ as a function of the activation."""
     return s * (1 - s)
 
 
 def equations(reading: tuple[str, str] = ("W", "U")) -> tuple[Equation, ...]:
-    """The chain under a reading: the letters that the backward lines' W and U stand for."""
+    """Returns the chain under a reading of W and U.
+
+    `reading` has the letters of the forward equations that W and U of the backward ones stand for.
+    """
 
     def weight(letter: str, gate: str, v: Values) -> Any:
         return v[f"{reading['WU'.index(letter)]}_{gate}"].T
@@ -35,12 +43,12 @@ def equations(reading: tuple[str, str] = ("W", "U")) -> tuple[Equation, ...]:
     def through(delta: str, letter: str, gate: str) -> Any:
         return lambda d, v: d[delta] @ weight(letter, gate, v)
 
-    def rightly(delta: str, letter: str, gate: str) -> Any:
+    def through_forward_weight(delta: str, letter: str, gate: str) -> Any:
         return lambda d, v: d[delta] @ v[f"{letter}_{gate}"].T
 
-    swapped = reading == ("W", "U")  # then W and U of the pairs are the other way round
-    mend = lambda delta, letter, gate: (
-        (f"{delta} * {letter}_{gate}ᵀ", rightly(delta, letter, gate)) if swapped else (None, None)
+    swapped = reading == ("W", "U")  # W and U of each pair of equations are then exchanged
+    correction = lambda delta, letter, gate: (
+        (f"{delta} * {letter}_{gate}ᵀ", through_forward_weight(delta, letter, gate)) if swapped else (None, None)
     )
     return (
         Equation("δ3", "δ1 + δ2", lambda d, v: d["δ1"] + d["δ2"], ("h",)),
@@ -52,10 +60,10 @@ def equations(reading: tuple[str, str] = ("W", "U")) -> tuple[Equation, ...]:
         Equation("δ9", "δ7 + δ8", lambda d, v: d["δ7"] + d["δ8"], ("z",), "δ7 + δ6", lambda d, v: d["δ7"] + d["δ6"]),
         Equation("δ10", "δ8 · tanh′(g)", lambda d, v: d["δ8"] * tanh_prime(v["g"]), ("a_g",)),
         Equation("δ11", "δ9 · σ′(z)", lambda d, v: d["δ9"] * sigmoid_prime(v["z"]), ("a_z",)),
-        Equation("δ12", "δ10 * W_gᵀ", through("δ10", "W", "g"), ("x by g",), *mend("δ10", "U", "g")),
-        Equation("δ13", "δ10 * U_gᵀ", through("δ10", "U", "g"), ("s",), *mend("δ10", "W", "g")),
-        Equation("δ14", "δ11 * W_zᵀ", through("δ11", "W", "z"), ("x by z",), *mend("δ11", "U", "z")),
-        Equation("δ15", "δ11 * U_zᵀ", through("δ11", "U", "z"), ("h₋ by z",), *mend("δ11", "W", "z")),
+        Equation("δ12", "δ10 * W_gᵀ", through("δ10", "W", "g"), ("x by g",), *correction("δ10", "U", "g")),
+        Equation("δ13", "δ10 * U_gᵀ", through("δ10", "U", "g"), ("s",), *correction("δ10", "W", "g")),
+        Equation("δ14", "δ11 * W_zᵀ", through("δ11", "W", "z"), ("x by z",), *correction("δ11", "U", "z")),
+        Equation("δ15", "δ11 * U_zᵀ", through("δ11", "U", "z"), ("h₋ by z",), *correction("δ11", "W", "z")),
         Equation("δ16", "δ13 · h₋", lambda d, v: d["δ13"] * v["h₋"], ("r",)),
         Equation("δ17", "δ13 · r", lambda d, v: d["δ13"] * v["r"], ("h₋ by s",)),
         Equation(
@@ -63,8 +71,8 @@ def equations(reading: tuple[str, str] = ("W", "U")) -> tuple[Equation, ...]:
             "δ16 · σ′(r)", lambda d, v: d["δ16"] * sigmoid_prime(v["r"]),
         ),
         Equation("δ19", "δ17 + δ4", lambda d, v: d["δ17"] + d["δ4"], ("h₋ by s", "h₋ by the carry")),
-        Equation("δ20", "δ18 * W_rᵀ", through("δ18", "W", "r"), ("x by r",), *mend("δ18", "U", "r")),
-        Equation("δ21", "δ18 * U_rᵀ", through("δ18", "U", "r"), ("h₋ by r",), *mend("δ18", "W", "r")),
+        Equation("δ20", "δ18 * W_rᵀ", through("δ18", "W", "r"), ("x by r",), *correction("δ18", "U", "r")),
+        Equation("δ21", "δ18 * U_rᵀ", through("δ18", "U", "r"), ("h₋ by r",), *correction("δ18", "W", "r")),
         Equation("δ22", "δ21 + δ15", lambda d, v: d["δ21"] + d["δ15"], ("h₋ by r", "h₋ by z")),
         Equation("δ23", "δ19 + δ22", lambda d, v: d["δ19"] + d["δ22"], ("h₋",)),
         Equation("δ24", "δ12 + δ14 + δ20", lambda d, v: d["δ12"] + d["δ14"] + d["δ20"], ("x",)),
@@ -73,12 +81,15 @@ def equations(reading: tuple[str, str] = ("W", "U")) -> tuple[Equation, ...]:
 
 
 def weight_updates() -> tuple[Equation, ...]:
-    """The six lines at the end; "δW_f", "δW_i" on their right, left over from an LSTM, are read as the sums so far."""
+    """Returns the six weight updates.
+
+    "δW_f" and "δW_i" on their right sides, left over from an LSTM, are read as running sums.
+    """
     state, reset, x = (lambda v: v["h₋"]), (lambda v: v["h₋"] * v["r"]), (lambda v: v["x"])
 
-    def update(name: str, printed: str, left: Any, delta: str, right: str | None = None, right_left: Any = None) -> Equation:
-        mended = None if right is None else (lambda d, v: (right_left or left)(v).T @ d[right.split(" * ")[1]])
-        return Equation(f"δ{name}", printed, lambda d, v: left(v).T @ d[delta], (name,), right, mended)
+    def update(name: str, printed: str, left: Any, delta: str, right: str | None = None) -> Equation:
+        corrected = None if right is None else (lambda d, v: left(v).T @ d[right.split(" * ")[1]])
+        return Equation(f"δ{name}", printed, lambda d, v: left(v).T @ d[delta], (name,), right, corrected)
 
     return (
         update("W_r", "δW_f + h₋ᵀ * δ10", state, "δ10", "h₋ᵀ * δ18"),

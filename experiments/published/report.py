@@ -1,4 +1,4 @@
-"""The audit's tables in Markdown, and its rows for the record."""
+"""Formats the audit as Markdown tables and as JSON records."""
 
 from typing import Any
 
@@ -16,8 +16,16 @@ LETTERS = """| | Fichou | general RNN formulas | Seo's post | Seo's script | her
 
 
 def table(verdicts: list[audit.Verdict]) -> str:
-    """One chain as a Markdown table."""
-    heads = ("printed", "means the cotangent of", "verdict", "error of the line", "in its chain", "corrected", "then")
+    """Formats one chain as a Markdown table."""
+    heads = (
+        "printed",
+        "cotangent of",
+        "verdict",
+        "error of the line",
+        "error in the printed chain",
+        "corrected",
+        "error in the corrected chain",
+    )
     rows = [heads, ("---",) * len(heads)]
     for verdict in verdicts:
         line = verdict.equation
@@ -35,8 +43,8 @@ def table(verdicts: list[audit.Verdict]) -> str:
     return "".join(f"| {' | '.join(row)} |\n" for row in rows)
 
 
-def row(verdict: audit.Verdict) -> dict[str, Any]:
-    """A verdict for the record."""
+def record(verdict: audit.Verdict) -> dict[str, Any]:
+    """Converts a verdict to a JSON record."""
     line = verdict.equation
     return {
         "equation": f"{line.name} = {line.printed}",
@@ -50,31 +58,31 @@ def row(verdict: audit.Verdict) -> dict[str, Any]:
 
 
 def tables(readings: Any, package: Any, script: Any, results: Any) -> str:
-    """All tables, in Markdown."""
+    """Formats all tables as one Markdown document."""
     text = [
         "# The published derivations, line by line\n",
-        "Errors are relative to the largest entry of the true cotangent; float64.\n",
+        "Errors are relative to the largest entry of the true cotangent, in float64.\n",
     ]
     forward = results["fichou_forward"]
     text += [f"## {fichou.SOURCE}\n", "| forward line | verdict | error |", "|---|---|---|"]
     for line, error in forward["errors"].items():
         text.append(f"| {line} | {'right' if error < audit.RIGHT else '**wrong**'} | {error:.1e} |")
     text.append(
-        f"\nThe shapes of W_g * (h₋ · r) {forward['shapes of g for a batch of rows']} for a batch of rows: W_g stands on the other "
-        "side than all other weights. Meant: (h₋ · r) * W_g. (Its error is with as many rows as units.)\n"
+        f"\nThe shapes of W_g * (h₋ · r) {forward['shapes of g for a batch of rows']} for a batch of rows, because W_g stands on the "
+        "left, unlike all other weights. Correct is (h₋ · r) * W_g. The error in the table is for as many rows as units.\n"
     )
     for name, verdicts in readings.items():
         without = ", ".join(results["fichou_lines_without_shapes"][name]) or "none"
         text += [
             f"### Reading {name}\n",
             table(verdicts),
-            f"Without matching shapes where input and hidden size differ: {without}.\n",
+            f"Lines whose shapes do not match if input and hidden size differ: {without}.\n",
         ]
     text += [f"## {rnn_package.SOURCE}\n", table(package)]
-    text += ["## Seo's x_gru.py: each error alone, in a derivation that is right otherwise\n"]
-    text += ["| error | in the script | right | ∂/∂wx_c, ∂/∂wrec_c | off by |", "|---|---|---|---|---|"]
+    text += ["## Seo's x_gru.py: each error made alone in a derivation that is otherwise right\n"]
+    text += ["| error | in the script | correct | ∂/∂wx_c, ∂/∂wrec_c | error of the gradient |", "|---|---|---|---|---|"]
     for line in script:
         bars = ", ".join(f"{value:.5f}" for value in line["wx_c, wrec_c"])
         text.append(f"| {line['error made']} | {line['printed']} | {line['correct']} | {bars} | {line['difference']:.1e} |")
-    text += ["\nError 2: of six weights two are trained.\n", "## Letters\n", LETTERS]
+    text += ["\nError 2 is not in a formula: only two of the six weights are trained.\n", "## Letters\n", LETTERS]
     return "\n".join(text)

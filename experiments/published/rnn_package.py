@@ -1,8 +1,9 @@
-"""The GRU's backward pass of the R package `rnn` (1.9.1, `backprop_gru`), line by line, one step at a time.
+"""The equations of `backprop_gru` in the R package `rnn` (1.9.1), for one step.
 
-Its forward pass is the vignette's with biases (zero here) and a read-out ŷ = σ(h V). `e` is the output delta, (y − ŷ) σ′(ŷ); `V̄`
-what the package has added up so far for V; `δ_f` what comes from the next
-step. The sign is that of descent: minus the gradient. σ′ and tanh′ are taken of values.
+The forward pass is that of the vignette, with biases (zero here) and a read-out ŷ = σ(h V). `e` is
+the output delta (y − ŷ) σ′(ŷ), `V̄` the running sum of the update of V, and `δ_f` comes from the
+next step. All deltas have the sign of descent, minus the gradient. σ′ and tanh′ are functions of
+the activations.
 """
 
 from typing import Any
@@ -14,7 +15,7 @@ SOURCE = "R package rnn 1.9.1, backprop_gru"
 
 
 def equations() -> tuple[Equation, ...]:
-    """The lines in their order; names as in the code, shortened."""
+    """Returns the equations in order. Their names are those of the code, shortened."""
     return (
         Equation(
             "up", "(e * V̄ᵀ) · σ′(h) + δ_f", lambda d, v: (d["e"] @ d["V̄"].T) * sigmoid_prime(v["h"]) + d["δ_f"], ("h",),
@@ -76,7 +77,11 @@ def equations() -> tuple[Equation, ...]:
 
 
 def bias_update(gate: str, name: str) -> Equation:
-    """The mean over the batch of the error after the activation, where the sum of the one before it belongs."""
+    """Returns the update of a bias.
+
+    The package takes the mean over the batch of the delta after the activation. Correct is the sum
+    of the delta before it.
+    """
 
     def printed(d: Values, v: Values) -> Any:
         return d[f"{name}_post"].mean(0)

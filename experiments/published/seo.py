@@ -1,16 +1,18 @@
-"""Seo's script x_gru.py: what it takes for the gradient of its candidate's two weights, its errors one by one.
+"""The gradient of Seo's script x_gru.py, with any of its errors made in a correct derivation.
 
     h = u h₋ + (1 − u) c,   c = tanh(x wx_c + r h₋ wrec_c),   cost ½ Σ (h₃ − y)²
 
-`gru_by_hand` reproduces the script's run to its last digit; here each of its errors is made alone, in an otherwise right derivation,
-and all together. Error 2 is no formula: of six weights only two are trained.
+The script trains the candidate's two weights wx_c and wrec_c. `gru_by_hand` reproduces its run to
+the last digit. Error 2 is not listed here, because it is not in a formula: only two of six weights
+are trained.
 """
 
 import jax
 import jax.numpy as jnp
 
-from experiments.gru_by_hand import XS, YS, correct_params, gru_cost, script_weights
+from experiments.tutorials.seo_gru_script import XS, YS, correct_params, gru_cost, script_weights
 
+# By error: what the script has, and what is correct.
 ERRORS = {
     "1 r before its sigmoid": ("c = tanh(x wx_c + a_r h₋ wrec_c)", "r = σ(a_r)"),
     "3 the carry left out": ("δ₋ without u δ", "u δ"),
@@ -21,10 +23,10 @@ ERRORS = {
 }
 
 
-def gradient(made: frozenset[str] = frozenset()) -> jax.Array:
-    """(∂/∂wx_c, ∂/∂wrec_c) at the script's first weights by the derivation with the errors `made`."""
+def gradient(errors: frozenset[str] = frozenset()) -> jax.Array:
+    """Returns (∂/∂wx_c, ∂/∂wrec_c) at the initial weights, with the given errors made."""
     w, xs, ys = script_weights(), jnp.array(XS), jnp.array(YS)
-    wrong = lambda number: any(error[0] == number for error in made)
+    wrong = lambda number: any(error[0] == number for error in errors)
     hs, steps = [jnp.zeros(len(xs))], []
     for x in xs.T:
         h = hs[-1]
@@ -51,7 +53,7 @@ def gradient(made: frozenset[str] = frozenset()) -> jax.Array:
 
 
 def true_gradient() -> jax.Array:
-    """The same two by `jax.grad` of the library's GRU."""
+    """Returns (∂/∂wx_c, ∂/∂wrec_c) by `jax.grad` of this library's GRU."""
     data = (jnp.array(XS[..., None]), jnp.array(YS[:, None]))
-    bars = jax.grad(lambda params: gru_cost(False, params, data))(correct_params())
+    bars = jax.grad(lambda params: gru_cost(params, data))(correct_params())
     return jnp.array([bars.W_h[0, 0], bars.U_h[0, 0]])

@@ -1,0 +1,1 @@
+"""The candidates, the timing and the reports of the speed experiments."""

@@ -1,4 +1,7 @@
-"""Compiling, comparing and timing: candidates take turns, so that what slows the machine slows them all."""
+"""Compiles, compares and times programs.
+
+They take turns, so that other load on the machine affects all of them.
+"""
 
 import statistics
 import time
@@ -11,20 +14,27 @@ import numpy as np
 
 from experiments.speed.problem import Candidate, Problem
 
-LEAST = 0.02  # seconds of one measurement: as many calls as it takes
+MIN_SECONDS = 0.02  # A measurement repeats the program until it takes at least this long.
 
 
 class Program(NamedTuple):
-    """A compiled function and what it is called with."""
+    """A compiled function and its arguments.
+
+    Attributes:
+        call: The compiled function.
+        arguments: Its arguments.
+        compile_seconds: Time to trace and compile it.
+        temp_mib: Memory for temporaries in MiB, without arguments and results.
+    """
 
     call: Callable[..., Any]
     arguments: tuple[Any, ...]
-    compile_seconds: float  # tracing and compiling
-    temp_mib: float  # what it needs beside arguments and results
+    compile_seconds: float
+    temp_mib: float
 
 
-def compiled(function: Callable[..., Any], *arguments: Any) -> Program:
-    """`jax.jit(function)` for these arguments."""
+def compile_program(function: Callable[..., Any], *arguments: Any) -> Program:
+    """Compiles `jax.jit(function)` for these arguments."""
     began = time.perf_counter()
     call = function if hasattr(function, "lower") else jax.jit(function)
     program = call.lower(*arguments).compile()
@@ -34,44 +44,57 @@ def compiled(function: Callable[..., Any], *arguments: Any) -> Program:
 
 
 def gradient_program(candidate: Candidate, problem: Problem, argnums: Any = 0) -> Program:
-    """The gradient of a candidate's loss by its weights, or by what `argnums` says."""
-    return compiled(jax.grad(candidate.loss, argnums), *_arguments(candidate, problem))
+    """Compiles the gradient of a candidate's loss by its weights, or by the arguments `argnums`."""
+    return compile_program(jax.grad(candidate.loss, argnums), *_arguments(candidate, problem))
 
 
 def forward_program(candidate: Candidate, problem: Problem) -> Program:
-    """The loss alone."""
-    return compiled(candidate.loss, *_arguments(candidate, problem))
+    """Compiles the loss alone."""
+    return compile_program(candidate.loss, *_arguments(candidate, problem))
 
 
 def _arguments(candidate: Candidate, problem: Problem) -> tuple[Any, jax.Array, jax.Array]:
-    """Of its loss, laid out as it wants them."""
-    turned = (lambda a: jnp.swapaxes(a, 0, 1)) if candidate.batch_major else (lambda a: a)
-    return candidate.tree, turned(problem.xs), turned(problem.weights)
+    """Returns the arguments of a candidate's loss, in the candidate's layout."""
+    to_layout = (lambda a: jnp.swapaxes(a, 0, 1)) if candidate.batch_major else (lambda a: a)
+    return candidate.tree, to_layout(problem.xs), to_layout(problem.weights)
 
 
 def difference(candidate: Candidate, gradient: Any, reference: Any) -> float:
-    """How far a candidate's gradient, in its own tree, is from a reference in our params: the largest error of an entry over its
-    array's largest. Our gradient goes over by the transpose of the weights' way here, for two biases may have become one."""
-    params, pull = jax.vjp(candidate.as_params, candidate.tree)
-    (expected,) = pull(type(params)(*map(_where, params, reference)))
+    """Returns the error of a candidate's gradient, relative to the largest entry of each array.
+
+    The candidate's gradient is in its own tree, the reference in our params. The reference is moved
+    to the candidate's tree by the transpose of the conversion of the weights, because the
+    conversion may add up two biases of the candidate.
+    """
+    params, transpose = jax.vjp(candidate.as_params, candidate.tree)
+    (expected,) = transpose(type(params)(*map(_if_present, params, reference)))
     return relative_difference(gradient, expected)
 
 
 def relative_difference(tree: Any, reference: Any) -> float:
-    """The largest error of an entry over its array's largest; NaN where there is one in either."""
+    """Returns the largest error of an entry relative to the largest entry of its array.
+
+    NaN if either tree holds a NaN.
+    """
     one, other = ([jnp.asarray(leaf, jnp.float32) for leaf in jax.tree.leaves(part)] for part in (tree, reference))
     assert [leaf.shape for leaf in one] == [leaf.shape for leaf in other]
     worst = lambda one, other: jnp.abs(one - other).max() / jnp.maximum(jnp.abs(other).max(), 1e-30)
-    return float(np.max([worst(*pair) for pair in zip(one, other, strict=True)]))  # Python's max would pass over a NaN
+    return float(np.max([worst(*pair) for pair in zip(one, other, strict=True)]))  # unlike Python's max, np.max returns NaN
 
 
-def _where(own: Any, bar: Any) -> Any:
-    """The gradient of a field that the library has too; some lack a bias."""
-    return None if own is None else bar
+def _if_present(field: Any, gradient: Any) -> Any:
+    """Returns the gradient of a field, or None if the candidate lacks the field.
+
+    Some libraries have no such bias.
+    """
+    return None if field is None else gradient
 
 
-def once(program: Program, calls: int = 1, queued: bool = True) -> float:
-    """Seconds per call, the next one queued while one runs, as in a training loop."""
+def seconds_per_call(program: Program, calls: int = 1, *, queued: bool = True) -> float:
+    """Times a program.
+
+    With `queued`, the next call is dispatched while one runs, as in a training loop.
+    """
     began = time.perf_counter()
     for _ in range(calls):
         result = program.call(*program.arguments)
@@ -82,18 +105,29 @@ def once(program: Program, calls: int = 1, queued: bool = True) -> float:
 
 
 def interleaved(programs: Mapping[str, Program], rounds: int, queued: bool = True) -> dict[str, dict[str, float]]:
-    """Milliseconds by name: the median over rounds, quartiles; compile time and temporaries beside them. Long ones get fewer rounds.
-    Programs with collectives between CPU devices must not be queued: two of them wait for each other's threads."""
+    """Times programs in turns.
+
+    Args:
+        programs: The programs by name.
+        rounds: Number of rounds. Long programs get fewer, but at least five.
+        queued: Whether to dispatch the next call while one runs. Must be False for programs with
+            collectives between CPU devices, which would wait for each other's threads. Defaults to
+            True.
+
+    Returns:
+        For each program, the median milliseconds over the rounds with their quartiles, the seconds
+        to compile, the MiB of temporaries, and the number of rounds.
+    """
     for program in programs.values():
-        once(program)
-    first = {name: once(program) for name, program in programs.items()}
-    rounds = min(rounds, max(5, int(10 / sum(max(seconds, LEAST) for seconds in first.values()))))
+        seconds_per_call(program)
+    first = {name: seconds_per_call(program) for name, program in programs.items()}
+    rounds = min(rounds, max(5, int(10 / sum(max(seconds, MIN_SECONDS) for seconds in first.values()))))
     times: dict[str, list[float]] = {name: [] for name in programs}
     names = list(programs)
-    order = np.random.default_rng(0)  # so that nobody always runs after a program that leaves the cache as it likes it
+    order = np.random.default_rng(0)  # Random, so that no program always runs after one that leaves the cache in a good state.
     for _ in range(rounds):
         for name in order.permutation(names):
-            times[name].append(once(programs[name], max(1, int(LEAST / first[name])), queued))
+            times[name].append(seconds_per_call(programs[name], max(1, int(MIN_SECONDS / first[name])), queued=queued))
     found = {}
     for name, program in programs.items():
         low, _, high = statistics.quantiles(times[name], n=4)
@@ -107,9 +141,9 @@ def interleaved(programs: Mapping[str, Program], rounds: int, queued: bool = Tru
 
 
 def matmul_rate() -> float:
-    """Floating-point operations per second of a 2048³ matmul in float32 on this device."""
+    """Measures the operations per second of a 2048³ matmul in float32."""
     size = 2048
     a, b = (jax.random.normal(jax.random.key(seed), (size, size)) for seed in (0, 1))
-    program = compiled(lambda a, b: a @ b, a, b)
-    once(program)
-    return 2 * size**3 / min(once(program) for _ in range(9))
+    program = compile_program(lambda a, b: a @ b, a, b)
+    seconds_per_call(program)
+    return 2 * size**3 / min(seconds_per_call(program) for _ in range(9))

@@ -1,6 +1,8 @@
-"""The other JAX libraries on the same problem, each as its users write it, and once more with its step checkpointed.
+"""Implements the benchmark problem in other JAX libraries, as their users would write it.
 
-A function each: `name(problem, checkpointed) -> Candidate`. Weights move by `gj.convert`, so that all compute the same numbers.
+There is one function per library, `name(problem, checkpointed) -> Candidate`. With `checkpointed`,
+the step of the loop is wrapped in `jax.checkpoint`. Weights are converted by `gj.convert`, so that
+all candidates compute the same numbers.
 """
 
 import os
@@ -18,29 +20,29 @@ Maker = Callable[..., Candidate]
 
 
 def _scanned(step: Callable[[Any, Any], Any], h0: Any, xs: jax.Array, checkpointed: bool) -> jax.Array:
-    """The outputs of a step `(h, x) -> (h, y)` over time."""
+    """Scans a step `(h, x) -> (h, y)` over time, and returns its outputs."""
     return jax.lax.scan(jax.checkpoint(step) if checkpointed else step, h0, xs)[1]
 
 
 def flax_nnx_step(problem: Problem) -> tuple[Callable[[Any], Callable[[Any, Any], Any]], Any]:
-    """(of a state of weights, its cell as a step `(h, x) -> (h, y)`; that state)."""
+    """Returns a function from Flax weights to a step `(h, x) -> (h, y)`, and the weights."""
     from flax import nnx
 
     cell, params, xs, weights = problem
-    # NNX' GRU has no bias inside the reset's product; it is zero here
-    its_params = params._replace(c_h=None) if hasattr(params, "c_h") else params
+    # The GRU of NNX has no bias inside the product with the reset gate. The problem sets that bias to zero.
+    flax_params = params._replace(c_h=None) if hasattr(params, "c_h") else params
     name = {gj.gru(reset_after=True): "GRUCell", gj.lstm(): "OptimizedLSTMCell", gj.elman(): "SimpleCell"}[cell]
-    # its orthogonal start has no bfloat16
+    # Sets `dtype` and not `param_dtype`, because NNX' orthogonal initialiser does not support bfloat16.
     module = getattr(nnx, name)(xs.shape[-1], weights.shape[-1], dtype=xs.dtype, rngs=nnx.Rngs(0))
     options = {"optimized": True} if name.startswith("Optimized") else {}
-    nnx.update(module, gj.convert.to_flax_nnx(cell, its_params, **options))
+    nnx.update(module, gj.convert.to_flax_nnx(cell, flax_params, **options))
     graph = nnx.graphdef(module)
     state, rest = nnx.state(module, nnx.Param), nnx.state(module, nnx.Not(nnx.Param))
     return (lambda state: nnx.merge(graph, state, rest)), state
 
 
 def flax_nnx(problem: Problem, checkpointed: bool) -> Candidate:
-    """`nnx.RNN` of a cell."""
+    """Returns the loss of Flax NNX: `nnx.RNN` of its cell."""
     from flax import nnx
 
     step_of, state = flax_nnx_step(problem)
@@ -60,7 +62,7 @@ def flax_nnx(problem: Problem, checkpointed: bool) -> Candidate:
 
 
 def equinox_cell(problem: Problem) -> tuple[Any, Callable[[Any], Any]]:
-    """(the arrays of its cell; what makes of such arrays the cell, for one sequence)."""
+    """Returns the arrays of Equinox' cell, and a function from such arrays to the cell."""
     import equinox as eqx
 
     cell, params, xs, weights = problem
@@ -73,7 +75,7 @@ def equinox_cell(problem: Problem) -> tuple[Any, Callable[[Any], Any]]:
 
 
 def equinox(problem: Problem, checkpointed: bool) -> Candidate:
-    """A scan of its cell, vmapped over the batch, as in its documentation."""
+    """Returns the loss of Equinox: a scan of its cell under `vmap`, as in its documentation."""
     cell = problem.cell
     arrays, cell_of = equinox_cell(problem)
 
@@ -89,7 +91,7 @@ def equinox(problem: Problem, checkpointed: bool) -> Candidate:
 
 
 def haiku(problem: Problem, checkpointed: bool) -> Candidate:
-    """`hk.dynamic_unroll` of its core."""
+    """Returns the loss of Haiku: `hk.dynamic_unroll` of its core."""
     import haiku
 
     hk: Any = haiku
@@ -114,7 +116,7 @@ def haiku(problem: Problem, checkpointed: bool) -> Candidate:
 
 
 def keras(problem: Problem, checkpointed: bool) -> Candidate:
-    """A layer by its stateless call; checkpointed: a scan of its cell's."""
+    """Returns the loss of Keras: the stateless call of its layer, or a checkpointed scan of its cell."""
     os.environ.setdefault("KERAS_BACKEND", "jax")
     import keras
 
@@ -144,7 +146,11 @@ def keras(problem: Problem, checkpointed: bool) -> Candidate:
 
 
 def cudnn_lstm(problem: Problem) -> Candidate:
-    """`jax.experimental.rnn`: cuDNN's LSTM on a GPU, its reference elsewhere. Its weights are PyTorch's in a row."""
+    """Returns the loss of `jax.experimental.rnn`: cuDNN's LSTM on a GPU, and its reference
+    implementation elsewhere.
+
+    Its weights are those of PyTorch, concatenated.
+    """
     from jax.experimental import rnn
 
     cell, run = problem.cell, cast(Any, rnn)
@@ -173,16 +179,16 @@ PEERS: dict[str, tuple[Maker, tuple[gj.Cell, ...]]] = {
 
 
 def peers_of(cell: gj.Cell, names: Sequence[str]) -> dict[str, Callable[[Problem], Candidate]]:
-    """Of these libraries those that have this cell, each plain and with its step checkpointed."""
-    having = {name: PEERS[name][0] for name in names if name in PEERS and cell in PEERS[name][1]}
-    plain = {name: partial(maker, checkpointed=False) for name, maker in having.items()}
-    return plain | {f"{name}, checkpointed": partial(maker, checkpointed=True) for name, maker in having.items()}
+    """Returns the candidates of the libraries that have this cell, plain and checkpointed."""
+    makers = {name: PEERS[name][0] for name in names if name in PEERS and cell in PEERS[name][1]}
+    plain = {name: partial(maker, checkpointed=False) for name, maker in makers.items()}
+    return plain | {f"{name}, checkpointed": partial(maker, checkpointed=True) for name, maker in makers.items()}
 
 
-def ours(problem: Problem, **how: Any) -> Candidate:
-    """`gj.unroll` with these options."""
+def ours(problem: Problem, **options: Any) -> Candidate:
+    """Returns the loss of this library: `gj.unroll` with these options."""
 
     def loss(params, xs, weights):
-        return (gj.unroll(problem.cell, params, xs, **how)[1] * weights).sum()
+        return (gj.unroll(problem.cell, params, xs, **options)[1] * weights).sum()
 
     return Candidate(loss, problem.params, lambda params: params)

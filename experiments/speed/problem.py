@@ -1,4 +1,4 @@
-"""What every library is timed on: the gradient of a weighted sum of all outputs by the weights, over random sequences."""
+"""The benchmark problem: the gradient of a weighted sum of all outputs by the weights."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -17,7 +17,7 @@ CELLS: dict[str, gj.Cell] = {
 
 
 class Shape(NamedTuple):
-    """Steps, sequences, inputs, units."""
+    """Sizes of a problem: time steps, sequences, input size and units."""
 
     T: int
     B: int
@@ -29,7 +29,14 @@ class Shape(NamedTuple):
 
 
 class Problem(NamedTuple):
-    """A cell's weights, inputs `(T, B, D)`, and what each output is multiplied by, `(T, B, H)`."""
+    """A problem to time.
+
+    Attributes:
+        cell: The cell.
+        params: Its parameters.
+        xs: Inputs `(T, B, D)`.
+        weights: Weights of the outputs in the loss, `(T, B, H)`.
+    """
 
     cell: gj.Cell
     params: Any
@@ -38,17 +45,26 @@ class Problem(NamedTuple):
 
 
 class Candidate(NamedTuple):
-    """One library's way: `loss(tree, xs, weights)` of its own tree of weights, None where it is not in this process, and how
-    that tree becomes ours."""
+    """One implementation of a problem.
+
+    Attributes:
+        loss: The loss `loss(tree, xs, weights)`. None if it runs in another process.
+        tree: The weights, in the implementation's own tree.
+        as_params: Converts such a tree to our params.
+        batch_major: Whether the loss takes xs and weights as `(B, T, ·)`. Defaults to False.
+    """
 
     loss: Any
     tree: Any
     as_params: Callable[[Any], Any]
-    batch_major: bool = False  # whether its xs and weights are (B, T, ·)
+    batch_major: bool = False
 
 
-def posed(cell: gj.Cell, shape: Shape, seed: int = 0, dtype: Any = jnp.float32) -> Problem:
-    """A random problem. What only some libraries have, the bias inside the reset's product, is zero."""
+def random_problem(cell: gj.Cell, shape: Shape, seed: int = 0, dtype: Any = jnp.float32) -> Problem:
+    """Draws a random problem.
+
+    The bias inside the product with the reset gate is zero, because only some libraries have it.
+    """
     keys = jax.random.split(jax.random.key(seed), 3)
     params = cell.init(keys[0], shape.D, shape.H, bias_init=jax.nn.initializers.normal(0.1), dtype=dtype)
     if hasattr(params, "c_h"):
@@ -57,10 +73,17 @@ def posed(cell: gj.Cell, shape: Shape, seed: int = 0, dtype: Any = jnp.float32) 
     return Problem(cell, params, xs, jax.random.normal(keys[2], (shape.T, shape.B, shape.H), dtype))
 
 
-def floor_flop(problem: Problem, recomputed: bool) -> float:
-    """Floating-point operations that no program can do without: forward, weight gradients, cotangents of the states; with
-    `recomputed` the gates a second time. The gradient of the inputs is not asked for."""
+def floor_flop(problem: Problem, *, recompute_gates: bool) -> float:
+    """Counts the floating-point operations that no program can avoid.
+
+    These are the forward pass, the weight gradients and the cotangents of the states. The gradient
+    by the inputs is not included.
+
+    Args:
+        problem: The problem.
+        recompute_gates: Whether to count the gates a second time.
+    """
     (T, B, D), H = problem.xs.shape, problem.weights.shape[-1]
     gates = sum(name.startswith("U") for name in problem.params._fields)
     inputs, states = 2 * T * B * D * gates * H, 2 * T * B * H * gates * H
-    return float(2 * inputs + 3 * states + (inputs + states if recomputed else 0))
+    return float(2 * inputs + 3 * states + (inputs + states if recompute_gates else 0))

@@ -1,4 +1,4 @@
-"""The tables, the summary and the figures of the benchmark."""
+"""Summarises the benchmark: ratios, tables and figures."""
 
 import math
 from typing import Any
@@ -6,58 +6,59 @@ from typing import Any
 import matplotlib.pyplot as plt
 import numpy as np
 
-OWN = ("ours", "ours, states", "ours, gates", "autodiff", "PyTorch", "cuDNN")  # everything but the other JAX libraries
+NOT_JAX_PEERS = ("ours", "ours, states", "ours, gates", "autodiff", "PyTorch", "cuDNN")
 
 
 def fastest(measured: dict[str, Any], checkpointed: bool | None = None) -> float:
-    """Milliseconds of the other JAX library that takes least; of the plain ones, the checkpointed ones, or all."""
-    others = {name: found["ms"] for name, found in measured.items() if name not in OWN}
+    """Returns the milliseconds of the fastest other JAX library.
+
+    `checkpointed` restricts the libraries to checkpointed or plain ones. Defaults to all.
+    """
+    others = {name: found["ms"] for name, found in measured.items() if name not in NOT_JAX_PEERS}
     if checkpointed is not None:
         others = {name: ms for name, ms in others.items() if ("checkpointed" in name) == checkpointed}
     return min(others.values(), default=math.nan)
 
 
 def leanest(measured: dict[str, Any], checkpointed: bool) -> float:
-    """The least MiB of temporaries of the other JAX libraries, with their step checkpointed or not."""
-    return min(
-        (found["temp_mib"] for name, found in measured.items() if name not in OWN and ("checkpointed" in name) == checkpointed),
-        default=math.nan,
-    )
+    """Returns the smallest MiB of temporaries among the other JAX libraries, checkpointed or plain."""
+    peers = (name for name in measured if name not in NOT_JAX_PEERS and ("checkpointed" in name) == checkpointed)
+    return min((measured[name]["temp_mib"] for name in peers), default=math.nan)
 
 
-def line(case: dict[str, Any]) -> str:
-    """One case in a line, for the terminal."""
+def case_line(case: dict[str, Any]) -> str:
+    """Formats one case as a line for the terminal."""
     measured = case["measured"]
     own = measured["ours"]["ms"]
     ratios = {name: round(found["ms"] / own, 2) for name, found in measured.items() if name != "ours"}
-    return f"{case['group']:10} {case['cell']:16} {case['shape']!s:22} {own:9.3f} ms; others over ours {ratios}"
+    return f"{case['group']:10} {case['cell']:16} {case['shape']!s:22} {own:9.3f} ms; time of others over ours: {ratios}"
 
 
 def geomean(values: Any) -> float:
-    """The geometric mean."""
+    """Returns the geometric mean, rounded to three digits."""
     return round(float(np.exp(np.mean(np.log(list(values))))), 3)
 
 
-def over(ratios: list[float]) -> dict[str, float]:
-    """Mean and least."""
+def mean_and_least(ratios: list[float]) -> dict[str, float]:
+    """Returns the geometric mean and the smallest of some ratios."""
     return {"mean": geomean(ratios), "least": round(min(ratios), 3)}
 
 
-def of_gradients(cases: list[dict[str, Any]]) -> dict[str, Any]:
-    """Others' time over ours; memory; compile time; the floor. Of one cell over the shapes of a group."""
+def summarize_gradients(cases: list[dict[str, Any]]) -> dict[str, Any]:
+    """Summarises times, memory and compile times of one cell over the shapes of a group."""
     ms = lambda name: [case["measured"][name]["ms"] for case in cases]
     mib = lambda name: [max(case["measured"][name]["temp_mib"], 1e-4) for case in cases]
     ratios = lambda others, own: [other / one for other, one in zip(others, own, strict=True)]
-    entry: dict[str, Any] = {"shapes": len(cases), "autodiff_over_ours": over(ratios(ms("autodiff"), ms("ours")))}
+    entry: dict[str, Any] = {"shapes": len(cases), "autodiff_over_ours": mean_and_least(ratios(ms("autodiff"), ms("ours")))}
     entry["temp_ours_over_autodiff"] = geomean(ratios(mib("ours"), mib("autodiff")))
     entry["time_over_floor"] = geomean(ratios(ms("ours"), [case["floor_gates_ms"] for case in cases]))
     if "PyTorch" in cases[0]["measured"]:
-        entry["PyTorch_over_ours"] = over(ratios(ms("PyTorch"), ms("ours")))
+        entry["PyTorch_over_ours"] = mean_and_least(ratios(ms("PyTorch"), ms("ours")))
     if "cuDNN" in cases[0]["measured"]:
-        entry["cuDNN_over_ours"] = over(ratios(ms("cuDNN"), ms("ours")))
+        entry["cuDNN_over_ours"] = mean_and_least(ratios(ms("cuDNN"), ms("ours")))
     if math.isnan(fastest(cases[0]["measured"])):
         return entry
-    entry["fastest_over_ours"] = over(ratios([fastest(case["measured"]) for case in cases], ms("ours")))
+    entry["fastest_over_ours"] = mean_and_least(ratios([fastest(case["measured"]) for case in cases], ms("ours")))
     for kind, checkpointed in (("plain", False), ("checkpointed", True)):
         if math.isnan(leanest(cases[0]["measured"], checkpointed)):
             continue
@@ -66,35 +67,37 @@ def of_gradients(cases: list[dict[str, Any]]) -> dict[str, Any]:
         entry[f"fastest_{kind}_over_states"] = geomean(
             ratios([fastest(case["measured"], checkpointed) for case in cases], ms("ours, states"))
         )
-    compiling = [max(found["compile_s"] for name, found in case["measured"].items() if name not in OWN) for case in cases]
+    compiling = [
+        max(found["compile_s"] for name, found in case["measured"].items() if name not in NOT_JAX_PEERS) for case in cases
+    ]
     entry["compile_ours_over_slowest"] = geomean(ratios([case["measured"]["ours"]["compile_s"] for case in cases], compiling))
     return entry
 
 
-def of_devices(cases: list[dict[str, Any]], way: str) -> dict[str, Any]:
-    """The same over several devices, in one of the two ways."""
+def summarize_devices(cases: list[dict[str, Any]], way: str) -> dict[str, Any]:
+    """Summarises the runs on several devices, for "shard_map" or "Auto jit"."""
     best, plain = [], []
     for case in cases:
         ms = {name.partition(": ")[2]: found["ms"] for name, found in case["measured"].items() if name.startswith(way)}
         best.append(fastest({name: {"ms": value} for name, value in ms.items()}) / ms["ours"])
         plain.append(ms["autodiff"] / ms["ours"])
-    return {"fastest_over_ours": over(best), "autodiff_over_ours": over(plain)}
+    return {"fastest_over_ours": mean_and_least(best), "autodiff_over_ours": mean_and_least(plain)}
 
 
 def summary(results: dict[str, Any]) -> dict[str, Any]:
-    """For each group and cell."""
+    """Summarises the whole benchmark by group and cell."""
     found: dict[str, Any] = {"matmul_gflops": round(results["matmul_gflops"], 1), "cores": results["cores"]}
     for group, cell in dict.fromkeys((case["group"], case["cell"]) for case in results["cases"]):
         chosen = [case for case in results["cases"] if (case["group"], case["cell"]) == (group, cell)]
-        found[f"{group}, {cell}"] = of_gradients(chosen)
+        found[f"{group}, {cell}"] = summarize_gradients(chosen)
     ratio = lambda case: round(fastest(case["measured"]) / case["measured"]["ours"]["ms"], 3)
     for axis, cases in results.get("growth", {}).items():
         found[f"over {axis}, fastest_over_ours"] = [ratio(case) for case in cases]
     for what, cell in dict.fromkeys((case["group"], case["cell"]) for case in results.get("passes", [])):
         chosen = [case for case in results["passes"] if (case["group"], case["cell"]) == (what, cell)]
-        found[f"{what}, {cell}, fastest_over_ours"] = over([ratio(case) for case in chosen])
+        found[f"{what}, {cell}, fastest_over_ours"] = mean_and_least([ratio(case) for case in chosen])
     if results.get("devices"):
-        found |= {f"devices, {way}": of_devices(results["devices"], way) for way in ("shard_map", "Auto jit")}
+        found |= {f"devices, {way}": summarize_devices(results["devices"], way) for way in ("shard_map", "Auto jit")}
     for kind, programs in results.get("around", {}).items():
         others = {name: program for name, program in programs.items() if name != "ours"}
         found[kind] = {name: round(program["ms"] / programs["ours"]["ms"], 3) for name, program in others.items()}
@@ -102,9 +105,9 @@ def summary(results: dict[str, Any]) -> dict[str, Any]:
 
 
 def tables(results: dict[str, Any]) -> str:
-    """Markdown: a table for each group and cell, milliseconds and MiB of temporaries."""
+    """Formats milliseconds and MiB of temporaries as one Markdown table per group and cell."""
     text = ["# Milliseconds of a gradient (MiB of temporaries)", ""]
-    text += ["Shapes are (T, B, D, H). Floor: operations over the rate of a large matmul.", ""]
+    text += ["Shapes are (T, B, D, H). The floor is the time of the unavoidable operations at the rate of a large matmul.", ""]
     everything = [
         *results["cases"],
         *(case for cases in results.get("growth", {}).values() for case in cases),
@@ -126,7 +129,7 @@ def tables(results: dict[str, Any]) -> str:
     if by_variant := results.get("variants"):
         shapes = list(next(iter(by_variant.values())))
         text += [
-            "## Variants of the engine: how many times faster",
+            "## Variants of the engine: time of the engine over that of the variant",
             "",
             "| | " + " | ".join(shapes) + " |",
             "|" + "---|" * (len(shapes) + 1),
@@ -147,7 +150,7 @@ def tables(results: dict[str, Any]) -> str:
 
 
 def draw(growth: dict[str, list[dict[str, Any]]]) -> dict[str, plt.Figure]:
-    """Time over T, B and H with the floor, and memory over T, on logarithmic axes."""
+    """Draws the time over T, B and H with the floor, and the memory over T, on logarithmic axes."""
     axes_names = [axis for axis in growth if axis in "TBH"]
     figure, all_axes = plt.subplots(1, len(axes_names) + 1, figsize=(4.6 * (len(axes_names) + 1), 4), layout="constrained")
     for axes, axis in zip(all_axes, axes_names, strict=False):

@@ -1,7 +1,9 @@
-"""PyTorch's GRU on the same problem, in a process of its own: its spinning threads would slow XLA's.
+"""Times PyTorch's GRU on the benchmark problem, in a process of its own.
 
-`python -m experiments.speed.torch_process FILE ROUNDS cpu|cuda` reads weights, inputs and output weights, writes the gradient
-beside them, and prints the milliseconds.
+PyTorch's spinning threads would slow down those of XLA.
+
+`python -m experiments.speed.torch_process FILE ROUNDS cpu|cuda` reads weights, inputs and output
+weights from a file, writes the gradient to a file beside it, and prints the milliseconds as JSON.
 """
 
 import json
@@ -17,19 +19,23 @@ from typing import Any
 import numpy as np
 
 import gru_jax as gj
-from experiments.speed.child import told
-from experiments.speed.measure import LEAST
+from experiments.speed.child_process import run_json
+from experiments.speed.measure import MIN_SECONDS
 from experiments.speed.problem import Candidate, Problem
 
 
 def timed(problem: Problem, rounds: int, device: str) -> tuple[dict[str, Any], Candidate, Any]:
-    """(milliseconds by torch, its tree and how it becomes ours, its gradient), from a process of its own."""
+    """Times PyTorch in a process of its own.
+
+    Returns:
+        The milliseconds, the candidate without a loss, and PyTorch's gradient.
+    """
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "problem.npz"
         tree = gj.convert.to_pytorch(problem.cell, problem.params)
         weights = {f"weight:{name}": array for name, array in tree.items()}
         np.savez(file, xs=np.asarray(problem.xs), outputs=np.asarray(problem.weights), **weights)
-        found = told("-m", "experiments.speed.torch_process", str(file), str(rounds), device)
+        found = run_json("-m", "experiments.speed.torch_process", str(file), str(rounds), device)
         with np.load(file.with_suffix(".gradient.npz")) as written:
             gradient = {name: written[name] for name in tree}
     candidate = Candidate(None, tree, partial(gj.convert.from_pytorch, problem.cell))
@@ -37,12 +43,12 @@ def timed(problem: Problem, rounds: int, device: str) -> tuple[dict[str, Any], C
 
 
 def main(path: str, rounds: int, device: str) -> None:
-    """The child."""
+    """Times PyTorch in this process, writes the gradient, and prints the milliseconds as JSON."""
     import torch
 
     torch.set_num_threads(os.cpu_count() or 1)
-    with np.load(path) as given:
-        arrays = {name: torch.from_numpy(given[name]).to(device) for name in given.files}
+    with np.load(path) as arrays_in_file:
+        arrays = {name: torch.from_numpy(arrays_in_file[name]).to(device) for name in arrays_in_file.files}
     names = [name for name in arrays if name.startswith("weight:")]
     units, inputs = arrays["weight:weight_ih_l0"].shape[0] // 3, arrays["xs"].shape[-1]
     module = torch.nn.GRU(inputs, units).to(device)
@@ -51,7 +57,7 @@ def main(path: str, rounds: int, device: str) -> None:
     def gradient() -> list[Any]:
         return list(torch.autograd.grad((module(arrays["xs"])[0] * arrays["outputs"]).sum(), list(module.parameters())))
 
-    def once(calls: int) -> float:
+    def seconds_per_call(calls: int) -> float:
         began = time.perf_counter()
         for _ in range(calls):
             gradient()
@@ -59,9 +65,9 @@ def main(path: str, rounds: int, device: str) -> None:
             torch.cuda.synchronize()
         return (time.perf_counter() - began) / calls
 
-    once(1)
-    calls = max(1, int(LEAST / once(1)))
-    times = [once(calls) for _ in range(rounds)]
+    seconds_per_call(1)
+    calls = max(1, int(MIN_SECONDS / seconds_per_call(1)))
+    times = [seconds_per_call(calls) for _ in range(rounds)]
     named = zip((name for name, _ in module.named_parameters()), gradient(), strict=True)
     np.savez(Path(path).with_suffix(".gradient.npz"), **{name: bar.cpu().numpy() for name, bar in named})
     low, middle, high = statistics.quantiles(times, n=4)

@@ -1,14 +1,16 @@
-"""How one call of the recursion is carried out: every rule that was measured, every question asked
-of a device.
+"""How one call of the recursion is carried out: every measured threshold, every question asked of a
+device.
 
 `probe` asks JAX about the devices and the arrays, once per call of `unroll`. `make_plan` turns
-shapes, device and request into a `Plan`. Nothing else in the package holds a threshold or looks at
-a device, so a test or a sweep passes a plan of its own. `python -m experiments.plan_rules` measures
-each rule against its absence.
+shapes, device and request into a `Plan`. Nothing else in the package holds a threshold or looks at a
+device, so tests and sweeps pass a plan of their own.
+
+Each rule was kept because its absence costs more than 5 % of a gradient's time in the mean over the
+shapes it applies to, drawn at random too, or 25 % on a shape that users run.
+`python -m experiments.plan_rules` measures that.
 """
 
 import math
-import os
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -18,17 +20,17 @@ from gru_jax._jax.sharding import replicated
 from gru_jax._jax.tracing import is_traced, vmapped
 from gru_jax.derivative import CustomVJP
 
-# Measured on two cores by `experiments.plan_rules`, in float32, on shapes drawn at random too.
-ONE_BLOCK = 2**19  # states T·B·H: a sequence of fewer, 2 MiB in float32, stays in a cache, and blocks only add overhead
-BLOCK = 2**16  # states per block otherwise
-LEAST_ROWS = 512  # rows of time times batch per block, so that a weight gradient pays for being added to the sum
-MANY_UNITS = 256  # units from which recomputing the gates costs more than storing them
-WIDE_STEP = 512  # states B·H of a step from which a sequence in one block stores its gates
-FEW_UNITS = 64  # units up to which one matmul for all gates is faster than one each
+# Measured on a CPU of two cores, in float32. A state is one number: T·B·H of them in a sequence.
+ONE_BLOCK = 2**19  # states of a sequence below which blocks only add overhead: 2 MiB fit a cache
+BLOCK = 2**17  # states of a block otherwise
+BLOCK_ROWS = 512  # rows of time times batch that make a weight gradient worth its sum
+MANY_UNITS = 256  # units from which recomputing the gates takes longer than saving them
+WIDE_STEP = 512  # states of a step from which a sequence in one block saves its gates
+FEW_UNITS = 64  # units up to which one matmul in the loop is faster than one for each gate
+FEW_STATES = 12_000  # states of a sequence up to which that is true outside the loop
 
-# A bound for jaxlib 0.11.1, whose loops take a time quadratic in their steps where a step has few
-# states (jax#40101).
-LONGEST_BLOCK = 4_096
+# jaxlib 0.11.1 takes a time quadratic in the steps of a loop with few states per step (jax#40101).
+LONGEST_LOOP = 4_096
 
 
 @dataclass(frozen=True)
@@ -40,7 +42,6 @@ class Device:
         vmapped: How many calls `jax.vmap` runs at once, of all its axes together.
         batch_shards: Over how many devices the batch is spread.
         explicit_batch: Whether the batch is sharded over Explicit mesh axes.
-        one_core: Whether the device is a CPU device with a single core of its own.
         slow_half_precision_loops: Whether a step in half precision takes longer the longer its loop
             is.
     """
@@ -49,15 +50,18 @@ class Device:
     vmapped: int = 1
     batch_shards: int = 1
     explicit_batch: bool = False
-    one_core: bool = False
     slow_half_precision_loops: bool = False
 
 
 @dataclass(frozen=True)
 class Shapes:
-    """The sizes that a plan depends on: T, all batch axes together, H, and the bytes of a number.
+    """The sizes that a plan depends on.
 
-    T may be symbolic.
+    Attributes:
+        steps: T, which may be symbolic under `jax.export`.
+        sequences: All batch axes together, which may be symbolic too.
+        units: H.
+        itemsize: The bytes of a number of the state.
     """
 
     steps: Any
@@ -73,8 +77,7 @@ class Plan:
     Attributes:
         residuals: What the forward pass saves for the backward pass: all states, the gates too, or
             only the state that each block starts from.
-        block_size: Steps per block. None stands for all of them.
-        forward_block_size: The same where nothing is differentiated.
+        block_size: Steps per block. None stands for one block.
         join_in_loop: Whether products of one operand are taken as one matmul inside the loop over
             steps.
         join_outside: The same outside it, where they are taken for all steps of a block at once.
@@ -82,17 +85,16 @@ class Plan:
 
     residuals: Literal["states", "gates", "block_starts"] = "states"
     block_size: int | None = None
-    forward_block_size: int | None = None
     join_in_loop: bool = False
     join_outside: bool = False
 
 
-def probe(xs: Any, time_major: bool, arguments: Any) -> Device:
+def probe(xs: Any, arguments: Any) -> Device:
     """Asks about the devices on which `xs` and the other arguments of a call are computed.
 
-    Inside `shard_map` the arrays are one device's own. Under `jit` their sharding is not known:
-    they are taken to be spread over all devices of the mesh, or else of the machine. Axes of `vmap`
-    count as far as tracers show them: a loop, a `jit` or a `checkpoint` in between hides them.
+    Inside `shard_map` the arrays are one device's own. Under `jit` their sharding is not known: they
+    are taken to be spread over all devices of the mesh, or else of the machine. Axes of `vmap` count
+    as far as tracers show them: a loop, a `jit` or a `checkpoint` in between hides them.
     """
     platform = jax.default_backend()
     mesh = jax.sharding.get_abstract_mesh()
@@ -107,19 +109,8 @@ def probe(xs: Any, time_major: bool, arguments: Any) -> Device:
         vmapped(arguments),
         batch_shards,
         explicit_batch=replicated(xs) is not None,
-        one_core=platform == "cpu" and _cores() // jax.local_device_count() <= 1,
         slow_half_precision_loops=platform == "cpu" and jax.__version_info__ < (0, 12),
     )
-
-
-def probe_platform() -> str:
-    """The platform of the default device, for a single step."""
-    return jax.default_backend()
-
-
-def step_joins_products(units: int, platform: str) -> bool:
-    """Whether products of one operand are taken as one matmul in a loop over steps."""
-    return platform != "cpu" or units <= FEW_UNITS
 
 
 def make_plan(shapes: Shapes, device: Device, request: CustomVJP, *, last_only: bool = False) -> Plan:
@@ -132,82 +123,63 @@ def make_plan(shapes: Shapes, device: Device, request: CustomVJP, *, last_only: 
         last_only: Whether only the last state is wanted, so that states need not be saved for the
             output's sake.
     """
-    return PLANNER(shapes, device, request, last_only)
+    join = joins_in_loop(shapes.units, device.platform)
+    if not isinstance(shapes.steps, int) or not isinstance(shapes.sequences, int):
+        # symbolic sizes of jax.export: one block
+        return Plan("gates" if request.residuals == "gates" else "states", None, join)
+    steps, states_per_step = shapes.steps, _states_per_step(shapes, device)
+    slow_half = shapes.itemsize < 4 and device.slow_half_precision_loops
+    block_size = request.block_size or _block_size(shapes, device, states_per_step, request, slow_half)
+    if block_size is not None and block_size >= steps:
+        block_size = None
+    residuals = request.residuals
+    if residuals == "auto" and last_only and block_size is not None:
+        # a forward pass over each block again, for memory that grows as √T
+        residuals = "block_starts"
+    elif residuals == "auto":
+        one_wide_block = block_size is None and WIDE_STEP <= states_per_step < ONE_BLOCK / max(steps, 1)
+        saves_gates = shapes.units >= MANY_UNITS or (device.platform == "cpu" and one_wide_block)
+        residuals = "gates" if saves_gates and not slow_half else "states"
+    return Plan(residuals, block_size, join, join and steps * states_per_step <= FEW_STATES)
 
 
-def even_block(steps: int, size: int) -> int | None:
-    """A block of about `size` steps: a divisor of `steps` if there is one near, and None (one
-    block) where two would do.
+def joins_in_loop(units: int, platform: str) -> bool:
+    """Whether products of one operand are taken as one matmul in a loop over steps.
+
+    On an accelerator each matmul is a kernel launch.
+    """
+    return platform != "cpu" or units <= FEW_UNITS
+
+
+def _states_per_step(shapes: Shapes, device: Device) -> int:
+    """The states of one step on one device, of all calls that `vmap` runs at once."""
+    return -(-shapes.sequences * device.vmapped // device.batch_shards) * shapes.units
+
+
+def _block_size(shapes: Shapes, device: Device, states_per_step: int, request: CustomVJP, slow_half: bool) -> int | None:
+    """Steps per block, or None for one block."""
+    steps, root = shapes.steps, math.isqrt(shapes.steps)
+    if slow_half and not device.explicit_batch:
+        # blocks of √T steps keep both loops short
+        return _even(steps, max(root, 4))
+    if device.platform != "cpu" or device.explicit_batch:
+        # no cache to fill; and on Explicit axes gradients are reduced over devices once per block
+        return None
+    small = steps <= LONGEST_LOOP and steps * states_per_step < ONE_BLOCK
+    if small and request.residuals != "states":  # who asks for states asks for little memory
+        return None
+    rows = max(BLOCK // max(shapes.units, 1), BLOCK_ROWS)
+    sequences = max(states_per_step // max(shapes.units, 1), 1)
+    # not below √T / 4: what a block holds, some 16 arrays, grows as slowly as what all blocks save
+    return _even(steps, max(rows // sequences, root // 4, 4))
+
+
+def _even(steps: int, size: int) -> int | None:
+    """A block of about `size` steps: a divisor of `steps` if one is near, so that no block is shorter.
+
+    None where two blocks would do.
     """
     if steps <= 2 * size:
         return None
     near = [divisor for divisor in range(size // 2 + 1, 2 * size) if steps % divisor == 0]
     return min(near, key=lambda divisor: abs(math.log(divisor / size)), default=size)
-
-
-def _cores() -> int:
-    """How many CPU cores this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-import types
-
-RULES = types.SimpleNamespace(
-    one_block=2**19,
-    block_few=3 * 2**16,
-    block_many=2**16,
-    few=128,
-    fwd_factor=2,
-    rows_lo=512,
-    rows_hi=4096,
-    gates_units=256,
-    gates_step=512,
-    gates_step_many=4096,
-    gates_factor=2,
-    one_core=True,
-    join=64,
-    outside=12_000,
-    in_loop=64,
-    longest=4096,
-)
-
-
-def PLANNER(shapes, device, request, last_only):
-    R = RULES
-    steps, units = shapes.steps, shapes.units
-    join = step_joins_products(units, device.platform) if R.join == 64 else units <= R.join
-    if not isinstance(steps, int) or not isinstance(shapes.sequences, int) or device.platform != "cpu":
-        return Plan(
-            residuals="states" if request.residuals == "auto" else request.residuals,
-            block_size=request.block_size,
-            forward_block_size=request.block_size,
-            join_in_loop=join,
-            project_in_loop=in_loop,
-        )
-    sequences = -(-shapes.sequences * device.vmapped // device.batch_shards)
-    per_step = sequences * units
-    states = steps * per_step if steps <= R.longest else math.inf
-    half, whole = shapes.itemsize < 4 and device.slow_half_precision_loops, None
-    lean = half or request.residuals == "states"
-    one_core = device.one_core and R.one_core
-    block_size = request.block_size
-    if block_size is not None:
-        forward_block = block_size
-    elif device.explicit_batch:
-        block_size = forward_block = whole
-    else:
-        root, aimed = math.isqrt(steps), R.block_many if lean or one_core or units > R.few else R.block_few
-        rows = max(min(aimed // max(units, 1), R.rows_hi), R.rows_lo, units)
-        cut = even_block(steps, max(root, 4)) if half else even_block(steps, max(rows // max(sequences, 1), root // 4, 4))
-        block_size = whole if states < R.one_block and not lean else cut
-        forward_block = whole if states < (R.one_block if one_core else R.fwd_factor * R.one_block) and not lean else cut
-    residuals = request.residuals
-    if residuals == "auto" and last_only and block_size is not None and block_size < steps:
-        residuals = "block_starts"
-    elif residuals == "auto":
-        in_one = states < R.one_block and (block_size is None or block_size >= steps)
-        cheap = states < R.gates_factor * R.one_block and per_step >= (
-            R.gates_step if in_one or one_core else R.gates_step_many
-        )
-        residuals = "gates" if (units >= R.gates_units or cheap) and not half else "states"
-    return Plan(residuals, block_size, forward_block, join, join and steps * per_step <= R.outside)

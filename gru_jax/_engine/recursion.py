@@ -18,7 +18,7 @@ from, where just the last state is wanted.
 The functions are positional and check nothing: `unroll` has.
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from typing import Any, Literal, NamedTuple
 
@@ -34,13 +34,15 @@ from gru_jax._engine.products import joined_products
 from gru_jax._engine.step_flags import StepFlags, apply_resets, tree_where, tree_zeros_like, zero_masked
 from gru_jax._engine.weights import lower_matrices, transpose_matrices
 
+Returns = Literal["outputs", "states", "last"]
+
 
 @dataclass(frozen=True)
 class Loop:
     """What is known of a recursion before tracing."""
 
     plan: Plan
-    returns: Literal["outputs", "states", "last"] = "outputs"  # what stands beside the last state
+    returns: Returns = "outputs"  # what stands beside the last state
     reverse: bool = False
     compute_dtype: Any = None
 
@@ -86,8 +88,7 @@ def recursion_ref(cell: Any, loop: Loop, params: Any, xs: Any, h0: Any, reset_st
 @partial(jax.custom_vjp, nondiff_argnums=(0, 1))
 def recursion(cell: Any, loop: Loop, params: Any, xs: Any, h0: Any, reset_state: Any, flags: StepFlags) -> tuple[Any, Any]:
     """`recursion_ref` with the derived backward pass."""
-    undifferentiated = replace(loop, plan=replace(loop.plan, block_size=loop.plan.forward_block_size))
-    return recursion_ref(cell, undifferentiated, params, xs, h0, reset_state, flags)
+    return recursion_ref(cell, loop, params, xs, h0, reset_state, flags)
 
 
 def recursion_fwd(

@@ -11,7 +11,7 @@ from gru_jax._engine import validate
 from gru_jax._engine.custom_jvp import recursion_with_jvp
 from gru_jax._engine.layer import CallOptions, LayerOutput, LayerRequest, Sequence
 from gru_jax._engine.plan import Plan, Shapes, make_plan
-from gru_jax._engine.recursion import Loop, outputs_of, recursion, recursion_ref
+from gru_jax._engine.recursion import Loop, Returns, outputs_of, recursion, recursion_ref
 from gru_jax._jax.tracing import reverse_only
 from gru_jax.derivative import CustomJVP, CustomVJP
 
@@ -28,7 +28,7 @@ def run_cell(cell: Any, options: CallOptions, request: LayerRequest, params: Any
     if cell.sample_noise is not None:
         params, xs = cell.sample_noise(key, params, xs)
     validate.check_functions(cell, params, xs, h0)
-    returns = "states" if request.states else "outputs" if request.outputs else "last"
+    returns: Returns = "states" if request.states else "outputs" if request.outputs else "last"
     loop = Loop(plan_for(options, xs, h0, last_only=returns == "last"), returns, request.reverse, options.compute_dtype)
     h_last, out = _recursion(cell, options, loop)(params, xs, h0, reset_state, flags)
     if not request.states:

@@ -1,4 +1,4 @@
-"""The counting RNN's published numbers, and the two that cannot be had from the formulas."""
+"""Tests of the counting RNN: its published numbers, and the two that do not follow from the formulas."""
 
 from fractions import Fraction
 
@@ -10,6 +10,7 @@ import pytest
 
 import gru_jax as gj
 from experiments import count_ones
+from experiments.tutorials import counting_rnn, repeated_terms
 
 pytestmark = pytest.mark.usefixtures("needs_x64")
 
@@ -18,7 +19,7 @@ def unequal(rows):
     return [f"{row.quantity} at {row.step}" for row in rows if row.equal is False]
 
 
-def test_seos_first_run_has_its_first_gradients_and_its_first_thousand_updates():
+def test_seos_first_run_reproduces_its_first_gradients_and_thousand_updates():
     rows, _, difference = count_ones.reproduce_seo_linear(1000)
     assert unequal(rows) == []
     reached = {(row.step, row.quantity) for row in rows if row.equal}
@@ -26,22 +27,22 @@ def test_seos_first_run_has_its_first_gradients_and_its_first_thousand_updates()
     assert difference["sums_less_jax_grad"] < 1e-14
 
 
-def test_seos_second_run_has_its_first_thousand_updates_through_a_cell_of_the_users():
+def test_seos_second_run_reproduces_its_first_thousand_updates_with_a_custom_cell():
     rows, _, difference = count_ones.reproduce_seo_logistic(1000)
     assert unequal(rows) == []
     assert {(0, "MSE"), (1000, "MSE")} <= {(row.step, row.quantity) for row in rows if row.equal}
     assert difference["adjoint_less_autodiff"] < 1e-14
-    assert count_ones.switched_rnn().pull is None
+    assert counting_rnn.switched_rnn().adjoint is None
 
 
-def test_roelants_gradient_and_losses_are_his_but_for_one_misquoted_digit():
+def test_roelants_gradient_and_losses_are_reproduced_except_for_one_misquoted_digit():
     rows, _, result = count_ones.reproduce_roelants(3)
     assert unequal(rows) == ["J at (1.2, 1.2) at 0"]
     assert result["finite_differences_relative"] < 1e-7
 
 
-def test_the_loss_at_roelants_point_in_exact_arithmetic():
-    """Σ over the sequences of (s_T − y)² / 20 in fractions: no rounding, and none of this library."""
+def test_loss_at_roelants_point_in_exact_arithmetic():
+    """Computes Σ (s_T − y)² / 20 over the sequences in fractions, without rounding and without this library."""
     X = np.around(np.random.RandomState(1).rand(20, 10))
     total = Fraction(0)
     for row in X:
@@ -53,7 +54,7 @@ def test_the_loss_at_roelants_point_in_exact_arithmetic():
 
 
 @pytest.mark.slow
-def test_the_misquoted_cost_of_seos_second_run_by_a_numpy_loop():
+def test_misquoted_cost_of_seos_second_run_follows_from_a_numpy_loop():
     wx, wrec = np.random.RandomState(1234).randn(2)
     X, y = np.array([[0, 0, 0], [0, 0, 1], [0, 1, 1]], float), np.array([3.0, 2, 1])
     logistic = lambda a: 1 / (1 + np.exp(-a))
@@ -71,24 +72,26 @@ def test_the_misquoted_cost_of_seos_second_run_by_a_numpy_loop():
     assert f"{((s3 - y) ** 2).mean():.10f}" == "0.4187024116"
 
 
-def test_the_repeated_terms_sum_to_jax_grad_and_equal_those_one_by_one():
-    params, data = count_ones.seo_linear()
-    terms = count_ones.terms_of(params, data)
-    shared = count_ones.derivatives_shared(1.5, *terms)
-    np.testing.assert_allclose([bars.sum() for bars in shared], count_ones.gradients(gj.linear_rnn(), params, data), rtol=1e-13)
-    for one, other in zip(shared, count_ones.derivatives_one_by_one(1.5, *terms), strict=True):
+def test_repeated_terms_sum_to_jax_grad_and_equal_those_computed_one_by_one():
+    params, data = counting_rnn.seo_linear()
+    terms = repeated_terms.terms_of(params, data)
+    shared = repeated_terms.derivatives_shared(1.5, *terms)
+    np.testing.assert_allclose(
+        [bars.sum() for bars in shared], counting_rnn.gradients(gj.linear_rnn(), params, data), rtol=1e-13
+    )
+    for one, other in zip(shared, repeated_terms.derivatives_one_by_one(1.5, *terms), strict=True):
         np.testing.assert_allclose(one, other, rtol=1e-14)
 
 
-def test_the_gradient_over_time_is_a_power_of_wrec():
-    _, data = count_ones.roelants()
+def test_gradient_over_time_is_a_power_of_wrec():
+    _, data = counting_rnn.roelants()
     for wrec in (2.0, 0.5, -0.5):
-        norms = count_ones.gradient_over_time(1.0, wrec, data)
+        norms = repeated_terms.gradient_over_time(1.0, wrec, data)
         np.testing.assert_allclose(norms[:-1] / norms[1:], abs(wrec), rtol=1e-12)
 
 
-def test_roelants_rprop_grows_by_half_on_a_kept_sign_and_halves_on_a_change():
-    rprop = count_ones.rprop_minus(0.1)
+def test_rprop_minus_grows_the_step_on_the_same_sign_and_halves_it_otherwise():
+    rprop = counting_rnn.rprop_minus(0.1)
     state = rprop.init(jnp.zeros(1))
     sizes = []
     for grad in (1.0, 1.0, 1.0, -1.0, -1.0):
@@ -98,7 +101,7 @@ def test_roelants_rprop_grows_by_half_on_a_kept_sign_and_halves_on_a_change():
 
 
 @pytest.mark.slow
-def test_the_whole_runs_have_every_published_digit_but_the_misquoted():
+def test_full_runs_reproduce_every_published_digit_except_the_misquoted_ones():
     rows = [
         *count_ones.reproduce_seo_linear(30_000)[0],
         *count_ones.reproduce_seo_logistic(15_000)[0],
@@ -109,8 +112,8 @@ def test_the_whole_runs_have_every_published_digit_but_the_misquoted():
 
 
 def test_optax_rprop_is_another_variant():
-    """It comes near the solution, not to the published digits: hence `rprop_minus`."""
-    params, data = count_ones.roelants()
-    by_optax = count_ones.train(gj.linear_rnn(), params, data, optax.rprop(0.001), 500).params
+    """optax's Rprop gets near the solution but not to the published digits. This is why `rprop_minus` exists."""
+    params, data = counting_rnn.roelants()
+    by_optax = counting_rnn.train(gj.linear_rnn(), params, data, optax.rprop(0.001), 500).params
     assert not jax.tree.leaves(jax.tree.map(lambda w: bool(jnp.isnan(w).any()), by_optax))[0]
     assert f"{float(by_optax.W[0, 0]):.4f} {float(by_optax.U[0, 0]):.4f}" != "1.0014 0.9997"

@@ -1,4 +1,4 @@
-"""The data: it is the published data, by counts and by the published baselines; what is damaged, hostile or absent is told, never used."""
+"""Tests of the data: counts and baselines are the published ones; damaged, hostile or missing files raise and are never used."""
 
 import hashlib
 import http.server
@@ -19,25 +19,26 @@ from experiments import data
 from experiments.music import baselines
 
 needs_the_data = pytest.mark.skipif(
-    not os.environ.get(data.FOLDER_VARIABLE), reason=f"{data.FOLDER_VARIABLE} names no folder with the data"
+    not os.environ.get(data.FOLDER_VARIABLE), reason=f"{data.FOLDER_VARIABLE} is not set to a directory with the data"
 )
-PIECES = {  # train, valid, test: pieces, frames
+PIECES = {  # (pieces, frames) of train, valid and test
     "JSB Chorales": ((229, 13807), (76, 4602), (77, 4725)),
     "Nottingham": ((694, 176561), (173, 45513), (170, 44463)),
     "MuseData": ((524, 245202), (135, 82755), (124, 64339)),
     "Piano-midi": ((87, 75911), (12, 8540), (25, 19036)),
 }
+# The dimensions that Chung et al. report imply the same.
 HIGHEST_MIDI_NOTE = {
     "JSB Chorales": 96,
     "Nottingham": 93,
     "MuseData": 105,
     "Piano-midi": 108,
-}  # Chung's dimensions say the same
+}
 
 
 @needs_the_data
 @pytest.mark.parametrize("name", data.MUSIC)
-def test_the_music_has_the_published_counts_and_baselines(name):
+def test_music_has_the_published_counts_and_baselines(name):
     music = data.load_music(name)
     assert tuple((len(pieces), sum(map(len, pieces))) for pieces in music) == PIECES[name]
     frames = np.concatenate([piece for pieces in music for piece in pieces])
@@ -50,21 +51,21 @@ def test_the_music_has_the_published_counts_and_baselines(name):
 
 
 @needs_the_data
-def test_the_text_is_nine_tenths_and_a_tenth_of_shakespeare():
+def test_text_is_split_into_nine_tenths_and_one_tenth():
     text = data.load_text()
     assert (len(text.train), len(text.valid), len(text.alphabet)) == (1_003_854, 111_540, 65)
     assert "".join(text.alphabet[i] for i in text.train[:14]) == "First Citizen:"
 
 
 def matlab(compressed=True, **variables):
-    """A MATLAB file's bytes."""
+    """Returns the bytes of a MATLAB file."""
     file = io.BytesIO()
     scipy.io.savemat(file, variables, do_compression=compressed)
     return file.getvalue()
 
 
 def cell(*pieces):
-    """A MATLAB cell of pieces."""
+    """Returns a MATLAB cell of pieces."""
     row = np.empty((1, len(pieces)), object)
     row[0, :] = pieces
     return row
@@ -83,7 +84,7 @@ def read(content, folder):
     return data.read_music(path)
 
 
-def test_pieces_are_read_as_they_were_written(tmp_path):
+def test_pieces_are_read_as_written(tmp_path):
     music = read(matlab(**SPLITS), tmp_path)
     assert [len(one) for one in music.train] == [5, 7]
     np.testing.assert_array_equal(music.test[0], piece(4, seed=1))
@@ -106,7 +107,7 @@ def test_pieces_are_read_as_they_were_written(tmp_path):
         ({"testdata": cell({"a": 1})}, "'testdata' holds a matrix of class 2"),
     ],
 )
-def test_a_file_with_other_contents_is_told(tmp_path, changes, message):
+def test_file_with_other_contents_raises(tmp_path, changes, message):
     content = matlab(**{key: value for key, value in (SPLITS | changes).items() if value is not None})
     with pytest.raises(ValueError, match=message):
         read(content, tmp_path)
@@ -129,7 +130,7 @@ BOMB = zlib.compress(bytes(2 * 10**8), 1)
 
 
 def declared(rows, pieces=1, body=None):
-    """A compressed cell that says it holds so many pieces, and of the first that it has so many rows."""
+    """Returns a compressed cell that declares a number of pieces, and a number of rows for the first one."""
     numbers = element(2, b"", 2**31 - 8) if body is None else element(2, body)
     piece = element(6, struct.pack("<II", 9, 0)) + element(5, struct.pack("<ii", rows, 88)) + element(1, b"") + numbers
     head = (
@@ -146,39 +147,39 @@ def declared(rows, pieces=1, body=None):
         (b"", "expected a MATLAB 5 file"),
         (b"<html>404: not found</html>" * 20, "expected a MATLAB 5 file"),
         (HEADER, r"got the cells \[\], expected \['traindata'"),
-        (HEADER + element(15, zlib.compress(bytes(100)))[:18], "is cut off"),
+        (HEADER + element(15, zlib.compress(bytes(100)))[:18], "is truncated"),
         (HEADER + element(15, b"no zlib stream"), "is damaged"),
-        (HEADER + element(15, zlib.compress(bytes(100))[:-6]), "is cut off"),
-        (HEADER + element(14, b"x", 2**32 - 1), "is cut off: an element declares 4,294,967,295 bytes, 1 follow"),
+        (HEADER + element(15, zlib.compress(bytes(100))[:-6]), "is truncated"),
+        (HEADER + element(14, b"x", 2**32 - 1), "is truncated: an element declares 4,294,967,295 bytes, but 1 follow"),
         (HEADER + element(15, BOMB), "unpacks to more than"),
-        (declared(2**31 - 1), "is cut off: an element declares 2,147,483,640 bytes, 0 follow"),
+        (declared(2**31 - 1), "is truncated: an element declares 2,147,483,640 bytes, but 0 follow"),
         (declared(2**31 - 1, body=bytes(88)), r"dimensions \(2147483647, 88\) with 88 bytes of uint8"),
-        (declared(1, body=bytes(88), pieces=2**31 - 1), "declares 2,147,483,647 pieces, 1 follow"),
+        (declared(1, body=bytes(88), pieces=2**31 - 1), "declares 2,147,483,647 pieces, but 1 follow"),
         (declared(-1, body=bytes(88)), r"a matrix of dimensions \(-1, 88\)"),
     ],
     ids=[
         "empty",
-        "a page",
-        "nothing in it",
-        "cut off",
-        "no stream",
-        "stream cut off",
+        "HTML page",
+        "no variables",
+        "truncated",
+        "not a zlib stream",
+        "truncated stream",
         "long element",
-        "bomb",
+        "zip bomb",
         "long element inside",
         "long piece",
         "many pieces",
-        "negative",
+        "negative size",
     ],
 )
-def test_a_hostile_file_is_told_at_once(tmp_path, content, message):
+def test_hostile_file_raises_at_once(tmp_path, content, message):
     with pytest.raises(ValueError, match=message):
         read(content, tmp_path)
 
 
 @settings(max_examples=150, deadline=None)
 @given(st.data())
-def test_a_damaged_file_is_told_or_harmless(drawn):
+def test_damaged_file_raises_or_is_harmless(drawn):
     import tempfile
 
     content = bytearray(matlab(compressed=drawn.draw(st.booleans()), **SPLITS))
@@ -193,14 +194,14 @@ def test_a_damaged_file_is_told_or_harmless(drawn):
     assert all(one.shape[1] == 88 for pieces in music for one in pieces)
 
 
-def test_an_unknown_set_is_told():
+def test_unknown_set_raises():
     with pytest.raises(ValueError, match="name: got 'Bach', expected one of 'JSB Chorales', 'Nottingham'"):
         data.load_music("Bach")
 
 
 @pytest.fixture
 def server(tmp_path):
-    """A local web server over a folder: (its folder, its address)."""
+    """Serves a directory over HTTP. Yields the directory and the address."""
     folder = tmp_path / "served"
     folder.mkdir()
 
@@ -219,7 +220,7 @@ def server(tmp_path):
 
 @pytest.fixture
 def downloads(tmp_path, server, monkeypatch):
-    """The music of SPLITS served as JSB Chorales, into a cache of its own: (the served file, the cache)."""
+    """Serves the music of SPLITS as JSB Chorales. Returns the served file and an empty cache directory."""
     folder, address = server
     content = matlab(**SPLITS)
     (folder / "JSB_Chorales.mat").write_bytes(content)
@@ -231,7 +232,7 @@ def downloads(tmp_path, server, monkeypatch):
     return folder / "JSB_Chorales.mat", cache
 
 
-def test_a_file_is_downloaded_once_with_a_bar(downloads, capsys):
+def test_file_is_downloaded_once_with_a_progress_bar(downloads, capsys):
     served, cache = downloads
     assert len(data.load_music("JSB Chorales").train) == 2
     assert "100%" in capsys.readouterr().err
@@ -240,41 +241,41 @@ def test_a_file_is_downloaded_once_with_a_bar(downloads, capsys):
     assert [path.name for path in cache.iterdir()] == ["JSB_Chorales.mat"]
 
 
-def test_a_download_with_another_hash_is_refused_and_not_kept(downloads):
+def test_download_with_another_hash_raises_and_is_deleted(downloads):
     served, cache = downloads
     served.write_bytes(matlab(**SPLITS | {"traindata": cell(piece())}))
-    with pytest.raises(ValueError, match=r"another SHA-256 than .*GRU_JAX_DATA"):
+    with pytest.raises(ValueError, match=r"got a file with another SHA-256, expected .*GRU_JAX_DATA"):
         data.load_music("JSB Chorales")
     assert not list(cache.iterdir())
 
 
-def test_a_damaged_file_in_the_cache_is_downloaded_again(downloads):
+def test_damaged_file_in_the_cache_is_downloaded_again(downloads):
     _, cache = downloads
     data.load_music("JSB Chorales")
     (cache / "JSB_Chorales.mat").write_bytes(b"damaged")
     assert len(data.load_music("JSB Chorales").train) == 2
 
 
-def test_without_a_network_the_way_out_is_told(downloads, monkeypatch):
+def test_failed_download_raises_and_names_the_fix(downloads, monkeypatch):
     monkeypatch.setitem(data.SOURCES, "JSB_Chorales.mat", data.SOURCES["JSB_Chorales.mat"]._replace(url="http://127.0.0.1:1/x"))
     with pytest.raises(
-        ConnectionError, match=r"could not be downloaded.*put JSB_Chorales.mat in a folder and set GRU_JAX_DATA"
+        ConnectionError, match=r"expected to download.*put JSB_Chorales.mat in a directory and set GRU_JAX_DATA"
     ):
         data.load_music("JSB Chorales")
 
 
-def test_a_page_that_is_not_there_is_no_music(downloads):
+def test_missing_page_raises(downloads):
     downloads[0].unlink()
-    with pytest.raises(ConnectionError, match="could not be downloaded"):
+    with pytest.raises(ConnectionError, match="expected to download"):
         data.load_music("JSB Chorales")
 
 
-def test_a_folder_of_ones_own_is_read_and_never_written(downloads, tmp_path, monkeypatch):
+def test_data_directory_of_the_user_is_read_and_never_written(downloads, tmp_path, monkeypatch):
     served, cache = downloads
     own = tmp_path / "own"
     own.mkdir()
     monkeypatch.setenv(data.FOLDER_VARIABLE, str(own))
-    with pytest.raises(FileNotFoundError, match=r"GRU_JAX_DATA: got '.*own', where JSB_Chorales.mat is not"):
+    with pytest.raises(FileNotFoundError, match=r"GRU_JAX_DATA: got '.*own', which does not contain JSB_Chorales.mat"):
         data.load_music("JSB Chorales")
     (own / "JSB_Chorales.mat").write_bytes(b"another")
     with pytest.raises(ValueError, match=r"got SHA-256 .*, expected .*\. The file is not the one"):

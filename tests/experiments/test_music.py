@@ -1,4 +1,4 @@
-"""The music: what is averaged, that nothing is told in advance, and what is written can be read."""
+"""Tests of the polyphonic music experiment: averages, causality, windows, dropout, samples and tables."""
 
 import io
 
@@ -18,16 +18,17 @@ from experiments.music.model import (
     averages,
     batches_of,
     evaluate,
-    expected,
     init,
     loss_fn,
     losses,
+    predict,
     with_previous,
 )
 from experiments.polyphonic_music import UNITS
 
 KEY = jax.random.key(0)
-MODEL = Model(gj.gru(), 6, state=0.3, inputs=0.2, outputs=0.4)
+MODEL = Model(gj.gru(), 6, state_dropout=0.3, input_dropout=0.2, output_dropout=0.4)
+WITHOUT_DROPOUT = Model(gj.gru(), 6)
 
 
 def pieces(*lengths, seed=0):
@@ -35,9 +36,9 @@ def pieces(*lengths, seed=0):
     return [(rng.random((T, NOTES)) < 0.05).astype(np.uint8) for T in lengths]
 
 
-def test_the_four_averages_are_those_of_a_loop_over_pieces():
+def test_averages_equal_a_loop_over_pieces():
     rng = np.random.default_rng(0)
-    lengths = [5, 0, 3, 7, 2, 0]  # a length of 0 fills a batch
+    lengths = [5, 0, 3, 7, 2, 0]  # rows of length 0 are padding
     costs = [rng.random(T) for T in lengths]
     rows = np.stack([np.pad(cost, (0, 7 - len(cost))) for cost in costs])
     found = averages([(jnp.asarray(rows[:4]), jnp.asarray(lengths[:4])), (jnp.asarray(rows[4:]), jnp.asarray(lengths[4:]))])
@@ -52,7 +53,7 @@ def test_the_four_averages_are_those_of_a_loop_over_pieces():
     assert len({round(float(value), 4) for value in found}) == 4
 
 
-def test_a_network_that_knows_frequencies_only_costs_the_note_1gram():
+def test_network_that_knows_only_frequencies_has_the_loss_of_the_note_1gram():
     from experiments.music.baselines import note_1gram
 
     train, test = pieces(9, 12, seed=1), pieces(5, 8, 3, seed=2)
@@ -64,7 +65,7 @@ def test_a_network_that_knows_frequencies_only_costs_the_note_1gram():
     assert float(found.pooled_first) == pytest.approx(note_1gram(train, test), rel=1e-5)
 
 
-def test_a_frame_is_expected_from_those_before_it_only():
+def test_predictions_depend_only_on_earlier_frames():
     params, (piece,) = init(MODEL, KEY, 9), pieces(9)
     changed = piece.copy()
     changed[4] = 1 - changed[4]
@@ -73,47 +74,46 @@ def test_a_frame_is_expected_from_those_before_it_only():
     assert (np.asarray(before != after)[4:]).all()
 
 
-def test_padding_costs_nothing_and_a_piece_costs_the_same_in_any_batch():
+def test_padding_has_no_loss_and_a_piece_has_the_same_loss_in_any_batch():
     params, both = init(MODEL, KEY, 9), pieces(9, 6)
     (batch,) = batches_of(both, buckets=1)
     together = losses(MODEL, params, batch)
     assert not np.asarray(together)[np.asarray(~batch.mask)].any()
     alone = losses(MODEL, params, batches_of(both[1:], buckets=1)[0])
-    np.testing.assert_allclose(alone[0], together[0, :6], rtol=1e-5)  # the shorter one stands first
+    np.testing.assert_allclose(alone[0], together[0, :6], rtol=1e-5)  # the shorter piece comes first
 
 
-def test_windows_with_their_states_cost_what_whole_pieces_cost():
-    model = MODEL._replace(state=0.0, inputs=0.0, outputs=0.0)
+def test_windows_with_carried_states_have_the_loss_of_whole_pieces():
+    model = WITHOUT_DROPOUT
     params, both = init(model, KEY, 9), pieces(9, 6, 14)
     source = gj.train.windows([with_previous(piece) for piece in both], 2, 4)
     carry, total, frames = model.cell.initial_state(params.cell, 2), 0.0, 0
     for window in source.evaluation_batches():
         loss, _, carry = loss_fn(model, params, window, KEY, carry)
         total, frames = total + float(loss) * int(window.mask.sum()), frames + int(window.mask.sum())
-    assert frames == 29  # the first stream is two pieces, the second one
+    assert frames == 29  # the first stream has two pieces, the second one piece
     whole = sum(float(losses(model, params, batch).sum()) for batch in batches_of(both, buckets=1))
     assert total == pytest.approx(whole, rel=1e-5)
 
 
-def test_dropout_is_there_with_a_key_and_absent_without():
+def test_dropout_is_applied_only_if_a_key_is_given():
     params, xs = init(MODEL, KEY, 9), jnp.asarray(np.stack(pieces(9, 9)), jnp.float32)
-    quiet = expected(MODEL, params, xs)[1]
-    np.testing.assert_array_equal(quiet, expected(MODEL, params, xs)[1])
-    one, two = (expected(MODEL, params, xs, key=jax.random.key(seed))[1] for seed in (0, 1))
+    without_key = predict(MODEL, params, xs)[1]
+    np.testing.assert_array_equal(without_key, predict(MODEL, params, xs)[1])
+    one, two = (predict(MODEL, params, xs, key=jax.random.key(seed))[1] for seed in (0, 1))
     assert float(jnp.abs(one - two).max()) > 1e-3
-    none = MODEL._replace(state=0.0, inputs=0.0, outputs=0.0)
-    np.testing.assert_allclose(expected(none, params, xs, key=KEY)[1], quiet, rtol=1e-6)
+    np.testing.assert_allclose(predict(WITHOUT_DROPOUT, params, xs, key=KEY)[1], without_key, rtol=1e-6)
 
 
-def test_the_units_have_the_sizes_of_the_table():
+def test_units_have_the_numbers_of_parameters_of_the_table():
     sizes = {unit: network.count(init(Model(cell, units), KEY, 9)) for unit, (cell, units) in UNITS.items()}
     assert sizes == {"tanh RNN": 27_788, "GRU": 22_766, "LSTM": 21_364}
-    # the paper's 20.1, 20.2 and 19.8 thousand are those of the recurrent layer at 100 inputs
+    # The paper's 20.1, 20.2 and 19.8 thousand are those of the recurrent layer with 100 inputs.
     of_layer = {unit: network.count(cell.init(KEY, 100, units)) for unit, (cell, units) in UNITS.items()}
     assert {unit: round(size / 1000, 1) for unit, size in of_layer.items()} == {"tanh RNN": 20.1, "GRU": 20.3, "LSTM": 19.8}
 
 
-def test_a_sample_goes_on_from_its_opening():
+def test_sample_continues_its_opening():
     params = init(MODEL, KEY, 9)
     (opening,) = pieces(4, seed=3)
     roll = midi.sample(MODEL.cell, params, KEY, 30, opening)
@@ -124,7 +124,7 @@ def test_a_sample_goes_on_from_its_opening():
     assert (roll[4:] != other[4:]).any()
 
 
-def test_a_midi_file_holds_the_notes_of_the_roll():
+def test_midi_file_holds_the_notes_of_the_roll():
     (roll,) = pieces(12, seed=4)
     roll[3:7, 40], roll[-2:, 50], roll[0, 0], roll[5, 87] = 1, 1, 1, 1
     file = mido.MidiFile(file=io.BytesIO(midi.encode(roll, frames_per_beat=2)))
@@ -140,7 +140,7 @@ def test_a_midi_file_holds_the_notes_of_the_roll():
     np.testing.assert_array_equal(read, roll)
 
 
-def test_the_table_has_every_unit_its_averages_and_the_papers_numbers():
+def test_table_has_every_unit_with_its_averages_and_the_published_numbers():
     run = lambda value: {split: dict.fromkeys(report.AVERAGES, value) for split in ("train", "valid", "test")}
     found = {"units": 46, "parameters": 22766, "runs": [run(8.0), run(9.0)], "tried": {"one way": 8.5, "another": 8.25}}
     text = report.table({"JSB Chorales": {"GRU": found}}, {"JSB Chorales": {"note 1-gram": 11.06}})
@@ -149,5 +149,5 @@ def test_the_table_has_every_unit_its_averages_and_the_papers_numbers():
     assert "- GRU: one way 8.500, another 8.250" in text
     assert "TCN, Bai et al. 2018 | 8.10 |" in text
     assert "RNN, BL | | 8.71 |" in text
-    assert "note 1-gram, counted here as BL do | | 11.06 |" in text
+    assert "note 1-gram, computed here as BL do | | 11.06 |" in text
     assert {line.count("|") for line in text.splitlines() if line.startswith("|")} == {8}

@@ -1,4 +1,4 @@
-"""The benchmark: what it compares, what it counts, and how it tells it. No time is asserted."""
+"""Tests of the benchmark: what it compares, counts and reports. No time is asserted."""
 
 import os
 import time
@@ -9,21 +9,19 @@ import numpy as np
 import pytest
 
 import gru_jax as gj
-from experiments import benchmark, block_sizes
-from experiments.common import Options
+from experiments import benchmark, plan_rules
 from experiments.speed import report
 from experiments.speed.measure import Program, difference, forward_program, gradient_program, interleaved, relative_difference
 from experiments.speed.peers import PEERS, cudnn_lstm, ours, peers_of
-from experiments.speed.problem import CELLS, Candidate, Shape, floor_flop, posed
-from gru_jax import ops
+from experiments.speed.problem import CELLS, Candidate, Shape, floor_flop, random_problem
 from tests.convert.parity import library
 
 SHAPE = Shape(6, 3, 4, 5)
 
 
 def programs_of(name, candidate):
-    problem = posed(CELLS[name], SHAPE)
-    reference = gradient_program(ours(problem, derivative="autodiff"), problem)
+    problem = random_problem(CELLS[name], SHAPE)
+    reference = gradient_program(ours(problem, derivative=gj.Autodiff()), problem)
     program = gradient_program(candidate(problem), problem)
     return problem, program.call(*program.arguments), reference.call(*reference.arguments)
 
@@ -43,19 +41,19 @@ def test_every_peer_computes_the_same_gradient(name, peer, checkpointed):
     assert difference(maker(problem), gradient, reference) < 1e-5
 
 
-def test_cudnns_reference_computes_our_lstm():
+def test_cudnn_reference_computes_our_lstm():
     problem, gradient, reference = programs_of("LSTM", cudnn_lstm)
     assert difference(cudnn_lstm(problem), gradient, reference) < 1e-5
 
 
-def test_a_wrong_gradient_is_far_from_the_reference():
+def test_wrong_gradient_is_far_from_the_reference():
     problem, gradient, reference = programs_of("GRU", ours)
     assert difference(ours(problem), gradient, reference) < 1e-5
     assert difference(ours(problem), gradient._replace(U_z=gradient.U_z.T), reference) > 0.1
     assert difference(ours(problem), gradient._replace(b_r=1.01 * gradient.b_r), reference) == pytest.approx(0.01, rel=0.01)
 
 
-def test_a_gradient_of_nan_or_of_another_shape_is_no_small_difference():
+def test_nan_or_another_shape_is_never_a_small_difference():
     one = {"a": jnp.ones(3), "b": jnp.ones((2, 2)), "c": jnp.ones(1)}
     assert relative_difference(one, one) == 0
     for name, at in (("a", 0), ("b", (1, 1)), ("c", 0)):
@@ -65,13 +63,13 @@ def test_a_gradient_of_nan_or_of_another_shape_is_no_small_difference():
 
 
 @pytest.mark.parametrize("text", ["100,32,64", "100,32,64,", "a,b,c,d", "0,1,1,1", "1.5,1,1,1", "1,2,3,4,5", "-1,2,3,4"])
-def test_a_shape_that_is_none_is_told(text):
+def test_malformed_shape_exits_with_a_message(text):
     with pytest.raises(SystemExit, match=r"--shapes: got .*expected T,B,D,H"):
         benchmark.shapes_of((text,))
     assert benchmark.shapes_of(("6,3,4,5",)) == [SHAPE]
 
 
-def test_a_bias_in_two_parts_has_the_gradient_in_both():
+def test_bias_split_in_two_has_the_gradient_in_both_parts():
     problem, _, reference = programs_of("tanh RNN", ours)
     in_two = Candidate(
         None, {"W": problem.params.W, "U": problem.params.U, "b": (problem.params.b, problem.params.b)},
@@ -82,24 +80,24 @@ def test_a_bias_in_two_parts_has_the_gradient_in_both():
     assert difference(in_two, gradient | {"b": (reference.b, 0 * reference.b)}, reference) > 0.9
 
 
-def test_the_forward_programs_loss_is_the_weighted_sum():
-    problem = posed(CELLS["GRU"], SHAPE)
+def test_forward_program_returns_the_weighted_sum():
+    problem = random_problem(CELLS["GRU"], SHAPE)
     program = forward_program(ours(problem), problem)
     ys = gj.unroll(problem.cell, problem.params, problem.xs)[1]
     assert float(program.call(*program.arguments)) == pytest.approx(float((ys * problem.weights).sum()), rel=1e-4)
 
 
 @pytest.mark.parametrize(("name", "gates"), [("GRU", 3), ("GRU, reset after", 3), ("LSTM", 4), ("tanh RNN", 1)])
-def test_the_floor_counts_the_products(name, gates):
+def test_floor_counts_the_matmuls(name, gates):
     T, B, D, H = SHAPE
     rows = T * B
     forward, weights, states = 2 * rows * (D + H) * gates * H, 2 * rows * (D + H) * gates * H, 2 * rows * H * gates * H
-    problem = posed(CELLS[name], SHAPE)
-    assert floor_flop(problem, False) == forward + weights + states
-    assert floor_flop(problem, True) == 2 * forward + weights + states
+    problem = random_problem(CELLS[name], SHAPE)
+    assert floor_flop(problem, recompute_gates=False) == forward + weights + states
+    assert floor_flop(problem, recompute_gates=True) == 2 * forward + weights + states
 
 
-def test_programs_take_turns_in_changing_order_and_are_all_measured():
+def test_programs_take_turns_in_random_order_and_are_all_measured():
     calls = []
     names = ["one", "other", "third"]
     programs = {name: Program(lambda name=name: calls.append(name) or time.sleep(0.02), (), 1.0, 0.0) for name in names}
@@ -132,16 +130,19 @@ def results():
         "growth": {"T": [case("T", ms, mib)]},
         "passes": [case("forward", {name: ms[name] for name in ("ours", "Haiku")}, mib)],
         "devices": [devices],
-        "variants": {"loop unrolled by 2": {str(SHAPE): 0.97}},
+        "variants": {"one block": {str(SHAPE): 0.97}},
         "around": {"a single step": {"ours": {"ms": 2.0}, "Equinox": {"ms": 3.0}}},
     }
 
 
-def test_the_summary_names_means_and_the_worst():
+def test_summary_has_means_and_worst_cases():
     found = report.summary(results())
     tiny = found["tiny, GRU"]
     assert tiny["autodiff_over_ours"] == {"mean": 4.0, "least": 4.0}
-    assert tiny["fastest_over_ours"] == {"mean": 2.0, "least": 2.0}  # checkpointed in the first case, plain in the second
+    assert tiny["fastest_over_ours"] == {
+        "mean": 2.0,
+        "least": 2.0,
+    }  # the fastest is checkpointed in one case, plain in the other
     assert tiny["temp_states_over_leanest_plain"] == 0.25
     assert tiny["temp_states_over_leanest_checkpointed"] == 2.0
     assert tiny["fastest_checkpointed_over_states"] == 4.0
@@ -152,7 +153,7 @@ def test_the_summary_names_means_and_the_worst():
     assert found["a single step"] == {"Equinox": 1.5}
 
 
-def test_without_another_library_the_summary_is_of_ours_alone():
+def test_summary_without_other_libraries_covers_ours_alone():
     found = results()
     alone = lambda case: (
         case
@@ -161,44 +162,45 @@ def test_without_another_library_the_summary_is_of_ours_alone():
     for key in ("cases", "passes", "devices"):
         found[key] = [alone(case) for case in found[key]]
     found["growth"] = {"T": [alone(case) for case in found["growth"]["T"]]}
-    told = report.summary(found)
-    assert told["tiny, GRU"]["autodiff_over_ours"] == {"mean": 4.0, "least": 4.0}
-    assert "fastest_over_ours" not in told["tiny, GRU"]
-    assert np.isnan(told["devices, shard_map"]["fastest_over_ours"]["mean"])
+    summary = report.summary(found)
+    assert summary["tiny, GRU"]["autodiff_over_ours"] == {"mean": 4.0, "least": 4.0}
+    assert "fastest_over_ours" not in summary["tiny, GRU"]
+    assert np.isnan(summary["devices, shard_map"]["fastest_over_ours"]["mean"])
     assert report.tables(found)
 
 
-def test_the_tables_hold_every_case():
+def test_tables_have_every_case():
     text = report.tables(results())
-    assert text.count(str(SHAPE)) == 6  # two tiny, T, forward, devices; the variants' head
-    assert "| loop unrolled by 2 | 0.97 |" in text
+    assert text.count(str(SHAPE)) == 6  # two tiny cases, T, forward, devices, and the header of the variants
+    assert "| one block | 0.97 |" in text
     assert "| Equinox | 3 |" in text
     for block in text.split("\n## ")[1:]:
         assert len({line.count("|") for line in block.splitlines() if line.startswith("|")}) == 1
 
 
-def test_the_figure_draws_what_grows():
+def test_figure_draws_the_growth():
     (figure,) = report.draw(results()["growth"]).values()
     assert len(figure.axes) == 2
 
 
-def test_a_problem_is_random_and_its_reset_bias_zero():
-    problem = posed(CELLS["GRU, reset after"], SHAPE, dtype=jnp.bfloat16)
+def test_problem_is_random_with_zero_reset_bias():
+    problem = random_problem(CELLS["GRU, reset after"], SHAPE, dtype=jnp.bfloat16)
     assert {leaf.dtype for leaf in jax.tree.leaves(problem.params)} == {jnp.dtype(jnp.bfloat16)}
     assert not problem.params.c_h.any()
     assert float(jnp.std(problem.params.b_z.astype(jnp.float32))) > 0.01
 
 
-def test_a_sweep_compares_what_is_chosen_with_what_else_could_be():
-    joint = ops.JOINT_UP_TO
-    case = block_sizes.swept("GRU", Shape(13, 3, 2, 5), Options(quick=True))
-    assert joint == ops.JOINT_UP_TO
-    assert case["chosen"] == "13, states"
-    assert list(case["measured"]) == ["as chosen", "3, states", "3, gates", "13, gates", "[x, h] joined"]
-    assert case["best_blocks"] in list(case["measured"])[:4]
-    assert case["best_products"] in ("as chosen", "[x, h] joined")
-    ms = {name: found["ms"] for name, found in case["measured"].items()}
-    assert case["chosen_over_best_blocks"] == round(ms["as chosen"] / ms[case["best_blocks"]], 3) >= 1
-    columns = {line.count("|") for line in block_sizes.table([case]).splitlines() if line.startswith("|")}
-    assert columns == {10}
-    assert len(block_sizes.draw([case]).axes) == 2
+def test_each_rule_of_the_plan_changes_a_plan_and_is_measured():
+    shapes = [*plan_rules.TUNED, *plan_rules.QUICK_SHAPES]
+    for name, rule in plan_rules.RULES.items():
+        drawn = plan_rules.draw_shapes(rule, 1, seed=0)
+        assert [s for s in [*shapes, *drawn] if rule(plan_rules.plan_for(s), s) != plan_rules.plan_for(s)], name
+    name, shape = "a small sequence is one block", Shape(13, 3, 2, 5)
+    (case,) = plan_rules.measure_rule(name, [("tuned", shape)], plan_rules.RuleOptions(quick=True))
+    assert case["ratio"] == round(case["measured"]["without"]["ms"] / case["measured"]["with"]["ms"], 3)
+    summary = plan_rules.summarize([case, case | {"shapes": "random", "ratio": 2.0}])
+    assert summary[name] == {"tuned": case["ratio"], "random": 2.0} | {
+        "least": min(case["ratio"], 2.0), "most": max(case["ratio"], 2.0), "cases": 2
+    }  # fmt: skip
+    assert "| a small sequence is one block |" in plan_rules.table(summary)
+    assert len(plan_rules.draw([case]).axes) == 1

@@ -1,4 +1,4 @@
-"""The standard tasks: what is shown and what is asked for are what the papers say, and the measures measure it."""
+"""Tests of the standard tasks: inputs and targets are those of the papers, and the scores measure what they say."""
 
 import math
 from functools import partial
@@ -21,8 +21,8 @@ def as_numbers(bits, lowest_first=True):
 
 
 @pytest.mark.parametrize(("bits", "lowest_first"), [(8, True), (8, False), (64, True)])
-def test_the_bits_asked_for_are_those_of_the_sum(bits, lowest_first):
-    xs, ys = binary_addition.sums(np.random.default_rng(0), 50, bits, lowest_first)
+def test_target_bits_are_those_of_the_sum(bits, lowest_first):
+    xs, ys = binary_addition.sums(np.random.default_rng(0), 50, bits, lowest_first=lowest_first)
     assert (xs.shape, ys.shape) == ((50, bits, 2), (50, bits, 1))
     a, b, total = (as_numbers(column, lowest_first) for column in (xs[..., 0], xs[..., 1], ys[..., 0]))
     assert [x + y for x, y in zip(a, b, strict=True)] == total
@@ -30,9 +30,9 @@ def test_the_bits_asked_for_are_those_of_the_sum(bits, lowest_first):
     assert max(a + b) < 2 ** (bits - 1)
 
 
-def test_wrong_bits_and_right_sums_are_counted():
+def test_score_counts_wrong_bits_and_right_sums():
     cell = gj.elman("identity")
-    zero = jax.tree.map(jnp.zeros_like, binary_addition.draw_weights(cell, KEY))  # says 0 everywhere
+    zero = jax.tree.map(jnp.zeros_like, binary_addition.draw_weights(cell, KEY))  # predicts 0 everywhere
     xs, ys = binary_addition.sums(np.random.default_rng(1), 200, 5)
     found = binary_addition.score(cell, (xs, ys), zero)
     np.testing.assert_allclose(found["wrong_bits"], ys.sum((1, 2)).mean(), rtol=1e-6)
@@ -40,7 +40,7 @@ def test_wrong_bits_and_right_sums_are_counted():
     assert found["sums"] > 0
 
 
-def test_the_adding_problem_marks_one_number_in_each_half_and_asks_for_their_sum():
+def test_adding_problem_marks_one_number_in_each_half_and_targets_their_sum():
     xs, ys = adding.sequences(np.random.default_rng(0), 300, 11)
     assert (xs.shape, ys.shape) == ((300, 11, 2), (300, 1))
     marks = xs[..., 1]
@@ -52,42 +52,42 @@ def test_the_adding_problem_marks_one_number_in_each_half_and_asks_for_their_sum
         assert y == pytest.approx(sum(number for number, mark in x if mark), rel=1e-6)
 
 
-def test_guessing_one_costs_a_sixth():
+def test_guessing_one_costs_one_sixth():
     _, ys = adding.sequences(np.random.default_rng(0), 100_000, 4)
     assert np.square(ys - 1).mean() == pytest.approx(adding.GUESS, rel=0.02)
 
 
-def test_copying_shows_symbols_blanks_and_the_mark_and_asks_for_the_symbols_last():
+def test_copy_memory_inputs_are_symbols_blanks_and_a_mark_and_targets_repeat_the_symbols():
     T = 7
-    shown, asked = map(np.asarray, copy_memory.batch_of(T, 40, KEY))
-    assert shown.shape == asked.shape == (40, T + 20)
-    assert set(np.unique(shown[:, :10])) == set(range(1, 9))
-    assert (shown[:, 10 : 10 + T - 1] == copy_memory.BLANK).all()
-    assert (shown[:, 10 + T - 1] == copy_memory.BEGIN).all()
-    assert (shown[:, 10 + T :] == copy_memory.BLANK).all()
-    assert (asked[:, : 10 + T] == copy_memory.BLANK).all()
-    np.testing.assert_array_equal(asked[:, 10 + T :], shown[:, :10])
+    inputs, targets = map(np.asarray, copy_memory.batch_of(T, 40, KEY))
+    assert inputs.shape == targets.shape == (40, T + 20)
+    assert set(np.unique(inputs[:, :10])) == set(range(1, 9))
+    assert (inputs[:, 10 : 10 + T - 1] == copy_memory.BLANK).all()
+    assert (inputs[:, 10 + T - 1] == copy_memory.BEGIN).all()
+    assert (inputs[:, 10 + T :] == copy_memory.BLANK).all()
+    assert (targets[:, : 10 + T] == copy_memory.BLANK).all()
+    np.testing.assert_array_equal(targets[:, 10 + T :], inputs[:, :10])
 
 
-def test_the_baseline_of_copying_is_that_of_who_knows_all_but_the_symbols():
+def test_copy_memory_baseline_is_the_loss_of_knowing_everything_but_the_symbols():
     T = 7
-    _, asked = copy_memory.batch_of(T, 40, KEY)
+    _, targets = copy_memory.batch_of(T, 40, KEY)
     sure_of_blanks = jax.nn.one_hot(jnp.zeros((40, T + 10), int), copy_memory.CLASSES) * 50
     any_symbol = jnp.where((jnp.arange(copy_memory.CLASSES) >= 1) & (jnp.arange(copy_memory.CLASSES) <= 8), 0.0, -50.0)
     logits = jnp.concatenate([sure_of_blanks, jnp.broadcast_to(any_symbol, (40, 10, copy_memory.CLASSES))], 1)
-    losses = gj.heads.softmax_cross_entropy(logits, asked)
+    losses = gj.heads.softmax_cross_entropy(logits, targets)
     assert float(losses.mean()) == pytest.approx(copy_memory.baseline(T), rel=1e-5)
     assert copy_memory.baseline(1000) == pytest.approx(0.0204, abs=5e-5)
 
 
-def test_parity_is_that_of_the_bits_within_the_length():
+def test_parity_counts_only_the_bits_within_the_length():
     bits, lengths, parities = map(np.asarray, parity.batch_of(9, KEY))
     assert set(lengths) == set(range(1, 10))
     for row, length, odd in zip(bits, lengths, parities, strict=True):
         assert odd == sum(row[:length]) % 2
 
 
-def test_accuracy_at_a_length_is_that_of_the_strings_cut_there():
+def test_accuracy_at_a_length_is_that_of_strings_truncated_there():
     cell = gj.gru()
     params = network.init(cell, KEY, 2, 5, 2)
     lengths = np.array([1, 4, 7])
@@ -95,13 +95,13 @@ def test_accuracy_at_a_length_is_that_of_the_strings_cut_there():
     bits = jax.random.bernoulli(KEY, 0.5, (64, 7)).astype(jnp.int32)
     for length, accuracy in zip(lengths, found, strict=True):
         cut = bits[:, :length]
-        says = network.last_logits(cell, params, jax.nn.one_hot(cut, 2)).argmax(-1)
-        assert accuracy == pytest.approx(float((says == cut.sum(1) % 2).mean()))
+        answers = network.last_logits(cell, params, jax.nn.one_hot(cut, 2)).argmax(-1)
+        assert accuracy == pytest.approx(float((answers == cut.sum(1) % 2).mean()))
     assert len(set(np.asarray(found).tolist())) > 1
 
 
 @pytest.mark.parametrize("cell", [gj.gru(), gj.lstm()], ids=["gru", "lstm"])
-def test_the_last_logits_are_those_of_each_sequences_own_last_step(cell):
+def test_last_logits_are_those_of_each_sequences_last_valid_step(cell):
     params = network.init(cell, KEY, 3, 4, 2, longest=9)
     xs = jax.random.normal(KEY, (3, 6, 3))
     lengths = jnp.array([6, 2, 4])
@@ -110,7 +110,7 @@ def test_the_last_logits_are_those_of_each_sequences_own_last_step(cell):
     np.testing.assert_allclose(last, everywhere[jnp.arange(3), lengths - 1], rtol=1e-5, atol=1e-6)
 
 
-def test_every_seed_has_its_own_network_and_its_own_batches():
+def test_every_seed_has_its_own_network_and_batches():
     cell = gj.gru()
     draw = partial(network.init, cell, input_size=2, hidden_size=4, output_size=1)
     rng = np.random.default_rng(0)
@@ -123,20 +123,20 @@ def test_every_seed_has_its_own_network_and_its_own_batches():
     assert abs(both.history["loss"][0, 0] - both.history["loss"][0, 1]) > 1e-6
 
 
-def test_pixels_are_read_row_after_row():
+def test_pixels_are_read_row_by_row():
     train, _ = digits.load()
     pixels = digits_by_pixels.by_pixels(train)
     assert pixels.xs.shape == (1437, 64, 1)
     np.testing.assert_array_equal(pixels.xs[5, 8:16, 0], train.xs[5, 1])
 
 
-def test_the_bigram_model_counts_pairs():
+def test_bigram_model_counts_pairs():
     text = data.Text(np.array([0, 1, 0, 1, 1], np.uint8), np.array([1, 0], np.uint8), "ab")
-    # after b: a once, b once, and 1 added to each
+    # After b there is one a and one b, and 1 is added to each count.
     assert char_lm.bigram(text) == pytest.approx(math.log(2))
 
 
-def test_a_window_costs_what_its_characters_cost_and_hands_its_state_on(monkeypatch):
+def test_windows_have_the_loss_of_their_characters_and_carry_the_state(monkeypatch):
     monkeypatch.setattr(char_lm, "DROPOUT", 0.0)
     params = network.init(char_lm.CELL, KEY, 3, 5, 3)
     text = np.random.default_rng(0).integers(0, 3, 41).astype(np.uint8)
@@ -151,13 +151,13 @@ def test_a_window_costs_what_its_characters_cost_and_hands_its_state_on(monkeypa
     assert total == pytest.approx(
         float(gj.heads.softmax_cross_entropy(found, streams[..., 1].astype(np.int32)).sum()), rel=1e-5
     )
-    stretches = text[:40].reshape(4, 10)
-    whole = network.logits(char_lm.CELL, params, jax.nn.one_hot(stretches, 3))[:, :-1]
-    expected = gj.heads.softmax_cross_entropy(whole, stretches[:, 1:].astype(np.int32)).mean()
-    assert float(char_lm.evaluate(3, stretches, params)["nats"]) == pytest.approx(float(expected), rel=1e-5)
+    segments = text[:40].reshape(4, 10)
+    whole = network.logits(char_lm.CELL, params, jax.nn.one_hot(segments, 3))[:, :-1]
+    expected = gj.heads.softmax_cross_entropy(whole, segments[:, 1:].astype(np.int32)).mean()
+    assert float(char_lm.evaluate(3, segments, params)["nats"]) == pytest.approx(float(expected), rel=1e-5)
 
 
-def test_a_cold_sample_takes_the_likeliest_character():
+def test_sampling_at_low_temperature_takes_the_most_likely_character():
     params = network.init(char_lm.CELL, KEY, 4, 6, 4)
     drawn = np.asarray(char_lm.sample(params, 12, 4, KEY, 2, 1e-4))
     h, last = char_lm.CELL.initial_state(params.cell), 2

@@ -1,11 +1,14 @@
-"""What a program waits for at its start, in seconds: `python -m experiments.speed.start` prints JSON."""
+"""Measures the start-up time of a program.
+
+`python -m experiments.speed.startup` prints the seconds as JSON.
+"""
 
 import json
 import time
 
 
-def start() -> dict[str, float]:
-    """Importing jax, importing gru_jax after it, and the first gradient of a small model, which compiles."""
+def startup_seconds() -> dict[str, float]:
+    """Times importing jax, importing gru_jax after it, and compiling a first small gradient."""
     began = time.perf_counter()
     import jax
     import jax.numpy as jnp
@@ -23,4 +26,4 @@ def start() -> dict[str, float]:
 
 
 if __name__ == "__main__":
-    print(json.dumps(start()))
+    print(json.dumps(startup_seconds()))

@@ -1,4 +1,4 @@
-"""What stands around the gradient of one batch: a reinforcement learner's update of many networks, and a single step."""
+"""Programs beside the gradient of one batch: a policy update, and a single step."""
 
 from collections.abc import Sequence
 from functools import partial
@@ -10,28 +10,41 @@ import numpy as np
 import optax
 
 import gru_jax as gj
-from experiments.speed.measure import Program, compiled, difference
+from experiments.speed.measure import Program, compile_program, difference
 from experiments.speed.peers import equinox_cell, flax_nnx, flax_nnx_step
-from experiments.speed.problem import Candidate, Shape, posed
+from experiments.speed.problem import Candidate, Shape, random_problem
 
 
 def policy_updates(steps: int, actors: int, networks: int, units: int, peers: Sequence[str], seed: int) -> dict[str, Program]:
-    """One Adam step of each of several networks, on its own episodes that begin anew here and there, as recurrent PPO makes it: by
-    `gj.unroll(resets=…)`, by autodiff of the same, and by Flax' cell in a scan with a `where`, as PureJaxRL writes it. The first
-    network's gradients are compared first."""
+    """Compiles one Adam step of several recurrent policies, as recurrent PPO makes it.
+
+    Each network has its own episodes, which restart at random steps. The programs are
+    `gj.unroll(resets=…)`, autodiff of the same, and Flax' cell in a scan with a `where`, as
+    PureJaxRL writes it. The gradients of the first network are compared before.
+
+    Args:
+        steps: Steps of an episode.
+        actors: Sequences per network.
+        networks: Number of networks.
+        units: Units of each network.
+        peers: Names of the libraries to compare with.
+        seed: Seed of all random numbers.
+    """
     cell, inputs = gj.gru(reset_after=True), 32
-    problems = [posed(cell, Shape(steps, actors, inputs, units), networks * seed + network) for network in range(networks)]
+    problems = [
+        random_problem(cell, Shape(steps, actors, inputs, units), networks * seed + network) for network in range(networks)
+    ]
     resets = jax.random.bernoulli(jax.random.key(networks + seed), 0.02, (networks, steps, actors))
     data = jnp.stack([problem.xs for problem in problems]), jnp.stack([problem.weights for problem in problems]), resets
     optimizer = optax.chain(optax.clip_by_global_norm(0.5), optax.adam(3e-4))
 
-    def ours(how: Any) -> list[Candidate]:
+    def ours(derivative: Any) -> list[Candidate]:
         def loss(params: Any, xs: Any, weights: Any, resets: Any) -> jax.Array:
-            return (gj.unroll(cell, params, xs, resets=resets, derivative=how)[1] * weights).sum()
+            return (gj.unroll(cell, params, xs, resets=resets, derivative=derivative)[1] * weights).sum()
 
         return [Candidate(loss, problem.params, lambda params: params) for problem in problems]
 
-    candidates = {"ours": ours("adjoint"), "autodiff": ours("autodiff")}
+    candidates = {"ours": ours(gj.CustomVJP()), "autodiff": ours(gj.Autodiff())}
     if "Flax NNX" in peers:
         step_of, _ = flax_nnx_step(problems[0])
 
@@ -47,7 +60,7 @@ def policy_updates(steps: int, actors: int, networks: int, units: int, peers: Se
             return optax.apply_updates(tree, updates), state
 
         many = jax.tree.map(lambda *leaves: jnp.stack(leaves), *trees)
-        return compiled(jax.vmap(update), many, jax.vmap(optimizer.init)(many), *data)
+        return compile_program(jax.vmap(update), many, jax.vmap(optimizer.init)(many), *data)
 
     first = [part[0] for part in data]
     gradients = {name: jax.jit(jax.grad(each[0].loss))(each[0].tree, *first) for name, each in candidates.items()}
@@ -57,26 +70,38 @@ def policy_updates(steps: int, actors: int, networks: int, units: int, peers: Se
 
 
 def single_steps(sequences: int, units: int, peers: Sequence[str], seed: int) -> dict[str, Program]:
-    """One step of a cell, as an actor or a server calls it: with its weights as arguments, of which each costs time, or fixed in the
-    program. The new states are compared first."""
+    """Compiles one step of a cell, as an actor or a server calls it.
+
+    The weights are arguments of the program, each of which costs time, or constants in it. The new
+    states are compared before.
+
+    Args:
+        sequences: Number of sequences.
+        units: Units of the cell.
+        peers: Names of the libraries to compare with.
+        seed: Seed of all random numbers.
+    """
     cell = gj.gru(reset_after=True)
-    problem = posed(cell, Shape(1, sequences, 16, units), seed)
+    problem = random_problem(cell, Shape(1, sequences, 16, units), seed)
     h, x = problem.weights[0], problem.xs[0]
     fixed = "weights fixed"
     found = {
-        "ours": compiled(cell.step, problem.params, h, x),
-        f"ours, {fixed}": compiled(partial(cell.step, problem.params), h, x),
+        "ours": compile_program(cell.step, problem.params, h, x),
+        f"ours, {fixed}": compile_program(partial(cell.step, problem.params), h, x),
     }
     if "Flax NNX" in peers:
         step_of, state = flax_nnx_step(problem)
-        of_flax = lambda state, h, x: step_of(state)(h, x)
-        found |= {"Flax NNX": compiled(of_flax, state, h, x), f"Flax NNX, {fixed}": compiled(partial(of_flax, state), h, x)}
+        flax_step = lambda state, h, x: step_of(state)(h, x)
+        found |= {
+            "Flax NNX": compile_program(flax_step, state, h, x),
+            f"Flax NNX, {fixed}": compile_program(partial(flax_step, state), h, x),
+        }
     if "Equinox" in peers:
         arrays, cell_of = equinox_cell(problem)
-        of_equinox = lambda arrays, h, x: jax.vmap(cell_of(arrays))(x, h)
+        equinox_step = lambda arrays, h, x: jax.vmap(cell_of(arrays))(x, h)
         found |= {
-            "Equinox": compiled(of_equinox, arrays, h, x),
-            f"Equinox, {fixed}": compiled(partial(of_equinox, arrays), h, x),
+            "Equinox": compile_program(equinox_step, arrays, h, x),
+            f"Equinox, {fixed}": compile_program(partial(equinox_step, arrays), h, x),
         }
     states = [jax.tree.leaves(program.call(*program.arguments))[0] for program in found.values()]
     for state in states:

@@ -1,0 +1,44 @@
+"""Builds the result tables of both READMEs from the committed results.
+
+`python -m experiments.summary_tables` rewrites the tables in place. A table stands between the
+lines `<!-- table: NAME -->` and `<!-- end -->`. Each cell has at most one number.
+"""
+
+import re
+from collections.abc import Callable
+
+from experiments.summary_tables import accuracy, derivations, overview, speed
+from experiments.summary_tables.formatting import ROOT
+
+READMES = (ROOT / "README.md", ROOT / "experiments" / "README.md")
+TABLES: dict[str, Callable[[], str]] = {
+    "index": overview.index,
+    "main_results": overview.main_results,
+    "digits": accuracy.digits,
+    "music": accuracy.music,
+    "memory_tasks": accuracy.memory_tasks,
+    "binary_addition": accuracy.binary_addition,
+    "characters": accuracy.characters,
+    "tutorials": derivations.tutorials,
+    "derivations": derivations.derivations,
+    "checkers": derivations.checkers,
+    "flow": derivations.flow,
+    "flow_cost": derivations.flow_cost,
+    "benchmark": speed.benchmark,
+    "benchmark_growth": speed.benchmark_growth,
+    "benchmark_other": speed.benchmark_other,
+    "plan_rules": speed.plan_rules,
+    "derivative_cost": speed.derivative_cost,
+    "training_speed": speed.training_speed,
+}
+_BLOCK = re.compile(r"(<!-- table: (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
+
+
+def with_tables(text: str) -> str:
+    """Returns the text of a README with every table rebuilt from the results."""
+    return _BLOCK.sub(lambda match: f"{match[1]}\n{TABLES[match[2]]()}\n\n{match[3]}", text)
+
+
+def tables_in(text: str) -> list[str]:
+    """Returns the names of the tables in the text of a README."""
+    return [match[2] for match in _BLOCK.finditer(text)]

@@ -1,0 +1,107 @@
+"""The tables of the tutorials, the published derivations, the gradient checkers and the gradient flow."""
+
+import numpy as np
+
+from experiments.summary_tables.formatting import NONE, SINGLE, fixed, markdown, percent, record, scientific, summary
+
+
+def tutorials() -> str:
+    """Tabulates the reproduction of published tutorials."""
+    counting, gru = summary("count_ones"), summary("gru_by_hand")
+    sequences = record("gru_by_hand")["results"]["five_sequences"]
+    published = sequences["published"]
+    costs = {
+        "Seo's GRU script, its own formulas: the last cost it prints": "script, cost at 4999",
+        "the same task, correct gradient, the script's rates: final cost": "correct GRU, the script's rates, cost at 5000",
+        "the same task, correct gradient, rate 0.01: final cost": "correct GRU, lr 0.01, cost at 5000",
+    }
+    rows = [
+        ("counting RNN: quoted numbers reproduced to every digit", str(counting["published_numbers"]), str(counting["equal"])),
+        ("counting RNN: wx after 500 steps of Rprop", "1.0014", fixed(4)(counting["rprop_wx"])),
+        ("counting RNN: wrec after 500 steps of Rprop", "0.9997", fixed(4)(counting["rprop_wrec"])),
+        (
+            "multiplications for T = 400, one by one over shared",
+            "(T² + T) / (3T − 1)",
+            fixed(1)(counting["sharing_multiplications_ratio"]),
+        ),
+        (
+            "written-out GRU: largest difference of a part from autodiff",
+            "rounding",
+            scientific(gru["largest_difference_of_a_part"]),
+        ),
+        ("written-out GRU: operations, every term from scratch", NONE, str(gru["operations_from_scratch"])),
+        ("written-out GRU: operations, shared variables", NONE, str(gru["operations_shared"])),
+        *((label, published[key]["published"], fixed(7)(published[key]["ours"])) for label, key in costs.items()),
+        (
+            "the same task, a cost at every stamp, rate 0.01: final cost",
+            NONE,
+            fixed(7)(gru["final_cost"]["correct, lr 0.01, cost at every stamp"]),
+        ),
+        ("that run's cost on the last state", NONE, fixed(7)(sequences["every_stamp_run_by_last_state"])),
+    ]
+    return markdown(SINGLE, rows)
+
+
+def derivations() -> str:
+    """Tabulates the audit of published derivations."""
+    found = summary("published_derivations")
+    forward, backward = found["fichou_wrong"].values()
+    sums = {"right": "the right gradient", "fichou": "Fichou's lines", "package": "the R package's lines"}
+    accuracy = {rule: float(np.mean(values)) for rule, values in found["sums_right"].items()}
+    rows = [
+        (f"Fichou: wrong lines of {found['fichou_lines']}, W on h₋ as in his forward pass", "13", str(forward)),
+        (f"Fichou: wrong lines of {found['fichou_lines']}, W on x", "7", str(backward)),
+        (f"R package: wrong lines of {found['package_lines']}", NONE, str(found["package_wrong"])),
+        ("corrected chains, one step: error against `jax.grad`", "rounding", scientific(found["largest_error_corrected"])),
+        ("corrected chain, two layers, five steps: error", "rounding", scientific(found["two_layers"]["corrected"])),
+        ("double sum of the general formulas: error", "rounding", scientific(found["double_sum"])),
+        *(
+            (
+                f"binary addition with {label}: right sums, mean over seeds",
+                "100 %" if rule == "right" else NONE,
+                percent(0)(accuracy[rule]),
+            )
+            for rule, label in sums.items()
+        ),
+    ]
+    return markdown(SINGLE, rows)
+
+
+def checkers() -> str:
+    """Tabulates how many wrong backward passes each checker accepts, by kind of input."""
+    found = summary("gradient_checkers")
+    kinds = ("ordinary", "saturated", "hurried")
+    names = {
+        "check_grads, float32": "`check_grads`, float32",
+        "check_grads, float64": "`check_grads`, float64",
+        "x̄ by ones": "x̄ only, cotangents of ones, float32",
+        "every leaf, by hand": "every leaf, cotangents of ones, float32",
+        "gj.verify_vjp": "`gj.verify_vjp`",
+    }
+    counts = lambda by_kind, name: (str(by_kind[kind][name]) for kind in kinds)
+    silent = found["missed_by_verify_vjp_without_a_word"]
+    rows = [(f"{label}: wrong passes accepted", *counts(found["missed"], name)) for name, label in names.items()]
+    rows.append(("`gj.verify_vjp`: accepted without reporting blind inputs", *(str(silent[kind]) for kind in kinds)))
+    rows += [(f"{label}: right passes rejected", *counts(found["right_rejected"], name)) for name, label in names.items()]
+    header = (f"of {found['wrong']} wrong and {found['right']} right passes", "random inputs", "saturated inputs")
+    return markdown((*header, "constant weights, h₀ = 0"), rows)
+
+
+def flow() -> str:
+    """Tabulates how much of a gradient survives 40 steps."""
+    found = summary("gradient_flow")
+    significant = lambda value: f"{value:.2g}"
+    keys = ("kept_before", "kept_after", "loss_after")
+    rows = [(name, *(significant(found[key][name]) for key in keys)) for name in ("linear RNN", "tanh RNN", "GRU", "LSTM")]
+    header = ("", "gradient left before training", "gradient left after training", "squared error after training")
+    return markdown(header, rows)
+
+
+def flow_cost() -> str:
+    """Tabulates the time of splitting a gradient into terms over that of the gradient."""
+    times = lambda row, name: f"{row[f'{name}_ms'] / row['gradient_ms']:.0f}"
+    rows = [
+        (str(row["steps"]), times(row, "contributions"), times(row, "contribution_norms"))
+        for row in record("gradient_flow")["results"]["cost"]
+    ]
+    return markdown(("T", "all terms", "norms only"), rows)
