@@ -100,7 +100,7 @@ def test_repeated_steps_with_resets_equal_unroll(cell):
         h, y = gj.step(cell, p.params, h, p.xs[t], reset=RESETS[t], reset_state=reset_state)
         ys.append(y)
     assert_close((h, jnp.stack(ys)), gj.unroll(cell, p.params, p.xs, p.h0, resets=RESETS, reset_state=reset_state))
-    assert_close(gj.step(cell, p.params, p.h0, p.xs[0]), cell.step(p.params, p.h0, p.xs[0]), tol=0)
+    assert_close(gj.step(cell, p.params, p.h0, p.xs[0]), cell.step(p.params, p.h0, p.xs[0]))
 
 
 def test_one_bool_resets_the_whole_batch_in_step():
