@@ -2,6 +2,8 @@
 `unroll`.
 """
 
+from __future__ import annotations
+
 from functools import partial
 from typing import Any
 
@@ -13,7 +15,7 @@ from jaxtyping import Array, PyTree
 
 from gru_jax._engine import validate
 from gru_jax._engine.layer import Layer, check_cell
-from gru_jax._engine.plan import joins_in_loop
+from gru_jax._engine.plan import current_platform, joins_in_loop
 from gru_jax._engine.products import joined_products
 from gru_jax._engine.step_flags import StepFlags, apply_resets
 
@@ -77,7 +79,7 @@ def step(
         validate.check_flags("reset", reset, batch, "*batch")
     if reset_state is not None:
         validate.check_reset_state(reset_state, cell, params, batch)
-    return _compiled(cell, jax.default_backend(), params, h, x, reset, reset_state)
+    return _compiled(cell, current_platform(), params, h, x, reset, reset_state)
 
 
 @partial(jax.jit, static_argnums=(0, 1), inline=True)

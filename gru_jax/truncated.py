@@ -2,6 +2,8 @@
 gradient does not.
 """
 
+from __future__ import annotations
+
 from functools import partial
 from typing import Any
 

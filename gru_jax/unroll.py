@@ -3,6 +3,8 @@
 Validates its arguments, settles the layout, and runs the layers, compiled once.
 """
 
+from __future__ import annotations
+
 from functools import partial
 from typing import Any, Literal, NamedTuple
 

@@ -79,7 +79,7 @@ def checkers() -> str:
         "gj.verify_vjp": "`gj.verify_vjp`",
     }
     counts = lambda by_kind, name: (str(by_kind[kind][name]) for kind in kinds)
-    silent = found["missed_by_verify_vjp_without_a_word"]
+    silent = found["missed_by_verify_vjp_silently"]
     rows = [(f"{label}: wrong passes accepted", *counts(found["missed"], name)) for name, label in names.items()]
     rows.append(("`gj.verify_vjp`: accepted without reporting blind inputs", *(str(silent[kind]) for kind in kinds)))
     rows += [(f"{label}: right passes rejected", *counts(found["right_rejected"], name)) for name, label in names.items()]

@@ -22,7 +22,7 @@ from gru_jax.derivative import CustomVJP
 
 # Measured on a CPU of two cores, in float32. A state is one number: T·B·H of them in a sequence.
 ONE_BLOCK = 2**19  # states of a sequence below which blocks only add overhead: 2 MiB fit a cache
-BLOCK = 2**17  # states of a block otherwise
+BLOCK = 2**16  # states of a block otherwise
 BLOCK_ROWS = 512  # rows of time times batch that make a weight gradient worth its sum
 MANY_UNITS = 256  # units from which recomputing the gates takes longer than saving them
 WIDE_STEP = 512  # states of a step from which a sequence in one block saves its gates
@@ -96,7 +96,7 @@ def probe(xs: Any, arguments: Any) -> Device:
     are taken to be spread over all devices of the mesh, or else of the machine. Axes of `vmap` count
     as far as tracers show them: a loop, a `jit` or a `checkpoint` in between hides them.
     """
-    platform = jax.default_backend()
+    platform = current_platform()
     mesh = jax.sharding.get_abstract_mesh()
     if mesh.manual_axes or platform != "cpu":
         batch_shards = 1
@@ -111,6 +111,11 @@ def probe(xs: Any, arguments: Any) -> Device:
         explicit_batch=replicated(xs) is not None,
         slow_half_precision_loops=platform == "cpu" and jax.__version_info__ < (0, 12),
     )
+
+
+def current_platform() -> str:
+    """The platform of the default device: `"cpu"`, `"gpu"` or `"tpu"`."""
+    return jax.default_backend()
 
 
 def make_plan(shapes: Shapes, device: Device, request: CustomVJP, *, last_only: bool = False) -> Plan:

@@ -1,4 +1,4 @@
-"""What processes of one run tell each other."""
+"""Communication between the processes of one run. Every process must call each of these."""
 
 from typing import Any
 
@@ -6,21 +6,21 @@ import numpy as np
 
 
 def gathered(leaf: Any) -> Any:
-    """An array that is spread over processes, whole on the host of each; every process must ask."""
+    """Returns an array that is spread over processes, whole on each host."""
     from jax.experimental import multihost_utils
 
     return multihost_utils.process_allgather(leaf, tiled=True)
 
 
 def from_every_process(flag: bool) -> Any:
-    """The flags of all processes; every process must ask."""
+    """Returns the flags of all processes."""
     from jax.experimental import multihost_utils
 
     return multihost_utils.process_allgather(np.array(flag))
 
 
 def wait_for_processes(name: str) -> None:
-    """Returns when every process has come here."""
+    """Returns when every process has called it."""
     from jax.experimental import multihost_utils
 
     multihost_utils.sync_global_devices(name)

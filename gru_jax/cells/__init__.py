@@ -1,8 +1,8 @@
-"""The cells: each file holds one cell's equations, its parameters, and its adjoint beside the
-derivation.
+"""The cells. Each file holds one cell's equations, its parameters, and its adjoint beside the derivation.
 
-`linear` and `elman` first: they are the shortest. `gru` is the flagship; `gru_reset_after` and
-`lstm` follow its shape. `initializers` holds what fills the parameters.
+Start with `linear` and `elman`, the shortest. `gru` is the flagship; `gru_reset_after` and `lstm`
+follow its shape. `initializers` holds initializers that `jax.nn.initializers` lacks, and `letters`
+what the first letter of a parameter's name determines.
 """
 
 from gru_jax.cells.elman import ElmanParams as ElmanParams

@@ -1,0 +1,195 @@
+"""The plan of a call: its rules at their thresholds, what is asked of devices, and what a request fixes."""
+
+import jax
+import jax.numpy as jnp
+import pytest
+from jax import export
+from jax.sharding import PartitionSpec as P
+
+import gru_jax as gj
+from gru_jax._engine import plan as plan_module
+from gru_jax._engine.plan import Device, Plan, Shapes, make_plan, probe
+from gru_jax._jax.tracing import vmapped
+
+AUTO, STATES, GATES = gj.CustomVJP(), gj.CustomVJP(residuals="states"), gj.CustomVJP(residuals="gates")
+
+
+def decisions(request, steps, sequences, units, *, device=None, last_only=False, itemsize=4):
+    plan = make_plan(Shapes(steps, sequences, units, itemsize), device or Device(), request, last_only=last_only)
+    return plan.residuals, plan.block_size
+
+
+@pytest.mark.parametrize(
+    ("request_", "steps", "sequences", "units", "expected"),
+    [
+        # a sequence of fewer than 2^19 states is one block, a larger one is cut
+        (AUTO, 127, 64, 64, ("gates", None)),
+        (AUTO, 128, 64, 64, ("states", 16)),
+        # unless states are asked for, which asks for little memory
+        (STATES, 96, 64, 64, ("states", 16)),
+        (STATES, 100, 1, 64, ("states", None)),
+        # one block saves its gates from 512 states per step on
+        (AUTO, 100, 8, 64, ("gates", None)),
+        (AUTO, 100, 8, 63, ("states", None)),
+        # gates are saved from 256 units on, in several blocks too
+        (AUTO, 100, 1, 255, ("states", None)),
+        (AUTO, 100, 1, 256, ("gates", None)),
+        (AUTO, 4_096, 8, 256, ("gates", 64)),
+        # loops are not longer than 4,096 steps if blocks are possible
+        (AUTO, 4_096, 2, 16, ("states", None)),
+        (AUTO, 20_000, 1, 16, ("states", 4_000)),
+        # blocks have about 2^16 states, at least 512 rows, and a divisor of the steps where one is near
+        (AUTO, 8_000, 8, 32, ("states", 250)),
+        (AUTO, 8_000, 8, 512, ("gates", 64)),
+        (AUTO, 8_009, 8, 32, ("states", 256)),
+        (GATES, 8_000, 8, 32, ("gates", 250)),
+        # not below a quarter of √T: long sequences of large steps
+        (AUTO, 10_000, 1_024, 64, ("states", 25)),
+        # what is asked for stays
+        (gj.CustomVJP(block_size=7), 100, 1, 128, ("states", 7)),
+        (gj.CustomVJP(block_size=100), 100, 16, 128, ("gates", None)),
+        (gj.CustomVJP("gates", 7), 100, 1, 8, ("gates", 7)),
+        (AUTO, 0, 3, 5, ("states", None)),
+        (AUTO, 5, 0, 5, ("states", None)),
+    ],
+)
+def test_residuals_and_blocks_follow_the_shapes(request_, steps, sequences, units, expected):
+    assert decisions(request_, steps, sequences, units) == expected
+
+
+@pytest.mark.parametrize(
+    ("request_", "steps", "sequences", "units", "expected"),
+    [
+        (AUTO, 100_000, 1, 128, ("block_starts", 500)),
+        (AUTO, 100, 1, 128, ("states", None)),
+        (STATES, 100_000, 1, 128, ("states", 500)),
+        (gj.CustomVJP(block_size=7), 100, 1, 300, ("block_starts", 7)),
+    ],
+)
+def test_block_starts_are_saved_where_only_the_last_state_is_wanted(request_, steps, sequences, units, expected):
+    assert decisions(request_, steps, sequences, units, last_only=True) == expected
+
+
+def test_the_share_of_one_device_and_the_calls_of_vmap_count():
+    assert decisions(AUTO, 127, 256, 64, device=Device(batch_shards=4)) == ("gates", None)
+    assert decisions(AUTO, 127, 256, 64, device=Device(batch_shards=4, vmapped=5)) == ("states", 4)
+    assert decisions(AUTO, 127, 5, 64, device=Device(vmapped=16)) == decisions(AUTO, 127, 80, 64)
+
+
+def test_explicit_meshes_and_accelerators_run_one_block():
+    for device in (Device(explicit_batch=True), Device("gpu"), Device("tpu")):
+        assert decisions(AUTO, 100_000, 8, 64, device=device) == ("states", None)
+        assert decisions(gj.CustomVJP(block_size=50), 100_000, 8, 64, device=device) == ("states", 50)
+
+
+@pytest.mark.parametrize(
+    ("request_", "steps", "units", "last_only", "expected"),
+    [
+        (AUTO, 400, 8, False, ("states", 20)),
+        (AUTO, 401, 512, False, ("states", 20)),
+        (AUTO, 100, 8, True, ("block_starts", 10)),
+        (GATES, 100, 8, False, ("gates", 10)),
+        (STATES, 8, 8, False, ("states", None)),
+        (gj.CustomVJP(block_size=7), 400, 512, False, ("states", 7)),
+    ],
+)
+def test_half_precision_takes_blocks_of_root_t_where_its_loops_are_slow(request_, steps, units, last_only, expected):
+    slow = Device(slow_half_precision_loops=True)
+    assert decisions(request_, steps, 64, units, device=slow, itemsize=2, last_only=last_only) == expected
+    for device, itemsize in ((Device(), 2), (slow, 4)):
+        as_usual = decisions(request_, steps, 64, units, last_only=last_only)
+        assert decisions(request_, steps, 64, units, device=device, itemsize=itemsize, last_only=last_only) == as_usual
+
+
+@pytest.mark.parametrize(
+    ("platform", "steps", "sequences", "units", "expected"),
+    [
+        ("cpu", 100, 1, 64, (True, True)),
+        ("cpu", 200, 1, 64, (True, False)),
+        ("cpu", 10, 1, 65, (False, False)),
+        ("gpu", 10, 1, 512, (True, True)),
+        ("gpu", 1_000, 10, 512, (True, False)),
+    ],
+)
+def test_products_are_joined_for_few_units_and_on_accelerators(platform, steps, sequences, units, expected):
+    plan = make_plan(Shapes(steps, sequences, units), Device(platform), AUTO)
+    assert (plan.join_in_loop, plan.join_outside) == expected
+
+
+def test_symbolic_sizes_are_one_block():
+    T, B = export.symbolic_shape("T, B")
+    assert make_plan(Shapes(T, B, 64), Device(), AUTO) == Plan("states", None, True)
+    assert make_plan(Shapes(T, 3, 512), Device(), GATES) == Plan("gates", None, False)
+
+
+def test_the_batch_is_spread_over_all_devices_unless_it_is_known_to_be_on_one(monkeypatch):
+    mesh = jax.make_mesh((1,), ("batch",), devices=jax.devices()[:1])
+    monkeypatch.setattr(jax, "device_count", lambda: 4)
+    xs, found = jnp.ones((2, 3, 1)), []
+    of = lambda xs: (found.append(probe(xs, (xs,)).batch_shards), xs)[1]
+    traced = lambda: jax.jit(lambda xs: of(xs))(xs)  # traced anew at each call
+    of(xs)
+    traced()
+    jax.jit(jax.shard_map(of, mesh=mesh, in_specs=P(), out_specs=P()))(xs)
+    with jax.set_mesh(mesh):
+        traced()
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    traced()
+    assert found == [1, 4, 1, 1, 1]
+
+
+@pytest.mark.parametrize(
+    ("version", "backend", "slow"),
+    [((0, 10, 2), "cpu", True), ((0, 11, 9), "cpu", True), ((0, 12, 0), "cpu", False), ((0, 10, 2), "gpu", False)],
+)
+def test_half_precision_loops_are_slow_on_a_cpu_before_jax_0_12(version, backend, slow, monkeypatch):
+    monkeypatch.setattr(jax, "__version_info__", version)
+    monkeypatch.setattr(jax, "default_backend", lambda: backend)
+    assert probe(jnp.ones((2, 3, 1)), ()).slow_half_precision_loops == slow
+
+
+def test_axes_of_vmap_are_counted_as_far_as_tracers_show_them():
+    """All axes together, whichever array they map; not through a `jit`."""
+    found = []
+    of = lambda x, y: (found.append(vmapped({"x": x, "y": [y, None]})), (x * jax.nn.relu(y)).sum())[1]
+    xs, ys = jnp.ones((3, 4)), jnp.ones(5)
+    of(xs, 1.0)
+    jax.jit(of)(xs, 1.0)
+    jax.vmap(of, in_axes=(1, None))(xs, 1.0)
+    jax.vmap(of, in_axes=(None, 0))(xs, ys)
+    jax.jit(jax.vmap(jax.vmap(of, in_axes=(0, None)), in_axes=(0, None)))(xs, 1.0)
+    jax.vmap(jax.vmap(of, in_axes=(0, None)), in_axes=(None, 0))(xs, ys)
+    jax.vmap(lambda y: jax.vmap(of, in_axes=(0, None))(xs, jax.nn.relu(y)))(ys)
+    jax.vmap(jax.grad(of), in_axes=(0, None))(xs, 1.0)
+    jax.vmap(jax.hessian(of), in_axes=(0, None))(xs, 1.0)
+    jax.vmap(jax.grad(lambda y: jax.vmap(of, in_axes=(0, None))(xs, y).sum()))(ys)
+    jax.vmap(jax.jit(of), in_axes=(0, None))(xs, 1.0)
+    assert found == [1, 1, 4, 5, 12, 15, 15, 3, 3, 15, 1]
+
+
+def test_unroll_runs_the_plan_of_its_shapes(monkeypatch):
+    """Under vmap a call plans for all its copies; the derivative's options reach the plan."""
+    made = []
+    monkeypatch.setattr("gru_jax._engine.run_cell.make_plan", lambda *a, **k: made.append((a, k)) or make_plan(*a, **k))
+    cell = gj.gru()
+    params = cell.init(jax.random.key(0), 2, 61)
+    xs = jnp.zeros((16, 11, 3, 2))
+    jax.eval_shape(jax.vmap(lambda xs: gj.unroll(cell, params, xs, outputs="last", derivative=STATES)[0]), xs)
+    ((shapes, device, request_), options) = made[-1]
+    assert (shapes, device.vmapped, request_, options) == (Shapes(11, 3, 61, 4), 16, STATES, {"last_only": True})
+
+
+def test_no_other_module_holds_a_threshold_or_asks_a_device():
+    """`_engine/plan.py` alone names the backend, cores or device counts."""
+    from pathlib import Path
+
+    package = Path(plan_module.__file__).parents[1]
+    asks = ("default_backend", "device_count", "cpu_count", "sched_getaffinity", "__version_info__")
+    core = [
+        *package.glob("*.py"),
+        *(package / "_engine").glob("*.py"),
+        *(package / "cells").glob("*.py"),
+        *(package / "layers").glob("*.py"),
+    ]
+    found = {path.name for path in core for name in asks if name in path.read_text("utf-8")}
+    assert found == {"plan.py"}
