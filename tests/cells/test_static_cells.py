@@ -75,9 +75,7 @@ def test_a_pickle_loaded_in_another_process_is_equal_there(tmp_path):
         "assert cells['bidirectional'] == gj.bidirectional(gj.elman(), merge='sum')\n"
         "print(len(cells))"
     )
-    process = subprocess.run(
-        [sys.executable, "-c", code, str(path)], cwd=ROOT, capture_output=True, text=True, check=False
-    )
+    process = subprocess.run([sys.executable, "-c", code, str(path)], cwd=ROOT, capture_output=True, text=True, check=False)
     assert process.returncode == 0, process.stderr
     assert process.stdout.split() == [str(len(ALL))]
 
@@ -123,9 +121,7 @@ def scaled_update(scale, g, h):
 
 def test_a_partial_in_a_custom_cell_compares_by_value():
     """Two `functools.partial` objects are unequal even if their functions and arguments are equal."""
-    make = lambda scale: replace(
-        gj.elman(), update=partial(scaled_update, scale), adjoint=None, tangent=None, name="scaled"
-    )
+    make = lambda scale: replace(gj.elman(), update=partial(scaled_update, scale), adjoint=None, tangent=None, name="scaled")
     assert partial(scaled_update, 0.5) != partial(scaled_update, 0.5)
     assert make(0.5) == make(0.5) == copy.deepcopy(make(0.5)) == pickle.loads(pickle.dumps(make(0.5))) != make(0.25)
     assert hash(make(0.5)) == hash(copy.deepcopy(make(0.5)))

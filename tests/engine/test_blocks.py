@@ -29,9 +29,7 @@ def test_blocks_and_residuals_change_no_value_and_no_gradient(cell, outputs, rev
     options = {"outputs": outputs, "reverse": reverse, **ALL_THREE}
     p = problem(cell)
     out = jax.eval_shape(partial(gj.unroll, cell, outputs=outputs), p.params, p.xs, p.h0)
-    p = p._replace(
-        params=(p.params, random_reset_state(cell, p.params)), cotangents=normal_like(jax.random.key(5), out)
-    )
+    p = p._replace(params=(p.params, random_reset_state(cell, p.params)), cotangents=normal_like(jax.random.key(5), out))
 
     def run(unroll, params_and_reset_state, xs, h0):
         params, reset_state = params_and_reset_state

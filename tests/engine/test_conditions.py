@@ -29,9 +29,7 @@ def test_values_equal_a_numpy_loop_under_every_condition(name, reverse, needs_x6
     run = partial(gj.unroll, cell, p.params, p.xs, p.h0, reverse=reverse, reset_state=reset_state)
     all_outputs = jax.jit(lambda given: (run(**given), run(outputs="states", **given), run(outputs="last", **given)))
     for conditions in CONDITIONS.values():
-        last, ys, states = reference.unroll(
-            name, p.params, p.xs, p.h0, reverse=reverse, reset_state=reset_state, **conditions
-        )
+        last, ys, states = reference.unroll(name, p.params, p.xs, p.h0, reverse=reverse, reset_state=reset_state, **conditions)
         measured = jax.tree.leaves(all_outputs(NEUTRAL | conditions))
         for part, true in zip(measured, jax.tree.leaves(((last, ys), (last, states), (last, None))), strict=True):
             np.testing.assert_allclose(part, true, rtol=1e-12, atol=1e-13)

@@ -105,9 +105,7 @@ def test_the_derived_tangent_is_the_transpose_of_the_derived_adjoint(cell, condi
 
     def run(derivative, params_and_reset_state, xs, h0):
         params, reset_state = params_and_reset_state
-        return gj.unroll(
-            cell, params, xs, h0, reset_state=reset_state, reverse=reverse, derivative=derivative, **conditions
-        )
+        return gj.unroll(cell, params, xs, h0, reset_state=reset_state, reverse=reverse, derivative=derivative, **conditions)
 
     _, bars = gradients(partial(run, gj.CustomVJP()), p._replace(params=params_and_reset_state))
     leaves, structure = jax.tree.flatten(normal_like(jax.random.key(8), args))

@@ -63,9 +63,7 @@ def test_the_noise_depends_on_the_key_alone_and_a_call_without_key_raises(cell):
     assert (run(0) != run(1)).any()
     assert_raises(lambda: gj.unroll(cell, p.params, p.xs, p.h0), ValueError, r"key: got None.*draws noise.*deterministic")
     for step in (partial(gj.step, cell), cell.step):
-        assert_raises(
-            lambda: step(p.params, p.h0, p.xs[0]), ValueError, r"cell: got .*draws noise.*cell\.deterministic\(\)"
-        )
+        assert_raises(lambda: step(p.params, p.h0, p.xs[0]), ValueError, r"cell: got .*draws noise.*cell\.deterministic\(\)")
 
 
 @every_noise
