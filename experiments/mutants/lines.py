@@ -13,7 +13,7 @@ import jax.numpy as jnp
 
 import gru_jax as gj
 
-LSTM_STATE_VJP: Any = gj.lstm(peephole=True).adjoint.state_vjp
+LSTM_ADJOINT: Any = gj.lstm(peephole=True).adjoint
 
 # (function of the adjoint, makes its wrong result from the right one and the arguments, the leaves
 # that are then wrong in one step)
@@ -109,7 +109,7 @@ FAULTS: dict[str, dict[str, Line]] = {
         "i and g swapped": ("linearize", lambda k, g, h: k._replace(a_i=k.a_g, a_g=k.a_i), gate("i", "g") | {"p_i", "xs", "h0.h", "h0.c"}),
         "i for f on the carry": ("linearize", lambda k, g, h: k._replace(keep=g.i), {"h0.c"}),
         "no memory carried back": ("state_vjp", lambda out, P_T, k, d: out._replace(c=0 * out.c), {"h0.c"}),
-        "the incoming c̄ ignored": ("state_vjp", lambda out, P_T, k, d: LSTM_STATE_VJP(P_T, k, d._replace(c=0 * d.c)), {"h0.h", "h0.c"}),
+        "the incoming c̄ ignored": ("state_vjp", lambda out, P_T, k, d: LSTM_ADJOINT.state_vjp(P_T, k, d._replace(c=0 * d.c)), {"h0.h", "h0.c"}),
         "no U_o path": ("state_vjp", lambda out, P_T, k, d: out._replace(h=out.h - (k.a_o * d.h) @ P_T.U_o), {"h0.h"}),
         "U_o not transposed": ("state_vjp", lambda out, P_T, k, d: out._replace(h=out.h + (k.a_o * d.h) @ (P_T.U_o.T - P_T.U_o)), {"h0.h"}),
         "c₋ for c in p̄_o": ("input_vjp", lambda bars, p, xs, hs, g, k, d: (bars[0]._replace(p_o=(hs.c * k.a_o * d.h).sum((0, 1))), bars[1]), {"p_o"}),
@@ -134,7 +134,6 @@ for fault in ("no σ′ of f", "c for c₋ in f̄", "i and g swapped"):
 def with_fault(cell: gj.Cell, line: Line) -> gj.Cell:
     """Returns `cell` with a wrong line instead of the right one."""
     function, make_wrong, _ = line
-    right = getattr(cell.adjoint, function)
-    wrong: dict[str, Any] = {function: lambda *args: make_wrong(right(*args), *args)}
-    assert cell.adjoint is not None
-    return replace(cell, adjoint=replace(cell.adjoint, **wrong))
+    adjoint: Any = cell.adjoint
+    right = getattr(adjoint, function)
+    return replace(cell, adjoint=replace(adjoint, **{function: lambda *args: make_wrong(right(*args), *args)}))

@@ -125,10 +125,8 @@ WITH_UNIT_COEFFICIENT = {
 def test_a_wrong_line_of_a_simple_rnn_fails_and_its_leaf_is_named(name, fault):
     cell = CELLS[name]
     function, make_wrong, expected = SIMPLE[fault]
-    if name == "linear_rnn":
-        make = lambda right, *args: make_wrong(right, *WITH_UNIT_COEFFICIENT[function](*args))
-    else:
-        make = make_wrong
+    add_coefficient = WITH_UNIT_COEFFICIENT[function] if name == "linear_rnn" else lambda *args: args
+    make = lambda right, *args: make_wrong(right, *add_coefficient(*args))
     faulty = unrolled(with_fault(cell, (function, make, set())))
     for scale in (1.0, SATURATED):
         report = fast(faulty, *arguments_of(cell, scale))
