@@ -22,16 +22,20 @@ from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 import gru_jax as gj
+from gru_jax._engine.plan import joins_in_loop
 from tests.problems import without_derivation
 
 T, B, D, H = 7, 8, 4, 5
-LONG = 70_000  # steps for which the plan chooses blocks, except on a mesh of Explicit axes
+LONG = 14_000  # steps for which the plan chooses blocks, except on a mesh of Explicit axes
+WIDE = 72  # units for which the plan takes products one by one
 CELLS = {
     "elman": gj.elman(),
     "gru": gj.gru(),
     "gru without derivation": without_derivation(gj.gru()),
     "gru, long": gj.gru(),
+    "gru, wide": gj.gru(),
     "lstm": gj.lstm(peephole=True),
+    "lstm, wide": gj.lstm(peephole=True),
     "stack": gj.stack([gj.bidirectional(gj.gru(reset_after=True)), gj.lstm()]),
 }
 
@@ -64,15 +68,17 @@ CASES = [
 SPECS = {"xs": P(None, "batch", None), "lengths": P("batch"), "resets": P(None, "batch"), "targets": P(None, "batch", None)}
 
 
-def random_problem(cell, T=T):
-    """Draws (params, reset state) and data."""
+def random_problem(name):
+    """Draws (params, reset state) and data of a cell."""
+    cell = CELLS[name]
+    steps, units = LONG if "long" in name else T, WIDE if "wide" in name else H
     keys = jax.random.split(jax.random.key(0), 6)
-    params = cell.init(keys[0], D, H, dtype=jnp.float64, bias_init=jax.nn.initializers.normal(0.5))
+    params = cell.init(keys[0], D, units, dtype=jnp.float64, bias_init=jax.nn.initializers.normal(0.5))
     data = {
-        "xs": jax.random.normal(keys[1], (T, B, D)),
-        "lengths": jnp.arange(B) % (T + 1),
-        "resets": jax.random.bernoulli(keys[2], 0.3, (T, B)),
-        "targets": jax.random.normal(keys[3], gj.unroll(cell, params, jnp.zeros((T, B, D)))[1].shape),
+        "xs": jax.random.normal(keys[1], (steps, B, D)),
+        "lengths": jnp.arange(B) % (steps + 1),
+        "resets": jax.random.bernoulli(keys[2], 0.3, (steps, B)),
+        "targets": jax.random.normal(keys[3], gj.unroll(cell, params, jnp.zeros((steps, B, D)))[1].shape),
     }
     reset_state = jax.tree.map(lambda leaf: jax.random.normal(keys[4], leaf.shape), cell.initial_state(params))
     return (params, reset_state), data
@@ -135,9 +141,10 @@ def largest_difference(tree, reference):
     return max(jax.tree.leaves(jax.tree.map(relative, jax.device_get(tree), jax.device_get(reference))))
 
 
-def differences_of_steps(cell):
+def differences_of_steps(name):
     """Takes a step on an Explicit mesh where only the input is sharded, and where only the state is."""
-    (params, _), data = random_problem(cell)
+    cell = CELLS[name]
+    (params, _), data = random_problem(name)
     x, h = data["xs"][0], jax.tree.map(lambda leaf: leaf + 0.5, cell.initial_state(params, B))
     expected = cell.step(params, h, x)
     mesh = jax.make_mesh((DEVICES,), ("batch",), axis_types=(AxisType.Explicit,))
@@ -151,10 +158,12 @@ def differences_of_steps(cell):
 
 
 def main():
-    steps = {name: differences_of_steps(CELLS[name]) for name in ("elman", "gru", "lstm")}
+    assert joins_in_loop(H, "cpu")
+    assert not joins_in_loop(WIDE, "cpu")
+    steps = {name: differences_of_steps(name) for name in ("elman", "gru", "lstm")}
     results = {}
     for case in CASES:
-        weights, data = random_problem(CELLS[case.cell], LONG if "long" in case.cell else T)
+        weights, data = random_problem(case.cell)
         value_and_grad = jax.value_and_grad(partial(loss, case))
         expected = jax.jit(value_and_grad)(weights, data)
         for way, program, *args in compiled_programs(value_and_grad, weights, data):
