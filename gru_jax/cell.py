@@ -25,6 +25,7 @@ from gru_jax._engine.layer import CallOptions, Layer, LayerOutput, LayerRequest,
 
 
 def _identity(state: Any) -> Any:
+    """Returns the state: the default output."""
     return state
 
 

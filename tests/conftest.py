@@ -1,11 +1,13 @@
-"""float64 on, unless JAX_ENABLE_X64=0: CI runs the derivative tests a second time so.
+"""Configures JAX for the tests.
 
-Most of the suite's time is compilation, so XLA optimises little here unless GRU_JAX_TESTS_OPTIMIZED=1, as in CI on Python 3.12.
-Two flags take two thirds of what is left: each program goes to LLVM in one part, and on jaxlib 0.10 without MLIR before it. A jaxlib
-ends at a flag it does not know, so only those have them that do.
-
-Many tests compile the same programs: each process keeps what it compiled, in a folder of its own that goes when it ends. What it has
-in memory is let go from time to time: a program takes about ten of the 65,530 mappings that Linux gives a process, which then crashes.
+- float64 is on, unless JAX_ENABLE_X64=0. CI runs the derivative tests a second time without it.
+- XLA optimises little unless GRU_JAX_TESTS_OPTIMIZED=1, as in CI on Python 3.12, because most of the
+  suite's time is compilation. Two flags save two thirds of the rest: LLVM gets each program in one
+  part, and jaxlib 0.10 goes without MLIR. A jaxlib exits at a flag that it does not know, so each
+  flag is set only where it exists.
+- Each process caches compiled programs in a temporary directory, because many tests compile the same
+  ones. It clears the programs in memory from time to time: each takes about ten memory mappings, and
+  a process that exceeds the 65,530 mappings of Linux crashes.
 """
 
 import atexit
@@ -41,7 +43,7 @@ def _highest_matmul_precision():
 
 
 @pytest.fixture(autouse=True, scope="module")
-def _programs_are_let_go():
+def _compiled_programs_are_cleared():
     yield
     mappings = Path("/proc/self/maps")  # Linux only
     if mappings.exists() and mappings.read_bytes().count(b"\n") > 20_000:
@@ -50,6 +52,6 @@ def _programs_are_let_go():
 
 @pytest.fixture
 def needs_x64():
-    """Skips a test that compares with float64 where the run has none."""
+    """Skips a test that needs float64 if it is off."""
     if not jax.config.jax_enable_x64:
         pytest.skip("float64 is off in this run")

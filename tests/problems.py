@@ -1,10 +1,12 @@
-"""The problems every derivative test poses: all sizes distinct, everything random, a cotangent on every output.
+"""Random problems for derivative tests, and the comparisons that these tests make.
 
-Inputs matter as much as the checker: with constant weights, zero states or ones for cotangents a third of wrong backward
-passes go unnoticed.
+All sizes differ, every number is random, and every output has a cotangent. The inputs of a
+derivative test matter as much as its check: with constant weights, zero states or cotangents of
+ones, a third of wrong backward passes pass.
 """
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import jax
@@ -28,16 +30,21 @@ CELLS = {
     "lstm": gj.lstm(),
     "lstm_peephole": gj.lstm(peephole=True),
 }
-JOINT = ("gru", "lstm", "lstm_peephole")  # cells whose small sizes take [x, h] [W; U] in one product
 GATED = ("gru", "gru_reset_after", "lstm", "lstm_peephole")
 
 every_cell = pytest.mark.parametrize("cell", CELLS.values(), ids=CELLS.keys())
-# These share their lines with elman("tanh") and lstm(peephole=True): where a test is about the engine, they run with the slow ones.
+# These share their lines with elman("tanh") and lstm(peephole=True). Tests of the engine run them
+# among the slow tests.
 VARIANTS = ("elman_relu", "elman_sigmoid", "elman_identity", "lstm")
 main_cells = pytest.mark.parametrize(
     "cell",
     [pytest.param(cell, id=name, marks=pytest.mark.slow if name in VARIANTS else ()) for name, cell in CELLS.items()],
 )
+
+
+def without_derivation(cell: gj.Cell) -> gj.Cell:
+    """Returns the same cell as a user would first write it: its value functions only."""
+    return replace(cell, adjoint=None, tangent=None, name=f"{cell.name} without derivation")
 
 
 class Problem(NamedTuple):
@@ -50,7 +57,7 @@ class Problem(NamedTuple):
 
 
 def normal_like(key: jax.Array, tree: Any) -> Any:
-    """A tree like `tree` of standard normal numbers."""
+    """Draws a tree like `tree` of standard normal numbers."""
     leaves, structure = jax.tree.flatten(tree)
     keys = jax.random.split(key, len(leaves))
     return structure.unflatten([jax.random.normal(k, leaf.shape, leaf.dtype) for k, leaf in zip(keys, leaves, strict=True)])
@@ -68,7 +75,10 @@ def problem(
     bias: bool = True,
     scale: float = 1.0,
 ) -> Problem:
-    """A random problem. Weights are of the order that keeps the state alive; `scale` saturates it."""
+    """Draws a random problem.
+
+    The weights are of the order that keeps the state alive. A larger `scale` saturates it.
+    """
     dtype = dtype or jnp.result_type(float)
     keys = jax.random.split(jax.random.key(seed), 4)
     dense = lambda key, shape, dtype: scale * jax.random.normal(key, shape, dtype) / max(shape[-1], 1) ** 0.5
@@ -101,38 +111,44 @@ def scan_of_step(
     reverse: bool = False,
     outputs: str = "all",
 ) -> tuple[Any, Any]:
-    """The oracle: a `lax.scan` over `cell.step` that shares no line with the engine, for autodiff. Time-major."""
-    counts = jnp.ones(xs.shape[:-1], bool) if mask is None else mask
+    """Runs a `lax.scan` over `cell.step`, the reference for autodiff.
+
+    It takes the options of `unroll`, time-major, and shares no line with the engine.
+    """
+    valid = jnp.ones(xs.shape[:-1], bool) if mask is None else mask
     if lengths is not None:
-        counts = counts & (jnp.arange(xs.shape[0])[(...,) + (None,) * jnp.ndim(lengths)] < lengths)
+        valid = valid & (jnp.arange(xs.shape[0])[(...,) + (None,) * jnp.ndim(lengths)] < lengths)
     resets = jnp.zeros(xs.shape[:-1], bool) if resets is None else resets
-    fresh = jax.tree.map(jnp.zeros_like, h0) if reset_state is None else reset_state
+    after_reset = jax.tree.map(jnp.zeros_like, h0) if reset_state is None else reset_state
 
     def step(h, at_t):
-        x, counts, reset = (part if part.ndim == xs.ndim - 1 else part[..., None] for part in at_t)
-        before = jax.tree.map(lambda new, old: jnp.where(reset, new, old), fresh, h)
-        after, y = cell.step(params, before, jnp.where(counts, x, 0))
-        h = jax.tree.map(lambda new, old: jnp.where(counts, new, old), after, h)
-        return h, {"all": jnp.where(counts, y, 0), "states": h, "last": None}[outputs]
+        x, valid, reset = (part if part.ndim == xs.ndim - 1 else part[..., None] for part in at_t)
+        before = jax.tree.map(lambda new, old: jnp.where(reset, new, old), after_reset, h)
+        after, y = cell.step(params, before, jnp.where(valid, x, 0))
+        h = jax.tree.map(lambda new, old: jnp.where(valid, new, old), after, h)
+        return h, {"all": jnp.where(valid, y, 0), "states": h, "last": None}[outputs]
 
-    return jax.lax.scan(step, h0, (xs, counts, resets), reverse=reverse)
+    return jax.lax.scan(step, h0, (xs, valid, resets), reverse=reverse)
 
 
 def gradients(run: Callable[..., Any], p: Problem) -> tuple[Any, Any]:
-    """(outputs of `run(params, xs, h0)`, cotangents of its arguments)."""
-    outputs, pull = jax.vjp(run, p.params, p.xs, p.h0)
-    return outputs, pull(p.cotangents)
+    """Returns the outputs of `run(params, xs, h0)`, and the cotangents of its arguments."""
+    outputs, vjp = jax.vjp(run, p.params, p.xs, p.h0)
+    return outputs, vjp(p.cotangents)
 
 
 def named_leaves(tree: Any) -> dict[str, np.ndarray]:
-    """The leaves by path, in float64."""
+    """Returns the leaves by path, in float64."""
     return {
         jax.tree_util.keystr(path): np.asarray(leaf, np.float64) for path, leaf in jax.tree_util.tree_leaves_with_path(tree)
     }
 
 
 def errors(tree: Any, reference: Any) -> dict[str, float]:
-    """Largest error of each leaf over the largest entry of its reference. Structure, shapes and dtypes must agree."""
+    """Returns the largest error of each leaf, relative to the largest entry of its reference.
+
+    Structure and shapes must agree.
+    """
     assert jax.tree.structure(tree) == jax.tree.structure(reference)
     assert jax.tree.map(jnp.shape, tree) == jax.tree.map(jnp.shape, reference)
     measured, true = named_leaves(tree), named_leaves(reference)
@@ -141,21 +157,27 @@ def errors(tree: Any, reference: Any) -> dict[str, float]:
 
 
 def tolerance(dtype: Any, longest_sum: int = T * B + D + H) -> float:
-    """8·√n·eps, relative to a leaf's scale; n is the longest sum that feeds it (Higham; Ipsen and Zhou 2019). In float64 the
-    contract is 1e-13."""
+    """Returns 8·√n·eps, the error that rounding explains, relative to the scale of a leaf.
+
+    n is the length of the longest sum that feeds the leaf (Higham; Ipsen and Zhou 2019). In float64
+    the contract is 1e-13.
+    """
     return max(8 * longest_sum**0.5 * float(jnp.finfo(dtype).eps), 1e-13 if dtype == jnp.float64 else 0)
 
 
 def assert_close(tree: Any, reference: Any, tol: float | None = None) -> None:
-    """Every leaf of `tree` within `tol` of `reference`, and not NaN. By default the tolerance of its dtype; below float64 the
-    reference is no truth but rounds too, which makes it twice that."""
+    """Asserts that every leaf of `tree` is within `tol` of `reference`, and not NaN.
+
+    Defaults to the tolerance of the dtype, and to twice that below float64, where the reference
+    rounds too.
+    """
     dtype = jax.tree.leaves(tree)[0].dtype
     limit = tolerance(dtype) * (1 if dtype == jnp.float64 else 2) if tol is None else tol
     for path, error in errors(tree, reference).items():
         assert error <= limit, f"{path}: relative error {error:.2e} above {limit:.2e}"
 
 
-def assert_told(call: Callable[[], Any], error: type[Exception], message: str) -> None:
-    """`call` raises `error`, and says the parts of `message` in their order."""
+def assert_raises(call: Callable[[], Any], error: type[Exception], message: str) -> None:
+    """Asserts that `call` raises `error` with a message that matches `message`, over several lines."""
     with pytest.raises(error, match=f"(?s){message}"):
         call()

@@ -1,4 +1,7 @@
-"""An independent forward pass: NumPy, one sequence and one step at a time, written from the papers and not from the package."""
+"""An independent forward pass in NumPy, one sequence and one step at a time.
+
+It is written after the papers, not after the package.
+"""
 
 from typing import Any
 
@@ -65,13 +68,16 @@ def unroll(
     resets: Any = None,
     reset_state: Any = None,
 ) -> tuple[Any, np.ndarray, Any]:
-    """(last state, outputs, states) of the cell `name` for xs (T, B, D): a loop over sequences around a loop over the steps that
-    count. A step that does not holds the state and puts out 0; `reset_state` is without batch axes, zero if None."""
+    """Computes (last state, outputs, states) of the cell `name` for xs (T, B, D).
+
+    A loop over sequences around a loop over valid steps. A masked step holds the state and outputs
+    0. `reset_state` has no batch axes, and defaults to zeros.
+    """
     p, step, is_pair = _zero_where_none(params), STEPS[name], name.startswith("lstm")
     xs = np.asarray(xs, np.float64)
     parts = lambda state: tuple(np.asarray(part, np.float64) for part in (state if is_pair else (state,)))
     H = parts(h0)[0].shape[-1]
-    fresh = (np.zeros(H),) * (1 + is_pair) if reset_state is None else parts(reset_state)
+    after_reset = (np.zeros(H),) * (1 + is_pair) if reset_state is None else parts(reset_state)
     T, B = xs.shape[:2]
     outputs, states = np.zeros((T, B, H)), np.zeros((1 + is_pair, T, B, H))
     lasts = np.zeros((1 + is_pair, B, H))
@@ -82,7 +88,7 @@ def unroll(
             masked = mask is not None and not mask[t][b]
             if not padded and not masked:
                 if resets is not None and resets[t][b]:
-                    state = fresh
+                    state = after_reset
                 new = step(p, state if is_pair else state[0], xs[t, b])
                 state = new if is_pair else (new,)
                 outputs[t, b] = state[0]

@@ -1,4 +1,4 @@
-"""On a GPU: the same values and gradients as on the CPU, with what is chosen by shape. Skipped where there is none."""
+"""Values and gradients on a GPU equal those on the CPU. Skipped where there is no GPU."""
 
 from functools import partial
 
@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import pytest
 
 import gru_jax as gj
-from tests.engine.test_when import LENGTHS, RESETS
+from tests.conditions import LENGTHS, RESETS
 from tests.problems import assert_close, every_cell, gradients, normal_like, problem
 
 pytestmark = [pytest.mark.gpu, pytest.mark.derivative]
@@ -23,23 +23,32 @@ def gpu():
 
 @every_cell
 @pytest.mark.parametrize("residuals", ["states", "gates"])
-def test_values_and_gradients_are_those_of_the_cpu(cell, residuals, gpu):
-    for options in ({}, {"block_size": 3, "lengths": LENGTHS, "resets": RESETS}, {"reverse": True, "outputs": "states"}):
-        run = partial(gj.unroll, cell, residuals=residuals, **options)
+def test_values_and_gradients_equal_those_on_the_cpu(cell, residuals, gpu):
+    for block_size, options in (
+        (None, {}),
+        (3, {"lengths": LENGTHS, "resets": RESETS}),
+        (None, {"reverse": True, "outputs": "states"}),
+    ):
+        derivative = gj.CustomVJP(residuals=residuals, block_size=block_size)
+        run = partial(gj.unroll, cell, derivative=derivative, **options)
         p = problem(cell)
         outputs = jax.eval_shape(run, p.params, p.xs, p.h0)
         p = p._replace(cotangents=normal_like(jax.random.key(7), outputs))
-        there = jax.jit(partial(gradients, run))(jax.device_put(p, gpu))
-        assert {leaf.devices().pop().platform for leaf in jax.tree.leaves(there)} == {"gpu"}
-        assert_close(jax.device_get(there), jax.jit(partial(gradients, run))(jax.device_put(p, jax.devices("cpu")[0])))
+        on_gpu = jax.jit(partial(gradients, run))(jax.device_put(p, gpu))
+        assert {leaf.devices().pop().platform for leaf in jax.tree.leaves(on_gpu)} == {"gpu"}
+        on_cpu = jax.jit(partial(gradients, run))(jax.device_put(p, jax.devices("cpu")[0]))
+        assert_close(jax.device_get(on_gpu), on_cpu)
 
 
-@pytest.mark.parametrize("units", [64, 300])  # products side by side, states kept; products by gate, gates kept
+@pytest.mark.parametrize("units", [64, 300])  # few enough to save states, and enough to save gates
 @pytest.mark.parametrize("outputs", ["all", "last"])
-def test_a_larger_gradient_is_autodiffs(units, outputs, gpu):
+def test_a_larger_gradient_equals_autodiff(units, outputs, gpu):
     cell, p = gj.gru(), problem(gj.gru(), steps=300, batch=(16,), input_size=32, hidden_size=units, dtype=jnp.float32)
     if outputs == "last":
         p = p._replace(cotangents=(p.cotangents[0], None))
     p = jax.device_put(p, gpu)
-    by = lambda how: jax.jit(partial(gradients, partial(gj.unroll, cell, derivative=how, outputs=outputs)))(p)
-    assert_close(by("adjoint"), by("autodiff"), tol=1e-4)
+
+    def gradients_by(derivative):
+        return jax.jit(partial(gradients, partial(gj.unroll, cell, derivative=derivative, outputs=outputs)))(p)
+
+    assert_close(gradients_by(gj.CustomVJP()), gradients_by(gj.Autodiff()), tol=1e-4)

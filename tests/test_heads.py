@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import gru_jax as gj
-from tests.problems import SEEDS, B, D, H, T, assert_told, problem
+from tests.problems import SEEDS, B, D, H, T, assert_raises, problem
 
 heads = gj.heads
 K = 6
@@ -208,4 +208,4 @@ BAD = {
 
 @pytest.mark.parametrize("case", BAD)
 def test_bad_input_raises(case):
-    assert_told(*BAD[case])
+    assert_raises(*BAD[case])

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 import gru_jax as gj
-from tests.problems import assert_told
+from tests.problems import assert_raises
 
 mpl.use("Agg")
 import matplotlib.pyplot as plt
@@ -43,10 +43,10 @@ def test_gradient_decay_draws_the_last_row_backwards_and_counts_nonfinite_values
 
 
 def test_bad_input_raises(axes):
-    assert_told(
+    assert_raises(
         lambda: gj.plot.contribution_heatmap(axes, np.ones((3, 3, 2))),
         ValueError,
         r"norms: got an array of shape \(3, 3, 2\).*mean",
     )
-    assert_told(lambda: gj.plot.contribution_heatmap(axes, -np.ones((3, 3))), ValueError, r"norms: got .*smallest value -1")
-    assert_told(lambda: gj.plot.gradient_decay(axes, np.ones(3)), ValueError, r"sensitivity: got shape \(3,\)")
+    assert_raises(lambda: gj.plot.contribution_heatmap(axes, -np.ones((3, 3))), ValueError, r"norms: got .*smallest value -1")
+    assert_raises(lambda: gj.plot.gradient_decay(axes, np.ones(3)), ValueError, r"sensitivity: got shape \(3,\)")

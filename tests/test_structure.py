@@ -1,6 +1,7 @@
-"""The shape of the package: imports point one way, every public name is documented, the version stands in one place."""
+"""The structure of the package: its imports, its documentation, the size of its files, its version."""
 
 import ast
+import graphlib
 import importlib.metadata
 import inspect
 import re
@@ -17,32 +18,31 @@ ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "gru_jax"
 FILES = sorted(PACKAGE.rglob("*.py"))
 
-# A part may import the parts named behind it, and itself. heads, train, verify and _jax know no cell.
-CORE = {"cell", "ops", "_engine", "_jax"}
+# What each part may import besides itself.
 MAY_IMPORT = {
     "_jax": set(),
-    "ops": {"_jax"},
-    "_engine": CORE,
-    "cell": CORE,
-    "unroll": CORE,
-    "step": CORE,
-    "truncated": CORE | {"unroll"},
-    "cells": CORE,
-    "layers": CORE | {"cells"},
-    "flow": CORE,
+    "derivative": {"_engine"},
+    "ops": {"_engine", "_jax"},
+    "_engine": {"_jax", "derivative", "ops"},
+    "cell": {"_engine"},
+    "unroll": {"_engine", "_jax", "derivative"},
+    "step": {"_engine"},
+    "truncated": {"_engine", "_jax", "unroll"},
+    "cells": {"_engine", "cell", "ops"},
+    "layers": {"_engine", "cell"},
+    "flow": {"_engine", "cell"},
     "plot": set(),
     "heads": set(),
     "train": {"_jax"},
-    "convert": CORE | {"cells", "layers"},  # its tables are by cell
-    "verify": {"_jax"},  # verifies any function; cases.py alone knows the cells, and imports them when it is asked for them
-    "__init__": CORE
-    | {"unroll", "step", "truncated", "cells", "layers", "flow", "heads", "plot", "train", "verify", "convert"},
+    "convert": {"_engine", "_jax", "cell", "cells", "layers"},  # has a table for each cell
+    "verify": {"_jax"},  # any function; only cases.py knows the cells, and imports them when called
 }
+MAY_IMPORT["__init__"] = set(MAY_IMPORT) - {"_engine", "_jax"}
 CORE_DEPENDENCIES = {"jax", "jaxlib", "jaxtyping", "numpy", "optax"}
 
 
 def imported(path):
-    """Absolute names of the modules a file imports, those inside functions too."""
+    """Yields the names of the modules that a file imports, also inside functions, and the statements."""
     for node in ast.walk(ast.parse(path.read_text("utf-8"))):
         if isinstance(node, ast.Import):
             yield from ((alias.name, node) for alias in node.names)
@@ -54,21 +54,39 @@ def imported(path):
                 yield node.module, node
 
 
-def part(path):
+def part_of(path):
     first = path.relative_to(PACKAGE).parts[0]
     return first.removesuffix(".py")
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(ROOT)))
-def test_imports_point_one_way(path):
+def test_each_part_imports_only_the_parts_below_it(path):
     for name, _ in imported(path):
         if name.startswith("gru_jax."):
             target = name.split(".")[1]
-            assert target == part(path) or target in MAY_IMPORT[part(path)], f"{path} imports {name}"
+            assert target == part_of(path) or target in MAY_IMPORT[part_of(path)], f"{path} imports {name}"
+
+
+def module_of(name):
+    """Returns the module that a dotted name is, or is in."""
+    while not any((ROOT / f"{name.replace('.', '/')}{ending}").exists() for ending in (".py", "/__init__.py")):
+        name = name.rpartition(".")[0]
+    return name
+
+
+def test_no_modules_import_each_other():
+    imports = {}
+    for path in FILES:
+        tree = ast.parse(path.read_text("utf-8"))
+        module = ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
+        statements = [node for node in tree.body if isinstance(node, ast.ImportFrom) and node.module.startswith("gru_jax")]
+        names = (f"{node.module}.{alias.name}" for node in statements for alias in node.names)
+        imports[module] = {module_of(name) for name in names}
+    graphlib.TopologicalSorter(imports).prepare()  # raises if there is a cycle
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(ROOT)))
-def test_the_core_imports_its_dependencies_only_and_extras_inside_functions(path):
+def test_optional_dependencies_are_imported_inside_functions(path):
     tree = ast.parse(path.read_text("utf-8"))
     for name, node in imported(path):
         top = name.split(".")[0]
@@ -76,7 +94,7 @@ def test_the_core_imports_its_dependencies_only_and_extras_inside_functions(path
             assert node.lineno not in {n.lineno for n in tree.body}, f"{path} imports {top} at its top"
 
 
-def test_importing_the_package_imports_no_extra():
+def test_importing_the_package_imports_no_optional_dependency():
     code = "import sys, gru_jax; print(*{m.split('.')[0] for m in sys.modules})"
     loaded = set(subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split())
     extras = {re.split(r"[>=<\[]", item)[0].replace("-", "_") for extra in optional().values() for item in extra}
@@ -91,12 +109,12 @@ def project():
     return tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
 
 
-def test_the_core_has_five_dependencies():
+def test_the_package_has_five_dependencies():
     assert {re.split(r"[>=<]", item)[0] for item in project()["dependencies"]} == CORE_DEPENDENCIES
 
 
 def public(module=gj, name="gru_jax"):
-    """(dotted name, object) of everything reachable by public names."""
+    """Yields the dotted name and the object of everything that public names reach."""
     for attribute in sorted(vars(module)):
         value = getattr(module, attribute)
         if attribute.startswith("_"):
@@ -111,15 +129,16 @@ def public(module=gj, name="gru_jax"):
 PUBLIC = dict(public())
 
 
-def test_the_public_names_are_those_of_the_design():
+def test_the_public_names_exist():
     here = {name.removeprefix("gru_jax.") for name in PUBLIC}
     assert {"verify_vjp", "assert_vjp", "verify.Report", "verify.Check"} <= here
-    cells = {"Cell", "gru", "lstm", "elman", "linear_rnn", "initializers.chrono"}
+    core = {"Cell", "Adjoint", "Tangent", "CustomVJP", "CustomJVP", "Autodiff", "ops.dot", "ops.outer_sum"}
+    cells = {"gru", "lstm", "elman", "linear_rnn", "initializers.chrono"}
     wrappers = {"stack", "bidirectional", "zoneout", "variational_dropout"}
     libraries = {"pytorch", "keras", "flax_linen", "flax_nnx", "haiku", "equinox", "onnx"}
     assert {f"convert.{way}_{library}" for way in ("from", "to") for library in libraries} <= here
     assert {f"convert.{way}_{kind}" for way in ("load", "save") for kind in ("onnx", "safetensors")} <= here
-    assert cells | wrappers | {"unroll", "step", "unroll_truncated", "heads.dense", "train.fit"} <= here
+    assert core | cells | wrappers | {"unroll", "step", "unroll_truncated", "heads.dense", "train.fit"} <= here
 
 
 @pytest.mark.parametrize("name", [name for name in PUBLIC if name.count(".") <= 2])
@@ -132,26 +151,26 @@ def test_every_public_name_has_a_docstring(name):
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(ROOT)))
-def test_every_file_explains_itself_and_stays_small(path):
+def test_every_file_has_a_docstring_and_at_most_300_lines(path):
     text = path.read_text("utf-8")
     assert ast.get_docstring(ast.parse(text))
     assert len(text.splitlines()) <= 300
     assert not re.search(r"^\s*(import pickle|from pickle)|allow_pickle=True|\beval\(", text, re.MULTILINE)
 
 
-def test_only_the_package_jax_reaches_into_the_corners_of_jax():
-    corners = ("jax._src", "jax.interpreters", "jax.extend", "jax.experimental")
+def test_only_the_package_jax_uses_unstable_modules_of_jax():
+    unstable = ("jax._src", "jax.interpreters", "jax.extend", "jax.experimental")
     for path in FILES:
         if path.parent.name != "_jax":
-            assert not any(name.startswith(corners) for name, _ in imported(path)), path
+            assert not any(name.startswith(unstable) for name, _ in imported(path)), path
 
 
-def test_the_version_stands_in_one_place_and_in_the_changelog():
+def test_the_version_is_that_of_the_installed_package_and_of_the_changelog():
     assert importlib.metadata.version("gru_jax") == gj.__version__
     assert f"## {gj.__version__}" in (ROOT / "CHANGELOG.md").read_text("utf-8")
 
 
-def test_pre_commit_runs_the_linters_of_the_dev_extra():
+def test_pre_commit_pins_the_linters_of_the_dev_extra():
     hooks = (ROOT / ".pre-commit-config.yaml").read_text("utf-8")
     pins = dict(item.split("==") for item in optional()["dev"] if "==" in item)
     assert f"rev: v{pins['ruff']}" in hooks

@@ -176,7 +176,7 @@ def _block_size(shapes: Shapes, device: Device, states_per_step: int, request: C
     rows = max(BLOCK // max(shapes.units, 1), BLOCK_ROWS)
     sequences = max(states_per_step // max(shapes.units, 1), 1)
     # not below √T / 4: what a block holds, some 16 arrays, grows as slowly as what all blocks save
-    return _even(steps, max(rows // sequences, root // 4, 4))
+    return _even(steps, min(max(rows // sequences, root // 4, 4), LONGEST_LOOP))
 
 
 def _even(steps: int, size: int) -> int | None:

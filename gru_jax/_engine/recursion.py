@@ -150,9 +150,10 @@ def recursion_bwd(cell: Any, loop: Loop, residuals: Residuals, cotangents: tuple
             with joined_products(plan.join_outside):
                 g = backward.gates(weights, cell.project(weights, valid_xs), h_prevs)
         k = backward.linearize(g, h_prevs)
-        (delta, reset_bar), h_bars = lax.scan(
-            step_back, (delta, reset_bar), (k, flags, bars), reverse=not loop.reverse, length=_steps(hs)
-        )
+        at_all_t = k, flags, bars
+        # scan knows the steps from its arrays, and takes no symbolic length of jax.export beside them
+        length = None if jax.tree.leaves(at_all_t) else _steps(hs)
+        (delta, reset_bar), h_bars = lax.scan(step_back, (delta, reset_bar), at_all_t, reverse=not loop.reverse, length=length)
         with joined_products(plan.join_outside):
             bar, xs_bar = backward.input_vjp(weights, valid_xs, h_prevs, g, k, h_bars)
         if params_bar is not None:  # there are several blocks to add up

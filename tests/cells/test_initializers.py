@@ -1,4 +1,4 @@
-"""What `init` draws: shapes, dtypes, distributions."""
+"""The parameters that `init` draws: their shapes, dtypes and distributions."""
 
 import jax
 import jax.numpy as jnp
@@ -13,7 +13,7 @@ KEY = jax.random.key(0)
 
 @every_cell
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16, jnp.float16])
-def test_the_letter_gives_shape_and_default_distribution(cell, dtype):
+def test_the_letter_of_a_field_gives_its_shape_and_default_distribution(cell, dtype):
     params = cell.init(KEY, D, H, dtype=dtype)
     for field, leaf in params._asdict().items():
         if leaf is None:
@@ -32,21 +32,21 @@ def test_the_letter_gives_shape_and_default_distribution(cell, dtype):
 
 
 @every_cell
-def test_no_two_arrays_are_drawn_alike(cell):
+def test_no_two_matrices_are_equal(cell):
     params = cell.init(KEY, H, H, recurrent_init=jax.nn.initializers.glorot_uniform())
     matrices = [leaf for field, leaf in params._asdict().items() if field[0] in "WU"]
     assert len({tuple(np.asarray(leaf).ravel()) for leaf in matrices}) == len(matrices)
 
 
 @every_cell
-def test_without_bias_the_biases_are_none_and_only_they(cell):
+def test_without_bias_the_biases_are_none_and_nothing_else_is(cell):
     params = cell.init(KEY, D, H, bias=False)
     for field, leaf in params._asdict().items():
         assert (leaf is None) == (field[0] in "bc" or (field[0] == "p" and "True" not in cell.name))
 
 
 @every_cell
-def test_any_initializer_of_jax_serves(cell):
+def test_initializers_of_jax_can_be_used(cell):
     options = dict(
         kernel_init=jax.nn.initializers.he_normal(),
         recurrent_init=jax.nn.initializers.constant(0.25),
@@ -57,14 +57,14 @@ def test_any_initializer_of_jax_serves(cell):
             assert (leaf == (0.25 if field[0] == "U" else 1)).all()
 
 
-def test_symmetric_uniform_fills_the_interval_of_chung_et_al():
+def test_symmetric_uniform_draws_from_the_interval_of_chung_et_al():
     draw = np.asarray(gj.initializers.symmetric_uniform(0.1)(KEY, (400, 50), jnp.float32))
     assert -0.1 <= draw.min() < -0.099
     assert 0.099 < draw.max() <= 0.1
     assert abs(draw.mean()) < 1e-3
 
 
-def test_chrono_spreads_the_time_a_unit_remembers_up_to_the_longest():
+def test_chrono_spreads_memory_times_from_two_steps_to_the_longest():
     gru = gj.gru().init(KEY, D, 2000)
     forget = jax.nn.sigmoid(-gj.initializers.chrono(KEY, gru, 101).b_z)  # 1 − z
     memory = 1 / (1 - forget)  # in steps; 1 + U(1, 100)
@@ -81,7 +81,7 @@ def test_chrono_spreads_the_time_a_unit_remembers_up_to_the_longest():
 
 
 @every_cell
-def test_initial_state_takes_batch_shape_and_dtype(cell):
+def test_the_initial_state_has_the_batch_shape_and_the_dtype_of_the_parameters(cell):
     params = cell.init(KEY, D, H, dtype=jnp.bfloat16)
     for given, batch in [((), ()), (3, (3,)), (np.int64(3), (3,)), ((3, 2), (3, 2)), ([4], (4,))]:
         for leaf in jax.tree.leaves(cell.initial_state(params, given)):
@@ -90,7 +90,7 @@ def test_initial_state_takes_batch_shape_and_dtype(cell):
     assert jax.tree.leaves(cell.initial_state(params, 3, like=jnp.ones((5, 3, D))))[0].shape == (3, H)
 
 
-def test_a_cell_says_its_name():
+def test_every_cell_has_the_name_of_the_call_that_makes_it():
     assert [cell.name for cell in CELLS.values()] == [
         "linear_rnn()", "elman('tanh')", "elman('relu')", "elman('sigmoid')", "elman('identity')",
         "gru()", "gru(reset_after=True)", "lstm(peephole=False)", "lstm(peephole=True)",

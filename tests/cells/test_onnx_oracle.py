@@ -1,7 +1,8 @@
-"""A gradient oracle nobody here wrote: the complex step through ONNX's own NumPy GRU. No autodiff, no finite difference.
+"""An independent reference: the complex step through the NumPy GRU of ONNX.
 
-f′(x) = Im f(x + i·1e-30) / 1e-30, to the last bit but rounding. Gates in ONNX's order z, r, h; its z keeps the old state, so
-every z weight and bias changes sign.
+f′(x) = Im f(x + i·1e-30) / 1e-30 is exact up to rounding, and uses neither autodiff nor finite
+differences. ONNX orders the gates z, r, h, and its z keeps the old state, so every weight and bias
+of z changes sign.
 """
 
 from types import SimpleNamespace
@@ -20,7 +21,7 @@ pytestmark = pytest.mark.derivative
 
 
 def to_onnx(params, *, reset_after):
-    """W (3H, D), R (3H, H) and B (6H) of the GRU node."""
+    """Returns W (3H, D), R (3H, H) and B (6H) of the GRU node."""
     p = jax.tree.map(np.asarray, params)
     W = np.concatenate([-p.W_z.T, p.W_r.T, p.W_h.T])
     R = np.concatenate([-p.U_z.T, p.U_r.T, p.U_h.T])
@@ -29,7 +30,7 @@ def to_onnx(params, *, reset_after):
 
 
 def from_onnx(W, R, bias, like):
-    """The gradient with respect to our parameters from those with respect to W, R and B."""
+    """Returns the gradient by our parameters from those by W, R and B."""
     (W_z, W_r, W_h), (U_z, U_r, U_h) = np.split(W, 3), np.split(R, 3)
     b_z, b_r, b_h, _, _, c_h = np.split(bias, 6)
     fields = dict(W_z=-W_z.T, U_z=-U_z.T, b_z=-b_z, W_r=W_r.T, U_r=U_r.T, b_r=b_r, W_h=W_h.T, U_h=U_h.T, b_h=b_h, c_h=c_h)
@@ -37,7 +38,7 @@ def from_onnx(W, R, bias, like):
 
 
 @pytest.mark.parametrize("name", ["gru", "gru_reset_after"])
-def test_the_adjoint_equals_the_complex_step_through_onnx(name, needs_x64):
+def test_gradients_equal_the_complex_step_through_onnx(name, needs_x64):
     reset_after = name == "gru_reset_after"
     p = problem(CELLS[name], steps=5, batch=(2,))
     node = SimpleNamespace(

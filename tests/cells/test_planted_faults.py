@@ -1,8 +1,8 @@
-"""Wrong derivations, planted: each is caught, and the leaves it spoils are named, neither more nor fewer.
+"""Wrong derivations, planted: each is caught, and exactly the leaves that it affects are wrong.
 
-With one step every fault shows exactly in what it computes, so the set of wrong leaves is known. Over several steps, and at
-saturated inputs, tests/verify/test_mutants.py plants the same faults. A suite in which a wrong sign passes proves nothing: these are
-the tests of the tests.
+With one step the set of wrong leaves of each fault is known. tests/verify/test_mutants.py plants
+the same faults over several steps and at saturated inputs. These tests show that the other tests
+can fail.
 """
 
 from functools import cache, partial
@@ -12,20 +12,20 @@ import pytest
 
 import gru_jax as gj
 from experiments.mutants.lines import FAULTS, with_fault
-from tests.problems import CELLS, GATED, errors, gradients, problem, tolerance
+from tests.problems import CELLS, GATED, errors, gradients, problem, tolerance, without_derivation
 
 pytestmark = [pytest.mark.derivative, pytest.mark.slow]
 
 
 @cache
-def by_rule(cell):
+def compiled_gradients(cell):
     return jax.jit(partial(gradients, partial(gj.unroll, cell)))
 
 
 def wrong_leaves(cell, faulty, p):
-    """Names of the leaves whose gradient under `faulty` is off."""
+    """Returns the names of the leaves whose gradient differs between the two cells."""
     _, bars = jax.jit(partial(gradients, partial(gj.unroll, faulty)))(p)
-    _, expected = by_rule(cell)(p)
+    _, expected = compiled_gradients(cell)(p)
     names = {path: path.removeprefix("[0].").replace("[1]", "xs").replace("[2]", "h0") for path in errors(bars, expected)}
     limit = tolerance(jax.numpy.float64)
     return {names[path] for path, error in errors(bars, expected).items() if not error <= limit}
@@ -37,7 +37,7 @@ def test_every_gated_cell_has_at_least_ten_faults():
 
 
 @pytest.mark.parametrize(("name", "fault"), [(name, fault) for name in GATED for fault in FAULTS[name]])
-def test_a_planted_fault_is_caught_and_its_leaf_named(name, fault, needs_x64):
+def test_a_planted_fault_makes_exactly_its_leaves_wrong(name, fault, needs_x64):
     cell = CELLS[name]
     faulty = with_fault(cell, FAULTS[name][fault])
     assert wrong_leaves(cell, faulty, problem(cell, steps=1)) == FAULTS[name][fault][2]
@@ -45,5 +45,5 @@ def test_a_planted_fault_is_caught_and_its_leaf_named(name, fault, needs_x64):
 
 @pytest.mark.parametrize("name", GATED)
 def test_the_right_derivation_has_no_wrong_leaf(name, needs_x64):
-    plain = CELLS[name]._replace(coefficients=None, pull=None, collect=None)
-    assert wrong_leaves(plain, CELLS[name], problem(CELLS[name])) == set()
+    cell = CELLS[name]
+    assert wrong_leaves(without_derivation(cell), cell, problem(cell)) == set()

@@ -10,7 +10,7 @@ import pytest
 
 import gru_jax as gj
 from tests.convert.parity import assert_same_bits, random_params
-from tests.problems import assert_told
+from tests.problems import assert_raises
 
 CELL = gj.stack([gj.bidirectional(gj.gru(reset_after=True))] * 2)
 
@@ -72,15 +72,17 @@ def test_a_damaged_or_hostile_file_raises(damage, tmp_path):
     path = tmp_path / "m.safetensors"
     gj.convert.save_safetensors(path, {"weight": np.ones((3, 4), np.float32)})
     path.write_bytes(damage(path.read_bytes()))
-    assert_told(lambda: gj.convert.load_safetensors(path), ValueError, r"m\.safetensors, expected a complete safetensors file")
+    assert_raises(
+        lambda: gj.convert.load_safetensors(path), ValueError, r"m\.safetensors, expected a complete safetensors file"
+    )
 
 
 def test_a_failed_write_raises_and_leaves_the_old_file(tmp_path, monkeypatch):
     path = tmp_path / "m.safetensors"
     path.write_bytes(b"before")
     save = gj.convert.save_safetensors
-    assert_told(lambda: save(path, {3: np.ones(2)}), TypeError, r"tensors\[3\]: got the name 3, expected a string")
-    assert_told(lambda: save(path, {"a": object()}), TypeError, r"tensors\['a'\]: got object")
+    assert_raises(lambda: save(path, {3: np.ones(2)}), TypeError, r"tensors\[3\]: got the name 3, expected a string")
+    assert_raises(lambda: save(path, {"a": object()}), TypeError, r"tensors\['a'\]: got object")
     with pytest.raises(FileNotFoundError, match="nowhere"):
         save(tmp_path / "nowhere" / "m", {"a": np.ones(2)})
 
@@ -100,4 +102,4 @@ def test_a_missing_package_raises_and_names_the_extra(monkeypatch):
     monkeypatch.setitem(sys.modules, "safetensors.numpy", None)
     monkeypatch.setitem(sys.modules, "onnx", None)
     for call in (lambda: gj.convert.load_safetensors("m"), lambda: gj.convert.load_onnx("m")):
-        assert_told(call, ImportError, r'is not installed.*pip install "gru_jax\[convert\]"')
+        assert_raises(call, ImportError, r'is not installed.*pip install "gru_jax\[convert\]"')

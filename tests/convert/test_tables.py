@@ -16,7 +16,7 @@ from gru_jax.convert.keras import KERAS
 from gru_jax.convert.onnx import ONNX
 from gru_jax.convert.pytorch import PYTORCH
 from tests.convert.parity import D, H, assert_same_bits, normal, random_params
-from tests.problems import CELLS, assert_close, assert_told
+from tests.problems import CELLS, assert_close, assert_raises
 
 convert = gj.convert
 AFTER = gj.gru(reset_after=True)
@@ -200,45 +200,45 @@ BAD_INPUT = {
 @pytest.mark.parametrize("name", BAD_INPUT)
 def test_bad_input_raises(name, needs_x64):
     load, cell, given, error, message = BAD_INPUT[name]
-    assert_told(lambda: load(cell, given), error, message)
+    assert_raises(lambda: load(cell, given), error, message)
 
 
 def test_params_that_a_library_cannot_represent_raise():
     params = random_params(AFTER, np.float32)
     lacking = params._replace(c_h=None)
     message = r"params\.c_h: got None, expected an array: PyTorch requires this parameter.*params\._replace\(c_h=jnp\.zeros\(\(5,\), jnp\.float32\)\)"
-    assert_told(lambda: convert.to_pytorch(AFTER, lacking), ValueError, message)
+    assert_raises(lambda: convert.to_pytorch(AFTER, lacking), ValueError, message)
     convert.to_pytorch(AFTER, lacking._replace(c_h=jnp.zeros(5, jnp.float32)))
     message = r"params\.c_h: got an array, expected None: Flax NNX has no such parameter.*params\._replace\(c_h=None\)"
-    assert_told(lambda: convert.to_flax_nnx(AFTER, params), ValueError, message)
+    assert_raises(lambda: convert.to_flax_nnx(AFTER, params), ValueError, message)
     for save, cell in ((convert.to_flax_linen, AFTER), (convert.to_haiku, gj.gru()), (convert.to_haiku, gj.elman("relu"))):
         bare = random_params(cell, bias=False)
-        assert_told(
+        assert_raises(
             lambda save=save, cell=cell, bare=bare: save(cell, bare),
             ValueError,
             "got None, expected an array: .* requires this parameter",
         )
-    assert_told(
+    assert_raises(
         lambda: convert.to_pytorch(AFTER, random_params(gj.gru())), TypeError, "params: got GRUParams, expected GRUResetAfter"
     )
     mixed = gj.bidirectional(gj.gru())
     half = random_params(mixed)._replace(backward=random_params(gj.gru(), bias=False))
-    assert_told(lambda: convert.to_onnx(mixed, half), ValueError, "params: got biases in some layers or directions")
-    assert_told(lambda: convert.to_keras(mixed, half), ValueError, "params: got biases in some layers or directions")
+    assert_raises(lambda: convert.to_onnx(mixed, half), ValueError, "params: got biases in some layers or directions")
+    assert_raises(lambda: convert.to_keras(mixed, half), ValueError, "params: got biases in some layers or directions")
     both = gj.bidirectional(AFTER)
     half = random_params(both)._replace(backward=random_params(AFTER, bias=False))
-    assert_told(lambda: convert.to_pytorch(both, half), ValueError, "params: got biases in some layers or directions")
+    assert_raises(lambda: convert.to_pytorch(both, half), ValueError, "params: got biases in some layers or directions")
     two = gj.stack([AFTER] * 2)
     sizes = two.init(jax.random.key(0), D, (H, H + 1))
-    assert_told(
+    assert_raises(
         lambda: convert.to_pytorch(two, sizes), ValueError, r"params: got layers with hidden sizes \[5, 6\], expected one size"
     )
-    assert_told(
+    assert_raises(
         lambda: convert.to_pytorch(BOTH, random_params(BOTH), cell_module=True),
         ValueError,
         "cell_module: got True for bidirectional",
     )
-    assert_told(
+    assert_raises(
         lambda: convert.to_flax_nnx(gj.elman(), random_params(gj.elman()), optimized=True),
         ValueError,
         "optimized: got True for",
@@ -253,13 +253,13 @@ def test_big_endian_arrays_convert_to_native_ones():
 
 def test_a_dtype_without_fractions_raises():
     arrays = convert.to_pytorch(AFTER, random_params(AFTER))
-    assert_told(lambda: convert.from_pytorch(AFTER, arrays, dtype=jnp.int32), TypeError, "dtype: got int32, expected float64")
+    assert_raises(lambda: convert.from_pytorch(AFTER, arrays, dtype=jnp.int32), TypeError, "dtype: got int32, expected float64")
 
 
 def test_float64_raises_while_x64_is_disabled():
     arrays = convert.to_pytorch(AFTER, random_params(AFTER))
     with jax.enable_x64(False):
-        assert_told(
+        assert_raises(
             lambda: convert.from_pytorch(AFTER, arrays),
             TypeError,
             "got float64, expected at most float32 while x64 is disabled.*dtype=jnp.float32",

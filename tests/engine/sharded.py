@@ -1,13 +1,15 @@
-"""Run by test_sharding.py in a process of its own, which has as many CPU devices as its first argument says.
+"""Runs cells on several CPU devices; `test_sharding` starts it in a process of its own.
 
-Prints JSON: for each cell and way of sharding the largest relative difference from one device, and how many all-reduces the compiled
-program has, inside and outside of loops.
+The argument is the number of devices. It prints JSON: for each cell and way of sharding the largest
+relative difference from one device, and the number of all-reduces that the compiled program has
+inside and outside of loops.
 """
 
 import json
 import re
 import sys
 from functools import partial
+from typing import NamedTuple
 
 import jax
 
@@ -20,48 +22,80 @@ from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 import gru_jax as gj
-from gru_jax import ops
+from gru_jax._engine.plan import joins_in_loop
+from tests.problems import without_derivation
 
 T, B, D, H = 7, 8, 4, 5
-LONG = 14_000  # steps: blocks are chosen, but not on a mesh of Explicit axes
+LONG = 14_000  # steps for which the plan chooses blocks, except on a mesh of Explicit axes
+WIDE = 72  # units for which the plan takes products one by one
 CELLS = {
     "elman": gj.elman(),
     "gru": gj.gru(),
-    "gru without rows": gj.gru()._replace(coefficients=None, pull=None, collect=None),
+    "gru without derivation": without_derivation(gj.gru()),
+    "gru, long": gj.gru(),
+    "gru, wide": gj.gru(),
     "lstm": gj.lstm(peephole=True),
+    "lstm, wide": gj.lstm(peephole=True),
     "stack": gj.stack([gj.bidirectional(gj.gru(reset_after=True)), gj.lstm()]),
 }
 
 
-def posed(cell, T=T):
+class Case(NamedTuple):
+    """One cell and derivative, with or without lengths, resets and a reset state."""
+
+    cell: str
+    conditions: bool
+    derivative: gj.CustomVJP | gj.CustomJVP | gj.Autodiff
+
+    @property
+    def label(self):
+        blocks = getattr(self.derivative, "block_size", None)
+        conditions = "lengths and resets" if self.conditions else "plain"
+        name = f"{self.cell}, {type(self.derivative).__name__}, {conditions}"
+        return name if blocks is None else f"{name}, blocks of {blocks}"
+
+
+CASES = [
+    Case("elman", False, gj.CustomVJP()),
+    *(Case(name, True, gj.CustomVJP()) for name in CELLS if name != "elman"),
+    Case("gru", True, gj.CustomJVP()),
+    Case("gru", True, gj.Autodiff()),
+    Case("gru", True, gj.CustomVJP(block_size=3)),
+    Case("lstm", False, gj.CustomVJP(block_size=2)),
+]
+
+# The batch is the second axis of every array but the lengths, which have no other.
+SPECS = {"xs": P(None, "batch", None), "lengths": P("batch"), "resets": P(None, "batch"), "targets": P(None, "batch", None)}
+
+
+def random_problem(name):
+    """Draws (params, reset state) and data of a cell."""
+    cell = CELLS[name]
+    steps, units = LONG if "long" in name else T, WIDE if "wide" in name else H
     keys = jax.random.split(jax.random.key(0), 6)
-    params = cell.init(keys[0], D, H, dtype=jnp.float64, bias_init=jax.nn.initializers.normal(0.5))
+    params = cell.init(keys[0], D, units, dtype=jnp.float64, bias_init=jax.nn.initializers.normal(0.5))
     data = {
-        "xs": jax.random.normal(keys[1], (T, B, D)),
-        "lengths": jnp.arange(B) % (T + 1),
-        "resets": jax.random.bernoulli(keys[2], 0.3, (T, B)),
-        "targets": jax.random.normal(keys[3], gj.unroll(cell, params, jnp.zeros((T, B, D)))[1].shape),
+        "xs": jax.random.normal(keys[1], (steps, B, D)),
+        "lengths": jnp.arange(B) % (steps + 1),
+        "resets": jax.random.bernoulli(keys[2], 0.3, (steps, B)),
+        "targets": jax.random.normal(keys[3], gj.unroll(cell, params, jnp.zeros((steps, B, D)))[1].shape),
     }
     reset_state = jax.tree.map(lambda leaf: jax.random.normal(keys[4], leaf.shape), cell.initial_state(params))
     return (params, reset_state), data
 
 
-# Every array's batch axis is the second but for the lengths, which have no other.
-SPECS = {"xs": P(None, "batch", None), "lengths": P("batch"), "resets": P(None, "batch"), "targets": P(None, "batch", None)}
-
-
-def loss(cell, conditions, derivative, block_size, weights, data):
-    """A sum over the batch, so that shards add up."""
+def loss(case, weights, data):
+    """Sums over the batch, so that the losses of shards add up."""
     params, reset_state = weights
-    when = {"lengths": data["lengths"], "resets": data["resets"], "reset_state": reset_state} if conditions else {}
-    h_last, ys = gj.unroll(cell, params, data["xs"], derivative=derivative, block_size=block_size, **when)
+    conditions = {"lengths": data["lengths"], "resets": data["resets"], "reset_state": reset_state} if case.conditions else {}
+    h_last, ys = gj.unroll(CELLS[case.cell], params, data["xs"], derivative=case.derivative, **conditions)
     return jnp.sum((ys - data["targets"]) ** 2) + sum(jnp.sum(leaf**2) for leaf in jax.tree.leaves(h_last))
 
 
-def programs(value_and_grad, weights, data):
-    """The same computation, compiled for each way of sharding."""
-    yield "Auto mesh", *sharded_jit(value_and_grad, weights, data, AxisType.Auto)
-    yield "Explicit mesh", *sharded_jit(value_and_grad, weights, data, AxisType.Explicit)
+def compiled_programs(value_and_grad, weights, data):
+    """Yields the name of each way of sharding, the program compiled for it, and its arguments."""
+    yield "Auto mesh", *compiled_on_mesh(value_and_grad, weights, data, AxisType.Auto)
+    yield "Explicit mesh", *compiled_on_mesh(value_and_grad, weights, data, AxisType.Explicit)
 
     mesh = jax.make_mesh((DEVICES,), ("batch",), axis_types=(AxisType.Auto,))
 
@@ -73,7 +107,7 @@ def programs(value_and_grad, weights, data):
     yield "shard_map", jax.jit(mapped).lower(weights, data).compile(), weights, data
 
 
-def sharded_jit(value_and_grad, weights, data, axis_type):
+def compiled_on_mesh(value_and_grad, weights, data, axis_type):
     mesh = jax.make_mesh((DEVICES,), ("batch",), axis_types=(axis_type,))
     with jax.set_mesh(mesh):
         weights = jax.device_put(weights, NamedSharding(mesh, P()))
@@ -81,72 +115,61 @@ def sharded_jit(value_and_grad, weights, data, axis_type):
         return jax.jit(value_and_grad).lower(weights, data).compile(), weights, data
 
 
-def all_reduces(hlo):
-    """(inside of loops, outside): all-reduces in the text of an optimised program."""
+def count_all_reduces(hlo):
+    """Counts the all-reduces inside and outside of loops in the text of an optimised program."""
     bodies = {}
     for block in re.split(r"\n(?=(?:ENTRY )?%?[\w.-]+ \()", hlo):
         name = re.match(r"(?:ENTRY )?%?([\w.-]+) \(", block)
         if name:
             bodies[name.group(1)] = block
     called = lambda text: re.findall(r"(?:body|condition|to_apply|calls|called_computations)=\{?%?([\w.-]+)", text)
-    in_loops, todo = set(), re.findall(r"body=%?([\w.-]+)", hlo)
-    while todo:
-        name = todo.pop()
+    in_loops, pending = set(), re.findall(r"body=%?([\w.-]+)", hlo)
+    while pending:
+        name = pending.pop()
         if name not in in_loops and name in bodies:
             in_loops.add(name)
-            todo += called(bodies[name])
+            pending += called(bodies[name])
     count = lambda names: sum(
         len(re.findall(r"= \S+ all-reduce(?:-start)?\(|= \(.*\) all-reduce(?:-start)?\(", bodies[n])) for n in names
     )
-    return count(in_loops), count(set(bodies) - in_loops)
+    return {"in_loops": count(in_loops), "outside": count(set(bodies) - in_loops)}
 
 
-def difference(tree, reference):
-    """The largest over all leaves, relative to each leaf's scale."""
+def largest_difference(tree, reference):
+    """Returns the largest difference over all leaves, relative to the scale of each leaf."""
     relative = lambda a, b: float(jnp.abs(a - b).max() / jnp.maximum(jnp.abs(b).max(), 1e-30))
     return max(jax.tree.leaves(jax.tree.map(relative, jax.device_get(tree), jax.device_get(reference))))
 
 
-def steps_of_unlike_shardings(cell):
-    """One step on a mesh of Explicit axes where only the input's batch is sharded, and where only the state's is."""
-    (params, _), data = posed(cell)
+def differences_of_steps(name):
+    """Takes a step on an Explicit mesh where only the input is sharded, and where only the state is."""
+    cell = CELLS[name]
+    (params, _), data = random_problem(name)
     x, h = data["xs"][0], jax.tree.map(lambda leaf: leaf + 0.5, cell.initial_state(params, B))
     expected = cell.step(params, h, x)
     mesh = jax.make_mesh((DEVICES,), ("batch",), axis_types=(AxisType.Explicit,))
     with jax.set_mesh(mesh):
-        whole, parts = (partial(jax.device_put, device=NamedSharding(mesh, spec)) for spec in (P(), P("batch", None)))
-        params = whole(params)
+        replicate, shard = (partial(jax.device_put, device=NamedSharding(mesh, spec)) for spec in (P(), P("batch", None)))
+        params = replicate(params)
         return [
-            difference(cell.step(params, whole(h), parts(x)), expected),
-            difference(cell.step(params, parts(h), whole(x)), expected),
+            largest_difference(cell.step(params, replicate(h), shard(x)), expected),
+            largest_difference(cell.step(params, shard(h), replicate(x)), expected),
         ]
 
 
 def main():
-    unlike = {name: steps_of_unlike_shardings(CELLS[name]) for name in ("elman", "gru", "lstm")}
-    found = {}
-    cases = [("elman", False, "adjoint", None), *((name, True, "adjoint", None) for name in CELLS if name != "elman")]
-    cases += [
-        ("gru", True, "both", None),
-        ("gru", True, "autodiff", None),
-        ("gru", True, "adjoint", 3),
-        ("lstm", False, "adjoint", 2),
-        ("gru, long", True, "adjoint", None),
-        ("gru, products apart", True, "adjoint", None),
-        ("lstm, products apart", True, "adjoint", None),
-    ]
-    for label, conditions, derivative, block_size in cases:
-        name, _, what = label.partition(", ")
-        ops.JOINT_UP_TO = 0 if what == "products apart" else D + H  # what larger cells and smaller ones do
-        weights, data = posed(CELLS[name], LONG if what == "long" else T)
-        value_and_grad = jax.value_and_grad(partial(loss, CELLS[name], conditions, derivative, block_size))
+    assert joins_in_loop(H, "cpu")
+    assert not joins_in_loop(WIDE, "cpu")
+    steps = {name: differences_of_steps(name) for name in ("elman", "gru", "lstm")}
+    results = {}
+    for case in CASES:
+        weights, data = random_problem(case.cell)
+        value_and_grad = jax.value_and_grad(partial(loss, case))
         expected = jax.jit(value_and_grad)(weights, data)
-        for way, program, *args in programs(value_and_grad, weights, data):
-            inside, outside = all_reduces(program.as_text())
-            blocks = "" if block_size is None else f", blocks of {block_size}"
-            case = f"{label}, {derivative}, {'lengths and resets' if conditions else 'plain'}{blocks}, {way}"
-            found[case] = {"difference": difference(program(*args), expected), "inside": inside, "outside": outside}
-    print(json.dumps({"devices": jax.device_count(), "found": found, "unlike": unlike}))
+        for way, program, *args in compiled_programs(value_and_grad, weights, data):
+            difference = largest_difference(program(*args), expected)
+            results[f"{case.label}, {way}"] = {"difference": difference, **count_all_reduces(program.as_text())}
+    print(json.dumps({"devices": jax.device_count(), "results": results, "steps": steps}))
 
 
 if __name__ == "__main__":

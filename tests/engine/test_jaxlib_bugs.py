@@ -1,4 +1,4 @@
-"""Two bugs of jaxlib on CPUs that an unroll could run into: what is written here must not depend on whether they are there."""
+"""Two bugs of jaxlib on CPUs that `unroll` avoids: its results do not depend on them."""
 
 import jax
 import jax.numpy as jnp
@@ -6,50 +6,39 @@ import numpy as np
 import pytest
 
 import gru_jax as gj
-from gru_jax._jax.jaxprs import map_jaxprs
+from tests.programs import loops
 
 pytestmark = pytest.mark.derivative
 
 
-def loops(jaxpr, outer=1):
-    """(iterations, whether there is a loop inside, iterations of all loops around) of every scan."""
-    found = []
-
-    def visit(inner, iterations):
-        found.extend(loops(inner, iterations))
-        return inner
-
-    for equation in jaxpr.eqns:
-        length = equation.params["length"] if equation.primitive.name == "scan" else 1
-        before = len(found)
-        for value in equation.params.values():
-            map_jaxprs(lambda inner, n=outer * length: visit(inner, n), value)
-        if equation.primitive.name == "scan":
-            found.append((length, len(found) > before, outer))
-    return found
-
-
 @pytest.mark.parametrize(("T", "residuals"), [(100_000, "states"), (100_000, "gates"), (100_000, "auto"), (50_000, "auto")])
-def test_no_loop_stacks_more_than_a_block_of_small_steps(T, residuals):
-    """jaxlib 0.11.1 writes the whole stacked output of a loop anew at each step where a step's part is below 256 bytes (jax issue
-    40101), which makes time quadratic in its length. The loops over steps have the length of a block, and the one over blocks adds a
-    block at a time, which is larger."""
+def test_a_loop_over_small_steps_is_not_longer_than_a_block(T, residuals):
+    """jaxlib 0.11.1 takes a time quadratic in the steps of a loop over small steps (jax#40101).
+
+    It writes the whole stacked output of a loop anew at each step where a step's part is below 256
+    bytes. The loops over steps are as long as a block, and the loop over blocks stacks a larger
+    part, a block.
+    """
     B, D, H = 1, 3, 5
     params = gj.gru().init(jax.random.key(0), D, H)
-    loss = lambda params, xs: jnp.sum(gj.unroll(gj.gru(), params, xs, residuals=residuals)[1] ** 2)
-    jaxpr = jax.make_jaxpr(jax.grad(loss, (0, 1)))(params, jnp.zeros((T, B, D))).jaxpr
-    found = loops(jaxpr)
-    assert len(found) == 4  # blocks and steps, forward and backward
-    for length, has_inner, outer in found:
-        assert length * outer >= 10  # blocks, or all steps
-        assert length <= (T / 1000 if has_inner else 8_192)
-    assert {outer * length for length, has_inner, outer in found if not has_inner} == {T}
+    derivative = gj.CustomVJP(residuals=residuals)
+    loss = lambda params, xs: jnp.sum(gj.unroll(gj.gru(), params, xs, derivative=derivative)[1] ** 2)
+    found = loops(jax.make_jaxpr(jax.grad(loss, (0, 1)))(params, jnp.zeros((T, B, D))).jaxpr)
+    assert len(found) == 4  # over blocks and over steps, forward and backward
+    for loop in found:
+        if loop.has_inner_loop:
+            assert 10 <= loop.steps <= T / 1000
+        else:
+            assert loop.steps <= 8_192
+            assert loop.steps * loop.steps_around == T
 
 
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.float64])
-def test_a_vmapped_unroll_without_batch_axes_keeps_its_last_rows_right(dtype, needs_x64):
-    """jaxlib 0.10.2 computes the last rows of a vmapped matrix-vector product wrongly where a reduction follows, from 16,385 rows of
-    float64 or 32,769 of float32 on (jax issue 39103)."""
+def test_the_last_rows_of_a_vmapped_unroll_without_batch_axes_are_right(dtype, needs_x64):
+    """jaxlib 0.10.2 computes the last rows of a vmapped matrix-vector product wrongly (jax#39103).
+
+    It does so where a reduction follows, from 16,385 rows of float64 or 32,769 of float32 on.
+    """
     rows, T, D = 33_000, 2, 3
     cell = gj.linear_rnn()
     params = cell.init(jax.random.key(0), D, D, dtype=dtype)

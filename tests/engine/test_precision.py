@@ -1,4 +1,4 @@
-"""Precision: what is summed in what, and how the error against float64 grows with the number of steps."""
+"""Precision: the dtypes of operands and sums, and how the error grows with the number of steps."""
 
 from functools import partial
 
@@ -7,64 +7,68 @@ import jax.numpy as jnp
 import pytest
 
 import gru_jax as gj
-from gru_jax.ops import dot, lowered, outer_sum
-from tests.problems import CELLS, B, D, H, T, assert_close, errors, gradients, main_cells, problem, scan_of_step
+from gru_jax._engine.weights import lower_matrices
+from gru_jax.ops import dot, outer_sum
+from tests.problems import (
+    CELLS,
+    B,
+    D,
+    H,
+    T,
+    assert_close,
+    errors,
+    gradients,
+    main_cells,
+    problem,
+    scan_of_step,
+    without_derivation,
+)
+from tests.programs import matmul_dtypes
 
 pytestmark = pytest.mark.derivative
 
 
-def dots_of(jaxpr):
-    """Every matmul of a jaxpr, at any depth: the dtypes of its operands and of its result."""
-    for eqn in jaxpr.eqns:
-        if eqn.primitive.name == "dot_general":
-            yield tuple(str(var.aval.dtype) for var in (*eqn.invars, *eqn.outvars))
-        for value in jax.tree.leaves(list(eqn.params.values()), is_leaf=lambda leaf: hasattr(leaf, "eqns")):
-            inner = getattr(value, "jaxpr", value)
-            if hasattr(inner, "eqns"):
-                yield from dots_of(inner)
-
-
 @main_cells
-@pytest.mark.parametrize("derivative", ["adjoint", "both"])
+@pytest.mark.parametrize("derivative", [gj.CustomVJP(), gj.CustomJVP()], ids=["CustomVJP", "CustomJVP"])
 @pytest.mark.parametrize(
     ("dtype", "compute_dtype"), [("bfloat16", None), ("float16", None), ("float32", "bfloat16"), ("float32", None)]
 )
-def test_every_matmul_sums_in_at_least_float32_and_takes_the_operands_asked_for(cell, derivative, dtype, compute_dtype):
+def test_every_matmul_takes_operands_of_the_compute_dtype_and_sums_in_float32(cell, derivative, dtype, compute_dtype):
     p = problem(cell, dtype=jnp.dtype(dtype))
     run = partial(gj.unroll, cell, derivative=derivative, compute_dtype=compute_dtype)
-    found = set(dots_of(jax.make_jaxpr(partial(gradients, run))(p).jaxpr))
+    found = set(matmul_dtypes(jax.make_jaxpr(partial(gradients, run))(p).jaxpr))
     operand = compute_dtype or dtype
     assert {total for _, _, total in found} == {"float32"}
-    if derivative == "adjoint":
+    if derivative == gj.CustomVJP():
         assert found == {(operand, operand, "float32")}
-    else:  # what JAX transposes keeps a cotangent in the float32 of its sum, beside an operand as asked for
+    else:  # where JAX transposes a matmul, the cotangent keeps the float32 of its sum
         assert all(operand in (one, other) for one, other, _ in found)
 
 
 @main_cells
-def test_with_a_compute_dtype_results_and_gradients_have_the_dtype_of_the_parameters_and_are_near(cell, needs_x64):
+def test_a_compute_dtype_keeps_the_dtype_of_the_parameters_and_gives_close_gradients(cell, needs_x64):
     p = problem(cell, dtype=jnp.float32)
-    _, truth = gradients(partial(scan_of_step, cell), jax.tree.map(lambda leaf: leaf.astype(jnp.float64), p))
-    for derivative in ("adjoint", "both", "autodiff"):
-        for tested in (cell, cell._replace(coefficients=None, pull=None, collect=None, push=None, drive=None)):
-            outputs, bars = gradients(partial(gj.unroll, tested, derivative=derivative, compute_dtype=jnp.bfloat16), p)
+    _, in_float64 = gradients(partial(scan_of_step, cell), jax.tree.map(lambda leaf: leaf.astype(jnp.float64), p))
+    for derivative in (gj.CustomVJP(), gj.CustomJVP(), gj.Autodiff()):
+        for tested in (cell, without_derivation(cell)):
+            run = partial(gj.unroll, tested, derivative=derivative, compute_dtype=jnp.bfloat16)
+            outputs, bars = gradients(run, p)
             assert {leaf.dtype for leaf in jax.tree.leaves((outputs, bars))} == {jnp.dtype(jnp.float32)}
-            measured = errors(bars, truth)
-            assert max(measured.values()) < (
-                1 if cell is CELLS["elman_relu"] else 0.2
-            )  # rounding moves units across ReLU's kink
-            assert max(measured.values()) > 1e-5  # it did lower something
+            largest = max(errors(bars, in_float64).values())
+            # rounding moves some units across the kink of ReLU
+            assert largest < (1 if cell == CELLS["elman_relu"] else 0.2)
+            assert largest > 1e-5  # the compute dtype had an effect
 
 
-def test_a_compute_dtype_that_is_the_parameters_changes_nothing():
+def test_a_compute_dtype_equal_to_that_of_the_parameters_changes_nothing():
     p = problem(gj.gru(), dtype=jnp.float32)
     run = partial(gj.unroll, gj.gru(), p.params, p.xs, p.h0)
     assert_close(run(compute_dtype=jnp.float32), run(), tol=0)
 
 
-def test_lowering_leaves_vectors_and_masks_alone():
+def test_lower_matrices_keeps_vectors_and_masks():
     params = {"W": jnp.ones((2, 3)), "b": jnp.ones(3), "keep": jnp.ones((2, 3), bool)}
-    dtypes = {name: str(leaf.dtype) for name, leaf in lowered(params, jnp.bfloat16).items()}
+    dtypes = {name: str(leaf.dtype) for name, leaf in lower_matrices(params, jnp.bfloat16).items()}
     assert dtypes == {"W": "bfloat16", "b": str(params["b"].dtype), "keep": "bool"}
 
 
@@ -81,26 +85,27 @@ def test_a_matmul_in_half_precision_is_its_float32_sum_rounded_once():
     assert_close(lowered_sum, outer_sum(x, a), tol=0.02)
 
 
-# Largest error of a gradient over its leaf's scale, whatever the number of steps: about twice what was measured.
+# The largest error of a gradient relative to the scale of its leaf, for any number of steps: about
+# twice what was measured.
 LIMITS = {"float32": 2.5e-6, "bfloat16": 0.09, "float16": 6e-3, "bfloat16 operands": 2.2e-2}
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["gru", "elman_tanh", "lstm"])
 @pytest.mark.parametrize("precision", LIMITS)
-def test_the_error_against_float64_does_not_grow_with_the_number_of_steps(name, precision, needs_x64):
-    """Sums over time and batch are made in float32, so 64 times as many steps cost a half-precision gradient nothing."""
+def test_the_error_does_not_grow_with_the_number_of_steps(name, precision, needs_x64):
+    """Sums over time and batch are taken in float32, so 64 times as many steps cost no accuracy."""
     cell = CELLS[name]
-    lowers = precision == "bfloat16 operands"
-    dtype = jnp.float32 if lowers else jnp.dtype(precision)
-    run = partial(gj.unroll, cell, compute_dtype=jnp.bfloat16 if lowers else None)
+    lowers_operands = precision == "bfloat16 operands"
+    dtype = jnp.float32 if lowers_operands else jnp.dtype(precision)
+    run = partial(gj.unroll, cell, compute_dtype=jnp.bfloat16 if lowers_operands else None)
     measured = []
     for steps in (8, 64, 512):
         p = problem(cell, steps=steps, dtype=dtype)
         outputs, bars = jax.jit(partial(gradients, run))(p)
-        in_float64 = jax.tree.map(lambda leaf: leaf.astype(jnp.float64), p)
-        _, truth = jax.jit(partial(gradients, partial(scan_of_step, cell)))(in_float64)
-        measured.append(max(errors(bars, truth).values()))
+        p_in_float64 = jax.tree.map(lambda leaf: leaf.astype(jnp.float64), p)
+        _, in_float64 = jax.jit(partial(gradients, partial(scan_of_step, cell)))(p_in_float64)
+        measured.append(max(errors(bars, in_float64).values()))
         assert all(jnp.isfinite(leaf).all() for leaf in jax.tree.leaves((outputs, bars)))
     print(name, precision, [f"{error:.1e}" for error in measured])
     assert max(measured) <= LIMITS[precision], measured

@@ -8,32 +8,28 @@ import numpy as np
 import pytest
 
 import gru_jax as gj
-from tests.engine.test_when import LENGTHS, MASK, RESETS
-from tests.problems import CELLS, B, H, T, assert_close, assert_told, gradients, main_cells, problem
-
-WHEN = {"lengths": LENGTHS, "mask": MASK, "resets": RESETS}
+from tests.conditions import ALL_THREE, LENGTHS, MASK, RESETS, batch_major
+from tests.problems import CELLS, B, H, T, assert_close, assert_raises, gradients, main_cells, problem
 
 
 @pytest.mark.derivative
 @main_cells
-@pytest.mark.parametrize("when", [{}, WHEN], ids=["plain", "all conditions"])
-def test_with_one_window_it_is_full_back_propagation(cell, when):
+@pytest.mark.parametrize("conditions", [{}, ALL_THREE], ids=["plain", "all conditions"])
+def test_one_window_is_full_back_propagation(cell, conditions):
     p = problem(cell)
-    full = gradients(partial(gj.unroll, cell, **when), p)
+    full = gradients(partial(gj.unroll, cell, **conditions), p)
     for window in (T, T + 3):
-        assert_close(gradients(partial(gj.unroll_truncated, cell, window=window, **when), p), full, tol=0)
+        assert_close(gradients(partial(gj.unroll_truncated, cell, window=window, **conditions), p), full, tol=0)
 
 
 @pytest.mark.parametrize(("window", "time_major"), [(1, True), (2, False), (np.int64(3), True), (6, False)])
 @pytest.mark.parametrize("reverse", [False, True])
-def test_the_values_are_those_of_unroll(window, time_major, reverse):
+def test_the_values_equal_those_of_unroll(window, time_major, reverse):
     cell = gj.lstm()
     p = problem(cell)
-    xs, when = p.xs, WHEN
-    if not time_major:
-        xs, when = jnp.moveaxis(xs, 0, 1), {name: value if name == "lengths" else value.T for name, value in WHEN.items()}
+    xs, conditions = (p.xs, ALL_THREE) if time_major else (jnp.moveaxis(p.xs, 0, 1), batch_major(ALL_THREE))
     for outputs in ("all", "states", "last"):
-        options = {"reverse": reverse, "time_major": time_major, "outputs": outputs} | when
+        options = {"reverse": reverse, "time_major": time_major, "outputs": outputs} | conditions
         expected = gj.unroll(cell, p.params, xs, p.h0, **options)
         assert_close(gj.unroll_truncated(cell, p.params, xs, p.h0, window=window, **options), expected, tol=1e-14)
     assert_close(gj.unroll_truncated(cell, p.params, p.xs, window=window), gj.unroll(cell, p.params, p.xs), tol=1e-14)
@@ -44,23 +40,24 @@ def test_the_values_are_those_of_unroll(window, time_major, reverse):
     ("name", "window"), [("gru", 2), ("gru", 6), ("lstm", 3), pytest.param("lstm", 1, marks=pytest.mark.slow)]
 )
 @pytest.mark.parametrize("reverse", [False, True])
-def test_the_gradient_is_that_of_windows_by_hand_with_the_state_stopped_between(name, window, reverse):
+def test_the_gradient_equals_that_of_a_loop_over_windows_that_stops_the_state(name, window, reverse):
     cell = CELLS[name]
     p = problem(cell)
 
-    def by_hand(params, xs, h):
+    def loop_over_windows(params, xs, h):
         parts, starts = [], range(0, T, window)
         for start in starts:
             own = slice(max(T - start - window, 0), T - start) if reverse else slice(start, start + window)
             before = h if start == 0 else jax.lax.stop_gradient(h)
-            h, ys = gj.unroll(cell, params, xs[own], before, resets=RESETS[own], reverse=reverse, derivative="autodiff")
+            run = partial(gj.unroll, cell, resets=RESETS[own], reverse=reverse, derivative=gj.Autodiff())
+            h, ys = run(params, xs[own], before)
             parts.append(ys)
         return h, jnp.concatenate(parts[::-1] if reverse else parts)
 
     measured = gradients(partial(gj.unroll_truncated, cell, window=window, resets=RESETS, reverse=reverse), p)
-    assert_close(measured, gradients(by_hand, p))
+    assert_close(measured, gradients(loop_over_windows, p))
     full = gradients(partial(gj.unroll, cell, resets=RESETS, reverse=reverse), p)
-    assert (jnp.abs(measured[1][1] - full[1][1]) > 1e-6).any()  # what is cut off is not nothing
+    assert (jnp.abs(measured[1][1] - full[1][1]) > 1e-6).any()  # truncation has an effect
 
 
 @pytest.mark.derivative
@@ -76,22 +73,22 @@ def test_a_loss_reaches_the_steps_of_its_own_window_only():
 
 
 @pytest.mark.derivative
-def test_stacks_traced_lengths_and_noise_go_through():
+def test_stacks_traced_lengths_and_noise_are_supported():
     layers = gj.stack([gj.zoneout(gj.gru(), 0.2), gj.lstm()], dropout=0.3)
     params = layers.init(jax.random.key(0), 4, H)
     xs = jax.random.normal(jax.random.key(1), (T, B, 4))
     run = jax.jit(lambda n, seed: gj.unroll_truncated(layers, params, xs, window=3, lengths=n, key=jax.random.key(seed)))
     assert not run(LENGTHS, 0)[1][4:, 1].any()
     assert (run(LENGTHS, 0)[1] != run(LENGTHS, 1)[1]).any()
-    bad = run(np.array([T, T + 1, -1]), 0)
-    assert jnp.isnan(bad[1][:, 1:]).all()
-    assert jnp.isnan(bad[0][1].h[1:]).all()
+    out_of_range = run(np.array([T, T + 1, -1]), 0)
+    assert jnp.isnan(out_of_range[1][:, 1:]).all()
+    assert jnp.isnan(out_of_range[0][1].h[1:]).all()
     plain = layers.deterministic()
     expected = gj.unroll(plain, params, xs, lengths=LENGTHS)
     assert_close(gj.unroll_truncated(plain, params, xs, window=3, lengths=LENGTHS), expected, tol=1e-5)
 
 
-def test_sequences_without_a_step_pass():
+def test_zero_steps_return_the_initial_state():
     p = problem(gj.gru(), steps=0)
     h_last, ys = gj.unroll_truncated(gj.gru(), p.params, p.xs, p.h0, window=2)
     assert_close(h_last, p.h0, tol=0)
@@ -99,16 +96,17 @@ def test_sequences_without_a_step_pass():
 
 
 P = problem(gj.gru())
+truncated = partial(gj.unroll_truncated, gj.gru(), P.params, P.xs)
 BAD = {
-    "window of 0": (lambda: gj.unroll_truncated(gj.gru(), P.params, P.xs, window=0), ValueError, r"window: got 0, expected a number of steps, at least 1"),
-    "window of 2.5": (lambda: gj.unroll_truncated(gj.gru(), P.params, P.xs, window=2.5), ValueError, r"window: got 2\.5"),
-    "two directions": (lambda: gj.unroll_truncated(gj.bidirectional(gj.gru()), None, P.xs, window=2), TypeError, r"cell: got bidirectional.*expected one with a single direction"),
+    "window of 0": (lambda: truncated(window=0), ValueError, r"window: got 0, expected an int of at least 1"),
+    "window of 2.5": (lambda: truncated(window=2.5), ValueError, r"window: got 2\.5"),
+    "two directions": (lambda: gj.unroll_truncated(gj.bidirectional(gj.gru()), None, P.xs, window=2), TypeError, r"cell: got bidirectional.*expected a cell with a single direction"),
     "two directions inside": (lambda: gj.unroll_truncated(gj.stack([gj.bidirectional(gj.gru())]), None, P.xs, window=2), TypeError, r"cell: got bidirectional.*single direction"),
-    "lengths": (lambda: gj.unroll_truncated(gj.gru(), P.params, P.xs, window=2, lengths=np.array([1, 2, T + 2])), ValueError, r"lengths: got 9 at \(2,\), expected 0 to 7"),
-    "a mask of another shape": (lambda: gj.unroll_truncated(gj.gru(), P.params, P.xs, window=2, mask=MASK[:2]), ValueError, r"mask: got shape \(2, 3\), expected \(7, 3\)"),
+    "a length beyond T": (lambda: truncated(window=2, lengths=np.array([1, 2, T + 2])), ValueError, r"lengths: got 9 at \(2,\), expected 0 to 7"),
+    "a mask of another shape": (lambda: truncated(window=2, mask=MASK[:2]), ValueError, r"mask: got shape \(2, 3\), expected \(7, 3\)"),
 }  # fmt: skip
 
 
 @pytest.mark.parametrize("case", BAD)
-def test_bad_input_is_told(case):
-    assert_told(*BAD[case])
+def test_bad_input_raises_and_names_the_fix(case):
+    assert_raises(*BAD[case])

@@ -1,4 +1,4 @@
-"""Stacks: one layer after the other by hand, in every option that `unroll` has."""
+"""Stacks: one layer after the other, in every option that `unroll` has."""
 
 from functools import partial
 
@@ -8,14 +8,15 @@ import numpy as np
 import pytest
 
 import gru_jax as gj
-from tests.engine.test_when import LENGTHS, MASK, RESETS
-from tests.problems import B, D, H, T, assert_close, assert_told, normal_like, problem
+from tests.conditions import ALL_THREE, LENGTHS, RESETS
+from tests.problems import B, D, H, T, assert_close, assert_raises, normal_like, problem
 
 STACK = gj.stack([gj.gru(), gj.lstm(), gj.elman()])
 SIZES = (H, 6, 2)
 
 
 def stacked_problem(layers, sizes=SIZES, seed=0):
+    """Draws (params, xs, h0, reset state)."""
     keys = jax.random.split(jax.random.key(seed), 4)
     params = layers.init(keys[0], D, sizes, dtype=jnp.result_type(float), bias_init=jax.nn.initializers.normal(0.5))
     xs = jax.random.normal(keys[1], (T, B, D))
@@ -23,12 +24,12 @@ def stacked_problem(layers, sizes=SIZES, seed=0):
     return params, xs, h0, normal_like(keys[3], layers.initial_state(params))
 
 
-def by_hand(layers, params, xs, h0, reset_state=None, residual=False, **options):
-    """The layers one after the other."""
+def layer_by_layer(layers, params, xs, h0, reset_state=None, residual=False, **options):
+    """Unrolls the layers one after the other."""
     lasts = []
     for i, cell in enumerate(layers.cells):
-        fresh = None if reset_state is None else reset_state[i]
-        h_last, ys = gj.unroll(cell, params[i], xs, h0[i], reset_state=fresh, **options)
+        own = None if reset_state is None else reset_state[i]
+        h_last, ys = gj.unroll(cell, params[i], xs, h0[i], reset_state=own, **options)
         lasts.append(h_last)
         xs = xs + ys if residual and i else ys
     return tuple(lasts), xs
@@ -36,23 +37,29 @@ def by_hand(layers, params, xs, h0, reset_state=None, residual=False, **options)
 
 @pytest.mark.derivative
 @pytest.mark.parametrize("reverse", [False, pytest.param(True, marks=pytest.mark.slow)])
-@pytest.mark.parametrize("derivative", ["adjoint", "both", "autodiff"])
+@pytest.mark.parametrize(
+    "derivative", [gj.CustomVJP(), gj.CustomJVP(), gj.Autodiff()], ids=["CustomVJP", "CustomJVP", "Autodiff"]
+)
 @pytest.mark.parametrize("residual", [False, True])
-def test_a_stack_is_its_layers_one_after_the_other(reverse, derivative, residual):
+def test_a_stack_equals_its_layers_one_after_the_other(reverse, derivative, residual):
     layers = gj.stack([gj.gru(), gj.lstm(), gj.elman()], residual=residual)
-    params, xs, h0, fresh = stacked_problem(layers, H if residual else SIZES)
-    options = {"lengths": LENGTHS, "mask": MASK, "resets": RESETS, "reverse": reverse}
+    args = stacked_problem(layers, H if residual else SIZES)
+    options = {**ALL_THREE, "reverse": reverse}
     loss = lambda unroll, args: sum(jnp.sin(3 * leaf).sum() for leaf in jax.tree.leaves(unroll(*args)))
-    whole = lambda params, xs, h0, fresh: gj.unroll(layers, params, xs, h0, reset_state=fresh, derivative=derivative, **options)
-    apart = lambda params, xs, h0, fresh: by_hand(layers, params, xs, h0, fresh, residual, derivative="autodiff", **options)
-    args = (params, xs, h0, fresh)
-    assert_close(jax.jit(whole)(*args), jax.jit(apart)(*args))
-    bars, expected = (jax.jit(jax.grad(partial(loss, unroll)))(args) for unroll in (whole, apart))
+
+    def one_stack(params, xs, h0, reset_state):
+        return gj.unroll(layers, params, xs, h0, reset_state=reset_state, derivative=derivative, **options)
+
+    def separate_layers(params, xs, h0, reset_state):
+        return layer_by_layer(layers, params, xs, h0, reset_state, residual, derivative=gj.Autodiff(), **options)
+
+    assert_close(jax.jit(one_stack)(*args), jax.jit(separate_layers)(*args))
+    bars, expected = (jax.jit(jax.grad(partial(loss, unroll)))(args) for unroll in (one_stack, separate_layers))
     assert_close(bars, expected)
     assert all(leaf.any() for leaf in jax.tree.leaves(expected))
 
 
-def test_the_outputs_of_a_stack_are_those_of_its_last_layer_and_its_states_all():
+def test_outputs_are_those_of_the_last_layer_and_states_those_of_all_layers():
     params, xs, h0, _ = stacked_problem(STACK)
     h_last, ys = gj.unroll(STACK, params, xs, h0, lengths=LENGTHS)
     same_last, states = gj.unroll(STACK, params, xs, h0, lengths=LENGTHS, outputs="states")
@@ -60,25 +67,25 @@ def test_the_outputs_of_a_stack_are_those_of_its_last_layer_and_its_states_all()
     assert nothing is None
     assert_close((same_last, also_last), (h_last, h_last), tol=0)
     assert ys.shape == (T, B, SIZES[-1])
-    counts = (np.arange(T)[:, None] < LENGTHS)[..., None]
-    assert_close(jnp.where(counts, states[2], 0), ys, tol=0)
+    valid = (np.arange(T)[:, None] < LENGTHS)[..., None]
+    assert_close(jnp.where(valid, states[2], 0), ys, tol=0)
     assert_close(jax.tree.map(lambda leaf: leaf[-1], states), h_last, tol=0)
 
 
 @pytest.mark.parametrize("residual", [False, True])
-def test_step_repeated_is_unroll(residual):
+def test_repeated_steps_equal_unroll(residual):
     layers = gj.stack([gj.gru(), gj.lstm(), gj.elman()], residual=residual)
-    params, xs, h0, fresh = stacked_problem(layers, H if residual else SIZES)
+    params, xs, h0, reset_state = stacked_problem(layers, H if residual else SIZES)
     h, ys = h0, []
     for t in range(T):
-        h, y = gj.step(layers, params, h, xs[t], RESETS[t], fresh)
+        h, y = gj.step(layers, params, h, xs[t], reset=RESETS[t], reset_state=reset_state)
         ys.append(y)
-    assert_close((h, jnp.stack(ys)), gj.unroll(layers, params, xs, h0, resets=RESETS, reset_state=fresh))
+    assert_close((h, jnp.stack(ys)), gj.unroll(layers, params, xs, h0, resets=RESETS, reset_state=reset_state))
     scanned = jax.lax.scan(partial(layers.step, params), h0, xs)
     assert_close(gj.unroll(layers, params, xs, h0), scanned)
 
 
-def test_a_stack_of_one_is_its_cell_and_stacks_nest():
+def test_a_stack_of_one_layer_equals_its_cell_and_stacks_can_be_nested():
     p = problem(gj.gru())
     assert_close(
         gj.unroll(gj.stack([gj.gru()]), (p.params,), p.xs, (p.h0,))[1], gj.unroll(gj.gru(), p.params, p.xs, p.h0)[1], tol=0
@@ -92,23 +99,23 @@ def test_a_stack_of_one_is_its_cell_and_stacks_nest():
     assert_close(states[1][1], ys, tol=0)
 
 
-def test_bidirectional_layers_stack():
+def test_bidirectional_layers_can_be_stacked():
     layers = gj.stack([gj.bidirectional(gj.gru()), gj.bidirectional(gj.lstm(), merge="sum"), gj.gru()])
     params, xs, h0, _ = stacked_problem(layers)
     assert params[1].forward.W_i.shape == (2 * H, 6)
     assert params[2].W_z.shape == (6, 2)
     h_last, ys = gj.unroll(layers, params, xs, h0, lengths=LENGTHS)
-    assert_close((h_last, ys), by_hand(layers, params, xs, h0, lengths=LENGTHS))
+    assert_close((h_last, ys), layer_by_layer(layers, params, xs, h0, lengths=LENGTHS))
 
 
-def test_a_hidden_size_of_numpy_is_a_number_too():
-    of = lambda size: gj.stack([gj.gru(), gj.gru()]).init(jax.random.key(0), D, size)
-    assert_close(of(np.int64(4)), of(4), tol=0)
+def test_a_hidden_size_may_be_an_integer_of_numpy():
+    init = partial(gj.stack([gj.gru(), gj.gru()]).init, jax.random.key(0), D)
+    assert_close(init(np.int64(4)), init(4), tol=0)
 
 
-def test_the_same_arguments_give_the_same_object():
-    assert gj.stack([gj.gru(), gj.lstm()]) is gj.stack((gj.gru(), gj.lstm()), dropout=0.0)
-    assert gj.stack([gj.gru(), gj.lstm()]) is not gj.stack([gj.lstm(), gj.gru()])
+def test_stacks_made_with_the_same_arguments_are_equal():
+    assert gj.stack([gj.gru(), gj.lstm()]) == gj.stack((gj.gru(), gj.lstm()), dropout=0.0)
+    assert gj.stack([gj.gru(), gj.lstm()]) != gj.stack([gj.lstm(), gj.gru()])
     assert gj.stack([gj.gru()] * 2, dropout=0.5).deterministic() == gj.stack([gj.gru()] * 2)
 
 
@@ -116,15 +123,15 @@ DROPPED = gj.stack([gj.gru(), gj.gru()], dropout=0.4)
 
 
 @pytest.mark.parametrize("variational", [False, True])
-def test_dropout_acts_between_layers_with_masks_of_its_key(variational):
+def test_dropout_acts_between_layers_and_its_mask_depends_on_the_key(variational):
     ones = jnp.ones
-    hold = gj.Cell(  # puts out its input: what the second layer sees is what the dropout left
+    identity = gj.Cell(  # outputs its input, so the second layer outputs what dropout leaves of it
         init=lambda key, D, H: {"U": jnp.zeros((H, H))},
         project=lambda params, xs: xs,
         gates=lambda params, u, h: u,
         update=lambda g, h: g,
     )
-    layers = gj.stack([hold, hold], dropout=0.4, variational=variational)
+    layers = gj.stack([identity, identity], dropout=0.4, variational=variational)
     params = ({"U": ones((50, 50))},) * 2
     xs = ones((T, 20, 50))
     _, ys = gj.unroll(layers, params, xs, key=jax.random.key(0))
@@ -141,13 +148,15 @@ def test_dropout_acts_between_layers_with_masks_of_its_key(variational):
 def test_gradients_through_dropout_equal_autodiff_with_the_same_key():
     params, xs, h0, _ = stacked_problem(DROPPED, (H, 6))
     key = jax.random.key(3)
-    loss = lambda params, how: (gj.unroll(DROPPED, params, xs, h0, key=key, lengths=LENGTHS, derivative=how)[1] ** 2).sum()
-    expected = jax.grad(loss)(params, "autodiff")
-    assert_close(jax.grad(loss)(params, "adjoint"), expected)
-    assert_close(jax.grad(loss)(params, "both"), expected)
+    loss = lambda params, derivative: (
+        gj.unroll(DROPPED, params, xs, h0, key=key, lengths=LENGTHS, derivative=derivative)[1] ** 2
+    ).sum()
+    expected = jax.grad(loss)(params, gj.Autodiff())
+    assert_close(jax.grad(loss)(params, gj.CustomVJP()), expected)
+    assert_close(jax.grad(loss)(params, gj.CustomJVP()), expected)
 
 
-def test_vmap_over_keys_equals_the_loop():
+def test_vmap_over_keys_equals_a_loop():
     params, xs, h0, _ = stacked_problem(DROPPED, (H, 6))
     run = lambda key: gj.unroll(DROPPED, params, xs, h0, key=key)[1]
     keys = jax.random.split(jax.random.key(0), 3)
@@ -162,22 +171,22 @@ BAD = {
     "no key": (lambda: gj.unroll(DROPPED, DROPPED.init(jax.random.key(0), D, H), XS), ValueError, r"key: got None, expected a jax\.random key.*deterministic"),
     "no key for step": (lambda: DROPPED.step(DROPPED.init(jax.random.key(0), D, H), DROPPED.initial_state(DROPPED.init(jax.random.key(0), D, H), B), XS[0]), ValueError, r"cell: got stack.*draws noise.*deterministic"),
     "a seed for a key": (lambda: gj.unroll(DROPPED, DROPPED.init(jax.random.key(0), D, H), XS, key=0), TypeError, r"key: got int, expected a jax\.random key"),
-    "no list": (lambda: gj.stack(gj.gru()), TypeError, r"cells: got Cell, expected a list of cells"),
+    "a cell instead of a list": (lambda: gj.stack(gj.gru()), TypeError, r"cells: got Cell, expected a list of cells"),
     "an empty list": (lambda: gj.stack([]), TypeError, r"cells: got list, expected a list of cells"),
-    "a factory": (lambda: gj.stack([gj.gru, gj.gru]), TypeError, r"cell: got function, expected a gj\.Cell"),
-    "a rate of 1": (lambda: gj.stack([gj.gru()] * 2, dropout=1.0), ValueError, r"dropout: got 1\.0, expected a number from 0 to below 1"),
+    "functions that make cells": (lambda: gj.stack([gj.gru, gj.gru]), TypeError, r"cell: got function, expected a gj\.Cell"),
+    "a rate of 1": (lambda: gj.stack([gj.gru()] * 2, dropout=1.0), ValueError, r"dropout: got 1\.0, expected a probability, at least 0 and below 1"),
     "dropout in one layer": (lambda: gj.stack([gj.gru()], dropout=0.1), ValueError, r"dropout: got 0\.1 with one layer.*variational_dropout"),
-    "sizes": (lambda: STACK.init(jax.random.key(0), D, (3, 4)), ValueError, r"hidden_size: got \(3, 4\), expected one number or 3"),
-    "params of one layer": (lambda: gj.unroll(STACK, PARAMS[0], XS), TypeError, r"params: got GRUParams|params: got a tuple of 9, expected a tuple of 3"),
-    "a list of params": (lambda: gj.unroll(STACK, list(PARAMS), XS), TypeError, r"params: got list, expected a tuple of 3"),
+    "sizes": (lambda: STACK.init(jax.random.key(0), D, (3, 4)), ValueError, r"hidden_size: got \(3, 4\), expected one int or 3, one for each layer"),
+    "params of one layer": (lambda: gj.unroll(STACK, PARAMS[0], XS), TypeError, r"params: got GRUParams, expected a tuple of 3"),
+    "params of two layers": (lambda: gj.unroll(STACK, PARAMS[:2], XS), TypeError, r"params: got a tuple of 2, expected a tuple of 3"),
     "params in another order": (lambda: gj.unroll(STACK, PARAMS[::-1], XS), TypeError, r"params\[0\]: got ElmanParams, expected GRUParams"),
     "layers that do not fit": (lambda: gj.unroll(STACK, (PARAMS[0], gj.lstm().init(jax.random.key(0), 9, 6, dtype=XS.dtype), PARAMS[2]), XS), ValueError, r"params\[1\]: got an input size of 9, expected 5"),
     "residual sizes": (lambda: gj.unroll(gj.stack([gj.gru(), gj.lstm(), gj.elman()], residual=True), PARAMS, XS), ValueError, r"params\[1\]: got 6 outputs over 5 inputs.*residual=True"),
     "features": (lambda: gj.unroll(STACK, PARAMS, XS[..., :2]), ValueError, r"xs: got 2 features.*expected 4"),
-    "one state": (lambda: gj.unroll(STACK, PARAMS, XS, H0[0]), TypeError, r"h0: got an array.*expected the state of cell stack"),
+    "one state": (lambda: gj.unroll(STACK, PARAMS, XS, H0[0]), TypeError, r"h0: got one array, expected a tuple of 3 .*, the state of cell stack"),
 }  # fmt: skip
 
 
 @pytest.mark.parametrize("case", BAD)
-def test_bad_input_is_told(case):
-    assert_told(*BAD[case])
+def test_bad_input_raises_and_names_the_fix(case):
+    assert_raises(*BAD[case])

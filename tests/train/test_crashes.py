@@ -14,7 +14,7 @@ import pytest
 
 from gru_jax.train import checkpoint
 from gru_jax.train.checkpoint import Checkpoint
-from tests.problems import assert_told
+from tests.problems import assert_raises
 
 ROOT = Path(__file__).parents[2]
 
@@ -110,7 +110,7 @@ def test_a_disk_that_does_not_write_raises_and_no_checkpoint_is_lost(module, nam
 
     with monkeypatch.context() as patch:
         patch.setattr(module, name, fails)
-        assert_told(
+        assert_raises(
             lambda: checkpoint.save(tmp_path, saved(2), max_to_keep=2),
             OSError,
             f"{tmp_path}; earlier checkpoints are unchanged.*{os.strerror(number)}",

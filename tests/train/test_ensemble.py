@@ -9,7 +9,7 @@ import optax
 import pytest
 
 import gru_jax as gj
-from tests.problems import assert_told
+from tests.problems import assert_raises
 from tests.train.problem import data, init, loss_fn
 from tests.train.test_fit import counted
 
@@ -81,7 +81,7 @@ def test_an_ensemble_resumes_bit_for_bit(tmp_path):
     lost = run(steps=12, checkpoint_dir=tmp_path)
     assert np.isnan(lost.history["loss"][:10]).all()
     assert np.isfinite(lost.history["loss"][10:]).all()
-    assert_told(
+    assert_raises(
         lambda: run(steps=10, checkpoint_dir=tmp_path, hyperparameters={"learning_rate": RATES * 2}),
         ValueError,
         "hyperparameters: ",
@@ -113,11 +113,11 @@ def test_leading_axes_must_equal_the_number_of_keys(wrong):
         if wrong == "rates"
         else r"params: got shape \(3, .*expected 2"
     )
-    assert_told(lambda: run(steps=1, keys=keys, **change), ValueError, message)
+    assert_raises(lambda: run(steps=1, keys=keys, **change), ValueError, message)
 
 
 def test_one_key_is_not_an_array_of_keys():
-    assert_told(lambda: run(steps=1, keys=KEYS[0]), TypeError, r"keys: got key<fry>\[\], expected one key per model")
+    assert_raises(lambda: run(steps=1, keys=KEYS[0]), TypeError, r"keys: got key<fry>\[\], expected one key per model")
 
 
 def test_an_ensemble_trains_under_strict_dtype_and_rank_promotion():

@@ -11,7 +11,7 @@ import pytest
 
 import gru_jax as gj
 from gru_jax.train.epoch_order import batch_rows
-from tests.problems import assert_told
+from tests.problems import assert_raises
 from tests.train.problem import KEY, D, N, T, data, init
 
 DATA = data()
@@ -325,4 +325,4 @@ BAD = {
 
 @pytest.mark.parametrize("case", BAD)
 def test_bad_input_raises(case):
-    assert_told(*BAD[case])
+    assert_raises(*BAD[case])

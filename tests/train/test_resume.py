@@ -13,7 +13,7 @@ import optax
 import pytest
 
 import gru_jax as gj
-from tests.problems import assert_told
+from tests.problems import assert_raises
 from tests.train.problem import KEY, OPTIMIZER, SETTINGS, data, digests, fit, init, loss_fn
 
 run = partial(fit, **SETTINGS)
@@ -89,8 +89,8 @@ def test_a_lost_history_file_leaves_nan_and_training_continues(directory, whole)
 def test_without_orbax_training_raises_and_no_checkpoint_counts_as_damaged(directory, monkeypatch):
     monkeypatch.setitem(sys.modules, "orbax.checkpoint", None)
     message = r'checkpoints need Orbax.*pip install "gru_jax\[train\]"'
-    assert_told(lambda: run(steps=20, checkpoint_dir=directory), ImportError, message)
-    assert_told(lambda: gj.train.load_params(directory, init()), ImportError, message)
+    assert_raises(lambda: run(steps=20, checkpoint_dir=directory), ImportError, message)
+    assert_raises(lambda: gj.train.load_params(directory, init()), ImportError, message)
     assert not fit(steps=1).stop_reason
 
 
@@ -109,12 +109,12 @@ def test_load_params_loads_the_last_and_the_best_parameters(directory):
     for best, expected in ((False, fitted.params), (True, fitted.best_params)):
         found = gj.train.load_params(directory, init(), best=best)
         jax.tree.map(np.testing.assert_array_equal, found, expected)
-    assert_told(
+    assert_raises(
         lambda: gj.train.load_params(directory, init(hidden=9)),
         ValueError,
         r"\.cell\.W_z: float32\[2, 7\] there, float32\[2, 9\] here",
     )
-    assert_told(
+    assert_raises(
         lambda: gj.train.load_params(directory, init(), best="yes"), TypeError, "best: got 'yes' .*expected True or False"
     )
     with pytest.raises(FileNotFoundError, match="contains no valid checkpoint"):
@@ -160,12 +160,12 @@ REFUSED = {
 def test_a_different_run_is_refused_with_the_differences_and_nothing_is_deleted(name, half):
     train, message = REFUSED[name]
     before = sorted(path.name for path in half.rglob("*"))
-    assert_told(lambda: train(half), ValueError, message)
+    assert_raises(lambda: train(half), ValueError, message)
     assert sorted(path.name for path in half.rglob("*") if path.name != ".lock") == [name for name in before if name != ".lock"]
 
 
 def test_a_config_must_be_json_and_a_directory_admits_one_process(directory):
-    assert_told(
+    assert_raises(
         lambda: run(steps=12, checkpoint_dir=directory, config={"a": jnp}),
         TypeError,
         "config: got .*expected values that JSON can hold",

@@ -10,7 +10,7 @@ import pytest
 
 import gru_jax as gj
 from gru_jax.train.batch_sources import Shard
-from tests.problems import assert_told
+from tests.problems import assert_raises
 from tests.train.problem import KEY
 from tests.train.test_fit import counted
 
@@ -228,4 +228,4 @@ BAD = {
 
 @pytest.mark.parametrize("case", BAD)
 def test_bad_input_raises(case):
-    assert_told(*BAD[case])
+    assert_raises(*BAD[case])

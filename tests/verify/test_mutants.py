@@ -39,14 +39,14 @@ def test_each_form_of_the_gru_has_at_least_thirty_mutants():
 @pytest.mark.parametrize(("name", "fault"), LOCAL)
 def test_a_wrong_line_of_a_derivation_fails_and_its_leaf_is_named(name, fault):
     cell = CELLS[name]
-    field, _, expected = FAULTS[name][fault]
+    function, _, expected = FAULTS[name][fault]
     faulty = unrolled(with_fault(cell, FAULTS[name][fault]))
     for scale in (1.0, SATURATED):
         report = fast(faulty, *arguments_of(cell, scale))
         wrong = set(report.wrong_leaves)
         assert not report.ok, (scale, report)
         assert report["gradient"].status == "FAIL"
-        if field == "collect":  # a sum over all steps: no other leaf is wrong
+        if function == "input_vjp":  # a sum over all steps: no other leaf is wrong
             assert wrong == report_names(expected), scale
         elif scale == 1.0:  # in the reverse scan: the error spreads to all earlier steps
             assert wrong >= report_names({leaf for leaf in expected if leaf[0] == "h"}), scale
@@ -93,19 +93,24 @@ def assert_fails(cell, fault):
             assert report["gradient"].status == "FAIL"
 
 
-# Elman and linear RNN: fault → (function of the cell, makes its wrong result from the right one, the
-# leaves that are then wrong, or None if that depends)
+# Elman and linear RNN: fault → (function of the adjoint, makes its wrong result from the right one,
+# the leaves that are then wrong, or None if that depends)
 SIMPLE = {
-    "no g₁′": ("coefficients", lambda k, g, h: jnp.ones_like(k), None),
-    "h₋ for h in g₁′": ("coefficients", lambda k, g, h: 1 - h**2, None),
-    "U not transposed": ("pull", lambda out, P_T, k, d: (d * k) @ P_T.U.T, None),
-    "no way back": ("pull", lambda out, *rest: jnp.zeros_like(out), None),
-    "the sign of the way back": ("pull", lambda out, *rest: -out, None),
-    "h for h₋ in U": ("collect", lambda bars, p, xs, hs, g, k, d: (bars[0]._replace(U=outer(g, d * k)), bars[1]), {"params.U"}),
-    "b averaged over the batch": ("collect", mean_bias("b"), {"params.b"}),
-    "W off by 1e-5": ("collect", scaled("W", 1 + 1e-5), {"params.W"}),
-    "x̄ without W": ("collect", lambda bars, p, xs, *rest: (bars[0], jnp.ones_like(xs)), {"xs"}),
+    "no g₁′": ("linearize", lambda k, g, h: jnp.ones_like(k), None),
+    "h₋ for h in g₁′": ("linearize", lambda k, g, h: 1 - h**2, None),
+    "U not transposed": ("state_vjp", lambda out, P_T, k, d: (d * k) @ P_T.U.T, None),
+    "no way back": ("state_vjp", lambda out, *rest: jnp.zeros_like(out), None),
+    "the sign of the way back": ("state_vjp", lambda out, *rest: -out, None),
+    "h for h₋ in U": ("input_vjp", lambda bars, p, xs, hs, g, k, d: (bars[0]._replace(U=outer(g, d * k)), bars[1]), {"params.U"}),
+    "b averaged over the batch": ("input_vjp", mean_bias("b"), {"params.b"}),
+    "W off by 1e-5": ("input_vjp", scaled("W", 1 + 1e-5), {"params.W"}),
+    "x̄ without W": ("input_vjp", lambda bars, p, xs, *rest: (bars[0], jnp.ones_like(xs)), {"xs"}),
 }  # fmt: skip
+# The linear RNN has no coefficients, because the derivative of the identity is 1.
+WITH_UNIT_COEFFICIENT = {
+    "state_vjp": lambda P_T, k, d: (P_T, 1.0, d),
+    "input_vjp": lambda p, xs, hs, g, k, d: (p, xs, hs, g, 1.0, d),
+}
 
 
 @pytest.mark.parametrize(
@@ -113,21 +118,18 @@ SIMPLE = {
     [
         pytest.param(name, fault, marks=pytest.mark.slow if name in VARIANTS else ())
         for name in ("elman_tanh", "elman_relu", "linear_rnn")
-        for fault, (field, *_) in SIMPLE.items()
-        if field != "coefficients" or name == "elman_tanh"  # tanh′ only
+        for fault, (function, *_) in SIMPLE.items()
+        if function != "linearize" or name == "elman_tanh"  # tanh′ only
     ],
 )
 def test_a_wrong_line_of_a_simple_rnn_fails_and_its_leaf_is_named(name, fault):
     cell = CELLS[name]
-    field, make, expected = SIMPLE[fault]
-    right = getattr(cell, field)
-    if name == "linear_rnn":  # its k is None, for the derivative of the identity is 1
-        rest = {"pull": lambda P_T, k, d: (P_T, 1.0, d), "collect": lambda p, xs, hs, g, k, d: (p, xs, hs, g, 1.0, d)}[field]
-        faulty = cell._replace(**{field: lambda *args: make(right(*args), *rest(*args))})
-    else:
-        faulty = with_fault(cell, (field, make, set()))
+    function, make_wrong, expected = SIMPLE[fault]
+    add_coefficient = WITH_UNIT_COEFFICIENT[function] if name == "linear_rnn" else lambda *args: args
+    make = lambda right, *args: make_wrong(right, *add_coefficient(*args))
+    faulty = unrolled(with_fault(cell, (function, make, set())))
     for scale in (1.0, SATURATED):
-        report = fast(unrolled(faulty), *arguments_of(cell, scale))
+        report = fast(faulty, *arguments_of(cell, scale))
         assert not report.ok, (scale, report)
         assert expected is None or set(report.wrong_leaves) == expected, scale
 

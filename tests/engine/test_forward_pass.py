@@ -1,5 +1,6 @@
-"""The forward pass: against the NumPy loop, against `lax.scan` of `step`, and in every layout."""
+"""The values of `unroll`: against a NumPy loop, against `lax.scan` of `step`, and in every layout."""
 
+import copy
 from functools import partial
 
 import jax
@@ -25,14 +26,14 @@ def test_unroll_equals_a_numpy_loop(name, bias, reverse, needs_x64):
 
 
 @every_cell
-def test_unroll_returns_what_scan_of_step_returns(cell):
+def test_unroll_equals_a_scan_of_step(cell):
     p = problem(cell)
     scanned = jax.lax.scan(partial(cell.step, p.params), p.h0, p.xs)
     assert_close(gj.unroll(cell, p.params, p.xs, p.h0), scanned)
 
 
 @main_cells
-def test_the_default_state_is_zero(cell):
+def test_the_default_initial_state_is_zero(cell):
     p = problem(cell)
     zeros = cell.initial_state(p.params, B)
     assert all(not leaf.any() for leaf in jax.tree.leaves(zeros))
@@ -41,7 +42,7 @@ def test_the_default_state_is_zero(cell):
 
 @main_cells
 @pytest.mark.parametrize(("batch", "reverse"), [((), False), ((B,), True), ((B, 2), False), ((2, B, 1), True)])
-def test_batch_axes_and_layouts_agree_with_one_sequence_at_a_time(cell, batch, reverse):
+def test_any_batch_axes_and_layout_equal_one_sequence_at_a_time(cell, batch, reverse):
     p = problem(cell, batch=batch)
     run = partial(gj.unroll, cell, p.params, reverse=reverse)
     alone = run
@@ -54,14 +55,14 @@ def test_batch_axes_and_layouts_agree_with_one_sequence_at_a_time(cell, batch, r
 
 
 @main_cells
-def test_reverse_is_forward_on_the_flipped_sequence(cell):
+def test_reverse_equals_forward_on_the_flipped_sequence(cell):
     p = problem(cell)
     h_last, ys = gj.unroll(cell, p.params, p.xs, p.h0, reverse=True)
     assert_close((h_last, ys[::-1]), gj.unroll(cell, p.params, p.xs[::-1], p.h0), tol=0)
 
 
 @main_cells
-def test_the_result_has_the_dtype_of_the_parameters_and_xs_is_cast(cell):
+def test_the_result_has_the_dtype_of_the_parameters_and_xs_are_cast_to_it(cell):
     for dtype in (jnp.float32, jnp.bfloat16, jnp.float16):
         p = problem(cell, dtype=dtype)
         for xs in (p.xs, p.xs.astype(jnp.float32), np.asarray(p.xs, np.float64)):
@@ -71,7 +72,7 @@ def test_the_result_has_the_dtype_of_the_parameters_and_xs_is_cast(cell):
 
 
 @main_cells
-def test_no_step_returns_the_initial_state_and_no_output(cell):
+def test_zero_steps_return_the_initial_state_and_no_outputs(cell):
     p = problem(cell, steps=0)
     h_last, ys = gj.unroll(cell, p.params, p.xs, p.h0)
     assert_close(h_last, p.h0, tol=0)
@@ -80,7 +81,7 @@ def test_no_step_returns_the_initial_state_and_no_output(cell):
 
 @main_cells
 @pytest.mark.parametrize("sizes", [{"steps": 1}, {"batch": (1,)}, {"hidden_size": 1}, {"input_size": 1}, {"batch": (0,)}])
-def test_the_smallest_sizes_equal_the_scan_of_step(cell, sizes):
+def test_the_smallest_sizes_equal_a_scan_of_step(cell, sizes):
     p = problem(cell, **sizes)
     assert_close(gj.unroll(cell, p.params, p.xs, p.h0), jax.lax.scan(partial(cell.step, p.params), p.h0, p.xs))
 
@@ -100,48 +101,12 @@ def test_a_closed_update_gate_holds_the_state_and_an_open_one_takes_the_candidat
 
 
 @pytest.mark.parametrize("name", ["lstm", "lstm_peephole"])
-def test_a_full_memory_is_kept_by_an_open_forget_and_a_closed_input_gate(name):
+def test_an_open_forget_gate_and_a_closed_input_gate_keep_the_memory(name):
     cell = CELLS[name]
     p = problem(cell)
     params = p.params._replace(b_f=jnp.full(H, 1e4), b_i=jnp.full(H, -1e4))
     h_last, _ = gj.unroll(cell, params, p.xs, p.h0)
     assert_close(h_last.c, p.h0.c, tol=0)
-
-
-@main_cells
-def test_a_nan_or_infinite_input_stays_in_its_sequence(cell):
-    p = problem(cell)
-    for bad in (jnp.nan, jnp.inf):
-        _, ys = gj.unroll(cell, p.params, p.xs.at[2, 1].set(bad), p.h0)
-        _, clean = gj.unroll(cell, p.params, p.xs, p.h0)
-        assert_close(ys[:, [0, 2]], clean[:, [0, 2]], tol=0)
-        assert_close(ys[:2, 1], clean[:2, 1], tol=0)
-    _, ys = gj.unroll(cell, p.params, p.xs.at[2, 1, 0].set(jnp.nan), p.h0)
-    if cell.name != "elman('relu')":  # max(nan, 0) is for XLA to say
-        assert jnp.isnan(ys[2:, 1]).all()
-
-
-def test_a_factory_returns_the_same_object_for_the_same_options():
-    assert gj.gru() is gj.gru(False) is gj.gru(reset_after=False)
-    assert gj.gru(reset_after=True) is gj.gru(True) is not gj.gru()
-    assert gj.elman() is gj.elman("tanh") is gj.elman(activation="tanh")
-    assert gj.lstm() is gj.lstm(peephole=False) is not gj.lstm(True)
-    assert gj.linear_rnn() is gj.linear_rnn()
-    assert len({cell: None for cell in CELLS.values()}) == len(CELLS)
-
-
-def test_two_calls_under_jit_trace_once():
-    traces = []
-
-    @partial(jax.jit, static_argnames="cell")
-    def run(cell, params, xs):
-        traces.append(cell.name)
-        return gj.unroll(cell, params, xs)
-
-    p = problem(gj.gru())
-    run(gj.gru(), p.params, p.xs)
-    run(gj.gru(reset_after=False), p.params, p.xs)
-    assert traces == ["gru()"]
 
 
 def test_the_state_of_an_lstm_is_the_pair_h_c_and_its_output_is_h():
@@ -151,3 +116,25 @@ def test_the_state_of_an_lstm_is_the_pair_h_c_and_its_output_is_h():
     assert_close(ys[-1], h_last.h, tol=0)
     assert ys.shape == (T, B, H)
     assert p.params.W_i.shape == (D, H)
+
+
+@main_cells
+def test_a_nan_or_infinite_input_affects_its_own_sequence_only(cell):
+    p = problem(cell)
+    for bad in (jnp.nan, jnp.inf):
+        _, ys = gj.unroll(cell, p.params, p.xs.at[2, 1].set(bad), p.h0)
+        _, clean = gj.unroll(cell, p.params, p.xs, p.h0)
+        assert_close(ys[:, [0, 2]], clean[:, [0, 2]], tol=0)
+        assert_close(ys[:2, 1], clean[:2, 1], tol=0)
+    _, ys = gj.unroll(cell, p.params, p.xs.at[2, 1, 0].set(jnp.nan), p.h0)
+    if cell.name != "elman('relu')":  # XLA does not specify max(nan, 0)
+        assert jnp.isnan(ys[2:, 1]).all()
+
+
+def test_cells_made_with_the_same_options_are_equal():
+    assert gj.gru() == gj.gru(False) == gj.gru(reset_after=False) == copy.deepcopy(gj.gru())
+    assert gj.gru(reset_after=True) == gj.gru(True) != gj.gru()
+    assert gj.elman() == gj.elman("tanh") == gj.elman(activation="tanh") != gj.elman("relu")
+    assert gj.lstm() == gj.lstm(peephole=False) != gj.lstm(True)
+    assert gj.linear_rnn() == gj.linear_rnn()
+    assert len({cell: None for cell in CELLS.values()}) == len(CELLS)

@@ -1,0 +1,93 @@
+"""Each function of a cell's derivation by itself, so that a failing test names the wrong one."""
+
+import jax
+import jax.numpy as jnp
+import pytest
+
+from gru_jax._engine.products import joined_products
+from gru_jax._engine.weights import transpose_matrices
+from gru_jax.ops import bias_sum, outer_sum
+from tests.problems import CELLS, GATED, SEEDS, B, T, assert_close, normal_like, problem
+
+pytestmark = pytest.mark.derivative
+
+FORMS = [(name, False) for name in CELLS] + [(name, True) for name in GATED]
+
+
+@pytest.fixture(params=FORMS, ids=lambda form: f"{form[0]}, joined products" if form[1] else form[0])
+def cell(request):
+    """Each cell, and each gated one also with its products joined."""
+    name, joined = request.param
+    with joined_products(joined):
+        yield CELLS[name]
+
+
+def values_at_random_states(cell, seed):
+    """Draws (params, xs, h_prevs, h_bars, g, k) with independent previous states."""
+    p = problem(cell, seed, bias=seed != SEEDS[-1])
+    h_prevs = normal_like(jax.random.key(100 + seed), cell.initial_state(p.params, (T, B)))
+    h_bars = normal_like(jax.random.key(200 + seed), h_prevs)
+    g = cell.gates(p.params, cell.project(p.params, p.xs), h_prevs)
+    return p.params, p.xs, h_prevs, h_bars, g, cell.adjoint.linearize(g, h_prevs)
+
+
+def one_step(cell, params, xs, h_prevs):
+    return cell.update(cell.gates(params, cell.project(params, xs), h_prevs), h_prevs)
+
+
+def test_state_vjp_is_the_transpose_of_a_step_with_respect_to_the_state(cell):
+    for seed in SEEDS:
+        params, xs, h_prevs, h_bars, _, k = values_at_random_states(cell, seed)
+        _, vjp = jax.vjp(lambda h: one_step(cell, params, xs, h), h_prevs)
+        assert_close(cell.adjoint.state_vjp(transpose_matrices(params), k, h_bars), vjp(h_bars)[0])
+
+
+def test_input_vjp_is_the_transpose_of_all_steps_with_respect_to_params_and_input(cell):
+    for seed in SEEDS:
+        params, xs, h_prevs, h_bars, g, k = values_at_random_states(cell, seed)
+        _, vjp = jax.vjp(lambda params, xs: one_step(cell, params, xs, h_prevs), params, xs)
+        assert_close(cell.adjoint.input_vjp(params, xs, h_prevs, g, k, h_bars), vjp(h_bars))
+
+
+def test_state_jvp_and_input_jvp_are_the_tangents_of_a_step(cell):
+    for seed in SEEDS:
+        params, xs, h_prevs, _, g, k = values_at_random_states(cell, seed)
+        params_dot, xs_dot, h_dot = normal_like(jax.random.key(300 + seed), (params, xs, h_prevs))
+        primals = params, xs, h_prevs
+        zeros = jax.tree.map(jnp.zeros_like, primals)
+        step = lambda *primals: one_step(cell, *primals)
+        _, by_state = jax.jvp(step, primals, (*zeros[:2], h_dot))
+        _, by_inputs = jax.jvp(step, primals, (params_dot, xs_dot, zeros[2]))
+        assert_close(cell.tangent.state_jvp(params, k, h_dot), by_state)
+        assert_close(cell.tangent.input_jvp(params, params_dot, xs, xs_dot, h_prevs, g, k), by_inputs)
+
+
+@pytest.mark.parametrize("name", [name for name in CELLS if CELLS[name].adjoint.gates_from_state is not None])
+def test_gates_from_state_recovers_the_gates(name):
+    cell = CELLS[name]
+    params, xs, h_prevs, _, g, _ = values_at_random_states(cell, 0)
+    assert_close(cell.adjoint.gates_from_state(one_step(cell, params, xs, h_prevs)), g)
+
+
+def test_every_function_gives_the_same_for_one_step_and_for_all_at_once(cell):
+    params, xs, h_prevs, h_bars, g, k = values_at_random_states(cell, 0)
+    at_step = lambda tree: jax.tree.map(lambda leaf: leaf[2], tree)
+    g_at_step = cell.gates(params, cell.project(params, xs[2]), at_step(h_prevs))
+    assert_close(g_at_step, at_step(g))
+    assert_close(cell.update(g_at_step, at_step(h_prevs)), at_step(cell.update(g, h_prevs)))
+    if jax.tree.leaves(k):
+        assert_close(cell.adjoint.linearize(g_at_step, at_step(h_prevs)), at_step(k), tol=1e-5)
+    state_vjp, params_T = cell.adjoint.state_vjp, transpose_matrices(params)
+    assert_close(state_vjp(params_T, at_step(k), at_step(h_bars)), at_step(state_vjp(params_T, k, h_bars)))
+
+
+def test_outer_sum_and_bias_sum_add_half_precision_in_float32():
+    key_x, key_a = jax.random.split(jax.random.key(0))
+    for dtype in (jnp.bfloat16, jnp.float16):
+        x, a = jax.random.uniform(key_x, (300, 20, 2), dtype), jax.random.uniform(key_a, (300, 20, 3), dtype)
+        exact = jnp.einsum("tbd,tbh->dh", x.astype(jnp.float32), a.astype(jnp.float32))
+        # the engine rounds to the dtype of the weight after all blocks
+        assert outer_sum(x, a).dtype == bias_sum(a, a[0, 0]).dtype == jnp.float32
+        assert jnp.allclose(outer_sum(x, a), exact, rtol=1e-5)
+        assert jnp.allclose(bias_sum(a, a[0, 0]), a.astype(jnp.float32).sum((0, 1)), rtol=1e-5)
+    assert bias_sum(a, None) is None

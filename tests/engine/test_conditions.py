@@ -1,0 +1,153 @@
+"""The values of `unroll` with lengths, masks and resets: against a NumPy loop, and their edge cases."""
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import gru_jax as gj
+from tests import reference
+from tests.conditions import ALL_THREE, CONDITIONS, LENGTHS, MASK, NEUTRAL, RESETS, every_condition, random_reset_state
+from tests.problems import CELLS, B, T, assert_close, gradients, main_cells, problem
+
+
+def test_the_shared_conditions_are_not_trivial():
+    assert 0.5 < MASK.mean() < 0.9
+    assert 0.15 < RESETS.mean() < 0.5
+    assert RESETS[0].any() or RESETS[-1].any()
+    assert (RESETS & ~MASK).any()  # resets that must be ignored
+
+
+@pytest.mark.parametrize("name", CELLS)
+@pytest.mark.parametrize("reverse", [False, True])
+def test_values_equal_a_numpy_loop_under_every_condition(name, reverse, needs_x64):
+    cell = CELLS[name]
+    p = problem(cell)
+    reset_state = random_reset_state(cell, p.params)
+    run = partial(gj.unroll, cell, p.params, p.xs, p.h0, reverse=reverse, reset_state=reset_state)
+    all_outputs = jax.jit(lambda given: (run(**given), run(outputs="states", **given), run(outputs="last", **given)))
+    for conditions in CONDITIONS.values():
+        last, ys, states = reference.unroll(name, p.params, p.xs, p.h0, reverse=reverse, reset_state=reset_state, **conditions)
+        measured = jax.tree.leaves(all_outputs(NEUTRAL | conditions))
+        for part, true in zip(measured, jax.tree.leaves(((last, ys), (last, states), (last, None))), strict=True):
+            np.testing.assert_allclose(part, true, rtol=1e-12, atol=1e-13)
+
+
+@every_condition
+def test_a_condition_of_none_equals_one_without_effect(conditions):
+    cell = gj.lstm()
+    p = problem(cell)
+    run = partial(gj.unroll, cell, p.params, p.xs, p.h0)
+    assert_close(run(**conditions), run(**NEUTRAL | conditions), tol=1e-14)
+
+
+@main_cells
+def test_masked_steps_output_zero_and_a_sequence_without_valid_steps_returns_h0(cell):
+    p = problem(cell)
+    run = jax.jit(lambda conditions: gj.unroll(cell, p.params, p.xs, p.h0, **conditions))
+    for conditions in CONDITIONS.values():
+        h_last, ys = run(NEUTRAL | conditions)
+        valid = conditions.get("mask", True) & (np.arange(T)[:, None] < conditions.get("lengths", np.full(B, T)))
+        assert not np.asarray(ys)[~valid].any()
+        for b in np.flatnonzero(~valid.any(0)):
+            assert_close(jax.tree.map(lambda leaf: leaf[b], h_last), jax.tree.map(lambda leaf: leaf[b], p.h0), tol=0)
+
+
+def test_a_reset_without_reset_state_sets_zeros_and_not_h0():
+    cell = gj.lstm()
+    p = problem(cell)
+    resets = jnp.zeros((T, B), bool).at[3].set(True)
+    _, ys = gj.unroll(cell, p.params, p.xs, p.h0, resets=resets)
+    assert_close(ys[3:], gj.unroll(cell, p.params, p.xs[3:])[1], tol=1e-14)
+
+
+@main_cells
+def test_a_reversed_sequence_starts_at_its_own_last_step(cell):
+    p = problem(cell)
+    h_last, ys = gj.unroll(cell, p.params, p.xs, p.h0, lengths=LENGTHS, reverse=True)
+    for b, length in enumerate(LENGTHS):
+        one = lambda leaf: leaf[b : b + 1]
+        alone = gj.unroll(cell, p.params, p.xs[:length, b : b + 1], jax.tree.map(one, p.h0), reverse=True)
+        assert_close((jax.tree.map(one, h_last), ys[:length, b : b + 1]), alone)
+
+
+@pytest.mark.parametrize("reverse", [False, True])
+@pytest.mark.parametrize("outputs", ["all", "states", "last"])
+def test_batch_major_layout_takes_batch_major_masks_and_resets(reverse, outputs):
+    cell = gj.lstm()
+    p = problem(cell, batch=(2, B))
+    random = np.random.default_rng(3)
+    mask, resets, lengths = random.random((T, 2, B)) < 0.7, random.random((T, 2, B)) < 0.3, random.integers(0, T + 1, (2, B))
+    options = {"lengths": lengths, "reverse": reverse, "outputs": outputs}
+    expected = gj.unroll(cell, p.params, p.xs, p.h0, mask=mask, resets=resets, **options)
+    turned = lambda a: jnp.moveaxis(a, 0, 2)
+    h_last, out = gj.unroll(
+        cell, p.params, turned(p.xs), p.h0, mask=turned(mask), resets=turned(resets), time_major=False, **options
+    )
+    assert_close((h_last, jax.tree.map(lambda leaf: jnp.moveaxis(leaf, 2, 0), out)), expected, tol=0)
+
+
+@main_cells
+def test_repeated_steps_with_resets_equal_unroll(cell):
+    p = problem(cell)
+    reset_state = random_reset_state(cell, p.params)
+    h, ys = p.h0, []
+    for t in range(T):
+        h, y = gj.step(cell, p.params, h, p.xs[t], reset=RESETS[t], reset_state=reset_state)
+        ys.append(y)
+    assert_close((h, jnp.stack(ys)), gj.unroll(cell, p.params, p.xs, p.h0, resets=RESETS, reset_state=reset_state))
+    assert_close(gj.step(cell, p.params, p.h0, p.xs[0]), cell.step(p.params, p.h0, p.xs[0]))
+
+
+def test_one_bool_resets_the_whole_batch_in_step():
+    cell = gj.lstm()
+    p = problem(cell)
+    reset_state = random_reset_state(cell, p.params)
+    step = partial(gj.step, cell, p.params, p.h0, p.xs[0])
+    for one in (True, np.True_):
+        assert_close(step(reset=one), step(reset=np.ones(B, bool)), tol=0)
+        assert_close(step(reset=one, reset_state=reset_state), step(reset=np.ones(B, bool), reset_state=reset_state), tol=0)
+    assert_close(step(reset=False), step(), tol=0)
+    assert (step(reset=True)[1] != step()[1]).all()
+
+
+@pytest.mark.parametrize("length", [-1, T + 1])
+@pytest.mark.parametrize("outputs", ["all", "states", "last"])
+def test_a_traced_length_out_of_range_makes_its_own_sequence_nan(length, outputs):
+    cell = gj.lstm()
+    p = problem(cell)
+    lengths = np.array([T, length, 2])
+    run = partial(gj.unroll, cell, p.params, p.xs, p.h0, outputs=outputs)
+    h_last, out = jax.jit(lambda lengths: run(lengths=lengths))(lengths)
+    good_last, good_out = run(lengths=np.array([T, 0, 2]))
+    others = np.array([0, 2])
+    for leaf, good in zip(jax.tree.leaves(h_last), jax.tree.leaves(good_last), strict=True):
+        assert jnp.isnan(leaf[1]).all()
+        assert_close(leaf[others], good[others], tol=1e-14)
+    for leaf, good in zip(jax.tree.leaves(out), jax.tree.leaves(good_out), strict=True):
+        assert jnp.isnan(leaf[:, 1]).all()
+        assert_close(leaf[:, others], good[:, others], tol=1e-14)
+    loss = lambda params, lengths: gj.unroll(cell, params, p.xs, lengths=lengths)[1][:, 0].sum()
+    bars = jax.jit(jax.grad(loss))(p.params, lengths)
+    assert all(jnp.isnan(leaf).any() for leaf in jax.tree.leaves(bars))  # a gradient must not look plausible either
+
+
+def test_traced_lengths_masks_and_resets_equal_concrete_ones():
+    cell = gj.gru(reset_after=True)
+    p = problem(cell)
+    run = lambda conditions: gradients(partial(gj.unroll, cell, **conditions), p)
+    assert_close(jax.jit(run)(ALL_THREE), run(ALL_THREE))
+
+
+@pytest.mark.parametrize("dtype", ["int8", "uint8", "uint32"])
+@pytest.mark.parametrize("jit", [lambda f: f, jax.jit], ids=["concrete", "traced"])
+def test_lengths_may_have_any_integer_dtype(dtype, jit):
+    """300 steps overflow a uint8, and a length minus the start of a window may be below 0."""
+    cell, lengths = gj.elman("tanh"), np.array([3, 100, 20])
+    params = cell.init(jax.random.key(0), 2, 4)
+    xs = jax.random.normal(jax.random.key(1), (300, 3, 2))
+    for run in (gj.unroll, partial(gj.unroll_truncated, window=16)):
+        of_lengths = jit(lambda lengths, run=run: run(cell, params, xs, lengths=lengths))
+        assert_close(of_lengths(lengths.astype(dtype)), of_lengths(lengths.astype("int32")), tol=0)

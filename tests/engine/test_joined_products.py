@@ -1,0 +1,56 @@
+"""Products that share an operand give the same values and gradients as one matmul and one by one."""
+
+from dataclasses import replace
+from functools import partial
+
+import jax
+import pytest
+
+from gru_jax._engine.custom_jvp import recursion_with_jvp
+from gru_jax._engine.plan import Plan
+from gru_jax._engine.recursion import Loop, recursion, recursion_ref
+from gru_jax._engine.step_flags import step_flags
+from tests.conditions import MASK, RESETS
+from tests.problems import CELLS, GATED, T, assert_close, gradients, problem, scan_of_step
+from tests.programs import matmuls_per_loop
+
+pytestmark = pytest.mark.derivative
+
+FLAGS = step_flags(MASK, None, RESETS, T)
+RECURSIONS = {"CustomVJP": recursion, "CustomJVP": recursion_with_jvp, "Autodiff": recursion_ref}
+gated = pytest.mark.parametrize("name", GATED)
+
+
+def run_with(function, cell, loop, params, xs, h0):
+    return function(cell, loop, params, xs, h0, None, FLAGS)
+
+
+@gated
+@pytest.mark.parametrize("reverse", [False, True], ids=["forward", "reverse"])
+@pytest.mark.parametrize("derivative", RECURSIONS)
+def test_joined_products_change_no_value_and_no_gradient(name, derivative, reverse, needs_x64):
+    cell, p = CELLS[name], problem(CELLS[name])
+    expected = jax.jit(partial(gradients, partial(scan_of_step, cell, mask=MASK, resets=RESETS, reverse=reverse)))(p)
+    for joined in (False, True):
+        plan = Plan(block_size=3 if derivative == "CustomVJP" else None, join_in_loop=joined, join_outside=joined)
+        run = partial(run_with, RECURSIONS[derivative], cell, Loop(plan, reverse=reverse))
+        assert_close(jax.jit(partial(gradients, run))(p), expected)
+
+
+@gated
+def test_a_joined_product_is_one_matmul_in_the_program(name):
+    cell, p = CELLS[name], problem(CELLS[name])
+
+    def matmuls(loop):
+        program = jax.make_jaxpr(partial(gradients, partial(run_with, recursion, cell, loop)))(p)
+        return matmuls_per_loop(program.jaxpr), str(program).count("dot_general")
+
+    apart = Loop(Plan())
+    forward, backward = matmuls(apart)[0]
+    joined_forward, joined_backward = matmuls(replace(apart, plan=Plan(join_in_loop=True)))[0]
+    assert joined_forward < forward
+    assert joined_backward < backward
+    loops_apart, all_apart = matmuls(apart)
+    loops_joined_outside, all_joined_outside = matmuls(replace(apart, plan=Plan(join_outside=True)))
+    assert loops_joined_outside == loops_apart
+    assert all_joined_outside < all_apart
