@@ -178,6 +178,6 @@ def assert_close(tree: Any, reference: Any, tol: float | None = None) -> None:
 
 
 def assert_raises(call: Callable[[], Any], error: type[Exception], message: str) -> None:
-    """Asserts that `call` raises `error` with a message that matches `message`, over several lines."""
+    """Asserts that `call` raises `error` with a message that matches, where . matches newlines."""
     with pytest.raises(error, match=f"(?s){message}"):
         call()

@@ -63,7 +63,7 @@ def inner_jaxprs(equation: Any) -> list[Any]:
 
 
 def _carry_shapes(equation: Any) -> list[tuple[int, ...]]:
-    """The shapes of what a loop hands from step to step: what its body returns and it does not stack."""
+    """The shapes of what a loop hands from step to step, which it returns without stacking."""
     body = getattr(equation.params["jaxpr"], "jaxpr", equation.params["jaxpr"])
     pairs = zip(equation.outvars, body.outvars, strict=True)
     return [outer.aval.shape for outer, inner in pairs if outer.aval.shape == inner.aval.shape]

@@ -1,4 +1,4 @@
-"""The structure of the package: its imports, its documentation, the size of its files, its version."""
+"""The structure of the package: its imports, documentation, size of files, and version."""
 
 import ast
 import graphlib
@@ -42,7 +42,7 @@ CORE_DEPENDENCIES = {"jax", "jaxlib", "jaxtyping", "numpy", "optax"}
 
 
 def imported(path):
-    """Yields the names of the modules that a file imports, also inside functions, and the statements."""
+    """Yields the name and the statement of every import of a file, also inside functions."""
     for node in ast.walk(ast.parse(path.read_text("utf-8"))):
         if isinstance(node, ast.Import):
             yield from ((alias.name, node) for alias in node.names)

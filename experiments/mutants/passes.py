@@ -1,4 +1,4 @@
-"""Wrong backward passes of a whole function: a right gradient whose inputs or outputs are changed."""
+"""Wrong backward passes of a whole function: a right gradient with changed inputs or outputs."""
 
 from collections.abc import Callable
 from functools import wraps

@@ -1,4 +1,4 @@
-"""Cells are values: copies are equal, hash equal and are not traced again, also as static pytrees."""
+"""Cells are values and static pytrees: a copy is equal, hashes equal, and is not traced again."""
 
 import copy
 import pickle
@@ -120,7 +120,7 @@ def scaled_update(scale, g, h):
 
 
 def test_a_partial_in_a_custom_cell_compares_by_value():
-    """Two `functools.partial` objects are unequal even if their functions and arguments are equal."""
+    """Two `functools.partial` objects are unequal even if function and arguments are equal."""
     make = lambda scale: replace(gj.elman(), update=partial(scaled_update, scale), adjoint=None, tangent=None, name="scaled")
     assert partial(scaled_update, 0.5) != partial(scaled_update, 0.5)
     assert make(0.5) == make(0.5) == copy.deepcopy(make(0.5)) == pickle.loads(pickle.dumps(make(0.5))) != make(0.25)

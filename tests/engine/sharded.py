@@ -142,7 +142,7 @@ def largest_difference(tree, reference):
 
 
 def differences_of_steps(name):
-    """Takes a step on an Explicit mesh where only the input is sharded, and where only the state is."""
+    """Takes a step on an Explicit mesh with only the input sharded, and with only the state."""
     cell = CELLS[name]
     (params, _), data = random_problem(name)
     x, h = data["xs"][0], jax.tree.map(lambda leaf: leaf + 0.5, cell.initial_state(params, B))

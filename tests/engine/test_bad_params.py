@@ -1,4 +1,4 @@
-"""Bad parameters and cells raise an error that names the fix; params in a dict or list are accepted."""
+"""Bad parameters and cells raise an error that names the fix; dicts and lists are rebuilt."""
 
 from dataclasses import replace
 from functools import partial
@@ -104,7 +104,7 @@ def test_params_may_be_numpy_arrays():
 
 
 def assert_same_results(cell, p, params):
-    """Asserts that `params` give the same results as `p.params`, and gradients of their own structure."""
+    """Asserts that `params` give the results of `p.params`, and gradients of their structure."""
     outputs, (bars, *_) = gradients(partial(gj.unroll, cell), p)
     outputs_of_params, (bars_of_params, *_) = gradients(partial(gj.unroll, cell), p._replace(params=params))
     assert_close(outputs_of_params, outputs, tol=0)

@@ -1,4 +1,4 @@
-"""The values of `unroll` with lengths, masks and resets: against a NumPy loop, and their edge cases."""
+"""The values of `unroll` with lengths, masks and resets: a NumPy loop, and edge cases."""
 
 from functools import partial
 
@@ -131,7 +131,8 @@ def test_a_traced_length_out_of_range_makes_its_own_sequence_nan(length, outputs
         assert_close(leaf[:, others], good[:, others], tol=1e-14)
     loss = lambda params, lengths: gj.unroll(cell, params, p.xs, lengths=lengths)[1][:, 0].sum()
     bars = jax.jit(jax.grad(loss))(p.params, lengths)
-    assert all(jnp.isnan(leaf).any() for leaf in jax.tree.leaves(bars))  # a gradient must not look plausible either
+    # a gradient must not look plausible either
+    assert all(jnp.isnan(leaf).any() for leaf in jax.tree.leaves(bars))
 
 
 def test_traced_lengths_masks_and_resets_equal_concrete_ones():

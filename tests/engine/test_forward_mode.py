@@ -41,7 +41,7 @@ def test_forward_mode_through_custom_vjp_raises_and_names_custom_jvp(transformat
 
 
 def test_jacfwd_of_a_jitted_unroll_raises_with_our_message_or_with_that_of_jax():
-    """When a tangent is batched under `jit`, JAX meets the custom VJP before our primitive is lowered."""
+    """JAX meets the custom VJP before our primitive is lowered if it batches a jitted tangent."""
     with pytest.raises(TypeError, match=r"forward.mode"):
         jax.jacfwd(jax.jit(total))(P.xs)
 

@@ -1,4 +1,4 @@
-"""The values of `unroll`: against a NumPy loop, against `lax.scan` of `step`, and in every layout."""
+"""The values of `unroll` against a NumPy loop and a scan of `step`, in every layout."""
 
 import copy
 from functools import partial

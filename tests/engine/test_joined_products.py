@@ -1,4 +1,4 @@
-"""Products that share an operand give the same values and gradients as one matmul and one by one."""
+"""Products that share an operand give the same results as one matmul and one by one."""
 
 from dataclasses import replace
 from functools import partial

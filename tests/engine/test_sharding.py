@@ -1,4 +1,4 @@
-"""A batch over several devices: the results of one device, and no all-reduce in a loop over steps."""
+"""A batch over several devices has the results of one device, and no all-reduce per step."""
 
 import json
 import os

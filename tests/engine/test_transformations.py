@@ -1,4 +1,4 @@
-"""The gradients of `unroll` under jit, vmap, scan, checkpoint and shard_map, and of second order."""
+"""The gradients of `unroll` under transformations, and its second derivatives."""
 
 from functools import partial
 

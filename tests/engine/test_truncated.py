@@ -99,9 +99,9 @@ P = problem(gj.gru())
 truncated = partial(gj.unroll_truncated, gj.gru(), P.params, P.xs)
 BAD = {
     "window of 0": (lambda: truncated(window=0), ValueError, r"window: got 0, expected an int of at least 1"),
-    "window of 2.5": (lambda: truncated(window=2.5), ValueError, r"window: got 2\.5"),
-    "two directions": (lambda: gj.unroll_truncated(gj.bidirectional(gj.gru()), None, P.xs, window=2), TypeError, r"cell: got bidirectional.*expected a cell with a single direction"),
-    "two directions inside": (lambda: gj.unroll_truncated(gj.stack([gj.bidirectional(gj.gru())]), None, P.xs, window=2), TypeError, r"cell: got bidirectional.*single direction"),
+    "window of 2.5": (lambda: truncated(window=2.5), TypeError, r"window: got 2\.5"),
+    "two directions": (lambda: gj.unroll_truncated(gj.bidirectional(gj.gru()), None, P.xs, window=2), TypeError, r"cell: got bidirectional.*expected a unidirectional cell"),
+    "two directions inside": (lambda: gj.unroll_truncated(gj.stack([gj.bidirectional(gj.gru())]), None, P.xs, window=2), TypeError, r"cell: got bidirectional.*unidirectional"),
     "a length beyond T": (lambda: truncated(window=2, lengths=np.array([1, 2, T + 2])), ValueError, r"lengths: got 9 at \(2,\), expected 0 to 7"),
     "a mask of another shape": (lambda: truncated(window=2, mask=MASK[:2]), ValueError, r"mask: got shape \(2, 3\), expected \(7, 3\)"),
 }  # fmt: skip

@@ -174,7 +174,7 @@ BAD = {
     "a cell instead of a list": (lambda: gj.stack(gj.gru()), TypeError, r"cells: got Cell, expected a list of cells"),
     "an empty list": (lambda: gj.stack([]), TypeError, r"cells: got list, expected a list of cells"),
     "functions that make cells": (lambda: gj.stack([gj.gru, gj.gru]), TypeError, r"cell: got function, expected a gj\.Cell"),
-    "a rate of 1": (lambda: gj.stack([gj.gru()] * 2, dropout=1.0), ValueError, r"dropout: got 1\.0, expected a probability, at least 0 and below 1"),
+    "a rate of 1": (lambda: gj.stack([gj.gru()] * 2, dropout=1.0), ValueError, r"dropout: got 1\.0, expected a probability in \[0, 1\)"),
     "dropout in one layer": (lambda: gj.stack([gj.gru()], dropout=0.1), ValueError, r"dropout: got 0\.1 with one layer.*variational_dropout"),
     "sizes": (lambda: STACK.init(jax.random.key(0), D, (3, 4)), ValueError, r"hidden_size: got \(3, 4\), expected one int or 3, one for each layer"),
     "params of one layer": (lambda: gj.unroll(STACK, PARAMS[0], XS), TypeError, r"params: got GRUParams, expected a tuple of 3"),
