@@ -74,8 +74,8 @@ def checkers() -> str:
     names = {
         "check_grads, float32": "`check_grads`, float32",
         "check_grads, float64": "`check_grads`, float64",
-        "x̄ by ones": "x̄ only, cotangents of ones, float32",
-        "every leaf, by hand": "every leaf, cotangents of ones, float32",
+        "x̄ alone": "x̄ only, cotangents of ones, float32",
+        "every leaf, allclose": "every leaf, cotangents of ones, float32",
         "gj.verify_vjp": "`gj.verify_vjp`",
     }
     counts = lambda by_kind, name: (str(by_kind[kind][name]) for kind in kinds)

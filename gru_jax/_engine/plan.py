@@ -69,6 +69,9 @@ class Shapes:
     itemsize: int = 4
 
 
+SavedResiduals = Literal["states", "gates", "block_starts"]
+
+
 @dataclass(frozen=True)
 class Plan:
     """Decisions for one call of the recursion. None of them changes a result beyond rounding.
@@ -82,7 +85,7 @@ class Plan:
         join_outside: The same outside it, where they are taken for all steps of a block at once.
     """
 
-    residuals: Literal["states", "gates", "block_starts"] = "states"
+    residuals: SavedResiduals = "states"
     block_size: int | None = None
     join_in_loop: bool = False
     join_outside: bool = False
@@ -137,11 +140,13 @@ def make_plan(shapes: Shapes, device: Device, request: CustomVJP, *, last_only: 
     block_size = request.block_size or _block_size(shapes, device, states_per_step, request, slow_half)
     if block_size is not None and block_size >= steps:
         block_size = None
-    residuals = request.residuals
-    if residuals == "auto" and last_only and block_size is not None:
+    residuals: SavedResiduals
+    if request.residuals != "auto":
+        residuals = request.residuals
+    elif last_only and block_size is not None:
         # a forward pass over each block again, for memory that grows as √T
         residuals = "block_starts"
-    elif residuals == "auto":
+    else:
         one_wide_block = block_size is None and WIDE_STEP <= states_per_step < ONE_BLOCK / max(steps, 1)
         saves_gates = shapes.units >= MANY_UNITS or (device.platform == "cpu" and one_wide_block)
         residuals = "gates" if saves_gates and not slow_half else "states"
