@@ -9,7 +9,7 @@ derivative is a pair of functions.
 
 `linearize` gives the coefficients that the tangent and the adjoint share. In each column the
 adjoint is the transpose of the tangent, and the tangent is the derivative of the value, so each
-function can be tested on its own (tests/cells/test_tables.py does).
+function can be tested on its own (tests/cells/test_cell_functions.py does).
 """
 
 from collections.abc import Callable

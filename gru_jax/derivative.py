@@ -43,8 +43,9 @@ class CustomVJP:
             chooses by the shapes and the device. With `outputs="last"`, `"auto"` may save only each
             block's initial state and recompute the rest, as `jax.checkpoint` does.
         block_size: The number of time steps per block. Temporary arrays span at most one
-            block, so small blocks need less memory, and large blocks have less overhead.
-            Defaults to None, which chooses by the shapes and the device.
+            block, so small blocks need less memory, and large blocks have less overhead. A
+            divisor of T is best: a shorter last block copies inputs and states. Defaults to None,
+            which chooses by the shapes and the device.
 
     Raises:
         TypeError: If `block_size` is not an int.
@@ -57,7 +58,7 @@ class CustomVJP:
     def __post_init__(self) -> None:
         check_option("residuals", self.residuals, get_args(Residuals))
         if self.block_size is not None:
-            # an int of Python's, so that equal values hash equal
+            # a Python int, so that equal values hash equal
             object.__setattr__(
                 self, "block_size", check_positive_int("block_size", self.block_size, "or None to have it chosen")
             )

@@ -8,7 +8,7 @@
 
 `x @ W` works in a cell too. These functions add three things. A product takes its operands in the
 dtype of the weight, which `unroll(compute_dtype=…)` lowers, sums in at least float32, and returns
-the dtype of the other operand, which is the state's. Sums over time and batch leave a sharded batch
+the dtype of `x`. Sums over time and batch leave a sharded batch
 axis where it is. Products of the same operand may be taken as one matmul, where the engine expects
 that to be faster.
 
@@ -30,8 +30,23 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from gru_jax._engine.products import products_are_joined
-from gru_jax._jax.sharding import explicitly_sharded, replicated
+from gru_jax._engine.products import products_are_joined as _products_are_joined
+from gru_jax._jax.sharding import explicitly_sharded as _explicitly_sharded
+from gru_jax._jax.sharding import replicated as _replicated
+
+__all__ = [
+    "add_bias",
+    "affine",
+    "affine_jvp",
+    "affines",
+    "bias_sum",
+    "dot",
+    "dot_sum",
+    "dots",
+    "outer_sum",
+    "outer_sums",
+    "sum_dtype",
+]
 
 
 def dot(x: Float[Array, "*t_b K"], W: Float[Array, "K H"]) -> Float[Array, "*t_b H"]:
@@ -53,8 +68,14 @@ def dots(x: Float[Array, "*t_b K"], *weights: Float[Array, "K H"]) -> list[Float
 
     Inside the time loop these may become one matmul with the concatenated weights. The
     concatenation does not depend on the step, so XLA takes it out of the loop.
+
+    Example:
+        >>> import jax.numpy as jnp, gru_jax as gj
+        >>> z, r = gj.ops.dots(jnp.ones((2, 3)), jnp.ones((3, 4)), jnp.ones((3, 4)))
+        >>> z.shape
+        (2, 4)
     """
-    if len(weights) == 1 or not products_are_joined() or explicitly_sharded(x, *weights):
+    if len(weights) == 1 or not _products_are_joined() or _explicitly_sharded(x, *weights):
         return [dot(x, W) for W in weights]
     return _split(dot(x, jnp.concatenate(weights, -1)), weights)
 
@@ -63,18 +84,30 @@ def dot_sum(*pairs: tuple[Float[Array, "*t_b K"], Float[Array, "K H"]]) -> Float
     """Adds up products, Σ a W over pairs (a, W).
 
     This is the transpose of `dots`, given transposed weights.
+
+    Example:
+        >>> import jax.numpy as jnp, gru_jax as gj
+        >>> pair = (jnp.ones((2, 4)), jnp.ones((4, 3)))
+        >>> gj.ops.dot_sum(pair, pair).shape
+        (2, 3)
     """
     operands, weights = zip(*pairs, strict=True)
     # One by one in half precision: jaxlib 0.12 takes the single matmul of constant weights apart
     # again on a CPU, and has no code for bfloat16 parts that are summed in float32.
-    joined = products_are_joined() and jnp.finfo(weights[0].dtype).bits >= 32
-    if not joined or explicitly_sharded(*operands, *weights):
+    joined = _products_are_joined() and jnp.finfo(weights[0].dtype).bits >= 32
+    if not joined or _explicitly_sharded(*operands, *weights):
         return functools.reduce(jnp.add, [dot(a, W) for a, W in pairs])
     return dot(jnp.concatenate(operands, -1), jnp.concatenate(weights, -2))
 
 
 def affine(x: Float[Array, "*t_b D"], W: Float[Array, "D H"], b: Float[Array, " H"] | None) -> Float[Array, "*t_b H"]:
-    """Applies an affine map, x W + b. A bias of None adds nothing."""
+    """Applies an affine map, x W + b. A bias of None adds nothing.
+
+    Example:
+        >>> import jax.numpy as jnp, gru_jax as gj
+        >>> gj.ops.affine(jnp.ones((2, 3)), jnp.ones((3, 4)), None).shape
+        (2, 4)
+    """
     return add_bias(dot(x, W), b)
 
 
@@ -84,13 +117,24 @@ def affines(
     """Applies several affine maps, given as pairs (W, b), to one input.
 
     The matmuls may become one, as in `dots`.
+
+    Example:
+        >>> import jax.numpy as jnp, gru_jax as gj
+        >>> maps = (jnp.ones((3, 4)), jnp.zeros(4)), (jnp.ones((3, 4)), None)
+        >>> z, r = gj.ops.affines(jnp.ones((2, 3)), *maps)
     """
     weights, biases = zip(*maps, strict=True)
     return [add_bias(product, b) for product, b in zip(dots(x, *weights), biases, strict=True)]
 
 
 def add_bias(x: Float[Array, "*t_b H"], b: Float[Array, " H"] | None) -> Float[Array, "*t_b H"]:
-    """Adds a bias along the last axis. A bias of None adds nothing."""
+    """Adds a bias along the last axis. A bias of None adds nothing.
+
+    Example:
+        >>> import jax.numpy as jnp, gru_jax as gj
+        >>> gj.ops.add_bias(jnp.zeros((2, 3)), jnp.arange(3.0))[0]
+        Array([0., 1., 2.], dtype=float32)
+    """
     # explicit axes, so that jax.numpy_rank_promotion("raise") holds
     return x if b is None else x + jnp.expand_dims(b, tuple(range(x.ndim - 1)))
 
@@ -102,7 +146,14 @@ def affine_jvp(
     W_dot: Float[Array, "D H"],
     b_dot: Float[Array, " H"] | None,
 ) -> Float[Array, "*t_b H"]:
-    """Returns the tangent of x W + b, which is ẋ W + x Ẇ + ḃ."""
+    """Returns the tangent of x W + b, which is ẋ W + x Ẇ + ḃ.
+
+    Example:
+        >>> import jax.numpy as jnp, gru_jax as gj
+        >>> x, W = jnp.ones((2, 3)), jnp.ones((3, 4))
+        >>> float(gj.ops.affine_jvp(x, 2 * x, W, 5 * W, None)[0, 0])
+        21.0
+    """
     return affine(x, W_dot, b_dot) + dot(x_dot, W)
 
 
@@ -119,6 +170,11 @@ def outer_sum(
     Returns:
         The sum, in at least float32: the engine adds up all blocks of time before it rounds to the
         dtype of `W`.
+
+    Example:
+        >>> import jax.numpy as jnp, gru_jax as gj
+        >>> float(gj.ops.outer_sum(jnp.ones((5, 2, 3)), jnp.ones((5, 2, 4)))[0, 0])
+        10.0
     """
     return _outer_sum(x, a, x.dtype if W is None else W.dtype)
 
@@ -129,17 +185,30 @@ def outer_sums(
     """Returns the gradients of several weights of one operand, Σ xᵀ a for pairs (a, W).
 
     The matmuls may become one, as in `dots`.
+
+    Example:
+        >>> import jax.numpy as jnp, gru_jax as gj
+        >>> x, a = jnp.ones((5, 2, 3)), jnp.ones((5, 2, 4))
+        >>> W_z, W_r = gj.ops.outer_sums(x, (a, jnp.ones((3, 4))), (2 * a, jnp.ones((3, 4))))
+        >>> float(W_r[0, 0])
+        20.0
     """
     cotangents, weights = zip(*products, strict=True)
-    if not products_are_joined() or explicitly_sharded(x, *cotangents):
+    if not _products_are_joined() or _explicitly_sharded(x, *cotangents):
         return [outer_sum(x, a, W) for a, W in products]
     joined = _outer_sum(x, jnp.concatenate(cotangents, -1), weights[0].dtype)
     return _split(joined, cotangents)
 
 
 def bias_sum(a: Float[Array, "*t_b H"], b: Float[Array, " H"] | None) -> Float[Array, " H"] | None:
-    """Returns the gradient of a bias, Σ a over time and batch, in at least float32; None where
-    the bias is None.
+    """Returns the gradient of a bias, Σ a over time and batch, in at least float32.
+
+    A bias of None has the gradient None.
+
+    Example:
+        >>> import jax.numpy as jnp, gru_jax as gj
+        >>> gj.ops.bias_sum(jnp.ones((5, 2, 3)), jnp.zeros(3))
+        Array([10., 10., 10.], dtype=float32)
     """
     if b is None:
         return None
@@ -147,8 +216,14 @@ def bias_sum(a: Float[Array, "*t_b H"], b: Float[Array, " H"] | None) -> Float[A
 
 
 def sum_dtype(x: Array) -> jnp.dtype:
-    """Returns the dtype in which products and sums of `x` are accumulated: its own, or float32
-    if that is wider.
+    """Returns the dtype in which products and sums of `x` are accumulated.
+
+    It is the dtype of `x`, or float32 if that is wider.
+
+    Example:
+        >>> import jax.numpy as jnp, gru_jax as gj
+        >>> gj.ops.sum_dtype(jnp.ones(3, jnp.bfloat16))
+        dtype('float32')
     """
     return jnp.promote_types(x.dtype, jnp.float32)
 
@@ -161,7 +236,7 @@ def _outer_sum(x: Array, a: Array, operand_dtype: jnp.dtype) -> Array:
         a.astype(operand_dtype),
         dimension_numbers=((leading, leading), ((), ())),
         preferred_element_type=sum_dtype(x),
-        out_sharding=replicated(x, a),
+        out_sharding=_replicated(x, a),
     )
 
 

@@ -48,10 +48,9 @@ def test_examples_run_as_printed(name, float32_as_users_have_it):
     assert failed == 0
 
 
-# the functions of gj.ops share the examples of their module and of gj.Cell
 PUBLIC_FUNCTIONS = {
     f"{module.__name__}.{name}": value
-    for module in (gj, gj.initializers, gj.heads, gj.flow, gj.plot, gj.convert, gj.train, gj.verify)
+    for module in (gj, gj.initializers, gj.ops, gj.heads, gj.flow, gj.plot, gj.convert, gj.train, gj.verify)
     for name, value in vars(module).items()
     if inspect.isfunction(value) and not name.startswith("_") and value.__module__.startswith("gru_jax")
 }

@@ -186,8 +186,8 @@ def check_compute_dtype(compute_dtype: Any, dtype: Any) -> Any:
         raise TypeError(f"compute_dtype: got {compute_dtype!r}, expected a dtype such as jnp.bfloat16, or None.") from error
     if str(jnp.dtype(compute_dtype)) not in FLOATS or jnp.dtype(compute_dtype).itemsize > dtype.itemsize:
         raise ValueError(
-            f"compute_dtype: got {jnp.dtype(compute_dtype)}, expected one of {', '.join(FLOATS)} not wider than {dtype}, "
-            "the dtype of params. For a wider one cast the params."
+            f"compute_dtype: got {jnp.dtype(compute_dtype)}, expected a floating dtype ({', '.join(FLOATS)}) not wider than "
+            f"{dtype}, the dtype of params. For a wider one cast the params."
         )
     return None if jnp.dtype(compute_dtype) == dtype else jnp.dtype(compute_dtype)
 

@@ -72,7 +72,7 @@ OPTIONS = {
     "a string for reverse": (lambda: unroll(P.xs, reverse="False"), TypeError, r"reverse: got 'False', expected True or False"),
     "a number for time_major": (lambda: unroll(P.xs, time_major=0), TypeError, r"time_major: got 0, expected True or False"),
     "a wider compute dtype": (lambda: gj.unroll(GRU, jax.tree.map(lambda p: p.astype(jnp.bfloat16), P.params), P.xs, compute_dtype=jnp.float32), ValueError, r"compute_dtype: got float32.*not wider than bfloat16, the dtype of params"),
-    "an integer compute dtype": (lambda: unroll(P.xs, compute_dtype=jnp.int8), ValueError, r"compute_dtype: got int8, expected one of float64"),
+    "an integer compute dtype": (lambda: unroll(P.xs, compute_dtype=jnp.int8), ValueError, r"compute_dtype: got int8, expected a floating dtype \(float64"),
     "a seed for a key": (lambda: unroll(P.xs, key=3), TypeError, r"key: got int, expected a jax\.random key"),
 }  # fmt: skip
 
