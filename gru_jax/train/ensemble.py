@@ -1,4 +1,4 @@
-"""`fit_ensemble`: trains several models at once, with other seeds, hyperparameters or both."""
+"""`fit_ensemble`: trains several models at once, with different seeds, hyperparameters or both."""
 
 import os
 from collections.abc import Callable, Mapping, Sequence

@@ -89,8 +89,8 @@ def fit(
     Evaluation:
         evaluate: A function `evaluate(params) -> metrics` that returns a dict of scalars. It is
             compiled, and called before the first and after the last step. Defaults to None.
-        evaluate_every: The number of steps between further evaluations. Defaults to None, for no
-            others.
+        evaluate_every: The number of steps between further evaluations. Defaults to None: only at
+            the start and end.
         early_stopping: `gj.train.EarlyStopping(metric, …)` keeps the parameters with the best
             evaluation in `FitResult.best_params`, and may stop the run. Defaults to None.
         callbacks: Functions that are called with a `CallbackInfo` after each execution of the

@@ -27,7 +27,7 @@ class ProgramSpec:
         grad_accumulation_steps: The number of microbatches.
         weight_fn: The weight of a microbatch or shard in averages. None weights them equally.
         has_carry: Whether `loss_fn` takes and returns a carry.
-        max_consecutive_nonfinite: After so many consecutive updates that were skipped, the program
+        max_consecutive_nonfinite: After this many consecutive updates that were skipped, the program
             returns. None never does.
         is_ensemble: Whether the state has a leading axis for several models.
         models_have_own_batches: Whether the batch indices have an axis for the models too.

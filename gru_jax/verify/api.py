@@ -23,7 +23,7 @@ def verify_vjp(
     rtol: float | None = None,
     key: jax.Array | None = None,
 ) -> Report:
-    """Verifies that the custom rules in a function give its gradient.
+    """Verifies that the custom rules in a function compute the right gradient.
 
     Compares `fun` at `args` with autodiff of the same function, in which every custom rule, at any
     depth, is replaced by its primal. The report names each wrong leaf, its error and the likely
@@ -115,7 +115,7 @@ def verify_vjp(
 
 
 def assert_vjp(fun: Callable[..., Any], *args: Any, **options: Any) -> None:
-    """Asserts that the custom rules in a function give its gradient. For test suites.
+    """Asserts that the custom rules in a function compute the right gradient. For test suites.
 
     Example:
         >>> import jax, jax.numpy as jnp
