@@ -110,7 +110,7 @@ def candidates_of(
     if residuals:
         found |= {f"ours, {kind}": ours(problem, derivative=gj.CustomVJP(residuals=kind)) for kind in ("states", "gates")}
     found |= {"autodiff": ours(problem, derivative=gj.Autodiff())}
-    if problem.cell is CELLS["LSTM"] and jax.default_backend() == "gpu":
+    if problem.cell == CELLS["LSTM"] and jax.default_backend() == "gpu":
         found["cuDNN"] = cudnn_lstm(problem)
     others = {name: maker(problem) for name, maker in peers_of(problem.cell, peers).items()}
     return found | {name: candidate for name, candidate in others.items() if checkpointed or "checkpointed" not in name}
@@ -129,7 +129,7 @@ def time_gradients(
     reference = gradients["autodiff"]
     differences = {name: difference(candidates[name], gradient, reference) for name, gradient in gradients.items()}
     measured = interleaved(programs, rounds)
-    if "PyTorch" in peers and CELLS[RESET_AFTER] is problem.cell and problem.xs.dtype == jnp.float32:
+    if "PyTorch" in peers and CELLS[RESET_AFTER] == problem.cell and problem.xs.dtype == jnp.float32:
         device = "cuda" if jax.default_backend() == "gpu" else "cpu"
         measured["PyTorch"], candidate, torch_gradient = torch_process.timed(problem, min(rounds, 9), device)
         differences["PyTorch"] = difference(candidate, torch_gradient, reference)

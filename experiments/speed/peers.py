@@ -85,7 +85,7 @@ def equinox(problem: Problem, checkpointed: bool) -> Candidate:
             return h, h[0] if isinstance(h, tuple) else h
 
         zeros = jnp.zeros(weights.shape[1:], xs.dtype)
-        return (_scanned(step, (zeros, zeros) if cell is gj.lstm() else zeros, xs, checkpointed) * weights).sum()
+        return (_scanned(step, (zeros, zeros) if cell == gj.lstm() else zeros, xs, checkpointed) * weights).sum()
 
     return Candidate(loss, arrays, lambda tree: gj.convert.from_equinox(cell, tree))
 
