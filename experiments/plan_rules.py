@@ -67,14 +67,14 @@ RULES: dict[str, Callable[[Plan, Shape], Plan]] = {
         replace(plan, block_size=max(shape.T // 4, 1)) if plan.block_size is None else plan
     ),
     "a large sequence is cut into blocks": lambda plan, shape: replace(plan, block_size=None),
-    "blocks of 2^16 states, not 2^15": lambda plan, shape: _with_block(plan, shape, 1 / 2),
-    "blocks of 2^16 states, not 2^17": lambda plan, shape: _with_block(plan, shape, 2),
+    "blocks of 2^17 states, not 2^16": lambda plan, shape: _with_block(plan, shape, 1 / 2),
+    "blocks of 2^17 states, not 2^18": lambda plan, shape: _with_block(plan, shape, 2),
     "gates are saved from 256 units on": lambda plan, shape: replace(plan, residuals="states") if shape.H >= 256 else plan,
     "a wide sequence in one block saves its gates": lambda plan, shape: (
         replace(plan, residuals="states") if shape.H < 256 else plan
     ),
     "other sequences do not save their gates": lambda plan, shape: replace(plan, residuals="gates"),
-    "products are joined in the loop up to 64 units": lambda plan, shape: replace(plan, join_in_loop=False, join_outside=False),
+    "products are joined in the loop up to 256 units": lambda plan, shape: replace(plan, join_in_loop=False, join_outside=False),
     "products are not joined in the loop beyond": lambda plan, shape: replace(plan, join_in_loop=True),
     "products are joined outside the loop for few states": lambda plan, shape: replace(plan, join_outside=False),
     "they are not for more": lambda plan, shape: replace(plan, join_outside=plan.join_in_loop),

@@ -15,7 +15,7 @@ from jaxtyping import Array, PyTree
 
 from gru_jax._engine import validate
 from gru_jax._engine.layer import Layer, check_cell
-from gru_jax._engine.plan import current_platform, joins_in_loop
+from gru_jax._engine.plan import current_platform, joins_in_step
 from gru_jax._engine.products import joined_products
 from gru_jax._engine.step_flags import StepFlags, apply_resets
 
@@ -88,6 +88,5 @@ def _compiled(cell: Any, platform: str, params: Any, h: Any, x: Any, reset: Any,
     params, h, x = jax.tree.map(jnp.asarray, (params, h, x))
     x = x.astype(jax.tree.leaves(params)[0].dtype)
     h = apply_resets(StepFlags(resets=reset), reset_state, h)
-    units = jax.tree.leaves(h)[0].shape[-1]
-    with joined_products(joins_in_loop(units, platform)):
+    with joined_products(joins_in_step(platform)):
         return cell._step(params, h, x)

@@ -21,11 +21,11 @@ from gru_jax.derivative import CustomVJP
 
 # Measured on a CPU of two cores, in float32. A sequence has T·B·H state values.
 ONE_BLOCK = 2**19  # values of a sequence below which blocks only add overhead: 2 MiB fit a cache
-BLOCK = 2**16  # values of a block otherwise
+BLOCK = 2**17  # values of a block otherwise
 BLOCK_ROWS = 512  # rows of time times batch that amortise adding up the weight gradients
 MANY_UNITS = 256  # units from which recomputing the gates takes longer than saving them
 WIDE_STEP = 512  # values of a step from which a sequence in one block saves its gates
-FEW_UNITS = 64  # units up to which one matmul in the loop is faster than one for each gate
+JOINED_UNITS = 256  # units up to which one matmul in the loop is faster than one for each gate
 FEW_VALUES = 12_000  # values of a sequence up to which that is true outside the loop
 
 # jaxlib 0.11.1 takes a time quadratic in the steps of a loop with few states per step (jax#40101).
@@ -153,12 +153,21 @@ def make_plan(shapes: Shapes, device: Device, request: CustomVJP, *, last_only: 
     return Plan(residuals, block_size, join, join and steps * states_per_step <= FEW_VALUES)
 
 
+def joins_in_step(platform: str) -> bool:
+    """Whether products of one operand are taken as one matmul in a single step.
+
+    The weights are put side by side in each call. On a CPU that takes longer than it saves. On an
+    accelerator each matmul is a kernel launch.
+    """
+    return platform != "cpu"
+
+
 def joins_in_loop(units: int, platform: str) -> bool:
     """Whether products of one operand are taken as one matmul in a loop over steps.
 
-    On an accelerator each matmul is a kernel launch.
+    The weights are put side by side once, before the loop.
     """
-    return platform != "cpu" or units <= FEW_UNITS
+    return joins_in_step(platform) or units <= JOINED_UNITS
 
 
 def _states_per_step(shapes: Shapes, device: Device) -> int:

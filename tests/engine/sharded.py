@@ -27,7 +27,7 @@ from tests.problems import without_derivation
 
 T, B, D, H = 7, 8, 4, 5
 LONG = 14_000  # steps for which the plan chooses blocks, except on a mesh of Explicit axes
-WIDE = 72  # units for which the plan takes products one by one
+WIDE = 264  # units for which the plan takes products one by one
 CELLS = {
     "elman": gj.elman(),
     "gru": gj.gru(),

@@ -24,9 +24,9 @@ def decisions(request, steps, sequences, units, *, device=None, last_only=False,
     [
         # a sequence of fewer than 2^19 states is one block, a larger one is cut
         (AUTO, 127, 64, 64, ("gates", None)),
-        (AUTO, 128, 64, 64, ("states", 16)),
+        (AUTO, 128, 64, 64, ("states", 32)),
         # unless states are asked for, which asks for little memory
-        (STATES, 96, 64, 64, ("states", 16)),
+        (STATES, 96, 64, 64, ("states", 32)),
         (STATES, 100, 1, 64, ("states", None)),
         # one block saves its gates from 512 states per step on
         (AUTO, 100, 8, 64, ("gates", None)),
@@ -38,11 +38,11 @@ def decisions(request, steps, sequences, units, *, device=None, last_only=False,
         # loops are not longer than 4,096 steps if blocks are possible
         (AUTO, 4_096, 2, 16, ("states", None)),
         (AUTO, 20_000, 1, 16, ("states", 4_000)),
-        # blocks have about 2^16 states, at least 512 rows, and a divisor of the steps where one is near
-        (AUTO, 8_000, 8, 32, ("states", 250)),
+        # blocks have about 2^17 states, at least 512 rows, and a divisor of the steps where one is near
+        (AUTO, 8_000, 8, 32, ("states", 500)),
         (AUTO, 8_000, 8, 512, ("gates", 64)),
-        (AUTO, 8_009, 8, 32, ("states", 256)),
-        (GATES, 8_000, 8, 32, ("gates", 250)),
+        (AUTO, 8_009, 8, 32, ("states", 512)),
+        (GATES, 8_000, 8, 32, ("gates", 500)),
         # not below a quarter of √T: long sequences of large steps
         (AUTO, 10_000, 1_024, 64, ("states", 25)),
         # what is asked for stays
@@ -60,9 +60,9 @@ def test_residuals_and_blocks_follow_the_shapes(request_, steps, sequences, unit
 @pytest.mark.parametrize(
     ("request_", "steps", "sequences", "units", "expected"),
     [
-        (AUTO, 100_000, 1, 128, ("block_starts", 500)),
+        (AUTO, 100_000, 1, 128, ("block_starts", 1_000)),
         (AUTO, 100, 1, 128, ("states", None)),
-        (STATES, 100_000, 1, 128, ("states", 500)),
+        (STATES, 100_000, 1, 128, ("states", 1_000)),
         (gj.CustomVJP(block_size=7), 100, 1, 300, ("block_starts", 7)),
     ],
 )
@@ -72,7 +72,7 @@ def test_block_starts_are_saved_where_only_the_last_state_is_wanted(request_, st
 
 def test_the_share_of_one_device_and_the_calls_of_vmap_count():
     assert decisions(AUTO, 127, 256, 64, device=Device(batch_shards=4)) == ("gates", None)
-    assert decisions(AUTO, 127, 256, 64, device=Device(batch_shards=4, vmapped=5)) == ("states", 4)
+    assert decisions(AUTO, 127, 256, 64, device=Device(batch_shards=4, vmapped=5)) == ("states", 6)
     assert decisions(AUTO, 127, 5, 64, device=Device(vmapped=16)) == decisions(AUTO, 127, 80, 64)
 
 
@@ -106,7 +106,8 @@ def test_half_precision_takes_blocks_of_root_t_where_its_loops_are_slow(request_
     [
         ("cpu", 100, 1, 64, (True, True)),
         ("cpu", 200, 1, 64, (True, False)),
-        ("cpu", 10, 1, 65, (False, False)),
+        ("cpu", 10, 1, 256, (True, True)),
+        ("cpu", 10, 1, 257, (False, False)),
         ("gpu", 10, 1, 512, (True, True)),
         ("gpu", 1_000, 10, 512, (True, False)),
     ],
