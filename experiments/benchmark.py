@@ -70,6 +70,7 @@ TINY = [
     (2000, 1, 4, 16),
 ]
 BATCHED = [(50, 128, 16, 16), (100, 64, 16, 32), (300, 32, 8, 32), (100, 128, 32, 64)]  # many sequences, few units
+UNTUNED = [(150, 24, 40, 96), (80, 64, 200, 320), (700, 8, 16, 48), (300, 48, 3, 160)]  # no rule of the plan was chosen on them
 SWEEPS = {
     "T": [(10, 16, 32, 64), (100, 16, 32, 64), (1_000, 16, 32, 64), (10_000, 16, 32, 64), (20_000, 16, 32, 64)],
     "B": [(100, 1, 64, 128), (100, 8, 64, 128), (100, 64, 64, 128), (100, 512, 64, 128)],
@@ -159,7 +160,7 @@ def shapes_of(texts: tuple[str, ...]) -> list[Shape]:
 def main_table(options: BenchmarkOptions, rounds: int, rate: float) -> list[dict[str, Any]]:
     """Times every cell on every shape. Returns the rows of the tables."""
     given = shapes_of(options.shapes)
-    groups = {"given": given} if given else {"larger": LARGER, "tiny": TINY, "batched": BATCHED}
+    groups = {"given": given} if given else {"larger": LARGER, "tiny": TINY, "batched": BATCHED, "untuned": UNTUNED}
     if options.quick and not given:
         groups = {"tiny": [(20, 4, 8, 16)]}
     cases = []

@@ -74,7 +74,9 @@ RULES: dict[str, Callable[[Plan, Shape], Plan]] = {
         replace(plan, residuals="states") if shape.H < 256 else plan
     ),
     "other sequences do not save their gates": lambda plan, shape: replace(plan, residuals="gates"),
-    "products are joined in the loop up to 256 units": lambda plan, shape: replace(plan, join_in_loop=False, join_outside=False),
+    "products are joined in the loop up to 256 units": lambda plan, shape: replace(
+        plan, join_in_loop=False, join_outside=False
+    ),
     "products are not joined in the loop beyond": lambda plan, shape: replace(plan, join_in_loop=True),
     "products are joined outside the loop for few states": lambda plan, shape: replace(plan, join_outside=False),
     "they are not for more": lambda plan, shape: replace(plan, join_outside=plan.join_in_loop),

@@ -9,7 +9,12 @@ CELLS = {
     "LSTM": "LSTM",
     "tanh RNN": "tanh RNN",
 }
-GROUPS = {"larger": "six larger shapes", "tiny": "seven tiny shapes", "batched": "four shapes with many sequences"}
+GROUPS = {
+    "larger": "six larger shapes",
+    "tiny": "seven tiny shapes",
+    "batched": "four shapes with many sequences",
+    "untuned": "four shapes on which no rule was chosen",
+}
 
 
 def ratio(entry: dict[str, float]) -> tuple[str, str]:
