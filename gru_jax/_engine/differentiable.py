@@ -29,8 +29,12 @@ def differentiable(tree: Any) -> Any:
 
 
 def where_differentiable(reference: Any, bars: Any) -> Any:
-    """Returns `bars` with None wherever the leaf of `reference` is not inexact."""
-    return jax.tree.map(lambda leaf, bar: bar if is_inexact(leaf) else None, reference, bars)
+    """Returns `bars` with None wherever the leaf of `reference` is not inexact.
+
+    None in `bars` may stand for a whole subtree.
+    """
+    keep = lambda bar, leaf: bar if bar is not None and is_inexact(leaf) else None
+    return jax.tree.map(keep, bars, reference, is_leaf=lambda bar: bar is None)
 
 
 def without_float0(tree: Any) -> Any:

@@ -30,7 +30,6 @@ from gru_jax import ops
 from gru_jax._engine.blocks import scan_blocks
 from gru_jax._engine.differentiable import (
     differentiable,
-    is_inexact,
     partial_vjp,
     transpose_output,
     where_differentiable,
@@ -311,4 +310,5 @@ def _steps(tree: Any) -> Any:
 
 def _cast_like(tree: Any, reference: Any) -> Any:
     """Casts gradients to the dtypes of `reference`. Leaves that are not inexact have None."""
-    return jax.tree.map(lambda ref, leaf: leaf.astype(ref.dtype) if is_inexact(ref) else None, reference, tree)
+    cast = lambda leaf, ref: None if leaf is None else leaf.astype(ref.dtype)
+    return jax.tree.map(cast, tree, reference, is_leaf=lambda leaf: leaf is None)

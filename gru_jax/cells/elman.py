@@ -19,6 +19,7 @@ from jaxtyping import Array, Float
 
 from gru_jax._engine.arguments import check_option
 from gru_jax._engine.functions import bind
+from gru_jax._jax.export import serializable
 from gru_jax.cell import Adjoint, Cell, Tangent
 from gru_jax.cells.letters import LetteredCheck, LetteredInit
 from gru_jax.ops import affine, affine_jvp, bias_sum, dot, outer_sum
@@ -35,6 +36,7 @@ ACTIVATIONS = {
 }
 
 
+@serializable
 class ElmanParams(NamedTuple):
     """Parameters of the Elman RNN; also the type of their gradient."""
 

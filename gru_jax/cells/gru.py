@@ -25,6 +25,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from gru_jax._engine.arguments import check_flag
+from gru_jax._jax.export import serializable
 from gru_jax.cell import Adjoint, Cell, Tangent
 from gru_jax.cells.gru_reset_after import gru_reset_after
 from gru_jax.cells.letters import LetteredCheck, LetteredInit
@@ -33,6 +34,7 @@ from gru_jax.ops import affine_jvp, affines, bias_sum, dot, dot_sum, dots, outer
 Steps = Float[Array, "*t_b H"]
 
 
+@serializable
 class GRUParams(NamedTuple):
     """Parameters of the GRU, reset before the matmul; also the type of their gradient."""
 

@@ -24,6 +24,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from gru_jax._jax.export import serializable
 from gru_jax.cell import Adjoint, Cell, Tangent
 from gru_jax.cells.letters import LetteredCheck, LetteredInit
 from gru_jax.ops import add_bias, affine, affine_jvp, affines, bias_sum, dot, dot_sum, dots, outer_sums
@@ -31,6 +32,7 @@ from gru_jax.ops import add_bias, affine, affine_jvp, affines, bias_sum, dot, do
 Steps = Float[Array, "*t_b H"]
 
 
+@serializable
 class GRUResetAfterParams(NamedTuple):
     """Parameters of the GRU, reset after the matmul; also the type of their gradient."""
 

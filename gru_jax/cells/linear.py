@@ -18,6 +18,7 @@ from typing import NamedTuple
 
 from jaxtyping import Array, Float
 
+from gru_jax._jax.export import serializable
 from gru_jax.cell import Adjoint, Cell, Tangent
 from gru_jax.cells.letters import LetteredCheck, LetteredInit
 from gru_jax.ops import affine, affine_jvp, bias_sum, dot, outer_sum
@@ -25,6 +26,7 @@ from gru_jax.ops import affine, affine_jvp, bias_sum, dot, outer_sum
 Steps = Float[Array, "*t_b H"]
 
 
+@serializable
 class LinearParams(NamedTuple):
     """Parameters of the linear RNN; also the type of their gradient."""
 

@@ -23,6 +23,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from gru_jax._engine.arguments import check_flag
+from gru_jax._jax.export import serializable
 from gru_jax.cell import Adjoint, Cell, Tangent
 from gru_jax.cells.letters import LetteredCheck, LetteredInit
 from gru_jax.ops import affine_jvp, affines, bias_sum, dot, dot_sum, dots, outer_sums
@@ -31,6 +32,7 @@ Steps = Float[Array, "*t_b H"]
 PEEPHOLES = ("p_i", "p_f", "p_o")
 
 
+@serializable
 class LSTMParams(NamedTuple):
     """Parameters of the LSTM; also the type of their gradient. Without peepholes the p are None."""
 
@@ -51,6 +53,7 @@ class LSTMParams(NamedTuple):
     p_o: Float[Array, " H"] | None = None
 
 
+@serializable
 class LSTMState(NamedTuple):
     """The state of an LSTM: the output h and the memory c."""
 

@@ -9,8 +9,8 @@ import jax
 import jax.numpy as jnp
 
 from gru_jax._engine import validate, validate_cell
-from gru_jax._engine.layer import check_cell
 from gru_jax._engine.differentiable import partial_vjp
+from gru_jax._engine.layer import check_cell
 from gru_jax._engine.local_vjp import backward_functions, one_step, project_all
 from gru_jax._engine.plan import Plan
 from gru_jax._engine.recursion import Loop, Save, forward, previous_states

@@ -9,6 +9,7 @@ import numpy as np
 from jax.nn import initializers
 from jaxtyping import Array, Float
 
+from gru_jax._jax.export import serializable
 from gru_jax.heads.precision import at_least_float32
 
 Activation = Literal["identity", "sigmoid", "tanh", "relu", "softmax"]
@@ -22,6 +23,7 @@ _ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
 }
 
 
+@serializable
 class DenseParams(NamedTuple):
     """The parameters of a read-out, and the type of their gradient.
 

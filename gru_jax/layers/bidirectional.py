@@ -18,11 +18,13 @@ from jaxtyping import Array
 from gru_jax._engine.arguments import check_option
 from gru_jax._engine.layer import CallOptions, Layer, LayerOutput, LayerRequest, Sequence, check_cell
 from gru_jax._engine.structures import rebuild
+from gru_jax._jax.export import serializable
 from gru_jax.layers.parts import split_key
 
 Merge = Literal["concat", "sum"]
 
 
+@serializable
 class BidirectionalParams(NamedTuple):
     """The parameters of both cells; also the type of their gradient."""
 
