@@ -50,7 +50,7 @@ def random_state(cell, params, seed=5):
 
 
 def assert_same_function(ours, theirs, *args, seed=7):
-    """Asserts that both functions have the same outputs, and the same gradients for random cotangents."""
+    """Asserts that both functions have equal outputs, and equal gradients for random cotangents."""
     (outputs, pull), (expected, pull_theirs) = (jax.vjp(function, *args) for function in (ours, theirs))
     assert_close(outputs, expected)
     cotangents = normal(expected, seed)

@@ -25,7 +25,7 @@ def torch(needs_x64):
 
 
 def module_of(torch, name, layers=1, two=False, bias=True):
-    """Makes an `nn` module with standard normal weights, which are larger than PyTorch's defaults."""
+    """Makes an `nn` module with normal random weights, which are larger than PyTorch's defaults."""
     kind, *options = name.split()
     module = getattr(torch.nn, kind)(
         D, H, layers, bias=bias, bidirectional=two, dtype=torch.float64, **({"nonlinearity": options[0]} if options else {})
