@@ -96,9 +96,9 @@ def to_haiku(cell: Any, params: Any, name: str | None = None) -> dict[str, dict[
 
         hk_params = hk_params | gj.convert.to_haiku(cell, params, "my_net/~/gru")
 
-    `from_haiku` lists the modules. It converts back to the same bits, except that b_f of an LSTM may
-    change by one rounding, because Haiku stores b_f − 1. For `hk.VanillaRNN(H, double_bias=False)`,
-    remove the bias of `linear_1`, which is zero.
+    `from_haiku` lists the modules. It converts back to the same bits, except that b_f of an LSTM
+    may change by one rounding, because Haiku stores b_f − 1. For `hk.VanillaRNN(H,
+    double_bias=False)`, remove the bias of `linear_1`, which is zero.
 
     Args:
         cell: The cell to which the parameters belong.

@@ -56,9 +56,9 @@ def from_keras(cell: Any, weights: Sequence[Any], *, dtype: Any = None) -> Any:
     | gj.bidirectional(gj.lstm()) | Bidirectional(LSTM(H, …)), merge_mode="concat" or "sum" |
     | gj.stack([gj.lstm()] * 2)   | Sequential([LSTM(H, …), LSTM(H, …)])                    |
 
-    The two rows of biases of a GRU fold into one, except for the bias c_h. Converting to gru_jax and
-    back to Keras therefore preserves the function, and every bit except those of the biases. The
-    conversion is differentiable.
+    The two rows of biases of a GRU fold into one, except for the bias c_h. Converting to gru_jax
+    and back to Keras therefore preserves the function, and every bit except those of the biases.
+    The conversion is differentiable.
 
     A layer with `go_backwards=True` corresponds to `gj.unroll(…, reverse=True)`, but returns its
     outputs in reverse order.

@@ -47,8 +47,8 @@ def load_onnx(source: Any, node: str | int | None = None, *, dtype: Any = None) 
         cell, params, *_ = gj.convert.load_onnx("model.onnx")
 
     Args:
-        source: The path of the model, or an `onnx.ModelProto`. If the weights are in separate files,
-            pass `onnx.load(path)` instead of the path.
+        source: The path of the model, or an `onnx.ModelProto`. If the weights are in separate
+            files, pass `onnx.load(path)` instead of the path.
         node: Which operator to read if the model has several: its name, or its index among the
             operators GRU, LSTM and RNN. Defaults to the only one.
         dtype: The dtype to cast to. Defaults to the dtype of the weights.

@@ -106,7 +106,8 @@ class _ModelBuilder:
         self.constants: list[Any] = []
         self.state_inputs: list[Any] = []
         self.state_outputs: list[Any] = []
-        # without h0 the initial state is zero, so what onnxruntime returns for a sequence of length 0 is right
+        # without h0 the initial state is zero, so what onnxruntime returns for a sequence of length
+        # 0 is right
         self.must_hold_states = has_lengths and has_h0
         if self.must_hold_states:
             self.add_constant("zero", np.array(0, np.int32))

@@ -160,7 +160,7 @@ def _stored(leaf: Array, entry: Entry) -> Array:
 
 
 def _zeros_to_add(leaf: Array, entry: Entry) -> Array:
-    """Makes zeros that unpack to −0. Adding −0 preserves every bit, but adding +0 turns −0 into +0."""
+    """Makes zeros that unpack to −0, because x + (−0) is x for every x, but (−0) + 0 is +0."""
     return jnp.full_like(leaf, -0.0 * entry.sign)
 
 

@@ -88,6 +88,7 @@ def save_safetensors(
     for name, tensor in tensors.items():
         if not isinstance(name, str):
             raise TypeError(f"tensors[{name!r}]: got the name {name!r}, expected a string. Use {str(name)!r}.")
-        # safetensors ignores strides when it writes memory, so a transposed view must be copied first
+        # safetensors ignores strides when it writes memory, so a transposed view must be copied
+        # first
         arrays[name] = np.asarray(as_array(tensor, f"tensors[{name!r}]"), order="C")
     write_atomically(path, lambda file: library.save_file(arrays, file, metadata=None if metadata is None else dict(metadata)))

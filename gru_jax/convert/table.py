@@ -8,8 +8,8 @@ the one of PyTorch's `nn.GRU`:
     "bias_ih":   "b_r -b_z b_h"
     "bias_hh":   "b_r -b_z c_h"
 
-The first line says that `weight_ih` holds the input weights of the gates r, z and h side by side, and
-that those of z have the opposite sign. An expression consists of these parts:
+The first line says that `weight_ih` holds the input weights of the gates r, z and h side by side,
+and that those of z have the opposite sign. An expression consists of these parts:
 
     b_r b_h       Entries separated by a space are side by side, along the axis of the gates.
     W_i / U_i     Rows separated by a slash are stacked, the first one on top.
