@@ -70,7 +70,7 @@ RULES: dict[str, Callable[[Plan, Shape], Plan]] = {
     "a large sequence is cut into blocks": lambda plan, shape: replace(plan, block_size=None),
     "blocks of 2^17 states, not 2^16": lambda plan, shape: _with_block(plan, shape, 1 / 2),
     "blocks of 2^17 states, not 2^18": lambda plan, shape: _with_block(plan, shape, 2),
-    "gates are saved from 256 units on": lambda plan, shape: replace(plan, residuals="states") if shape.H >= 256 else plan,
+    "gates are saved for 256 units or more": lambda plan, shape: replace(plan, residuals="states") if shape.H >= 256 else plan,
     "a wide sequence in one block saves its gates": lambda plan, shape: (
         replace(plan, residuals="states") if shape.H < 256 else plan
     ),

@@ -28,10 +28,10 @@ def decisions(request, steps, sequences, units, *, device=None, last_only=False,
         # unless the user requests states, in order to save memory
         (STATES, 96, 64, 64, ("states", 32)),
         (STATES, 100, 1, 64, ("states", None)),
-        # one block saves its gates from 512 states per step on
+        # one block saves its gates if a step has at least 512 states
         (AUTO, 100, 8, 64, ("gates", None)),
         (AUTO, 100, 8, 63, ("states", None)),
-        # gates are saved from 256 units on, also with several blocks
+        # gates are saved for at least 256 units, also with several blocks
         (AUTO, 100, 1, 255, ("states", None)),
         (AUTO, 100, 1, 256, ("gates", None)),
         (AUTO, 4_096, 8, 256, ("gates", 64)),
