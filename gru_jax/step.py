@@ -18,6 +18,7 @@ from gru_jax._engine.layer import Layer, check_cell
 from gru_jax._engine.plan import current_platform, joins_in_step
 from gru_jax._engine.products import joined_products
 from gru_jax._engine.step_flags import StepFlags, apply_resets
+from gru_jax._engine.validate_cell import float_dtype
 
 
 def step(
@@ -86,7 +87,7 @@ def step(
 def _compiled(cell: Any, platform: str, params: Any, h: Any, x: Any, reset: Any, reset_state: Any) -> tuple[Any, Any]:
     """Takes a validated step. Inside another `jit` it is inlined."""
     params, h, x = jax.tree.map(jnp.asarray, (params, h, x))
-    x = x.astype(jax.tree.leaves(params)[0].dtype)
+    x = x.astype(float_dtype(params))
     h = apply_resets(StepFlags(resets=reset), reset_state, h)
     with joined_products(joins_in_step(platform)):
         return cell._step(params, h, x)

@@ -128,7 +128,7 @@ def unroll(
     reverse, time_major = check_flag("reverse", reverse), check_flag("time_major", time_major)
     arrays = Arrays(xs, h0, lengths, mask, resets, reset_state, key)
     params, arrays = _validated(cell, params, arrays, time_major)
-    compute_dtype = validate.check_compute_dtype(compute_dtype, jax.tree.leaves(params)[0].dtype)
+    compute_dtype = validate.check_compute_dtype(compute_dtype, validate_cell.float_dtype(params))
     options = CallOptions(derivative, probe(arrays.xs, (params, arrays)), compute_dtype)
     lengths_are_traced = lengths is not None and is_traced(lengths)
     static = (cell, options, reverse, time_major, outputs, lengths_are_traced)
@@ -177,7 +177,7 @@ def _compiled(
 ) -> tuple[PyTree, PyTree]:
     """Runs a validated call. Inside another `jit` it is inlined."""
     xs, h0, lengths, mask, resets, reset_state, key = jax.tree.map(jnp.asarray, arrays)
-    xs = xs.astype(jax.tree.leaves(params)[0].dtype)
+    xs = xs.astype(validate_cell.float_dtype(params))
     if not time_major:
         xs = jnp.moveaxis(xs, -2, 0)
         mask, resets = (None if flags is None else jnp.moveaxis(flags, -1, 0) for flags in (mask, resets))

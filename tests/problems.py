@@ -138,10 +138,9 @@ def gradients(run: Callable[..., Any], p: Problem) -> tuple[Any, Any]:
 
 
 def named_leaves(tree: Any) -> dict[str, np.ndarray]:
-    """Returns the leaves by path, in float64."""
-    return {
-        jax.tree_util.keystr(path): np.asarray(leaf, np.float64) for path, leaf in jax.tree_util.tree_leaves_with_path(tree)
-    }
+    """Returns the leaves by path, in float64; complex ones in complex128."""
+    wide = lambda leaf: np.asarray(leaf, np.complex128 if jnp.iscomplexobj(leaf) else np.float64)
+    return {jax.tree_util.keystr(path): wide(leaf) for path, leaf in jax.tree_util.tree_leaves_with_path(tree)}
 
 
 def errors(tree: Any, reference: Any) -> dict[str, float]:

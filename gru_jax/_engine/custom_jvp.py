@@ -19,6 +19,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from gru_jax._engine.differentiable import differentiable, with_float0, without_float0
 from gru_jax._engine.products import joined_products
 from gru_jax._engine.recursion import Loop, Save, forward, outputs_of, previous_states
 from gru_jax._engine.step_flags import StepFlags, apply_resets, tree_where, tree_zeros_like, zero_masked
@@ -42,14 +43,14 @@ def states_jvp(cell: Any, loop: Loop, primals: Any, tangents: Any) -> tuple[Any,
     adjoint, tangent, join = cell.adjoint, cell.tangent, loop.plan.join_in_loop
     hs = states_with_jvp(cell, loop, *primals)
 
-    params_dot, xs_dot, h0_dot, reset_state_dot, _ = tangents
+    params_dot, xs_dot, h0_dot, reset_state_dot, _ = without_float0(tangents)
     weights, weights_dot = lower_matrices(params, loop.compute_dtype), lower_matrices(params_dot, loop.compute_dtype)
     xs, xs_dot = zero_masked(flags, xs), zero_masked(flags, xs_dot)  # (I)
     h_prevs = apply_resets(flags, reset_state, previous_states(h0, hs, loop.reverse))  # (R)
     g = cell.gates(weights, cell.project(weights, xs), h_prevs)
     k = adjoint.linearize(g, h_prevs)
     state_jvp, state_vjp = partial(tangent.state_jvp, weights), partial(adjoint.state_vjp, transpose_matrices(weights))
-    zero = tree_zeros_like(h0)
+    zero = tree_zeros_like(differentiable(h0))
 
     ws = tangent.input_jvp(weights, weights_dot, xs, xs_dot, h_prevs, g, k)
     if reset_state is not None:
@@ -91,7 +92,7 @@ def states_jvp(cell: Any, loop: Loop, primals: Any, tangents: Any) -> tuple[Any,
         at_first = lambda tree: jax.tree.map(lambda leaf: leaf[first], tree)
         from_h0 = step(at_first(k), at_first(flags), h0_dot)
         ws = jax.tree.map(lambda w, p: w.at[first].add(p), ws, from_h0)
-    return hs, lax.custom_linear_solve(system, ws, solve, transpose_solve)
+    return hs, with_float0(hs, lax.custom_linear_solve(system, ws, solve, transpose_solve))
 
 
 def recursion_with_jvp(

@@ -163,4 +163,4 @@ class Layer(ABC):
             TypeError, ValueError: As `gj.unroll`.
         """
         params, h, x = jax.tree.map(jnp.asarray, validate.check_step(self, params, h, x))
-        return self._step(params, h, x.astype(jax.tree.leaves(params)[0].dtype))
+        return self._step(params, h, x.astype(validate_cell.float_dtype(params)))

@@ -3,10 +3,12 @@ the same places.
 """
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
 
+from gru_jax._engine.differentiable import partial_vjp
 from gru_jax._engine.weights import transpose_matrices
 
 
@@ -29,6 +31,20 @@ def backward_functions(cell: Any) -> BackwardFunctions:
     return BackwardFunctions(cell.gates, lambda u, g: g, own.linearize, own.state_vjp, own.input_vjp, own.gates_from_state)
 
 
+def one_step(cell: Any, params: Any, x: Any, h: Any) -> Any:
+    """The new state of one step."""
+    return cell.update(cell.gates(params, cell.project(params, x), h), h)
+
+
+def project_all(cell: Any, params: Any, xs: Any) -> Any:
+    """Projects the inputs of all steps.
+
+    The functions of a cell without a derivation are only ever called on one step, so they need not
+    care for leading axes.
+    """
+    return cell.project(params, xs) if cell.adjoint is not None else jax.vmap(partial(cell.project, params))(xs)
+
+
 def _local(cell: Any) -> BackwardFunctions:
     """Takes `jax.vjp` of `project`, `gates` and `update`: with respect to the state
     step by step, and to params and inputs for all steps at once.
@@ -46,14 +62,13 @@ def _local(cell: Any) -> BackwardFunctions:
     def state_vjp(params_T, k, h_bar):
         params = transpose_matrices(params_T)
         u, h_prev = k
-        _, vjp_by_h = jax.vjp(lambda h: cell.update(cell.gates(params, u, h), h), h_prev)
-        return vjp_by_h(h_bar)[0]
+        (h_prev_bar,) = partial_vjp(lambda h: cell.update(cell.gates(params, u, h), h), (h_prev,), h_bar)
+        return h_prev_bar
 
     def input_vjp(params, xs, h_prevs, us, k, h_bars):
         def all_steps(params: Any, xs: Any) -> Any:
-            return cell.update(cell.gates(params, cell.project(params, xs), h_prevs), h_prevs)
+            return jax.vmap(partial(one_step, cell, params))(xs, h_prevs)
 
-        _, vjp_by_inputs = jax.vjp(all_steps, params, xs)
-        return vjp_by_inputs(h_bars)
+        return partial_vjp(all_steps, (params, xs), h_bars)
 
     return BackwardFunctions(gates, lambda u, g: u, linearize, state_vjp, input_vjp)

@@ -41,6 +41,7 @@ class Device:
         vmapped: The product of the sizes of all axes of `jax.vmap`.
         batch_shards: Over how many devices the batch is spread.
         explicit_batch: Whether the batch is sharded over Explicit mesh axes.
+        sums_over_devices: Whether a sum over the batch may need communication between devices.
         slow_half_precision_loops: Whether a step in half precision takes longer the longer its loop
             is.
     """
@@ -49,6 +50,7 @@ class Device:
     vmapped: int = 1
     batch_shards: int = 1
     explicit_batch: bool = False
+    sums_over_devices: bool = False
     slow_half_precision_loops: bool = False
 
 
@@ -83,12 +85,16 @@ class Plan:
         join_in_loop: Whether products of one operand are taken as one matmul inside the loop over
             steps.
         join_outside: The same outside it, where they are taken for all steps of a block at once.
+        step_by_step: Whether the gradient of a cell without a derivation is taken step by step, as
+            `jax.grad` of a checkpointed scan does: each step projects its input, and adds to the
+            gradient of the weights. Otherwise both are done for all steps of a block at once.
     """
 
     residuals: SavedResiduals = "states"
     block_size: int | None = None
     join_in_loop: bool = False
     join_outside: bool = False
+    step_by_step: bool = False
 
 
 def probe(xs: Any, arguments: Any) -> Device:
@@ -101,17 +107,21 @@ def probe(xs: Any, arguments: Any) -> Device:
     """
     platform = current_platform()
     mesh = jax.sharding.get_abstract_mesh()
+    placed = len(xs.sharding.device_set) if isinstance(xs, jax.Array) and not is_traced(xs) else 1
     if mesh.manual_axes or platform != "cpu":
         batch_shards = 1
     elif is_traced(xs):
         batch_shards = jax.device_count() if mesh.empty else mesh.size
     else:
-        batch_shards = len(xs.sharding.device_set) if isinstance(xs, jax.Array) else 1
+        batch_shards = placed
+    explicit_batch = replicated(xs) is not None
+    devices = jax.device_count() if is_traced(xs) else placed
     return Device(
         platform,
         vmapped(arguments),
         batch_shards,
-        explicit_batch=replicated(xs) is not None,
+        explicit_batch=explicit_batch,
+        sums_over_devices=explicit_batch or (devices > 1 and not mesh.manual_axes),
         slow_half_precision_loops=platform == "cpu" and jax.__version_info__ < (0, 12),
     )
 
@@ -121,7 +131,7 @@ def current_platform() -> str:
     return jax.default_backend()
 
 
-def make_plan(shapes: Shapes, device: Device, request: CustomVJP, *, last_only: bool = False) -> Plan:
+def make_plan(shapes: Shapes, device: Device, request: CustomVJP, *, last_only: bool = False, derived: bool = True) -> Plan:
     """Chooses a plan. Explicit options of the request are never overridden.
 
     Args:
@@ -130,27 +140,34 @@ def make_plan(shapes: Shapes, device: Device, request: CustomVJP, *, last_only: 
         request: The user's `CustomVJP`.
         last_only: Whether only the last state is wanted, so that states need not be saved for the
             output's sake.
+        derived: Whether the cell has an `Adjoint`. Without one no gates are saved, because nothing
+            can be computed from them.
     """
     join = joins_in_loop(shapes.units, device.platform)
+    step_by_step = not derived and not device.sums_over_devices
     if not isinstance(shapes.steps, int) or not isinstance(shapes.sequences, int):
         # symbolic sizes of jax.export: one block
-        return Plan("gates" if request.residuals == "gates" else "states", None, join)
+        kept: SavedResiduals = "gates" if request.residuals == "gates" and derived else "states"
+        return Plan(kept, None, join, step_by_step=step_by_step)
     steps, states_per_step = shapes.steps, _states_per_step(shapes, device)
     slow_half = shapes.itemsize < 4 and device.slow_half_precision_loops
     block_size = request.block_size or _block_size(shapes, device, states_per_step, request, slow_half)
     if block_size is not None and block_size >= steps:
         block_size = None
     residuals: SavedResiduals
-    if request.residuals != "auto":
+    if not derived and request.residuals == "gates":
+        residuals = "states"
+    elif request.residuals != "auto":
         residuals = request.residuals
     elif last_only and block_size is not None:
         # a forward pass over each block again, for memory that grows as √T
         residuals = "block_starts"
     else:
         one_wide_block = block_size is None and WIDE_STEP <= states_per_step < ONE_BLOCK / max(steps, 1)
-        saves_gates = shapes.units >= MANY_UNITS or (device.platform == "cpu" and one_wide_block)
+        saves_gates = derived and (shapes.units >= MANY_UNITS or (device.platform == "cpu" and one_wide_block))
         residuals = "gates" if saves_gates and not slow_half else "states"
-    return Plan(residuals, block_size, join, join and steps * states_per_step <= FEW_VALUES)
+    join_outside = join and steps * states_per_step <= FEW_VALUES
+    return Plan(residuals, block_size, join, join_outside, step_by_step)
 
 
 def joins_in_step(platform: str) -> bool:

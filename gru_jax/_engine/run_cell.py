@@ -29,7 +29,7 @@ def run_cell(cell: Any, options: CallOptions, request: LayerRequest, params: Any
         params, xs = cell.sample_noise(key, params, xs)
     validate_cell.check_functions(cell, params, xs, h0)
     returns: Returns = "states" if request.states else "outputs" if request.outputs else "last"
-    loop = Loop(plan_for(options, xs, h0, last_only=returns == "last"), returns, request.reverse, options.compute_dtype)
+    loop = Loop(plan_for(cell, options, xs, h0, last_only=returns == "last"), returns, request.reverse, options.compute_dtype)
     h_last, out = _recursion(cell, options, loop)(params, xs, h0, reset_state, flags)
     if not request.states:
         return LayerOutput(h_last, ys=out)
@@ -37,15 +37,16 @@ def run_cell(cell: Any, options: CallOptions, request: LayerRequest, params: Any
     return LayerOutput(h_last, ys, states=out)
 
 
-def plan_for(options: CallOptions, xs: Any, h0: Any, *, last_only: bool = False) -> Plan:
+def plan_for(cell: Any, options: CallOptions, xs: Any, h0: Any, *, last_only: bool = False) -> Plan:
     """Makes the plan of one cell. Only `CustomVJP` cuts time into blocks."""
-    state = jax.tree.leaves(h0)[0]
+    state = max(jax.tree.leaves(h0), key=lambda leaf: leaf.ndim)
+    *batch, units = state.shape or (1,)
     sequences = 1
-    for size in state.shape[:-1]:
+    for size in batch:
         sequences *= size
-    shapes = Shapes(jax.tree.leaves(xs)[0].shape[0], sequences, state.shape[-1], state.dtype.itemsize)
+    shapes = Shapes(jax.tree.leaves(xs)[0].shape[0], sequences, units, state.dtype.itemsize)
     if isinstance(options.derivative, CustomVJP):
-        return make_plan(shapes, options.device, options.derivative, last_only=last_only)
+        return make_plan(shapes, options.device, options.derivative, last_only=last_only, derived=cell.adjoint is not None)
     return Plan(join_in_loop=make_plan(shapes, options.device, CustomVJP()).join_in_loop)
 
 

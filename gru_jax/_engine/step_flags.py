@@ -25,6 +25,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool
 
+from gru_jax._engine.differentiable import is_number
+
 
 class StepFlags(NamedTuple):
     """m and r for all steps, or for one step inside a loop.
@@ -84,14 +86,11 @@ def apply_resets(flags: StepFlags, reset_state: Any, h: Any) -> Any:
 def zero_masked(flags: StepFlags, tree: Any) -> Any:
     """`tree` with zeros on masked steps.
 
-    Leaves that are not inexact, such as a dropout mask, stay as they are.
+    Random keys stay as they are.
     """
-    if flags.mask is None:
-        return tree
-    is_inexact = lambda leaf: jnp.issubdtype(leaf.dtype, jnp.inexact)
-    return jax.tree.map(lambda leaf: tree_where(flags.mask, leaf, jnp.zeros_like(leaf)) if is_inexact(leaf) else leaf, tree)
+    return tree if flags.mask is None else tree_where(flags.mask, tree, tree_zeros_like(tree))
 
 
 def tree_zeros_like(tree: Any) -> Any:
-    """Zeros in the place of every leaf."""
-    return jax.tree.map(jnp.zeros_like, tree)
+    """Zeros in the place of every leaf, but for random keys, which stay."""
+    return jax.tree.map(lambda leaf: jnp.zeros_like(leaf) if is_number(leaf) else leaf, tree)

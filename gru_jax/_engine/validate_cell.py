@@ -1,6 +1,6 @@
 """Checks of a cell and its params: types, dtypes, the shapes of its state, and what its functions return."""
 
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any
 
 import jax
@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from gru_jax._engine.arguments import describe, is_array
+from gru_jax._engine.differentiable import differentiable, is_inexact, transpose_output
 from gru_jax._engine.structures import check_same_form, rebuild
 
 FLOATS = ("float64", "float32", "bfloat16", "float16")
@@ -24,14 +25,41 @@ def check_params(layer: Any, params: Any) -> tuple[Any, int | None]:
             "Make them with cell.init(key, input_size, hidden_size)."
         )
     for path, leaf in leaves:
-        check_float_array("params" + jax.tree_util.keystr(path), leaf)
-    dtypes = {str(leaf.dtype) for _, leaf in leaves}
+        check_array("params" + jax.tree_util.keystr(path), leaf)
+    dtypes = {str(real_dtype(leaf)) for _, leaf in leaves if is_inexact(leaf)}
+    if not dtypes:
+        raise TypeError(
+            f"params: got only integers or booleans, expected floating-point weights of cell {layer.name}. "
+            "Cast them: jax.tree.map(lambda p: p.astype(jnp.float32), params)."
+        )
     if len(dtypes) > 1:
         raise TypeError(
-            f"params: got the dtypes {', '.join(sorted(dtypes))}, expected one for all leaves. "
+            f"params: got the dtypes {', '.join(sorted(dtypes))}, expected one for all leaves that are not integers or booleans. "
             "Cast them: jax.tree.map(lambda p: p.astype(jnp.float32), params)."
         )
     return layer._validated_params(params)
+
+
+def real_dtype(leaf: Any) -> Any:
+    """The dtype of the real part: float32 for complex64."""
+    return jnp.finfo(leaf.dtype).dtype
+
+
+def float_dtype(params: Any) -> Any:
+    """The floating dtype that all inexact leaves of validated params share."""
+    return next(real_dtype(leaf) for leaf in jax.tree.leaves(params) if is_inexact(leaf))
+
+
+def check_array(name: str, x: Any) -> None:
+    """Raises unless `x` is an array that JAX can compute with: floating-point, complex, integer,
+    boolean or a random key.
+    """
+    if not is_array(x) or is_torch(x) or is_big_endian(x) or not _is_jax_dtype(x.dtype):
+        check_float_array(name, x)
+
+
+def _is_jax_dtype(dtype: Any) -> bool:
+    return any(jnp.issubdtype(dtype, kind) for kind in (np.number, np.bool_, jax.dtypes.extended))
 
 
 def check_float_array(name: str, x: Any) -> None:
@@ -49,8 +77,7 @@ def check_float_array(name: str, x: Any) -> None:
         )
     if is_array(x) and np.issubdtype(x.dtype, np.complexfloating):
         raise TypeError(
-            wanted + "Complex parameters are not supported: keep the real and the imaginary part as two leaves, and join them "
-            "where they are used with jax.lax.complex(re, im)."
+            wanted + f"The weights of this cell are real: take {name}.real. A cell of your own may have complex ones."
         )
     raise TypeError(wanted + "Convert it: jnp.asarray(value, jnp.float32).")
 
@@ -73,6 +100,8 @@ def check_cell_params(cell: Any, params: Any, path: str) -> tuple[Any, int | Non
     params = rebuild(params, cell.params_type, path)
     if cell.check_params is None:
         return params, None
+    for leaf_path, leaf in jax.tree_util.tree_leaves_with_path(params):
+        check_float_array(path + jax.tree_util.keystr(leaf_path), leaf)
     try:
         return params, cell.check_params(params)
     except (TypeError, ValueError) as error:
@@ -130,7 +159,8 @@ def check_functions(cell: Any, params: Any, xs: Any, h0: Any) -> None:
     new = jax.eval_shape(lambda params, u, h: cell.update(cell.gates(params, u, h), h), params, u, h)
     check_same_form(cell.name, new, h)
     try:
-        jax.eval_shape(lambda h, y: jax.linear_transpose(cell.output, h)(y), h, jax.eval_shape(cell.output, h))
+        y = jax.eval_shape(lambda h: differentiable(cell.output(h)), h)
+        jax.eval_shape(partial(transpose_output, cell.output), h, y)
     except Exception as error:
         raise TypeError(
             f"cell: got an output of cell {cell.name} that is not linear in the state, expected a linear one such as "

@@ -10,7 +10,8 @@ import jax.numpy as jnp
 
 from gru_jax._engine import validate, validate_cell
 from gru_jax._engine.layer import check_cell
-from gru_jax._engine.local_vjp import backward_functions
+from gru_jax._engine.differentiable import partial_vjp
+from gru_jax._engine.local_vjp import backward_functions, one_step, project_all
 from gru_jax._engine.plan import Plan
 from gru_jax._engine.recursion import Loop, Save, forward, previous_states
 from gru_jax._engine.step_flags import StepFlags
@@ -53,13 +54,13 @@ def linearize_along(cell: Any, params: Any, xs: Any, h0: Any) -> Trajectory:
     if h0 is not None:
         validate.check_state("h0", h0, cell, params, xs.shape[1:-1])
     params = jax.tree.map(jnp.asarray, params)
-    xs = jnp.asarray(xs, jax.tree.leaves(params)[0].dtype)
+    xs = jnp.asarray(xs, validate_cell.float_dtype(params))
     h0 = cell.initial_state(params, xs.shape[1:-1]) if h0 is None else jax.tree.map(jnp.asarray, h0)
     validate_cell.check_functions(cell, params, xs, h0)
     hs = forward(cell, Loop(Plan()), Save(states=True), params, xs, h0, None, StepFlags())[1].states
     h_prevs = previous_states(h0, hs, reverse=False)
     backward = backward_functions(cell)
-    g = backward.gates(params, cell.project(params, xs), h_prevs)
+    g = backward.gates(params, project_all(cell, params, xs), h_prevs)
     return Trajectory(params, xs, hs, h_prevs, g, backward.linearize(g, h_prevs))
 
 
@@ -70,7 +71,9 @@ def state_vjp(cell: Any, params_T: Any, k: Any, h_bar: Any) -> Any:
 
 def params_vjp(cell: Any, params: Any, x: Any, h_prev: Any, g: Any, k: Any, h_bar: Any) -> Any:
     """Applies the adjoint of one step with respect to the parameters, ∂⁺h_k/∂θ."""
-    return backward_functions(cell).input_vjp(params, x, h_prev, g, k, h_bar)[0]
+    if cell.adjoint is None:
+        return partial_vjp(lambda params: one_step(cell, params, x, h_prev), (params,), h_bar)[0]
+    return cell.adjoint.input_vjp(params, x, h_prev, g, k, h_bar)[0]
 
 
 def state_jvp(cell: Any, params: Any, x: Any, h_prev: Any, k: Any, h_dot: Any) -> Any:
@@ -80,5 +83,4 @@ def state_jvp(cell: Any, params: Any, x: Any, h_prev: Any, k: Any, h_dot: Any) -
     """
     if cell.tangent is not None:
         return cell.tangent.state_jvp(params, k, h_dot)
-    step = lambda h: cell.update(cell.gates(params, cell.project(params, x), h), h)
-    return jax.jvp(step, (h_prev,), (h_dot,))[1]
+    return jax.jvp(lambda h: one_step(cell, params, x, h), (h_prev,), (h_dot,))[1]
