@@ -4,14 +4,14 @@ Task: the adding problem (Hochreiter and Schmidhuber 1997). Each step shows a nu
 and a mark. Two steps are marked, one in each half of the sequence. The target, after the last step,
 is the sum of the two marked numbers.
 
-Method: as in Bai et al. 2018 (TCN), with 50,000 training and 1,000 test sequences, batches of 32,
-Adam and the mean squared error. Gates are initialised by the chrono rule (Tallec and Ollivier
-2018). At T = 100 the GRU also runs from zero biases.
+Method: as in Bai et al. 2018 (the TCN paper), with 50,000 training and 1,000 test sequences,
+batches of 32, Adam and the mean squared error. Gates are initialised by the chrono rule (Tallec and
+Ollivier 2018). At T = 100, GRUs with zero biases are trained too.
 
 Published: at T = 600 with 70,000 parameters, Bai et al. report 5.3e-5 for the GRU, 0.164 for the
-LSTM and 0.177 for the tanh RNN. Always guessing 1 gives 1/6; the TCN paper's 0.1767 is a different
-number. Pascanu et al. 2013 call the task solved when fewer than 1 % of the sequences have a squared
-error above 0.04.
+LSTM and 0.177 for the tanh RNN. Always guessing 1 has an expected error of 1/6 = 0.1667, although
+their paper gives 0.1767. Pascanu et al. 2013 call the task solved when fewer than 1 % of the
+sequences have a squared error above 0.04.
 
 Expectation: the gated cells get below 1e-3 at T = 100 and solve the task at T = 400. The tanh RNN
 does not solve it.
@@ -58,7 +58,7 @@ def score(cell: gj.Cell, test: Any, params: network.Params) -> dict[str, jax.Arr
 
 
 class Kind(NamedTuple):
-    """A cell to train, its length, its initialisation and its number of updates."""
+    """A cell to train, the sequence length, the initialisation and the number of updates."""
 
     cell: str
     steps: int

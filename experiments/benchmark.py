@@ -1,27 +1,28 @@
 """How much time and memory does a gradient take, compared with other libraries?
 
-Measured: the gradient of a weighted sum of all outputs by the weights, in float32, with random
-weights and data. Beside its time, the time to trace and compile it and its memory for temporaries
-are recorded. The floor is the time that the unavoidable floating-point operations take at the rate
-of a large matmul on this device.
+Measured: the gradient of a weighted sum of all outputs with respect to the weights, in float32,
+with random weights and data. The record has its time, the time to trace and compile it, and its
+memory for temporaries. The floor is the time that the unavoidable floating-point operations take at
+the rate of a large matmul on this device.
 
 Candidates:
 - `gj.unroll` with its defaults, with each kind of residuals, and with autodiff;
-- Flax NNX, Equinox, Haiku and Keras (on JAX), as their users would write it, and with the step
-  checkpointed;
+- Flax NNX, Equinox, Haiku and Keras (on JAX), as their users would write it, and also with the step
+  in `jax.checkpoint`;
 - PyTorch, in a process of its own.
 
-Most libraries have the GRU that resets after the matmul. Only Haiku and Keras have the one that resets
-before it.
+Most libraries have the GRU that resets after the matmul. Only Haiku and Keras have the GRU that
+resets before it.
 
 Method: weights are converted by `gj.convert`, and the gradients of all candidates are compared
 before they are timed. The JAX programs take turns, and medians are reported.
 
 Also measured: the batch over several CPU devices; long, wide and bfloat16 problems; the forward
-pass alone; the gradient by weights and inputs; the update of a recurrent policy; a single step.
+pass alone; the gradient with respect to weights and inputs; the update of a recurrent policy; a
+single step.
 
-Expectation: never slower than the fastest other JAX library. In the geometric mean, 1.4 times as
-fast on the six larger shapes and 1.3 times as fast on the tiny ones.
+Expectation: `gj.unroll` is never slower than the fastest other JAX library. In the geometric mean
+it is 1.4 times as fast on the six larger shapes, and 1.3 times as fast on the tiny ones.
 """
 
 import math
@@ -79,7 +80,7 @@ SWEEPS = {
 RESET_AFTER = "GRU, reset after"
 Peer = Literal["Flax NNX", "Equinox", "Haiku", "Keras", "PyTorch"]
 MODULES = {"Flax NNX": "flax", "Equinox": "equinox", "Haiku": "haiku", "Keras": "keras", "PyTorch": "torch"}
-DISTRIBUTIONS = {"Haiku": "dm-haiku"}  # distributions with another name than their module
+DISTRIBUTIONS = {"Haiku": "dm-haiku"}  # distributions whose name differs from the module's
 
 
 @dataclass(frozen=True)
@@ -103,7 +104,7 @@ def candidates_of(
     Args:
         problem: The problem.
         peers: Names of the other libraries.
-        residuals: Whether to include each kind of residuals. Defaults to True.
+        residuals: Whether to include one candidate per kind of residuals. Defaults to True.
         checkpointed: Whether to include other libraries with their step checkpointed. Defaults to
             True.
     """
@@ -134,13 +135,13 @@ def time_gradients(
         device = "cuda" if jax.default_backend() == "gpu" else "cpu"
         measured["PyTorch"], candidate, torch_gradient = torch_process.timed(problem, min(rounds, 9), device)
         differences["PyTorch"] = difference(candidate, torch_gradient, reference)
-    # The time of a wrong result means nothing. The comparison is also false for NaN.
+    # The time of a wrong result means nothing. The comparison also fails for NaN.
     assert all(error < tolerance for error in differences.values()), differences
     return {"difference": max(differences.values()), "measured": measured}
 
 
 def with_floor(case: dict[str, Any], problem: Problem, rate: float) -> dict[str, Any]:
-    """Adds the floor in milliseconds to a case, with the gates computed once or twice."""
+    """Adds two floors in milliseconds to a case: with the gates computed once, and twice."""
     flop = {name: floor_flop(problem, recompute_gates=name == "states") for name in ("gates", "states")}
     ms = {f"floor_{name}_ms": 1e3 * count / rate for name, count in flop.items()}
     return case | {name: round(value, 5) for name, value in ms.items()}
@@ -198,7 +199,7 @@ def growth(options: BenchmarkOptions, rounds: int, rate: float) -> dict[str, lis
 
 
 def other_passes(options: BenchmarkOptions, rounds: int) -> list[dict[str, Any]]:
-    """Times the forward pass of the gated cells, and the gradient by weights and inputs."""
+    """Times the forward pass of gated cells, and the gradient for both weights and inputs."""
     cases = []
     forward_cells = (RESET_AFTER, "GRU", "LSTM")[: 1 if options.quick else None]
     passes = [*(("forward", name) for name in forward_cells), ("weights and inputs", RESET_AFTER)]
@@ -221,13 +222,13 @@ def other_passes(options: BenchmarkOptions, rounds: int) -> list[dict[str, Any]]
 
 
 def difference_of_both(candidate: Candidate, both: Any, reference: Any) -> float:
-    """Returns the larger error of a gradient by weights and inputs."""
+    """Returns the larger of the errors in the weights and in the inputs."""
     xs_bar = jnp.swapaxes(both[1], 0, 1) if candidate.batch_major else both[1]
     return float(np.max([difference(candidate, both[0], reference[0]), relative_difference(xs_bar, reference[1])]))
 
 
 def over_devices(options: BenchmarkOptions, rounds: int) -> list[dict[str, Any]]:
-    """Times the larger shapes with the batch over one CPU device per core."""
+    """Times the larger shapes with the batch spread over one CPU device per core."""
     cases = []
     for shape in [(20, 4, 8, 16)] if options.quick else LARGER:
         devices = max(math.gcd(os.cpu_count() or 1, shape[1]), 2)  # the number of devices divides the batch
@@ -246,7 +247,7 @@ def variants_of_the_engine(options: BenchmarkOptions, rounds: int) -> dict[str, 
     backend = jax.default_backend()
     chosen = variants.VARIANTS | (variants.ON_GPU if backend == "gpu" else {})
     if options.quick:
-        chosen = {name: chosen[name] for name in ("a product per gate",)}
+        chosen = {name: chosen[name] for name in ("one block",)}
     found: dict[str, dict[str, float]] = {}
     for shape in [(20, 4, 8, 16)] if options.quick else [LARGER[0], LARGER[4]]:
         for name, variant in chosen.items():

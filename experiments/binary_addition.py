@@ -1,21 +1,23 @@
-"""Does a GRU of ten units learn to add binary numbers, and how long may they be?
+"""Does a GRU of ten units learn to add binary numbers, and how long can the numbers be?
 
 Task: the example of the R package `rnn`, whose default cell is the sigmoid RNN. There are 5,000
 pairs of numbers from 0 to 127, with eight bits each.
 
-Method, first part: the package's settings. Ten units, batches of 100, a learning rate of 0.1 on the
-sum of ½ squared errors over a batch, ten epochs, weights from U(−1, 1). Biases are left out.
+Method, first part: the package's settings. These are ten units, batches of 100, a learning rate of
+0.1 on the sum of ½ squared errors over a batch, ten epochs, and weights from U(−1, 1). Biases are
+left out.
 Version 0.8.0 of the package reads the lowest bit first. The current version reads the highest bit
 first, so that the carry comes from bits that have not been read yet. Both orders are run.
 
 Method, second part: the same networks with cross-entropy and Adam (1e-2), trained on eight bits and
 tested on 8 to 64 bits.
 
-Published: wrong bits of eight after the first epochs, sigmoid RNN. Lowest bit first: 3.970, 3.471,
-2.596, 1.465. Highest bit first: 3.990, 3.868, 3.742.
+Published: the number of wrong bits (of eight) of the sigmoid RNN after each of the first epochs.
+With the lowest bit first it is 3.970, 3.471, 2.596 and 1.465. With the highest bit first it is
+3.990, 3.868 and 3.742.
 
 Expectation: with the lowest bit first and the correct gradient, the GRU gets all sums right. With
-the highest bit first no cell can. A network that has found the carry adds numbers of any length.
+the highest bit first, no cell can. A network that has learned to carry adds numbers of any length.
 """
 
 from functools import partial
@@ -77,7 +79,7 @@ def cross_entropy_loss(cell: gj.Cell, params: network.Params, batch: Any, key: j
 
 
 def score(cell: gj.Cell, test: Any, params: network.Params) -> dict[str, jax.Array]:
-    """Returns the number of wrong bits per sum, and the fraction of sums whose bits are all right."""
+    """Returns the number of wrong bits per sum, and the fraction of sums without a wrong bit."""
     xs, ys = test
     right = (network.logits(cell, params, xs) > 0) == (ys > 0.5)
     return {"wrong_bits": (~right).sum((1, 2)).mean(), "sums": right.all((1, 2)).mean()}

@@ -120,12 +120,13 @@ def main(
     print(json.dumps(to_json_value(printed, nonfinite=str), allow_nan=False))
 
 
-# Half of the smallest count that was measured to gain. With fewer, the overhead of a step dominates.
+# Half of the smallest number for which more devices were measured to be faster. With fewer
+# sequences, the overhead of a step dominates.
 MIN_SEQUENCES_PER_DEVICE = 8
 
 
 def mesh_for(batch_size: int) -> Mesh | None:
-    """Returns a mesh over as many devices as a batch keeps busy, or None if that is one device.
+    """Returns a mesh over as many devices as a batch can keep busy, or None if that is one device.
 
     The number of devices divides `batch_size`, and each device gets at least
     `MIN_SEQUENCES_PER_DEVICE` sequences.
@@ -137,7 +138,7 @@ def mesh_for(batch_size: int) -> Mesh | None:
 
 
 def _description(name: str, docstring: str) -> str:
-    """Returns the text above the options in `--help`: the question, and where the details are."""
+    """Returns the text above the options in `--help`: the question, and where to read more."""
     return f"{docstring.splitlines()[0]} Method, expectation and sources are in experiments/{name}.py."
 
 

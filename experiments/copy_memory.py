@@ -4,17 +4,17 @@ Task: copy memory (Hochreiter and Schmidhuber 1997, in the form of Arjovsky et a
 is ten symbols out of eight, then T blanks of which the last is a start mark, then ten more blanks:
 T + 20 steps in all. During the last ten steps the target is the ten symbols in order.
 
-Method: 128 units, Adam from 1e-2 with cosine decay to a hundredth, gradient norm clipped at 1.
-Batches of 32 are generated during training. The loss is the cross-entropy over all T + 20 steps, as
-in the papers. The papers use RMSprop at 1e-3, which in a single trial had not converged after as
-many updates. Gates start with zero biases or by the chrono rule.
+Method: 128 units, Adam with cosine decay from 1e-2 to 1e-4, gradient norm clipped at 1. Batches of
+32 are generated during training. The loss is the cross-entropy over all T + 20 steps, as in the
+papers. The papers use RMSprop at 1e-3, which had not converged after as many updates in a single
+trial. The gate biases are initialised to zero or by the chrono rule.
 
-Published: a network that remembers nothing and guesses pays 10 ln 8 / (T + 20) nats per step. Bai
+Published: a network that remembers nothing and guesses costs 10 ln 8 / (T + 20) nats per step. Bai
 et al. 2018 report the GRU and the LSTM at that baseline for T = 1000 (0.0197), and accuracies below
 20 % before T = 200. Tallec and Ollivier 2018 initialise an LSTM of 128 units so that its gates
 remember for 1 to T steps (chrono initialisation), and beat the baseline at T = 500 and 2000.
 
-Expectation: more than 99 % of the symbols are right at T = 30. The longer the wait, the more the
+Expectation: more than 99 % of the symbols are correct at T = 30. The longer the wait, the more the
 chrono initialisation helps.
 """
 
@@ -61,7 +61,7 @@ def loss_fn(cell: gj.Cell, params: network.Params, batch: Any, key: jax.Array) -
 
 
 def score(cell: gj.Cell, test: Any, params: network.Params) -> dict[str, jax.Array]:
-    """Returns the nats per step, and the fraction of right symbols (1/8 by chance)."""
+    """Returns the nats per step, and the fraction of correct symbols (1/8 by chance)."""
     inputs, targets = test
     logits = network.logits(cell, params, jax.nn.one_hot(inputs, CLASSES))
     return {
@@ -71,14 +71,14 @@ def score(cell: gj.Cell, test: Any, params: network.Params) -> dict[str, jax.Arr
 
 
 def optimizer(updates: int) -> optax.GradientTransformation:
-    """Returns Adam with cosine decay to a hundredth and the gradient norm clipped at 1."""
+    """Returns Adam with cosine decay from 1e-2 to 1e-4 and the gradient norm clipped at 1."""
     return optax.chain(optax.clip_by_global_norm(1.0), optax.adam(optax.cosine_decay_schedule(RATE, updates, 0.01)))
 
 
 def learn(name: str, T: int, *, chrono: bool, seeds: list[int], updates: int) -> dict[str, Any]:
     """Trains one cell at one length on all seeds, and returns its learning curves.
 
-    With `chrono`, the gates start by the chrono rule, and otherwise with zero biases.
+    With `chrono`, the gate biases are initialised by the chrono rule, and otherwise to zero.
     """
     cell = CELLS[name]
     draw = partial(

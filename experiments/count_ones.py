@@ -8,11 +8,12 @@ Its gradient is
 
 Sources:
 
-| source                                                                       | task                         | training               |
-|------------------------------------------------------------------------------|------------------------------|------------------------|
-| Seo, `Only_Numpy_Basic`, 3_recurrent_neural_network/a_rnn_simple.py          | ones of 100, 110, 111        | lr .02, .0006; 30,000  |
-| Seo, …/b_vanilla_rnn_with_activation.py: logistic but for the last, linear step | zeros of 000, 001, 011    | lr .001; 15,000        |
-| Roelants, "How to implement a recurrent neural network", part 1              | ones of 20 sequences of 10   | Rprop; 500             |
+- Seo, `Only_Numpy_Basic`, 3_recurrent_neural_network/a_rnn_simple.py: counts the ones of 100, 110
+  and 111, with learning rates of 0.02 (wx) and 0.0006 (wrec), over 30,000 updates.
+- Seo, b_vanilla_rnn_with_activation.py in the same folder: counts the zeros of 000, 001 and 011,
+  with logistic steps but a linear last step, and a learning rate of 0.001, over 15,000 updates.
+- Roelants, "How to implement a recurrent neural network", part 1: counts the ones of 20 sequences
+  of ten bits, with Rprop, over 500 updates.
 
 Measured: each published number beside ours, the gradient over time at Roelants' points, and the
 operations that are saved by computing the repeated terms ∂J/∂s_k once. The runs fix their own
@@ -58,7 +59,8 @@ from experiments.tutorials.repeated_terms import (
 )
 from gru_jax.cells.linear import LinearParams
 
-# By (number of updates, quantity): the digits that the source prints, or that its code gives where it prints none.
+# The published digits by (number of updates, quantity). Where the source prints none, they come
+# from running its code.
 SEO_LINEAR = {
     (0, "∂J/∂wx"): "-10.441667", (0, "∂J/∂wrec"): "-1.98", (0, "MSE"): "2.0225", (0, "its unused cost, 3×3"): "7.0675",
     (0, "ŷ of 100"): "0.45", (0, "ŷ of 110"): "0.75", (0, "ŷ of 111"): "0.95",
@@ -109,7 +111,7 @@ class Row(NamedTuple):
 def recorded(cell: gj.Cell, fit: gj.train.FitResult, words: tuple[str, ...], data: Sequences, step: int) -> dict[str, float]:
     """Returns weights, cost and counts before update `step`.
 
-    If `step` is the number of updates, returns those of the result.
+    If `step` is the total number of updates, returns those of the result.
     """
     wx, wrec = (np.append(fit.history[name], weight)[step] for name, weight in zip(("wx", "wrec"), fit.params[:2], strict=True))
     params = fit.params._replace(W=jnp.full((1, 1), wx), U=jnp.full((1, 1), wrec))
@@ -118,7 +120,7 @@ def recorded(cell: gj.Cell, fit: gj.train.FitResult, words: tuple[str, ...], dat
 
 
 def compare(published: Published, ours: Mapping[int, Mapping[str, float]]) -> list[Row]:
-    """Pairs each published number with ours of the same step and quantity."""
+    """Pairs each published number with ours for the same step and quantity."""
     return [Row(step, name, digits, ours.get(step, {}).get(name)) for (step, name), digits in published.items()]
 
 

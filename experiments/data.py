@@ -23,7 +23,7 @@ CHAR_RNN = "https://raw.githubusercontent.com/karpathy/char-rnn/6f9487a6fe5b420b
 
 
 class Source(NamedTuple):
-    """The address of a file and its expected SHA-256."""
+    """The URL of a file and its expected SHA-256."""
 
     url: str
     sha256: str
@@ -115,7 +115,7 @@ def fetch(file: str) -> Path:
         if found != source.sha256:
             raise ValueError(
                 f"{path}: got SHA-256 {found}, expected {source.sha256}. The file is not the one this experiment reads. "
-                f"Replace it with {source.url}, or unset {FOLDER_VARIABLE} to download it automatically."
+                f"Replace it with the file at {source.url}, or unset {FOLDER_VARIABLE} to download it automatically."
             )
         return path
     cache = pooch.os_cache("gru_jax")
@@ -139,7 +139,7 @@ def read_music(path: Path) -> Music:
     The file has the cells traindata, validdata and testdata, with pieces `(T, 88)` of 0 and 1.
 
     Raises:
-        ValueError: If the file holds anything else, or unpacks to more than 128 MiB.
+        ValueError: If the file contains anything else, or unpacks to more than 128 MiB.
     """
     try:
         cells = matlab.read_cells(path.read_bytes())

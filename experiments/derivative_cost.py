@@ -1,16 +1,16 @@
 """What do the derived gradients and tangents cost compared with autodiff?
 
 Measured: the gradient of a weighted sum of all outputs with respect to the parameters, in float32,
-for each cell and shape, with and without lengths and resets. There are three ways: `CustomVJP`,
-`CustomJVP` (whose transpose is derived too) and `Autodiff`, all with the same forward pass. A
-tangent in a random direction is timed by `CustomJVP` and by `Autodiff`.
+for each cell and shape, with and without lengths and resets. It is computed in three ways, all with
+the same forward pass: `CustomVJP`, `CustomJVP` (whose transpose is derived too) and `Autodiff`. The
+tangent in a random direction is timed with `CustomJVP` and with `Autodiff`.
 
 Method: the programs are compiled, their results compared, and then timed in turns over several
 rounds. Ratios of medians are reported. The committed times are from two CPU cores.
 
 Expectation: the derived gradient is faster than autodiff's and needs less memory, with and without
-lengths and resets. The gradient by `CustomJVP` costs little more. For a tangent alone autodiff is
-faster, because it makes one pass where `CustomJVP` makes two.
+lengths and resets. The gradient with `CustomJVP` costs little more. For a tangent alone, autodiff
+is faster, because it makes one pass where `CustomJVP` makes two.
 """
 
 from collections.abc import Callable

@@ -1,6 +1,6 @@
 """How well do recurrent networks classify handwritten digits, read row by row?
 
-Data: the digits that scikit-learn ships, 1,797 real images of 8×8 pixels, so that no download is
+Data: the digits that scikit-learn ships, 1,797 real images of 8×8 pixels, so no download is
 needed. An image is a sequence of eight rows of eight numbers. The split has 1,437 training and 360
 test images. It is stratified by class, drawn once with seed 0, and the same for all cells and
 seeds.
@@ -9,8 +9,8 @@ Method: GRU, LSTM and tanh RNN of 64 units with a softmax read-out of the last s
 gradient norm clipped at 1, batches of 32, 40 epochs. Three runs use the seeds `--seed`, `--seed` +
 1 and `--seed` + 2 for initialisation and shuffling.
 
-Expectation: the GRU classifies at least 96 % of the test images correctly on every seed, the tanh
-RNN a little less. On a real batch, the analytically derived gradient equals autodiff's up to
+Expectation: the GRU classifies at least 96 % of the test images correctly with every seed, and the
+tanh RNN slightly fewer. On a real batch, the analytically derived gradient equals autodiff's up to
 rounding.
 """
 
@@ -70,7 +70,7 @@ def evaluate(cell: gj.Cell, test: Digits, params: Params) -> dict[str, jax.Array
 
 
 def gradient_difference(cell: gj.Cell, params: Params, batch: Digits) -> float:
-    """Returns the largest difference of the gradient from autodiff, relative to each leaf's scale."""
+    """Returns the largest difference from autodiff's gradient, relative to each leaf's scale."""
     key = jax.random.key(0)  # the loss is deterministic
     derived, autodiff = (
         jax.jit(jax.grad(partial(loss_fn, cell, derivative=derivative), has_aux=True))(params, batch, key)[0]

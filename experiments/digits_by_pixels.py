@@ -4,8 +4,8 @@ Data: the images of `experiments.digits` as sequences of 64 steps with one numbe
 small version of sequential MNIST.
 
 Method: GRU, LSTM and tanh RNN of 64 units with a softmax read-out of the last state. Adam with
-cosine decay to a hundredth, gradient norm clipped at 1, batches of 32. The gates start by the
-chrono rule for 64 steps, or with zero biases.
+cosine decay to 1 % of the initial rate, gradient norm clipped at 1, batches of 32. The gate biases
+are initialised by the chrono rule for 64 steps, or to zero.
 
 Published: on the 784 pixels of MNIST, Bai et al. 2018 report 96.2 % for a GRU of 70,000 parameters.
 No figure for these digits was found. An earlier run of this project, with a GRU that had not
@@ -14,8 +14,8 @@ converged, gave 83 %.
 Expectation: the GRU with chrono initialisation classifies at least 95 % correctly, and the tanh RNN
 far fewer.
 
-Result: neither expectation held. Zero biases do better here, and a tanh RNN copes well with 64
-steps.
+Result: the GRU with chrono initialisation exceeds 95 % on average, but not with every seed, and
+zero biases do better. The tanh RNN is as good as the gated cells.
 """
 
 from functools import partial
@@ -57,7 +57,7 @@ def score(cell: gj.Cell, test: Digits, params: network.Params) -> dict[str, jax.
 
 
 def run(options: Options) -> Outcome:
-    """Trains every cell from both initialisations on all seeds."""
+    """Trains every cell with both initialisations and all seeds."""
     train, test = (by_pixels(part) for part in load())
     epochs, seeds = (2, [options.seed]) if options.quick else (100, list(range(options.seed, options.seed + 3)))
     per_epoch = len(train.labels) // BATCH

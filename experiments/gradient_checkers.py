@@ -1,21 +1,23 @@
 """Which wrong backward passes do the usual gradient checks miss?
 
-There are 86 wrong GRU backward passes, 43 for each place of the reset gate (`experiments.mutants`),
-and the two right ones. Every checker gets each of them at three kinds of inputs: ordinary (random
-weights, biases and h₀), saturated (the same, eight times as large), and hurried (constant weights
-and h₀ = 0, as in a test written in a hurry). The checkers are:
+There are 86 wrong GRU backward passes (`experiments.mutants`), 43 for the reset before the matmul
+and 43 for the reset after it, and the two right ones. Every checker judges each of them at three
+kinds of inputs: ordinary (random weights, biases and h₀), saturated (the same, eight times as
+large), and hurried (constant weights and h₀ = 0, as in a test written in a hurry). The checkers
+are:
 
     check_grads, float32 and float64   `jax.test_util.check_grads`, reverse mode, order 1
     x̄ alone                            the gradient of the inputs against autodiff, to 1e-3
     every leaf, allclose               `jnp.allclose` of every leaf to autodiff
-    gj.verify_vjp                      `checks="fast"`; blind inputs are counted separately
+    gj.verify_vjp                      `checks="fast"`
 
-`x̄ alone` and `every leaf, allclose` take cotangents of ones in float32. Other tolerances are the
-defaults.
+`x̄ alone` and `every leaf, allclose` use cotangents of ones in float32. All other tolerances are
+the defaults. `gj.verify_vjp` reports inputs as blind if they hide faults. What it accepts at blind
+inputs is counted separately.
 
-Expectation: a sum over all leaves, and cotangents of ones, miss errors that are small or cancel, and
-they reject right rules that saturate. A comparison of each leaf in float64, with random cotangents
-on every output, misses nothing, and it reports inputs that hide faults.
+Expectation: checks of a sum over all leaves, or with cotangents of ones, miss errors that are small
+or cancel, and they reject right passes at saturated inputs. A comparison of each leaf in float64,
+with random cotangents on every output, misses nothing except at inputs that it reports as blind.
 """
 
 from collections.abc import Callable
@@ -70,14 +72,14 @@ def gradients(fun: Function, args: Any) -> Any:
 
 @cache
 def autodiff(name: str, kind: str, seed: int) -> Any:
-    """Returns the right gradients of a form in float32, by autodiff."""
+    """Returns the right gradients of one form of the GRU in float32, by autodiff."""
     return gradients(partial(gj.unroll, FORMS[name], derivative=gj.Autodiff()), problem(FORMS[name], kind, seed))
 
 
 def verdicts_of_checkers(fun: Function, right: Any, args: Any) -> dict[str, str]:
-    """Returns what each checker says of a backward pass.
+    """Returns the verdict of each checker on a backward pass.
 
-    Each says "accepted" or "rejected", or "accepted, inputs reported as blind".
+    It is "accepted", "rejected", or "accepted, inputs reported as blind".
     """
     ours = gradients(fun, args)
     close = jax.tree.map(jnp.allclose, ours, right)
@@ -94,7 +96,7 @@ def verdicts_of_checkers(fun: Function, right: Any, args: Any) -> dict[str, str]
 
 
 def candidates(name: str, quick: bool) -> dict[str, Function]:
-    """Returns the right backward pass of a form and its wrong ones, by name."""
+    """Returns the right backward pass of one form of the GRU and its wrong ones, by name."""
     cell = FORMS[name]
     lines = {fault: unrolled(with_fault(cell, line)) for fault, line in FAULTS[name].items()}
     passes = {fault: with_faulty_rule(unrolled(cell), **how.changes) for fault, how in GRU_PASS_FAULTS.items()}

@@ -2,9 +2,9 @@
 
 Task: the first of T inputs is a number c from −1 to 1, all others are noise. At every step the
 network outputs an estimate of c, with the squared error as loss. So for each loss step t only the
-use step k = 1 matters, and the gradient travels t − 1 steps to reach it. The target is a number and
-not a sign, because a saturated unit can latch a sign, and a latched value has no gradient (Bengio
-et al. 1994).
+use step k = 1 matters, and the gradient travels t − 1 steps to reach it. The target is a number
+rather than a sign, because a saturated unit can latch a sign, and a latched value has no gradient
+(Bengio et al. 1994).
 
 Measured, for the linear RNN, the tanh RNN, the GRU and the LSTM of the same size on the same data,
 before and after training:
@@ -114,7 +114,7 @@ def difference_of_the_sum(cell: gj.Cell, params: Params, batch: Task) -> float:
 
 
 def costs(lengths: tuple[int, ...], seed: int) -> list[dict[str, float]]:
-    """Measures time and memory of a GRU's gradient and of its split, for several lengths."""
+    """Measures time and memory of a GRU's gradient, and of splitting it, for several lengths."""
     cell = CELLS["GRU"]
     found = []
     for steps in lengths:
@@ -205,7 +205,7 @@ def run(options: Options) -> Outcome:
 
 
 def remaining_gradient(sensitivity: jax.Array) -> float:
-    """Returns the part of the last loss' gradient at the first state, ‖∂J_T/∂h_1‖ / ‖∂J_T/∂h_T‖."""
+    """Returns ‖∂J_T/∂h_1‖ / ‖∂J_T/∂h_T‖, the part of the gradient that reaches the first state."""
     return float(sensitivity[-1, 0] / sensitivity[-1, -1])
 
 

@@ -1,11 +1,11 @@
 """What is the gradient of a GRU over two time stamps, and does a published script agree?
 
 Part 1 follows Seo's post of January 2018: a scalar GRU with six weights and a cost ½ (h_t − y_t)²
-at each of two time stamps. The post gives the gradient by each weight as the error at stamp 2, plus
-two parts at stamp 1: the error of stamp 1, and that of stamp 2 carried back. It leaves the
-equations to the reader. They are below, with e_t = h_t − y_t. Values without an index belong to the
-stamp where the weight is used, except that those of D₂ belong to stamp 2. U_z, U_r and U_h are
-Seo's Wrecz, Wrecr and Wrecca.
+at each of two time stamps. The post composes the gradient with respect to each weight of the error
+at stamp 2 and two parts at stamp 1: the error of stamp 1, and the error of stamp 2 carried back. It
+leaves the equations to the reader. They are below, with e_t = h_t − y_t. Values without an index
+belong to the stamp where the weight is used, except in D₂, where they belong to stamp 2. U_z, U_r
+and U_h are Seo's Wrecz, Wrecr and Wrecca.
 
     shared by the lines below    δ       = e₂ at stamp 2;  e₁, and e₂ D₂ carried back, at stamp 1
                                  a_h     = δ z (1 − g²)
@@ -22,13 +22,13 @@ T³ if every term is computed from scratch.
 
 Part 2 runs Seo's script x_gru.py (`Personal_Daily_NeuralNetwork_Practice`,
 1_numpy/f_After_2017_winter_break). The task is to sum each of five sequences of three steps, with
-cost ½ Σ (h₃ − y)² and 5,000 full-batch epochs. The script trains two of the six weights, by
-formulas with six errors.
+cost ½ Σ (h₃ − y)² and 5,000 full-batch epochs. The script trains only two of the six weights, with
+formulas that contain six errors.
 
 | run                                            | published or known | remark                                                    |
 |------------------------------------------------|--------------------|-----------------------------------------------------------|
 | the script's formulas, its forward pass        | 0.1577980          | the last cost it prints, before its last update           |
-| correct GRU, six weights, its rates            | 0.1329909          | lr 0.01 (wx), 0.0001 (wrec)                               |
+| correct GRU, six weights, the script's rates   | 0.1329909          | lr 0.01 (wx), 0.0001 (wrec)                               |
 | correct GRU, six weights, lr 0.01              | 0.0636535          |                                                           |
 | correct GRU, a cost at every stamp, lr 0.01    | –                  | the targets are the running sums of x                     |
 

@@ -28,11 +28,12 @@ def init(
     Args:
         cell: The recurrent cell.
         key: A PRNG key.
-        input_size: Size of an input.
+        input_size: Size of the input of one step.
         hidden_size: Number of units.
         output_size: Number of outputs of the read-out.
-        longest: If given, starts the gates by `gj.initializers.chrono`, so that units remember for
-            up to this many steps. Defaults to None, which keeps the cell's own initialisation.
+        longest: If given, initialises the gate biases by `gj.initializers.chrono`, so that units
+            remember for up to this many steps. Defaults to None, which keeps the cell's own
+            initialisation.
         **options: Further arguments of `cell.init`.
     """
     key_cell, key_readout, key_gates = jax.random.split(key, 3)
@@ -96,8 +97,8 @@ def draw_lines(
 
     Args:
         axes: Where to draw.
-        lines: By name, the positions x and the values of shape `(len(x), seeds)`.
-        baseline: Label and height of a dotted horizontal line. Defaults to none.
+        lines: A pair for each name: the positions x, and the values of shape `(len(x), seeds)`.
+        baseline: Label and height of a dotted horizontal line. Defaults to no line.
         **labels: Further arguments of `axes.set`.
     """
     for colour, (name, (x, ys)) in enumerate(lines.items()):

@@ -3,16 +3,17 @@
 Task: after a string of zeros and ones, the network says whether the number of ones is odd. One bit
 of memory is enough.
 
-Method: 32 units, Adam (3e-3), 5,000 updates, batches of 128 strings of 1 to 40 bits. The strings of
-a batch have different lengths, given as `lengths` of one padded batch, and the read-out is at the
-last valid step of each. Tests go up to 500 bits.
+Method: 32 units, Adam (3e-3), 5,000 updates, batches of 128 strings of 1 to 40 bits. A batch
+contains strings of different lengths. It is padded, and the answer is read out at the last valid
+step of each string. Tests go up to 500 bits.
 
 Published: Delétang et al. 2023 ("Neural networks and the Chomsky hierarchy") use the same lengths,
 batches of one length each, 256 units, Adam (1e-3) and 10,000 updates. They report that recurrent
 networks solve such tasks beyond the trained lengths. No figure for a GRU was found. Chance is 50 %.
 
-Expectation: at least 99 % of strings are right up to length 40 for every cell that learns the task.
-Such a cell has learned a machine of two states, so that longer strings are right too.
+Expectation: every cell that learns the task answers correctly for at least 99 % of the strings up
+to length 40. Such a cell has learned a machine with two states, so it is right for longer strings
+too.
 """
 
 from functools import partial
@@ -50,9 +51,9 @@ def loss_fn(cell: gj.Cell, params: network.Params, batch: Any, key: jax.Array) -
 
 
 def accuracy_at(cell: gj.Cell, params: network.Params, lengths: np.ndarray, key: jax.Array, strings: int = 512) -> jax.Array:
-    """Returns the fraction of right answers at each of these lengths.
+    """Returns the fraction of correct answers at each of these lengths.
 
-    Every prefix of a random string is a random string too, so one pass over the longest strings
+    A prefix of a random string is itself a random string, so one pass over the longest strings
     covers all lengths.
     """
     bits = jax.random.bernoulli(key, 0.5, (strings, int(lengths.max()))).astype(jnp.int32)

@@ -1,19 +1,20 @@
-"""What does each rule of the engine's plan gain, and does it hold on shapes that nobody tuned for?
+"""How much time does each rule of the engine's plan save, on tuned shapes and on others?
 
-`gru_jax/_engine/plan.py` decides by the shapes how time is cut into blocks, what the forward pass
-saves, and which products are joined into one matmul. Each rule is measured against its absence.
+`gru_jax/_engine/plan.py` decides from the shapes how time is cut into blocks, what the forward pass
+saves, and which products are joined into one matmul. This experiment compares the plan with and
+without each rule.
 
 Measured: the gradient of a weighted sum of all outputs with respect to the parameters, in float32,
-for three cells. The shapes are some on which the rules were chosen, and others drawn at random from
-a seed. Only shapes on which a rule changes the plan count for it.
+for three cells. Some shapes are those on which the rules were chosen. The others are drawn at
+random from a seed. A rule is measured only on shapes where it changes the plan.
 
 Method: the engine takes the plan as an argument, so both programs differ in nothing else. They are
-compiled, their results compared, and then timed in turns over several rounds. A ratio above 1 says
-that the rule gains. The committed times are from two CPU cores.
+compiled, their results compared, and then timed in turns over several rounds. A ratio above 1 means
+that the rule makes the gradient faster. The committed times are from two CPU cores.
 
-Expectation: each rule gains at least 5 % in the geometric mean, or 25 % on a shape that users run,
-on the shapes drawn at random too. Equal programs differ by up to 9 % here, so a single shape decides
-nothing.
+Expectation: each rule gains at least 5 % in the geometric mean, or 25 % on a shape that users run.
+This holds on the random shapes too. Even identical programs differ in time here, so a single shape
+proves nothing.
 """
 
 from collections.abc import Callable
@@ -61,7 +62,7 @@ TUNED = (
 QUICK_SHAPES = (Shape(20, 4, 8, 16), Shape(12, 40, 3, 16))
 CELL_NAMES = ("GRU", "GRU, reset after", "LSTM")
 
-# Each rule as the plan without it.
+# For each rule, a function that removes it from a plan.
 RULES: dict[str, Callable[[Plan, Shape], Plan]] = {
     "a small sequence is one block": lambda plan, shape: (
         replace(plan, block_size=max(shape.T // 4, 1)) if plan.block_size is None else plan
@@ -69,7 +70,7 @@ RULES: dict[str, Callable[[Plan, Shape], Plan]] = {
     "a large sequence is cut into blocks": lambda plan, shape: replace(plan, block_size=None),
     "blocks of 2^17 states, not 2^16": lambda plan, shape: _with_block(plan, shape, 1 / 2),
     "blocks of 2^17 states, not 2^18": lambda plan, shape: _with_block(plan, shape, 2),
-    "gates are saved from 256 units on": lambda plan, shape: replace(plan, residuals="states") if shape.H >= 256 else plan,
+    "gates are saved for 256 units or more": lambda plan, shape: replace(plan, residuals="states") if shape.H >= 256 else plan,
     "a wide sequence in one block saves its gates": lambda plan, shape: (
         replace(plan, residuals="states") if shape.H < 256 else plan
     ),
@@ -77,24 +78,26 @@ RULES: dict[str, Callable[[Plan, Shape], Plan]] = {
     "products are joined in the loop up to 256 units": lambda plan, shape: replace(
         plan, join_in_loop=False, join_outside=False
     ),
-    "products are not joined in the loop beyond": lambda plan, shape: replace(plan, join_in_loop=True),
+    "products are not joined in the loop for more units": lambda plan, shape: replace(plan, join_in_loop=True),
     "products are joined outside the loop for few states": lambda plan, shape: replace(plan, join_outside=False),
-    "they are not for more": lambda plan, shape: replace(plan, join_outside=plan.join_in_loop),
+    "products are not joined outside the loop for many states": lambda plan, shape: replace(
+        plan, join_outside=plan.join_in_loop
+    ),
 }
 
 
 def _with_block(plan: Plan, shape: Shape, factor: float) -> Plan:
-    """The plan with blocks of another size; one block stays one."""
+    """Returns the plan with its block size multiplied by `factor`. A single block is kept."""
     return replace(plan, block_size=plan.block_size and max(round(plan.block_size * factor), 1))
 
 
 def plan_for(shape: Shape) -> Plan:
-    """The plan of the engine for one CPU device."""
+    """Returns the engine's plan for one CPU device."""
     return make_plan(Shapes(shape.T, shape.B, shape.H), Device(), gj.CustomVJP())
 
 
 def gradient_with(plan: Plan, cell_name: str, shape: Shape, seed: int) -> Program:
-    """Compiles the gradient of one cell and shape, carried out as the plan says."""
+    """Compiles the gradient of one cell and shape, executed according to the plan."""
     cell, params, xs, weights = random_problem(CELLS[cell_name], shape, seed)
     h0 = cell.initial_state(params, shape.B)
 
@@ -161,7 +164,7 @@ def summarize(cases: list[dict[str, Any]]) -> dict[str, Any]:
 def table(rules: dict[str, Any]) -> str:
     """Formats the summary as a Markdown table."""
     lines = [
-        "Time of a gradient without each rule over that with it. Above 1 the rule gains.",
+        "Time of a gradient without each rule over the time with it. Above 1, the rule makes the gradient faster.",
         "",
         "| rule | mean, tuned shapes | mean, random shapes | least | most | cases |",
         "|---|---|---|---|---|---|",

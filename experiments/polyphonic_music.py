@@ -2,28 +2,29 @@
 
 Task: predict the 88 notes of the next frame of a piano roll, as independent Bernoulli variables.
 This is Table 2 of Chung et al. 2014: a tanh RNN of 100 units, a GRU of 46 and an LSTM of 36, whose
-recurrent layers have about the same number of parameters, on four sets of music. A GRU of 256 units
-is trained on two of the sets in addition.
+recurrent layers have about the same number of parameters, on four sets of music. In addition, a GRU
+of 256 units is trained on two of the sets.
 
-Measured: the negative log-likelihood in nats per frame, summed over notes, on the test pieces, of
+Measured: the negative log-likelihood of the test pieces, in nats per frame, summed over notes, for
 the parameters with the best validation loss. The paper does not say how it averages over frames;
 others pool all predicted frames. Four averages are reported, see `music.model`.
 
 Method: 16 streams in windows of 64 frames, with the state carried between windows. AdamW with
-cosine decay to a hundredth, gradient norm clipped at 1, dropout with one mask per window (per frame
-on the outputs), gates initialised by the chrono rule for the length of a window. Each unit is
-trained on the first seed in every setting of `setting_variants`, the setting with the best
-validation is trained on the other seeds, and only then is the test set used, once. The larger GRU
-has one setting. The paper uses RMSProp, weight noise and a search over ten learning rates.
+cosine decay to 1 % of the initial rate, gradient norm clipped at 1, dropout with one mask per
+window (per frame on the outputs), gate biases initialised by the chrono rule for the length of a
+window. Each unit is first trained with one seed in every setting of `setting_variants`. The setting
+with the best validation loss is then trained with the other seeds. Only then is the test set used,
+once. The larger GRU has one setting. The paper uses RMSProp, weight noise and a search over ten
+learning rates.
 
-Limitation: the settings that are varied were chosen in more than forty single runs, nearly all with
-GRUs, which printed the test loss beside the validation loss. So the test numbers are not those of
-an untouched test set.
+Limitation: `setting_variants` starts from settings that were chosen in more than forty single runs,
+nearly all with GRUs, which printed the test loss beside the validation loss. So the test set is not
+untouched.
 
-Expectation, for pooled frames without first ones: the GRU of 46 units gets at most 8.54 on JSB
-Chorales, 3.5 on Nottingham and 8.82 on Piano-midi. On MuseData it is near the 7.0 to 8.1 of others,
-not near the paper's 5.99. The larger GRU gets at most 8.43 on JSB Chorales and 3.3 on Nottingham,
-where a TCN has 8.10 and 3.07.
+Expectation, for the average over all frames but the first of each piece: the GRU of 46 units gets
+at most 8.54 on JSB Chorales, 3.5 on Nottingham and 8.82 on Piano-midi. On MuseData it is near the
+7.0 to 8.1 of others, not near the paper's 5.99. The larger GRU gets at most 8.43 on JSB Chorales
+and 3.3 on Nottingham, where a TCN has 8.10 and 3.07.
 """
 
 import time
@@ -53,7 +54,7 @@ BATCH, WINDOW = 16, 64
 
 
 class Setting(NamedTuple):
-    """The training settings of a set of music. The fields are also keys of results.json.
+    """The training settings for one set of music. The fields are also keys of results.json.
 
     Attributes:
         epochs: Number of epochs.
@@ -154,7 +155,8 @@ class Trainer:
             "best_epoch": (fit.best_step or 0) // each,
             "epochs": epochs,
             "updates_per_epoch": each,
-            # The median over epochs, each with its validation. The first epoch is left out, because it compiles.
+            # The median over epochs, including validation. The first epoch is left out, because it
+            # compiles.
             "seconds_per_epoch": float(np.median(np.diff(clock)[1:])),
         }
         curve = {

@@ -14,7 +14,7 @@ is evaluated literally, term by term. Finally, binary addition (the R package's 
 5,000 pairs, eight bits, ten units and a rate of 0.1) is trained with each gradient.
 
 Expectation: the equations that earlier readers found wrong are wrong. Corrected chains agree with
-`jax.grad` to 1e-15. Binary addition is learned with the right gradient, and not with the printed
+`jax.grad` to 1e-15. Binary addition is learned with the right gradient, but not with the printed
 ones.
 
 Result: earlier readers missed two errors.
@@ -46,7 +46,7 @@ def random_step(seed: int, rows: int = ROWS, inputs: int = UNITS) -> tuple[audit
 
 
 def judge_fichou(seed: int) -> dict[str, list[audit.Verdict]]:
-    """Judges Fichou's equations in both readings of W and U."""
+    """Judges Fichou's equations under both readings of W and U."""
     v, given, _ = random_step(seed)
     deltas = {name: given[name] for name in ("δ1", "δ2")}
     return {name: audit.judge(fichou.equations(r), deltas, v, given["δ1"] + given["δ2"]) for name, r in fichou.READINGS.items()}
@@ -65,7 +65,7 @@ def judge_package(seed: int) -> list[audit.Verdict]:
 
 
 def lines_without_shapes(seed: int) -> dict[str, list[str]]:
-    """Returns the equations of Fichou whose shapes do not match if input and hidden size differ."""
+    """Returns Fichou's equations whose shapes do not match if input and hidden size differ."""
     v, given, _ = random_step(seed, inputs=UNITS + 2)
     true = audit.true_cotangents(v, given["δ1"] + given["δ2"])
     found: dict[str, list[str]] = {}
@@ -233,7 +233,7 @@ def run(options: Options) -> Outcome:
 
 
 def draw(learned: dict[str, Any]) -> plt.Figure:
-    """Draws the fractions of right bits and sums over epochs, one line per seed."""
+    """Draws the fractions of correct bits and sums over epochs, one line per seed."""
     figure, panels = plt.subplots(1, 2, figsize=(11, 4), layout="constrained")
     names = {
         "right": "the right gradient",

@@ -13,9 +13,9 @@ model, which includes compilation.
 Method: each measurement runs in a process of its own, because the number of devices is fixed when
 JAX starts. The processes take turns, and medians over the turns are reported.
 
-Expectation: XLA already uses both cores inside one matmul. So a second device helps if a step
-consists of many small operations, and hurts if the reduction of gradients takes longer than the
-step. One dispatch per step is slow if steps are tiny.
+Expectation: XLA already uses both cores within a large matmul. So a second device helps if a step
+consists of many small operations, and hurts if reducing the gradients takes longer than the step.
+One dispatch per step is slow if steps are tiny.
 """
 
 import math
@@ -35,7 +35,7 @@ class Size(NamedTuple):
 
     Attributes:
         T: Number of time steps.
-        D: Size of an input.
+        D: Size of the input of one step.
         H: Number of units.
         steps: Training steps per dispatch.
         batch: Sequences per batch.
@@ -158,7 +158,7 @@ def expressions(size: Size, cores: int) -> dict[str, str]:
 
 
 def run(options: Options) -> Outcome:
-    """Measures every size, with the ways to train in turns."""
+    """Measures every size. The ways to train take turns."""
     cores = os.cpu_count() or 1
     turns, sizes = 5, SIZES | ENSEMBLES
     if options.quick:
@@ -169,7 +169,9 @@ def run(options: Options) -> Outcome:
         starts.append(run_json("-m", "experiments.speed.startup"))
         for name, size in sizes.items():
             ways = expressions(size, cores)
-            for way in list(ways)[:: 1 if turn % 2 else -1]:  # the order alternates, because the first runs on a cooler machine
+            for way in list(ways)[
+                :: 1 if turn % 2 else -1
+            ]:  # the order alternates, because the first one runs on a cooler machine
                 found[name].setdefault(way, []).append(evaluate_in_child(ways[way]))
     medians = {name: {way: float(np.median(rates)) for way, rates in by.items()} for name, by in found.items()}
     gains = {name: round(by[str(cores)] / by["1"], 2) for name, by in medians.items()}

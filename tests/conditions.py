@@ -1,4 +1,4 @@
-"""Lengths, masks and resets that the tests share, alone and together."""
+"""Lengths, masks and resets that the tests share, separately and combined."""
 
 from typing import Any
 
@@ -33,7 +33,7 @@ NEUTRAL = {"lengths": np.full(B, T), "mask": np.ones((T, B), bool), "resets": np
 
 
 def batch_major(conditions: dict[str, Any]) -> dict[str, Any]:
-    """Turns time-major masks and resets of one batch axis into batch-major ones."""
+    """Turns time-major masks and resets with one batch axis into batch-major ones."""
     return {name: value if name == "lengths" else value.T for name, value in conditions.items()}
 
 

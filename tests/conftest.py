@@ -1,13 +1,14 @@
 """Configures JAX for the tests.
 
 - float64 is on, unless JAX_ENABLE_X64=0. CI runs the derivative tests a second time without it.
-- XLA optimises little unless GRU_JAX_TESTS_OPTIMIZED=1, as in CI on Python 3.12, because most of the
-  suite's time is compilation. Two flags save two thirds of the rest: LLVM gets each program in one
-  part, and jaxlib 0.10 goes without MLIR. A jaxlib exits at a flag that it does not know, so each
-  flag is set only where it exists.
+- Most of XLA's optimisations are off, unless GRU_JAX_TESTS_OPTIMIZED=1, as in CI on Python 3.12.
+  The suite spends most of its time compiling, and this shortens it. Two flags save two thirds of the
+  rest: one compiles each program as a single LLVM module, and the other turns off the fusion
+  emitters of jaxlib 0.10. jaxlib exits if it does not know a flag, so each flag is set only where
+  it exists.
 - Each process caches compiled programs in a temporary directory, because many tests compile the same
-  ones. It clears the programs in memory from time to time: each takes about ten memory mappings, and
-  a process that exceeds the 65,530 mappings of Linux crashes.
+  ones. From time to time it clears the programs in memory. Each of them takes about ten memory
+  mappings, and a process that exceeds Linux's limit of 65,530 mappings crashes.
 """
 
 import atexit
@@ -52,6 +53,6 @@ def _compiled_programs_are_cleared():
 
 @pytest.fixture
 def needs_x64():
-    """Skips a test that needs float64 if it is off."""
+    """Skips the test if float64 is off."""
     if not jax.config.jax_enable_x64:
         pytest.skip("float64 is off in this run")

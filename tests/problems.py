@@ -1,8 +1,8 @@
 """Random problems for derivative tests, and the comparisons that these tests make.
 
 All sizes differ, every number is random, and every output has a cotangent. The inputs of a
-derivative test matter as much as its check: with constant weights, zero states or cotangents of
-ones, a third of wrong backward passes pass.
+derivative test matter as much as its check: with constant weights, a zero state and cotangents of
+ones, a third of wrong backward passes go unnoticed.
 """
 
 from collections.abc import Callable
@@ -33,8 +33,8 @@ CELLS = {
 GATED = ("gru", "gru_reset_after", "lstm", "lstm_peephole")
 
 every_cell = pytest.mark.parametrize("cell", CELLS.values(), ids=CELLS.keys())
-# These share their lines with elman("tanh") and lstm(peephole=True). Tests of the engine run them
-# among the slow tests.
+# These share their code with elman("tanh") and lstm(peephole=True). In tests of the engine they are
+# marked as slow.
 VARIANTS = ("elman_relu", "elman_sigmoid", "elman_identity", "lstm")
 main_cells = pytest.mark.parametrize(
     "cell",
@@ -43,7 +43,7 @@ main_cells = pytest.mark.parametrize(
 
 
 def without_derivation(cell: gj.Cell) -> gj.Cell:
-    """Returns the same cell as a user would first write it: its value functions only."""
+    """Returns the cell with its value functions only, as a user would first write it."""
     return replace(cell, adjoint=None, tangent=None, name=f"{cell.name} without derivation")
 
 
@@ -77,7 +77,7 @@ def problem(
 ) -> Problem:
     """Draws a random problem.
 
-    The weights are of the order that keeps the state alive. A larger `scale` saturates it.
+    With the default `scale`, states neither vanish nor saturate. A larger one saturates them.
     """
     dtype = dtype or jnp.result_type(float)
     keys = jax.random.split(jax.random.key(seed), 4)
@@ -111,9 +111,9 @@ def scan_of_step(
     reverse: bool = False,
     outputs: str = "all",
 ) -> tuple[Any, Any]:
-    """Runs a `lax.scan` over `cell.step`, the reference for autodiff.
+    """Runs a `lax.scan` over `cell.step`, the reference that autodiff differentiates.
 
-    It takes the options of `unroll`, time-major, and shares no line with the engine.
+    It takes the options of `unroll`, with time-major arrays, and shares no code with the engine.
     """
     valid = jnp.ones(xs.shape[:-1], bool) if mask is None else mask
     if lengths is not None:
@@ -156,7 +156,7 @@ def errors(tree: Any, reference: Any) -> dict[str, float]:
 
 
 def tolerance(dtype: Any, longest_sum: int = T * B + D + H) -> float:
-    """Returns 8·√n·eps, the error that rounding explains, relative to the scale of a leaf.
+    """Returns 8·√n·eps, the error that rounding can explain, relative to the scale of a leaf.
 
     n is the length of the longest sum that feeds the leaf (Higham; Ipsen and Zhou 2019). In float64
     the contract is 1e-13.
@@ -167,8 +167,8 @@ def tolerance(dtype: Any, longest_sum: int = T * B + D + H) -> float:
 def assert_close(tree: Any, reference: Any, tol: float | None = None) -> None:
     """Asserts that every leaf of `tree` is within `tol` of `reference`, and not NaN.
 
-    Defaults to the tolerance of the dtype, and to twice that below float64, where the reference
-    rounds too.
+    `tol` defaults to the tolerance of the dtype, and to twice that below float64, where the
+    reference rounds too.
     """
     dtype = jax.tree.leaves(tree)[0].dtype
     limit = tolerance(dtype) * (1 if dtype == jnp.float64 else 2) if tol is None else tol
@@ -177,6 +177,6 @@ def assert_close(tree: Any, reference: Any, tol: float | None = None) -> None:
 
 
 def assert_raises(call: Callable[[], Any], error: type[Exception], message: str) -> None:
-    """Asserts that `call` raises `error` with a message that matches, where . matches newlines."""
+    """Asserts that `call` raises `error` with a matching message. A dot also matches a newline."""
     with pytest.raises(error, match=f"(?s){message}"):
         call()

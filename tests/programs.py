@@ -11,7 +11,7 @@ class Loop(NamedTuple):
 
     steps: int
     has_inner_loop: bool
-    steps_around: int  # of all loops around it, multiplied
+    steps_around: int  # the product of the lengths of all loops around it
     carry_shapes: list[tuple[int, ...]]
 
 
@@ -63,7 +63,7 @@ def inner_jaxprs(equation: Any) -> list[Any]:
 
 
 def _carry_shapes(equation: Any) -> list[tuple[int, ...]]:
-    """The shapes of what a loop hands from step to step, which it returns without stacking."""
+    """Returns the shapes of what a loop carries from step to step."""
     body = getattr(equation.params["jaxpr"], "jaxpr", equation.params["jaxpr"])
     pairs = zip(equation.outvars, body.outvars, strict=True)
     return [outer.aval.shape for outer, inner in pairs if outer.aval.shape == inner.aval.shape]

@@ -1,6 +1,6 @@
 """An independent forward pass in NumPy, one sequence and one step at a time.
 
-It is written after the papers, not after the package.
+It follows the papers rather than the code of the package.
 """
 
 from typing import Any
@@ -70,8 +70,8 @@ def unroll(
 ) -> tuple[Any, np.ndarray, Any]:
     """Computes (last state, outputs, states) of the cell `name` for xs (T, B, D).
 
-    A loop over sequences around a loop over valid steps. A masked step holds the state and outputs
-    0. `reset_state` has no batch axes, and defaults to zeros.
+    It loops over sequences, and for each over its valid steps. A masked step keeps the state and
+    outputs 0. `reset_state` has no batch axes, and defaults to zeros.
     """
     p, step, is_pair = _zero_where_none(params), STEPS[name], name.startswith("lstm")
     xs = np.asarray(xs, np.float64)

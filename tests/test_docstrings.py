@@ -1,4 +1,4 @@
-"""The examples in docstrings run as printed, in every module that has some."""
+"""The examples in all docstrings run as printed."""
 
 import doctest
 import importlib

@@ -38,7 +38,7 @@ def test_the_terms_sum_to_the_gradient(cell, derived):
 
 @pytest.mark.parametrize("name", ["linear_rnn", "elman_tanh", "gru", "lstm_peephole"])
 def test_every_term_is_the_derivative_of_its_loss_with_respect_to_the_parameters_of_its_step(name):
-    """Compares with autodiff of a loop in which every step has parameters of its own."""
+    """Compares with autodiff of a loop in which every step has its own parameters."""
     cell = CELLS[name]
     p = problem(cell)
 
@@ -53,7 +53,7 @@ def test_every_term_is_the_derivative_of_its_loss_with_respect_to_the_parameters
     expected = jax.jit(jax.jacrev(losses))(shared)
     split = gj.flow.contributions(cell, p.params, p.xs, loss, p.h0)
     assert_close(split, expected)
-    after_loss = np.triu_indices(T, 1)  # the use step comes after the loss step
+    after_loss = np.triu_indices(T, 1)  # pairs whose use step comes after the loss step
     assert all(not leaf[after_loss].any() for leaf in jax.tree.leaves(split))
     assert all(leaf[np.tril_indices(T, -1)].any() for leaf in jax.tree.leaves(split))
 

@@ -40,7 +40,7 @@ def test_values_and_gradients_equal_those_on_the_cpu(cell, residuals, gpu):
         assert_close(jax.device_get(on_gpu), on_cpu)
 
 
-@pytest.mark.parametrize("units", [64, 300])  # few enough to save states, and enough to save gates
+@pytest.mark.parametrize("units", [64, 300])  # one plan saves states, the other saves gates
 @pytest.mark.parametrize("outputs", ["all", "last"])
 def test_a_larger_gradient_equals_autodiff(units, outputs, gpu):
     cell, p = gj.gru(), problem(gj.gru(), steps=300, batch=(16,), input_size=32, hidden_size=units, dtype=jnp.float32)

@@ -1,4 +1,4 @@
-"""Plots show all values: zeros, very large ones, and those that are not finite."""
+"""Plots show all values: zeros, very large values, and nonfinite ones."""
 
 import matplotlib as mpl
 import numpy as np

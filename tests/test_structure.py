@@ -1,4 +1,4 @@
-"""The structure of the package: its imports, documentation, size of files, and version."""
+"""The structure of the package: imports, documentation, sizes of files, and version."""
 
 import ast
 import graphlib
@@ -35,14 +35,14 @@ MAY_IMPORT = {
     "heads": set(),
     "train": {"_jax"},
     "convert": {"_engine", "_jax", "cell", "cells", "layers"},  # has a table for each cell
-    "verify": {"_jax"},  # any function; only cases.py knows the cells, and imports them when called
+    "verify": {"_jax"},  # checks any function; only cases.py knows the cells, and imports them when called
 }
 MAY_IMPORT["__init__"] = set(MAY_IMPORT) - {"_engine", "_jax"}
 CORE_DEPENDENCIES = {"jax", "jaxlib", "jaxtyping", "numpy", "optax"}
 
 
 def imported(path):
-    """Yields the name and the statement of every import of a file, also inside functions."""
+    """Yields the name and the statement of every import of a file, including those in functions."""
     for node in ast.walk(ast.parse(path.read_text("utf-8"))):
         if isinstance(node, ast.Import):
             yield from ((alias.name, node) for alias in node.names)
@@ -68,13 +68,13 @@ def test_each_part_imports_only_the_parts_below_it(path):
 
 
 def module_of(name):
-    """Returns the module that a dotted name is, or is in."""
+    """Returns the module that a dotted name is, or is defined in."""
     while not any((ROOT / f"{name.replace('.', '/')}{ending}").exists() for ending in (".py", "/__init__.py")):
         name = name.rpartition(".")[0]
     return name
 
 
-def test_no_modules_import_each_other():
+def test_there_is_no_import_cycle():
     imports = {}
     for path in FILES:
         tree = ast.parse(path.read_text("utf-8"))
@@ -114,7 +114,7 @@ def test_the_package_has_five_dependencies():
 
 
 def public(module=gj, name="gru_jax"):
-    """Yields the dotted name and the object of everything that public names reach."""
+    """Yields the dotted name and the object of everything that is reachable by public names."""
     for attribute in sorted(vars(module)):
         value = getattr(module, attribute)
         if attribute.startswith("_"):

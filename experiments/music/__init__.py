@@ -1,1 +1,1 @@
-"""The parts of the polyphonic music experiment."""
+"""The model, the data formats and the reports of the polyphonic music experiment."""

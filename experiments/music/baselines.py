@@ -1,7 +1,7 @@
-"""The two baselines without a network of Boulanger-Lewandowski et al. 2012 (their Table 1).
+"""The two baselines of Boulanger-Lewandowski et al. 2012 (their Table 1) that use no network.
 
-Reproducing them confirms that the data and the measure are theirs: nats summed over 88 notes,
-averaged over all frames of all pieces, including first frames.
+Reproducing them confirms that the data and the measure are the same as theirs: nats summed over 88
+notes, averaged over all frames of all pieces, including first frames.
 """
 
 import numpy as np

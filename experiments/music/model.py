@@ -2,9 +2,9 @@
 
     p(frame_t | earlier frames) = Π_k Bernoulli(y_tk; σ(h_t V + b_y)_k)
 
-The state h_t comes from frames 1 … t−1, and the first one from a silent frame. The loss of a frame
-is summed over its 88 notes. There are four ways to average over frames: over all frames together,
-or first within each piece and then over pieces, and each with or without the first frame of a
+The state h_t depends on the frames 1 … t−1, and the first state on a silent frame. The loss of a
+frame is summed over its 88 notes. There are four ways to average over frames: over all frames
+together, or first within each piece and then over pieces; each with or without the first frame of a
 piece, which is predicted without any context.
 """
 
@@ -18,7 +18,7 @@ import gru_jax as gj
 from experiments import network
 from experiments.data import NOTES
 
-SILENCE = -3.0  # initial biases of the read-out: about four of 88 notes sound at once
+SILENCE = -3.0  # initial biases of the read-out, with which about four of 88 notes sound at once
 
 
 class Model(NamedTuple):
@@ -44,7 +44,7 @@ class Averages(NamedTuple):
     """Four averages of the nats per frame.
 
     Attributes:
-        pooled: Over all frames except first ones, as TCN and most others report.
+        pooled: Over all frames except first ones, as Bai et al. 2018 and most others report.
         pooled_first: Over all frames, as Boulanger-Lewandowski et al. report.
         per_piece: The mean over pieces of each piece's mean, without first frames.
         per_piece_first: The mean over pieces of each piece's mean.
@@ -144,6 +144,6 @@ def evaluate(model: Model, batches: list[gj.train.PaddedBatch], params: network.
 
 
 def batches_of(pieces: list[np.ndarray], buckets: int = 4) -> list[gj.train.PaddedBatch]:
-    """Batches all pieces by similar lengths."""
+    """Groups all pieces into batches of similar lengths."""
     source = gj.train.bucketed([with_previous(piece) for piece in pieces], -(-len(pieces) // buckets), num_buckets=buckets)
     return [batch for batch, _ in source.evaluation_batches()]

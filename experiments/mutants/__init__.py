@@ -1,4 +1,5 @@
-"""Wrong backward passes, with which to test the checkers of gradients.
+"""Wrong backward passes for testing gradient checkers.
 
-`lines` has wrong lines of a cell's derivation, and `passes` wrong gradients of a whole function.
+`lines` contains wrong lines of a cell's derivation, and `passes` wrong gradients of a whole
+function.
 """

@@ -15,8 +15,8 @@ import gru_jax as gj
 
 LSTM_ADJOINT: Any = gj.lstm(peephole=True).adjoint
 
-# (function of the adjoint, makes its wrong result from the right one and the arguments, the leaves
-# that are then wrong in one step)
+# (the function of the adjoint to replace; a function of its right result and its arguments that
+# returns the wrong result; the leaves whose gradients are then wrong over one step)
 Line = tuple[str, Callable[..., Any], set[str]]
 
 
@@ -54,12 +54,12 @@ def outer(x: jax.Array, a: jax.Array) -> jax.Array:
 
 
 def last_step_skipped(bars: Any, params: Any, xs: Any, h_prevs: Any, g: Any, k: Any, h_bars: Any) -> Any:
-    """Leaves the last step out of the sum in W_z."""
+    """Omits the last step from the gradient of W_z."""
     return bars[0]._replace(W_z=outer(xs[:-1], (k.a_z * h_bars)[:-1])), bars[1]
 
 
 def new_state_for_old(bars: Any, params: Any, xs: Any, h_prevs: Any, g: Any, k: Any, h_bars: Any) -> Any:
-    """Uses h_t instead of h_{t-1} in U_z."""
+    """Uses h_t instead of h_{t-1} in the gradient of U_z."""
     h = (1 - g.z) * h_prevs + g.z * g.g
     return bars[0]._replace(U_z=outer(h, k.a_z * h_bars)), bars[1]
 
@@ -126,7 +126,8 @@ FAULTS["lstm"] = {
     for fault, (field, make, wrong) in FAULTS["lstm_peephole"].items()
     if "p̄" not in fault and "p_" not in fault and fault not in ("the incoming c̄ ignored",)
 }
-# Without peepholes no gate depends on the memory: neither f̄ nor ī reaches c₋, nor ō another gate.
+# Without peepholes no gate depends on the memory. So f̄ and ī do not reach c₋, and ō reaches no
+# other gate.
 for fault in ("no σ′ of f", "c for c₋ in f̄", "i and g swapped"):
     FAULTS["lstm"][fault][2].discard("h0.c")
 

@@ -1,4 +1,4 @@
-"""Wrong backward passes of a whole function: a right gradient with changed inputs or outputs."""
+"""Wrong backward passes of a whole function: a right one whose inputs or outputs are changed."""
 
 from collections.abc import Callable
 from functools import wraps
@@ -30,7 +30,7 @@ def with_faulty_rule(
     cotangents: Callable[..., Any] = lambda u: u,
     gradients: Callable[..., Any] = lambda gradients: gradients,
 ) -> Callable[..., Any]:
-    """Returns `fun` with a custom rule that is right but for the given changes.
+    """Returns `fun` with a custom rule that is right except for the given changes.
 
     Args:
         fun: The function.

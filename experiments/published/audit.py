@@ -7,8 +7,8 @@ state and U the input.
     g = tanh(s W_g + x U_g),  h = (1 − z) ⊙ h₋ + z ⊙ g
 
 The true cotangents come from autodiff alone. A probe, which is a zero, is added at every place of
-this formula that an equation refers to. The cotangent of the place is the gradient by its probe.
-This distinguishes the cotangent of z through 1 − z from that through z ⊙ g.
+this formula that an equation refers to. The cotangent of the place is the gradient with respect to
+its probe. This distinguishes the cotangent of z through 1 − z from that through z ⊙ g.
 """
 
 from collections.abc import Callable

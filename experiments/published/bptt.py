@@ -41,8 +41,8 @@ def fichou(weights: Weights, xs: Any, h_bars: Any, *, as_printed: bool) -> tuple
     """Runs Fichou's chain backwards over a layer.
 
     δ1 comes from the layer above, the δ23 of a step is the δ2 of the step before, and δ24 is the δ1
-    of the layer below. His W and U are read so that the shapes match for unequal input and hidden
-    sizes.
+    of the layer below. His W and U are interpreted so that the shapes match for unequal input and
+    hidden sizes.
 
     Returns:
         The gradients of the weights, and the cotangents of the inputs.
@@ -122,8 +122,8 @@ def update_direction(rule: str, weights: Weights, xs: Any, ys: Any) -> Weights:
 def learn_addition(rule: str, key: jax.Array, epochs: int, hidden: int = 10) -> dict[str, Any]:
     """Trains on binary addition, lowest bit first, with the settings of the R package's example.
 
-    These are 5,000 pairs from 0 to 127, eight bits, batches of 100, a rate of 0.1 on sums over the
-    batch, and weights from U(−1, 1).
+    These are 5,000 pairs from 0 to 127, eight bits, batches of 100, a learning rate of 0.1 on sums
+    over the batch, and weights from U(−1, 1).
 
     Args:
         rule: How the gradient is computed: "right" by autodiff, "fichou" or "package" by the
@@ -133,8 +133,8 @@ def learn_addition(rule: str, key: jax.Array, epochs: int, hidden: int = 10) -> 
         hidden: Number of units. Defaults to 10.
 
     Returns:
-        After each epoch, on 1,000 other pairs, the fraction of right bits and the fraction of sums
-        whose bits are all right.
+        After each epoch, on 1,000 other pairs, the fraction of correct bits and the fraction of
+        correct sums.
     """
     key_weights, key_pairs, key_test, key_order = jax.random.split(key, 4)
     shapes = {name: (2 if name[0] == "U" else hidden, hidden) for name in WEIGHTS} | {"V": (hidden, 1)}

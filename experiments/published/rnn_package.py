@@ -2,8 +2,8 @@
 
 The forward pass is that of the vignette, with biases (zero here) and a read-out ŷ = σ(h V). `e` is
 the output delta (y − ŷ) σ′(ŷ), `V̄` the running sum of the update of V, and `δ_f` comes from the
-next step. All deltas have the sign of descent, minus the gradient. σ′ and tanh′ are functions of
-the activations.
+next step. All deltas are minus the gradient, the direction of descent. σ′ and tanh′ are functions
+of the activations.
 """
 
 from typing import Any
@@ -79,8 +79,8 @@ def equations() -> tuple[Equation, ...]:
 def bias_update(gate: str, name: str) -> Equation:
     """Returns the update of a bias.
 
-    The package takes the mean over the batch of the delta after the activation. Correct is the sum
-    of the delta before it.
+    The package averages the delta after the activation over the batch. Correct is the sum over the
+    batch of the delta before the activation.
     """
 
     def printed(d: Values, v: Values) -> Any:

@@ -1,10 +1,10 @@
-"""The gradient of Seo's script x_gru.py, with any of its errors made in a correct derivation.
+"""The gradient of Seo's script x_gru.py: a correct derivation with any of his errors planted.
 
     h = u h₋ + (1 − u) c,   c = tanh(x wx_c + r h₋ wrec_c),   cost ½ Σ (h₃ − y)²
 
 The script trains the candidate's two weights wx_c and wrec_c. `gru_by_hand` reproduces its run to
-the last digit. Error 2 is not listed here, because it is not in a formula: only two of six weights
-are trained.
+the last digit. Error 2 is not listed here, because it is not in a formula: the script trains only
+two of the six weights.
 """
 
 import jax
@@ -24,7 +24,7 @@ ERRORS = {
 
 
 def gradient(errors: frozenset[str] = frozenset()) -> jax.Array:
-    """Returns (∂/∂wx_c, ∂/∂wrec_c) at the initial weights, with the given errors made."""
+    """Returns (∂/∂wx_c, ∂/∂wrec_c) at the initial weights, with the given errors planted."""
     w, xs, ys = script_weights(), jnp.array(XS), jnp.array(YS)
     wrong = lambda number: any(error[0] == number for error in errors)
     hs, steps = [jnp.zeros(len(xs))], []

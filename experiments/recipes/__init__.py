@@ -1,4 +1,4 @@
-"""Short examples to copy from: `gru_jax` inside other libraries, and whole small programs.
+"""Short examples to copy: `gru_jax` inside other libraries, and small complete programs.
 
 | file             | shows                                                        | needs       |
 |------------------|--------------------------------------------------------------|-------------|
@@ -10,10 +10,10 @@
 | torch_finetune   | a GRU trained in PyTorch and fine-tuned here                 | PyTorch     |
 | keras_layer      | a Keras layer trained here, with its weights put back        | Keras       |
 | serve_onnx       | a network trained here and served by onnxruntime             | onnxruntime |
-| dreamer_gru      | a cell of one's own: the block GRU of DreamerV3              |             |
-| padded_sentences | a bidirectional classifier of padded sentences               |             |
+| dreamer_gru      | a custom cell: the block GRU of DreamerV3                    |             |
+| padded_sentences | a bidirectional classifier for padded sentences              |             |
 | recurrent_policy | a recurrent policy with episode resets, stepped and unrolled |             |
 
 `pip install -e ".[peers]" --extra-index-url https://download.pytorch.org/whl/cpu` installs all of
-these libraries, PyTorch without CUDA. Each recipe is tested in tests/experiments/test_recipes.py.
+these libraries, with PyTorch for CPUs. Each recipe is tested in tests/experiments/test_recipes.py.
 """

@@ -1,14 +1,14 @@
-"""Shows a cell of one's own: the recurrent cell of DreamerV3.
+"""Shows a custom cell: the recurrent cell of DreamerV3.
 
-It has normalised gates and blocks of recurrent weights:
+It normalises its gates, and its recurrent weights are block-diagonal:
 
     a_k = x W_k + blockdiag(U_k) h₋                      k = r, h, z
     (r̂, ĝ, ẑ) = norm(a_r, a_h, a_z) · scale + offset     by the root mean square of each block
-    r = σ(r̂),  g = tanh(r ⊙ ĝ),  z = σ(ẑ − 1)            r gates all of ĝ, input and offset too
+    r = σ(r̂),  g = tanh(r ⊙ ĝ),  z = σ(ẑ − 1)            r also gates the input and the offset
     h = z ⊙ g + (1 − z) ⊙ h₋
 
-The cell has no derived adjoint, only its equations. The engine differentiates them step by step, so
-it still saves nothing but the states, and lengths and resets work.
+The cell has equations, but no derived adjoint. The engine differentiates the equations step by
+step. It still saves only the states, and lengths and resets work.
 
 Source: Hafner et al. 2023, arXiv 2301.04104, the functions `GRU` of `nets.py` and `RSSM._core` of
 `rssm.py`. Here the normalisation acts within each block, over its three gates, so that blocks stay

@@ -1,7 +1,7 @@
 """Shows a recurrent layer as an Equinox module.
 
-The cell is a plain field of the module: it is a static pytree, so it holds no arrays that Equinox
-would train.
+The cell is a plain field of the module. It is a static pytree, so it contains no arrays that
+Equinox would train.
 """
 
 from typing import Any

@@ -1,6 +1,6 @@
-"""Shows how to train a Keras layer here, and put its weights back.
+"""Shows how to train a Keras layer with gru_jax, and put its weights back.
 
-The backward pass of Keras saves every gate of every step; the derived one recomputes them. The
+The backward pass of Keras saves every gate of every step; that of gru_jax can recompute them. The
 trained layer stays a Keras layer.
 """
 
@@ -13,10 +13,10 @@ import gru_jax as gj
 
 
 def cell_for(layer: Any) -> gj.Cell:
-    """Returns the cell that computes the same as a `keras.layers.GRU`, `LSTM` or `SimpleRNN`.
+    """Returns the cell that is equivalent to a `keras.layers.GRU`, `LSTM` or `SimpleRNN`.
 
     Raises:
-        TypeError: If the layer is of another kind, or has activations that no cell here has.
+        TypeError: If the layer is of another kind, or no cell has its activations.
     """
     config = layer.get_config()
     kind, activation, gate_activation = type(layer).__name__, config.get("activation"), config.get("recurrent_activation")
@@ -36,7 +36,7 @@ def train_layer(layer: Any, xs: Any, targets: Any, steps: int = 50, learning_rat
     Args:
         layer: The Keras layer, built for the inputs. Its weights are replaced.
         xs: The inputs, of shape (B, T, D).
-        targets: The wanted outputs, of shape (B, T, H).
+        targets: The target outputs, of shape (B, T, H).
         steps: The number of Adam updates. Defaults to 50.
         learning_rate: The learning rate of Adam. Defaults to 0.01.
 

@@ -1,6 +1,6 @@
 """Shows how to classify padded sentences of different lengths with a bidirectional GRU.
 
-The task requires both ends of a sentence: is its first word the same as its last?
+The task requires both ends of a sentence: is its first word equal to its last?
 Run `python -m experiments.recipes.padded_sentences`.
 """
 

@@ -1,8 +1,8 @@
-"""Shows a replacement for the `ScannedRNN` of PureJaxRL, from which many projects copied it.
+"""Shows a replacement for the `ScannedRNN` of PureJaxRL, which many projects have copied.
 
 The module is called like the original and has the same parameter tree,
 `GRUCell_0/{ir,iz,in,hr,hz,hn}`, so it loads existing checkpoints. Autodiff of the original saves
-every gate of every step; the derived backward pass does not need to.
+every gate of every step; the derived backward pass can recompute them.
 """
 
 from typing import Any

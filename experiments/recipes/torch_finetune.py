@@ -1,7 +1,7 @@
-"""Shows how to move a GRU trained in PyTorch here and fine-tune it.
+"""Shows how to convert a GRU that was trained in PyTorch, and fine-tune it.
 
-`train_in_pytorch` trains a network on handwritten digits, read row by row from the top. Here it is
-fine-tuned on digits that are read from the bottom, which it has never seen.
+`train_in_pytorch` trains a network on handwritten digits, read row by row from the top. `fine_tune`
+trains it further on digits that are read from the bottom.
 Run `python -m experiments.recipes.torch_finetune`.
 """
 
@@ -38,7 +38,7 @@ def train_in_pytorch(epochs: int = 20) -> dict[str, Any]:
 
 
 def convert(state_dict: Mapping[str, Any]) -> digits.Params:
-    """Converts the state dict to the parameters of the same network here."""
+    """Converts the state dict to the parameters of the same network in JAX."""
     weight, bias = (jnp.array(np.asarray(state_dict[f"head.{name}"])) for name in ("weight", "bias"))
     head = gj.heads.DenseParams(V=weight.T, b_y=bias)
     return digits.Params(gj.convert.from_pytorch(CELL, state_dict, prefix="rnn."), head)
@@ -56,7 +56,7 @@ def fine_tune(params: digits.Params, train: digits.Digits, steps: int = 400) -> 
 
 
 def accuracy(params: digits.Params, test: digits.Digits) -> float:
-    """Computes the share of the images that are classified correctly."""
+    """Computes the fraction of images that are classified correctly."""
     return float(digits.evaluate(CELL, test, params)["accuracy"])
 
 

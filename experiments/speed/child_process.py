@@ -1,7 +1,7 @@
 """Runs measurements in separate processes.
 
-Flags, the number of devices and the threads of other libraries are fixed when a process starts. In
-a process of its own, a measurement can choose them without affecting others.
+Flags, the number of devices and the threads of other libraries are fixed when a process starts. A
+measurement in its own process can choose them without affecting other measurements.
 """
 
 import json

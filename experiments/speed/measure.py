@@ -1,6 +1,6 @@
 """Compiles, compares and times programs.
 
-They take turns, so that other load on the machine affects all of them.
+The programs take turns, so that other load on the machine affects all of them.
 """
 
 import statistics
@@ -44,7 +44,7 @@ def compile_program(function: Callable[..., Any], *arguments: Any) -> Program:
 
 
 def gradient_program(candidate: Candidate, problem: Problem, argnums: Any = 0) -> Program:
-    """Compiles the gradient of a candidate's loss by its weights, or by the arguments `argnums`."""
+    """Compiles the gradient of a candidate's loss with respect to its arguments `argnums`."""
     return compile_program(jax.grad(candidate.loss, argnums), *_arguments(candidate, problem))
 
 
@@ -62,9 +62,9 @@ def _arguments(candidate: Candidate, problem: Problem) -> tuple[Any, jax.Array, 
 def difference(candidate: Candidate, gradient: Any, reference: Any) -> float:
     """Returns the error of a candidate's gradient, relative to the largest entry of each array.
 
-    The candidate's gradient is in its own tree, the reference in our params. The reference is moved
-    to the candidate's tree by the transpose of the conversion of the weights, because the
-    conversion may add up two biases of the candidate.
+    The candidate's gradient has the candidate's tree, and the reference has the tree of our params.
+    The transpose of the weight conversion maps the reference to the candidate's tree. That is right
+    also where the conversion adds two biases of the candidate.
     """
     params, transpose = jax.vjp(candidate.as_params, candidate.tree)
     (expected,) = transpose(type(params)(*map(_if_present, params, reference)))
@@ -93,7 +93,7 @@ def _if_present(field: Any, gradient: Any) -> Any:
 def seconds_per_call(program: Program, calls: int = 1, *, queued: bool = True) -> float:
     """Times a program.
 
-    With `queued`, the next call is dispatched while one runs, as in a training loop.
+    With `queued`, the next call is dispatched while the previous one runs, as in a training loop.
     """
     began = time.perf_counter()
     for _ in range(calls):
@@ -110,9 +110,9 @@ def interleaved(programs: Mapping[str, Program], rounds: int, queued: bool = Tru
     Args:
         programs: The programs by name.
         rounds: Number of rounds. Long programs get fewer, but at least five.
-        queued: Whether to dispatch the next call while one runs. Must be False for programs with
-            collectives between CPU devices, which would wait for each other's threads. Defaults to
-            True.
+        queued: Whether to dispatch the next call while the previous one runs. Must be False for
+            programs with collectives between CPU devices, which would wait for each other's
+            threads. Defaults to True.
 
     Returns:
         For each program, the median milliseconds over the rounds with their quartiles, the seconds
@@ -124,7 +124,7 @@ def interleaved(programs: Mapping[str, Program], rounds: int, queued: bool = Tru
     rounds = min(rounds, max(5, int(10 / sum(max(seconds, MIN_SECONDS) for seconds in first.values()))))
     times: dict[str, list[float]] = {name: [] for name in programs}
     names = list(programs)
-    order = np.random.default_rng(0)  # Random, so that no program always runs after one that leaves the cache in a good state.
+    order = np.random.default_rng(0)  # Random, so that no program always follows one that leaves the cache warm.
     for _ in range(rounds):
         for name in order.permutation(names):
             times[name].append(seconds_per_call(programs[name], max(1, int(MIN_SECONDS / first[name])), queued=queued))

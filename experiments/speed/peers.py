@@ -1,8 +1,8 @@
 """Implements the benchmark problem in other JAX libraries, as their users would write it.
 
 There is one function per library, `name(problem, checkpointed) -> Candidate`. With `checkpointed`,
-the step of the loop is wrapped in `jax.checkpoint`. Weights are converted by `gj.convert`, so that
-all candidates compute the same numbers.
+the step of the loop is wrapped in `jax.checkpoint`. `gj.convert` converts the weights, so all
+candidates compute the same numbers.
 """
 
 import os
@@ -32,7 +32,8 @@ def flax_nnx_step(problem: Problem) -> tuple[Callable[[Any], Callable[[Any, Any]
     # The GRU of NNX has no bias inside the product with the reset gate. The problem sets that bias to zero.
     flax_params = params._replace(c_h=None) if hasattr(params, "c_h") else params
     name = {gj.gru(reset_after=True): "GRUCell", gj.lstm(): "OptimizedLSTMCell", gj.elman(): "SimpleCell"}[cell]
-    # Sets `dtype` and not `param_dtype`, because NNX' orthogonal initialiser does not support bfloat16.
+    # Sets `dtype` and not `param_dtype`, because NNX's orthogonal initialiser does not support
+    # bfloat16.
     module = getattr(nnx, name)(xs.shape[-1], weights.shape[-1], dtype=xs.dtype, rngs=nnx.Rngs(0))
     options = {"optimized": True} if name.startswith("Optimized") else {}
     nnx.update(module, gj.convert.to_flax_nnx(cell, flax_params, **options))
@@ -62,7 +63,7 @@ def flax_nnx(problem: Problem, checkpointed: bool) -> Candidate:
 
 
 def equinox_cell(problem: Problem) -> tuple[Any, Callable[[Any], Any]]:
-    """Returns the arrays of Equinox' cell, and a function from such arrays to the cell."""
+    """Returns the arrays of Equinox's cell, and a function that makes the cell from such arrays."""
     import equinox as eqx
 
     cell, params, xs, weights = problem

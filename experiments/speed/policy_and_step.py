@@ -1,4 +1,4 @@
-"""Programs beside the gradient of one batch: a policy update, and a single step."""
+"""Programs other than the gradient of one batch: a policy update, and a single step."""
 
 from collections.abc import Sequence
 from functools import partial
@@ -19,8 +19,8 @@ def policy_updates(steps: int, actors: int, networks: int, units: int, peers: Se
     """Compiles one Adam step of several recurrent policies, as recurrent PPO makes it.
 
     Each network has its own episodes, which restart at random steps. The programs are
-    `gj.unroll(resets=…)`, autodiff of the same, and Flax' cell in a scan with a `where`, as
-    PureJaxRL writes it. The gradients of the first network are compared before.
+    `gj.unroll(resets=…)`, autodiff of the same, and Flax's cell in a scan with a `where`, as
+    PureJaxRL writes it. The gradients of the first network are compared first.
 
     Args:
         steps: Steps of an episode.
@@ -72,8 +72,8 @@ def policy_updates(steps: int, actors: int, networks: int, units: int, peers: Se
 def single_steps(sequences: int, units: int, peers: Sequence[str], seed: int) -> dict[str, Program]:
     """Compiles one step of a cell, as an actor or a server calls it.
 
-    The weights are arguments of the program, each of which costs time, or constants in it. The new
-    states are compared before.
+    There are two kinds of programs. In one the weights are arguments, each of which costs time, and
+    in the other they are constants. The new states are compared first.
 
     Args:
         sequences: Number of sequences.

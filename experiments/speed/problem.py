@@ -1,4 +1,4 @@
-"""The benchmark problem: the gradient of a weighted sum of all outputs by the weights."""
+"""The benchmark problem: the weights' gradient of a weighted sum of all outputs."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -77,7 +77,7 @@ def floor_flop(problem: Problem, *, recompute_gates: bool) -> float:
     """Counts the floating-point operations that no program can avoid.
 
     These are the forward pass, the weight gradients and the cotangents of the states. The gradient
-    by the inputs is not included.
+    with respect to the inputs is not included.
 
     Args:
         problem: The problem.

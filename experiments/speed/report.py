@@ -12,7 +12,8 @@ NOT_JAX_PEERS = ("ours", "ours, states", "ours, gates", "autodiff", "PyTorch", "
 def fastest(measured: dict[str, Any], checkpointed: bool | None = None) -> float:
     """Returns the milliseconds of the fastest other JAX library.
 
-    `checkpointed` restricts the libraries to checkpointed or plain ones. Defaults to all.
+    `checkpointed` restricts the candidates to checkpointed (True) or plain (False) ones. Defaults
+    to all.
     """
     others = {name: found["ms"] for name, found in measured.items() if name not in NOT_JAX_PEERS}
     if checkpointed is not None:

@@ -1,9 +1,9 @@
 """Times the benchmark's gradient with the batch spread over several CPU devices.
 
-There are two ways. In `shard_map`, the best practice, each device computes the gradient of its part
-of the batch, and the gradients are summed once. Under plain `jit` of sharded data, XLA's
-partitioner decides, and the code stays as it is. Each run has a process of its own, because the
-number of devices is fixed when JAX starts.
+There are two ways. With `shard_map`, the best practice, each device computes the gradient of its
+part of the batch, and the gradients are summed once. With plain `jit` of sharded data, the code is
+unchanged, and XLA's partitioner decides. Each run has a process of its own, because the number of
+devices is fixed when JAX starts.
 
 `python -m experiments.speed.sharded '{"devices": 2, "cell": …, "shape": […], "peers": […],
 "rounds": …, "seed": …}'` prints JSON.

@@ -1,7 +1,7 @@
-"""Times options of our engine, each in a process of its own beside the default.
+"""Times options of our engine against the default, each pair in a process of its own.
 
-The options are kinds of residuals, a single block, and lower precisions; on a GPU also
-TensorFloat-32 and loops captured into CUDA graphs.
+The options are the kinds of residuals, a single block, and bfloat16 operands. On a GPU there are
+also TensorFloat-32, full float32, and loops captured into CUDA graphs.
 
 `python -m experiments.speed.variants '{"cell": …, "shape": […], "rounds": …, "seed": …, "variant": {…}}'`
 prints JSON. `experiments.plan_rules` measures the engine's own decisions.
@@ -28,7 +28,7 @@ ON_GPU: dict[str, dict[str, Any]] = {
 
 
 def timed(cell: str, shape: Any, variant: dict[str, Any], rounds: int, platform: str, seed: int) -> dict[str, Any]:
-    """Times the default and a variant in a process of their own."""
+    """Times the default and one variant together in a new process."""
     given = {"cell": cell, "shape": list(shape), "variant": variant, "rounds": rounds, "seed": seed}
     flags = f"{os.environ.get('XLA_FLAGS', '')} {variant.get('flags', '')}".strip()
     environment = {"XLA_FLAGS": flags, "JAX_PLATFORMS": {"gpu": "cuda"}.get(platform, platform)}
@@ -36,7 +36,7 @@ def timed(cell: str, shape: Any, variant: dict[str, Any], rounds: int, platform:
 
 
 def main(given: dict[str, Any]) -> None:
-    """Runs the child process."""
+    """Times both in this process, and prints the result as JSON."""
     import jax
 
     import gru_jax as gj

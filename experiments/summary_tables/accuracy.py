@@ -64,13 +64,13 @@ def memory_tasks() -> str:
     ]
     targets = {"30": "> 99 %", "100": "< 20 % before T = 200"}
     rows += [
-        (f"copying over {T} blanks, {kind}: right symbols", targets[T], *over_seeds(values, percent(1), min))
+        (f"copying over {T} blanks, {kind}: correct symbols", targets[T], *over_seeds(values, percent(1), min))
         for T, kinds in copying["accuracy"].items()
         for kind, values in kinds.items()
     ]
     rows += [
         (
-            f"parity, {cell}: right at lengths {lengths}",
+            f"parity, {cell}: correct at lengths {lengths}",
             "≥ 99 %" if lengths == "1–40" else NONE,
             *over_seeds(values, percent(1), min),
         )
@@ -81,7 +81,7 @@ def memory_tasks() -> str:
 
 
 def binary_addition() -> str:
-    """Tabulates the fraction of right sums in binary addition."""
+    """Tabulates the fraction of correct sums in binary addition."""
     found = summary("binary_addition")
     rows = [
         (f"lowest bit first, {cell}", "100 %" if cell == "GRU" else NONE, *over_seeds(values, percent(0), min))

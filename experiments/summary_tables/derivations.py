@@ -20,7 +20,7 @@ def tutorials() -> str:
         ("counting RNN: wx after 500 steps of Rprop", "1.0014", fixed(4)(counting["rprop_wx"])),
         ("counting RNN: wrec after 500 steps of Rprop", "0.9997", fixed(4)(counting["rprop_wrec"])),
         (
-            "multiplications for T = 400, one by one over shared",
+            "multiplications for T = 400: one by one, over shared",
             "(T² + T) / (3T − 1)",
             fixed(1)(counting["sharing_multiplications_ratio"]),
         ),
@@ -57,7 +57,7 @@ def derivations() -> str:
         ("double sum of the general formulas: error", "rounding", scientific(found["double_sum"])),
         *(
             (
-                f"binary addition with {label}: right sums, mean over seeds",
+                f"binary addition with {label}: correct sums, mean over seeds",
                 "100 %" if rule == "right" else NONE,
                 percent(0)(accuracy[rule]),
             )

@@ -81,7 +81,7 @@ def _learning() -> list[Row]:
             percent(2)(_mean(summary("digits")["gru_test_accuracy"])),
         ),
         (
-            "copying ten symbols over 30 blanks, GRU of 128 units: right symbols",
+            "copying ten symbols over 30 blanks, GRU of 128 units: correct symbols",
             "> 99 %",
             percent(1)(_mean(copying["accuracy"]["30"]["GRU, zero biases"])),
         ),

@@ -50,7 +50,7 @@ def benchmark() -> str:
         for cell in (after, "GRU", "LSTM")
     ]
     inputs = ratio(found[f"weights and inputs, {after}, fastest_over_ours"])
-    rows.append((f"gradient by weights and inputs: {CELLS[after]}, {GROUPS['larger']}", "≥ 1", *inputs))
+    rows.append((f"gradient with respect to weights and inputs: {CELLS[after]}, {GROUPS['larger']}", "≥ 1", *inputs))
     devices = ratio(found["devices, shard_map"]["fastest_over_ours"])
     rows.append(("two CPU devices: fastest other library, all in `shard_map`", "≥ 1.3", *devices))
     devices = ratio(found["devices, Auto jit"]["autodiff_over_ours"])
@@ -59,7 +59,7 @@ def benchmark() -> str:
 
 
 def benchmark_growth() -> str:
-    """Tabulates the ratio to the fastest of Flax NNX and Equinox over the sizes of the problem."""
+    """Tabulates how the speed-up over Flax NNX and Equinox depends on the size of the problem."""
     growth, found = record("benchmark")["results"]["growth"], summary("benchmark")
     names = {"T": "longer", "B": "more sequences", "H": "wider", "bfloat16": "bfloat16"}
     rows = [
@@ -67,7 +67,7 @@ def benchmark_growth() -> str:
         for axis, cases in growth.items()
         for case, value in zip(cases, found[f"over {axis}, fastest_over_ours"], strict=True)
     ]
-    return markdown(("", "T, B, D, H", "fastest of Flax NNX and Equinox over ours"), rows)
+    return markdown(("", "T, B, D, H", "time of the faster of Flax NNX and Equinox over ours"), rows)
 
 
 def benchmark_other() -> str:
@@ -107,7 +107,7 @@ def benchmark_other() -> str:
 
 
 def plan_rules() -> str:
-    """Tabulates the time of a gradient without each rule of the plan over that with it."""
+    """Tabulates the time of a gradient without each rule of the plan over the time with it."""
     show = lambda entry, kind: fixed(2)(entry[kind]) if kind in entry else NONE
     rows = [
         (name, show(entry, "tuned"), show(entry, "random"), fixed(2)(entry["least"]))

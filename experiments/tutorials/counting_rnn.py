@@ -113,8 +113,8 @@ def train(
 def rprop_minus(size: float, grow: float = 1.2, shrink: float = 0.5) -> optax.GradientTransformation:
     """Returns Roelants' variant of Rprop, without limits on the step size.
 
-    The step size of a weight grows if the sign of its gradient is the same as before. Otherwise it
-    shrinks, and also at the first step.
+    The step size of a weight grows if its gradient has the same sign as before. Otherwise, and also
+    at the first step, it shrinks.
 
     `optax.rprop` is another variant. It keeps the size at the first step, skips the update after a
     change of sign, limits the size to [1e-6, 50], and in optax 0.2.8 applies each update one step

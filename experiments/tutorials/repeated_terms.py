@@ -60,7 +60,7 @@ def terms_of(params: LinearParams, data: Sequences) -> tuple[np.ndarray, np.ndar
 def median_seconds(*functions: Callable[[], Any], repeats: int) -> list[float]:
     """Returns the median time of each function.
 
-    They run in turns, so that other load on the machine affects all of them.
+    The functions take turns, so that other load on the machine affects all of them.
     """
     times: list[list[float]] = [[] for _ in functions]
     for _ in range(repeats):
@@ -74,7 +74,7 @@ def median_seconds(*functions: Callable[[], Any], repeats: int) -> list[float]:
 def time_sharing(steps: int, sequences: int, repeats: int, seed: int) -> dict[str, float]:
     """Times both ways on long sequences, in NumPy.
 
-    XLA would eliminate the common products of the second by itself.
+    XLA would by itself eliminate the products that the one-by-one way repeats.
     """
     xs, s_prevs = np.random.default_rng(seed).random((2, steps, sequences))
     arguments = (0.99, np.ones(sequences), xs, s_prevs)

@@ -1,4 +1,4 @@
-"""The gradient of a scalar GRU, written out by stamp of error and stamp of use.
+"""The gradient of a scalar GRU, split by the stamp of the error and the stamp of the weight's use.
 
 The equations are in `experiments.gru_by_hand`. Values are plain numbers, or `Counted` ones, which
 count the operations of a backward pass.
@@ -57,7 +57,7 @@ class Counted:
 
 
 def errors_of_use(stamp: Stamp, U_h: Any, delta: Any) -> dict[str, Any]:
-    """Returns the gradient by each weight from its use at `stamp`, for the cotangent `delta` of h."""
+    """Returns the gradient for each weight from its use at `stamp`; `delta` is h's cotangent."""
     x, h_prev, z, r, g, _ = stamp
     a_h = delta * z * (1 - g * g)
     a_r = a_h * U_h * h_prev * r * (1 - r)
@@ -73,7 +73,7 @@ def carried_back(stamp: Stamp, weights: dict[str, Any]) -> Any:
 
 
 def parts(stamps: list[Stamp], weights: dict[str, Any]) -> dict[tuple[int, int], dict[str, Any]]:
-    """Returns the gradient by each weight for every pair (stamp of the error, stamp of use)."""
+    """Returns the gradient for each weight and every pair (stamp of the error, stamp of use)."""
     table = {}
     for t, stamp in enumerate(stamps):
         delta = stamp.error
@@ -118,7 +118,7 @@ def gradient_from_scratch(stamps: list[Stamp], weights: dict[str, Any]) -> dict[
 
 
 def error_of_use(stamp: Stamp, U_h: Any, delta: Any, name: str) -> Any:
-    """Returns the gradient by one weight from its use at `stamp`, from scratch."""
+    """Returns the gradient for one weight from its use at `stamp`, computed from scratch."""
     x, h_prev, z, r, g, _ = stamp
     used = x if name[0] == "W" else r * h_prev if name == "U_h" else h_prev
     if name.endswith("z"):
@@ -150,8 +150,8 @@ def autodiff_parts(
 ) -> dict[tuple[int, int], dict[str, float]]:
     """Returns the same as `parts`, by `jax.grad`.
 
-    Each stamp uses its own copy of the weights, and each stamp's error is differentiated by each
-    copy.
+    Each stamp uses its own copy of the weights, and each stamp's error is differentiated with
+    respect to each copy.
     """
     cell, steps = gj.gru(), len(xs)
 

@@ -64,9 +64,9 @@ def script_gradient(c: jax.Array, xs: jax.Array, ys: jax.Array) -> jax.Array:
     are:
     2. Only these two weights are trained.
     3. The path through u h₋ is missing.
-    4. tanh′ is taken of u, not of c.
+    4. tanh′ is taken at u, not at c.
     5. The values of r and h of one step are mixed with those of another.
-    6. The gradient by wrec_c uses h₋, not r h₋.
+    6. The gradient with respect to wrec_c uses h₋, not r h₋.
     """
     hs, r, u, g = script_forward(c, xs)
     wrec_r = script_weights()["wrec_r"]
@@ -111,7 +111,7 @@ def gru_cost(params: GRUParams, batch: tuple[Any, Any], *, every_stamp: bool = F
 
 
 def train_gru(lr_wrec: float, epochs: int, *, every_stamp: bool = False) -> tuple[np.ndarray, GRUParams]:
-    """Trains all six weights by the correct gradient.
+    """Trains all six weights with the correct gradient.
 
     Returns:
         The cost before each epoch and after the last, and the final weights.

@@ -12,8 +12,9 @@
 
 The conversions need none of these libraries. Each library has a module here with a table of its
 parameter layout; `table` explains how to read one. Converting parameters to a library and back
-returns the same bits. If the library cannot represent a cell or one of its parameters, the
-conversion raises and says why; it never approximates.
+returns the same bits, except that the forget bias of Haiku's LSTM may change by one rounding. If
+the library cannot represent a cell or one of its parameters, the conversion raises and says why; it
+never approximates.
 """
 
 from gru_jax.convert.equinox import from_equinox as from_equinox

@@ -1,7 +1,7 @@
 """Converts arrays of any library to JAX arrays of one dtype, and JAX arrays to NumPy.
 
-Arrays of NumPy and PyTorch are copied: JAX would otherwise share their memory, which their owner may
-go on training in place. Nothing is unpickled.
+NumPy and PyTorch arrays are copied. Otherwise JAX would share memory with a model that may still be
+trained in place. Nothing is unpickled.
 """
 
 from collections.abc import Callable, Mapping
@@ -20,7 +20,7 @@ LabelOf = Callable[[str], str]  # maps the name of a tensor to the label that er
 def to_jax_arrays(tensors: Mapping[str, Any], dtype: Any, label_of: LabelOf) -> dict[str, jax.Array]:
     """Converts tensors to JAX arrays of one dtype.
 
-    JAX arrays and tracers pass through. Arrays of NumPy, of PyTorch (on any device) and Flax
+    JAX arrays and tracers pass through. NumPy arrays, PyTorch tensors (on any device) and Flax
     variables are copied.
 
     Args:
@@ -34,7 +34,7 @@ def to_jax_arrays(tensors: Mapping[str, Any], dtype: Any, label_of: LabelOf) -> 
     """
     target = None if dtype is None else jnp.dtype(dtype)
     if target is not None and target.name not in FLOATS:
-        raise TypeError(f"dtype: got {target}, expected {', '.join(FLOATS)}, or None.")
+        raise TypeError(f"dtype: got {target}, expected {', '.join(FLOATS)}, or None, which keeps the tensors' own.")
     arrays = {name: _to_jax_array(value, target, label_of(name)) for name, value in tensors.items()}
     first_of: dict[Any, str] = {}
     for name, array in arrays.items():
@@ -74,7 +74,10 @@ def as_array(value: Any, label: str) -> Any:
     except Exception as error:
         raise TypeError(f"{label}: got {type(value).__name__}, expected an array. ({error})") from error
     if array.dtype == object:
-        raise TypeError(f"{label}: got {type(value).__name__}, expected an array of numbers.")
+        raise TypeError(
+            f"{label}: got {type(value).__name__} of dtype object, expected an array of numbers. Convert it first, for example with "
+            "np.asarray(value, np.float32)."
+        )
     return array if array.dtype.isnative else array.astype(array.dtype.newbyteorder("="))
 
 
@@ -82,7 +85,10 @@ def _to_jax_array(value: Any, dtype: Any, label: str) -> jax.Array:
     """Converts one tensor; see `to_jax_arrays`."""
     array = as_array(value, label)
     if array.dtype.name not in FLOATS:
-        raise TypeError(f"{label}: got {array.dtype}, expected floating-point numbers ({', '.join(FLOATS)}).")
+        raise TypeError(
+            f"{label}: got {array.dtype}, expected floating-point numbers ({', '.join(FLOATS)}). If these are the weights, cast them "
+            "with astype(np.float32)."
+        )
     target = array.dtype if dtype is None else dtype
     if jax.dtypes.canonicalize_dtype(target) != target:
         raise TypeError(

@@ -21,7 +21,7 @@ class Position(NamedTuple):
 
     Attributes:
         layer: The layer, counted from the inputs.
-        direction: 0 for the forward and 1 for the backward direction.
+        direction: 0 for forward and 1 for backward.
     """
 
     layer: int
@@ -29,7 +29,7 @@ class Position(NamedTuple):
 
 
 def single_cells(cell: Any) -> dict[Position, Any]:
-    """Lists the single cells of any cell, layer by layer, forward before backward."""
+    """Lists the single cells of any cell by position: layer by layer, forward before backward."""
     cells: dict[Position, Any] = {}
     for i, layer in enumerate(_layers(cell)):
         if isinstance(layer, Bidirectional):
@@ -87,13 +87,14 @@ def pack_cells(library: Library, cell: Any, params: Any) -> dict[Position, dict[
     if any(has_bias) and not all(has_bias):
         raise ValueError(
             "params: got biases in some layers or directions and None in others, expected biases in all or in none, as "
-            f"{library.name} has them. Zeros compute the same function: params._replace(b=jnp.zeros(H)), for every bias of a cell."
+            f"{library.name} requires. Set the missing ones to zeros, which compute the same function: "
+            "params._replace(b=jnp.zeros(H)) for each bias of a cell."
         )
     return packed
 
 
 def check_composition(cell: Any, library: str, merges: tuple[str, ...] = ("concat",)) -> None:
-    """Checks that a library has layers that are composed like `cell`.
+    """Checks that a library can combine layers in the way that `cell` does.
 
     Args:
         cell: A cell, a stack, or a bidirectional layer.
@@ -101,8 +102,9 @@ def check_composition(cell: Any, library: str, merges: tuple[str, ...] = ("conca
         merges: The ways in which the library merges the outputs of both directions.
 
     Raises:
-        TypeError: If `cell` is not a cell, is a residual or nested stack, merges directions in
-            another way, has stacks inside a direction, or has different cells in both directions.
+        TypeError: If `cell` is not a cell, is a residual or nested stack, merges directions in a
+            way that the library lacks, has a stack inside a direction, or has different cells in
+            its two directions.
     """
     check_cell(cell)
     if isinstance(cell, Stack) and cell.residual:
@@ -120,21 +122,24 @@ def check_composition(cell: Any, library: str, merges: tuple[str, ...] = ("conca
 
 
 def _check_bidirectional(layer: Bidirectional, library: str, merges: tuple[str, ...]) -> None:
-    """Checks that a library has this bidirectional layer."""
+    """Checks that a library can represent this bidirectional layer."""
     if layer.merge not in merges:
-        raise TypeError(f"cell: got merge={layer.merge!r}, expected {' or '.join(map(repr, merges))}, which {library} has.")
+        raise TypeError(
+            f"cell: got merge={layer.merge!r}, expected {' or '.join(map(repr, merges))}, which {library} supports. Convert the "
+            "directions one by one, and merge their outputs yourself."
+        )
     if isinstance(layer.forward_cell, Stack | Bidirectional) or isinstance(layer.backward_cell, Stack | Bidirectional):
         raise TypeError(
-            f"cell: got {layer.name}, expected single cells in its directions: {library} merges both directions after every "
+            f"cell: got {layer.name}, expected a single cell in each direction: {library} merges both directions after every "
             "layer. Use gj.stack([gj.bidirectional(cell), …])."
         )
     if layer.forward_cell != layer.backward_cell:
         raise TypeError(
             f"cell: got {layer.forward_cell.name} forward and {layer.backward_cell.name} backward, expected the same cell in "
-            f"both directions, as {library} has it. Convert the directions one by one."
+            f"both directions, as {library} requires. Convert the directions one by one."
         )
 
 
 def _layers(cell: Any) -> tuple[Any, ...]:
-    """Returns the layers of a stack; any other cell is its only layer."""
+    """Returns the layers of a stack, or any other cell as the only layer."""
     return cell.cells if isinstance(cell, Stack) else (cell,)

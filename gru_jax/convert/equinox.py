@@ -63,7 +63,7 @@ def from_equinox(cell: Any, module: Any, *, dtype: Any = None) -> Any:
         >>> import numpy as np
         >>> import gru_jax as gj
         >>> shapes = {"weight_ih": (16, 3), "weight_hh": (16, 4), "bias": 16}
-        >>> fields = {name: np.ones(shape, np.float32) for name, shape in shapes.items()}  # as of eqx.nn.LSTMCell(3, 4, …)
+        >>> fields = {name: np.ones(shape, np.float32) for name, shape in shapes.items()}  # like eqx.nn.LSTMCell(3, 4, …)
         >>> gj.convert.from_equinox(gj.lstm(), fields).W_i.shape
         (3, 4)
     """
@@ -88,15 +88,15 @@ def to_equinox(cell: Any, params: Any) -> dict[str, Any]:
         where = lambda module: [getattr(module, name) for name in fields]
         module = eqx.tree_at(where, module, list(fields.values()))
 
-    `from_equinox` converts back to the same bits. For parameters without biases, make the module
-    with use_bias=False.
+    `from_equinox` converts back to the same bits. For parameters without biases, create the module
+    with `use_bias=False`.
 
     Args:
         cell: `gj.gru(reset_after=True)` or `gj.lstm()`.
         params: The parameters.
 
     Returns:
-        JAX arrays by field.
+        JAX arrays by field name.
 
     Raises:
         TypeError: If Equinox has no such cell.

@@ -19,14 +19,14 @@ def import_extra(module: str) -> Any:
     except ImportError as error:
         package = module.split(".")[0]
         raise ImportError(
-            f'{package} is not installed, which reading and writing its files requires. Run: pip install "gru_jax[convert]".'
+            f'{package} is not installed, but it is needed to read and write its files. Run: pip install "gru_jax[convert]".'
         ) from error
 
 
 def write_atomically(path: str | os.PathLike[str], write: Callable[[Path], None]) -> None:
-    """Lets `write` fill a temporary file next to `path`, and then renames it to `path`.
+    """Calls `write` with a temporary file next to `path`, and then renames that file to `path`.
 
-    After a crash, `path` holds its old content or the new one, never a part.
+    After a crash, `path` holds either its old content or all of the new content.
 
     Raises:
         OSError: If the directory is missing or not writable, or the disk is full.

@@ -138,7 +138,7 @@ def from_flax_nnx(cell: Any, state: Mapping[str, Any], *, dtype: Any = None) -> 
 
     | cell                     | NNX cell                                                   |
     |--------------------------|------------------------------------------------------------|
-    | gj.gru(reset_after=True) | nnx.GRUCell(D, H, …); c_h, which it does not have, is None |
+    | gj.gru(reset_after=True) | nnx.GRUCell(D, H, …); it lacks c_h, which becomes None     |
     | gj.lstm()                | nnx.LSTMCell(D, H, …), nnx.OptimizedLSTMCell(D, H, …)      |
     | gj.elman("tanh")         | nnx.SimpleCell(D, H, …)                                    |
 
@@ -146,7 +146,7 @@ def from_flax_nnx(cell: Any, state: Mapping[str, Any], *, dtype: Any = None) -> 
 
     Args:
         cell: The cell to which the parameters belong.
-        state: The `nnx.State` of the cell's `nnx.Param`, or a nested mapping of arrays.
+        state: The `nnx.State` of the cell, filtered by `nnx.Param`, or a nested mapping of arrays.
         dtype: The dtype to cast to. Defaults to the dtype of the arrays.
 
     Returns:
@@ -162,7 +162,7 @@ def from_flax_nnx(cell: Any, state: Mapping[str, Any], *, dtype: Any = None) -> 
         >>> import gru_jax as gj
         >>> dense_i = {"kernel": np.ones((3, 12), np.float32), "bias": np.zeros(12, np.float32)}
         >>> dense_h = {"kernel": np.ones((4, 12), np.float32)}
-        >>> state = {"dense_i": dense_i, "dense_h": dense_h}  # as of nnx.GRUCell(3, 4, …)
+        >>> state = {"dense_i": dense_i, "dense_h": dense_h}  # like nnx.GRUCell(3, 4, …)
         >>> gj.convert.from_flax_nnx(gj.gru(reset_after=True), state).W_z.shape
         (3, 4)
     """
@@ -181,8 +181,8 @@ def to_flax_nnx(cell: Any, params: Any, *, optimized: bool = False) -> dict[str,
 
     Args:
         cell: The cell to which the parameters belong.
-        params: The parameters. For a GRU, `c_h` must be None, because `nnx.GRUCell` does not have
-            this bias.
+        params: The parameters. For a GRU, `c_h` must be None, because `nnx.GRUCell` lacks this
+            bias.
         optimized: Whether to convert for `nnx.OptimizedLSTMCell` instead of `nnx.LSTMCell`.
             Defaults to False.
 
@@ -192,7 +192,7 @@ def to_flax_nnx(cell: Any, params: Any, *, optimized: bool = False) -> dict[str,
     Raises:
         TypeError: If NNX has no such cell.
         ValueError: If a bias other than c_h is None, if c_h is not None, or if `optimized` is True
-            for another cell than the LSTM.
+            for a cell other than the LSTM.
 
     Example:
         >>> import jax

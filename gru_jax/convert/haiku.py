@@ -43,15 +43,15 @@ def from_haiku(cell: Any, tree: Mapping[str, Mapping[str, Any]], name: str | Non
     | gj.lstm()        | hk.LSTM(H)                                     |
     | gj.elman("relu") | hk.VanillaRNN(H); its two biases fold into one |
 
-    A conversion to the package and back to Haiku preserves the function. It preserves all bits of a
-    GRU, all bits of an LSTM except a rounding of b_f, and all bits of a vanilla RNN except those of
-    the biases. The conversion is differentiable.
+    Converting to gru_jax and back to Haiku preserves the function. It also preserves every bit,
+    with two exceptions: b_f of an LSTM may change by one rounding, and the two biases of a vanilla
+    RNN become one. The conversion is differentiable.
 
     Args:
         cell: The cell to which the parameters belong.
         tree: The `hk.Params`, a mapping of module names to mappings of names to arrays.
         name: The name of the module, for example "my_net/~/gru". Other modules are ignored.
-            Defaults to the name that Haiku gives: "gru", "lstm" or "vanilla_rnn".
+            Defaults to Haiku's own default: "gru", "lstm" or "vanilla_rnn".
         dtype: The dtype to cast to. Defaults to the dtype of the arrays.
 
     Returns:
@@ -65,7 +65,7 @@ def from_haiku(cell: Any, tree: Mapping[str, Mapping[str, Any]], name: str | Non
     Example:
         >>> import numpy as np
         >>> import gru_jax as gj
-        >>> shapes = {"w_i": (3, 12), "w_h": (4, 12), "b": 12}  # as of hk.GRU(4) on 3 features
+        >>> shapes = {"w_i": (3, 12), "w_h": (4, 12), "b": 12}  # like hk.GRU(4) on 3 features
         >>> tree = {"gru": {name: np.ones(shape, np.float32) for name, shape in shapes.items()}}
         >>> gj.convert.from_haiku(gj.gru(), tree).W_z.shape
         (3, 4)
@@ -81,7 +81,7 @@ def from_haiku(cell: Any, tree: Mapping[str, Mapping[str, Any]], name: str | Non
         own,
         required=list(table.tensors),
         label=f"tree under {name!r}",
-        hint=f"The tree has the modules {modules}. Pass the name of the cell's module as name.",
+        hint=f"The tree has the modules {modules}. Pass the full name of the cell's module as name.",
     )
 
     def label_of(path: str) -> str:
@@ -96,17 +96,17 @@ def to_haiku(cell: Any, params: Any, name: str | None = None) -> dict[str, dict[
 
         hk_params = hk_params | gj.convert.to_haiku(cell, params, "my_net/~/gru")
 
-    `from_haiku` lists the modules, and converts back to the same bits, except that b_f of an LSTM
-    comes back within one rounding: Haiku stores b_f − 1. For `hk.VanillaRNN(H, double_bias=False)`
-    remove the bias of `linear_1`, which is zero.
+    `from_haiku` lists the modules. It converts back to the same bits, except that b_f of an LSTM
+    may change by one rounding, because Haiku stores b_f − 1. For `hk.VanillaRNN(H,
+    double_bias=False)`, remove the bias of `linear_1`, which is zero.
 
     Args:
         cell: The cell to which the parameters belong.
         params: The parameters.
-        name: The name of the module. Defaults to the name that Haiku gives.
+        name: The name of the module. Defaults to Haiku's own default.
 
     Returns:
-        JAX arrays by module name and name.
+        JAX arrays by module name and parameter name.
 
     Raises:
         TypeError: If Haiku has no such cell.
@@ -131,6 +131,6 @@ def to_haiku(cell: Any, params: Any, name: str | None = None) -> dict[str, dict[
 
 
 def _split_path(name: str, path: str) -> tuple[str, str]:
-    """Splits the path of an array below the module `name` into the keys of an `hk.Params`."""
+    """Returns the two keys of an `hk.Params` for the array at `path` below the module `name`."""
     module, _, leaf = f"{name}/{path}".rpartition("/")
     return module, leaf

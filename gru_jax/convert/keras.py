@@ -56,18 +56,18 @@ def from_keras(cell: Any, weights: Sequence[Any], *, dtype: Any = None) -> Any:
     | gj.bidirectional(gj.lstm()) | Bidirectional(LSTM(H, …)), merge_mode="concat" or "sum" |
     | gj.stack([gj.lstm()] * 2)   | Sequential([LSTM(H, …), LSTM(H, …)])                    |
 
-    The two rows of biases of a GRU fold into one, except for the bias c_h. A conversion to the
-    package and back to Keras therefore preserves the function and all bits except those of the
-    biases. The conversion is differentiable.
+    The two rows of biases of a GRU fold into one, except for the bias c_h. Converting to gru_jax
+    and back to Keras therefore preserves the function, and every bit except those of the biases.
+    The conversion is differentiable.
 
-    A layer with `go_backwards=True` is `gj.unroll(…, reverse=True)` with its outputs in reverse
-    order.
+    A layer with `go_backwards=True` corresponds to `gj.unroll(…, reverse=True)`, but returns its
+    outputs in reverse order.
 
     Args:
         cell: The cell to which the weights belong.
-        weights: The list `layer.get_weights()`: kernel, recurrent kernel and, with use_bias, bias,
-            for each layer and direction. NumPy arrays, JAX arrays, or the values of
-            `layer.weights`.
+        weights: The list `layer.get_weights()`: for each layer and direction the kernel, the
+            recurrent kernel and, with `use_bias=True`, the bias. NumPy arrays, JAX arrays, or the
+            values of `layer.weights`.
         dtype: The dtype to cast to. Defaults to the dtype of the arrays.
 
     Returns:
@@ -76,13 +76,13 @@ def from_keras(cell: Any, weights: Sequence[Any], *, dtype: Any = None) -> Any:
     Raises:
         TypeError: If Keras has no such cell (for example peepholes), or if the arrays have mixed or
             non-floating dtypes.
-        ValueError: If the number of arrays or a shape is wrong, or if the biases are those of the
-            other GRU.
+        ValueError: If the number of arrays or a shape is wrong, or if the bias belongs to the other
+            form of the GRU.
 
     Example:
         >>> import numpy as np
         >>> import gru_jax as gj
-        >>> weights = [np.ones(shape, np.float32) for shape in [(3, 12), (4, 12), (2, 12)]]  # as of a GRU(4) on 3 features
+        >>> weights = [np.ones(shape, np.float32) for shape in [(3, 12), (4, 12), (2, 12)]]  # like GRU(4) on 3 features
         >>> params = gj.convert.from_keras(gj.gru(reset_after=True), weights)
         >>> params.W_z.shape
         (3, 4)
@@ -145,13 +145,13 @@ def to_keras(cell: Any, params: Any) -> list[Any]:
 
 
 def _check_rank_of_bias(cell: Any, bias: Any, label_of: LabelOf) -> None:
-    """Raises if the bias of a GRU has the rank of the other form of the GRU."""
+    """Raises if the bias of a GRU has the rank that the other form of the GRU has."""
     if cell not in (gru(), gru(reset_after=True)):
         return
-    reset_after = cell == gru(reset_after=True)  # then Keras has two rows of biases
+    reset_after = cell == gru(reset_after=True)  # if so, Keras has two rows of biases
     if bias.ndim == (1 if reset_after else 2):
         rows, other = ("one row", "gj.gru()") if reset_after else ("two rows", "gj.gru(reset_after=True)")
         raise ValueError(
-            f"{label_of('bias')}: got shape {bias.shape}, the {rows} of biases of GRU(reset_after={not reset_after}), expected "
-            f"those of GRU(reset_after={reset_after}). Use {other}."
+            f"{label_of('bias')}: got shape {bias.shape}, {rows} of biases as in GRU(reset_after={not reset_after}), expected the "
+            f"bias of a GRU(reset_after={reset_after}). Use {other} for this layer."
         )

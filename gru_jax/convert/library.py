@@ -1,4 +1,4 @@
-"""Describes a library by the cells that it has and a table for each."""
+"""Describes a library by a table for each cell that it can represent."""
 
 from collections.abc import Mapping
 from typing import Any, NamedTuple, get_args
@@ -14,15 +14,15 @@ from gru_jax.layers.stack import Stack
 
 ELMAN_CELLS = tuple(elman(activation) for activation in get_args(Activation))
 
-# cells compare equal by value, so a copied or unpickled cell finds its entry here
+# Cells compare by value, so a copied or unpickled cell finds its entry here.
 _WHY_NOT = {
     gru(): (
-        "Its GRU applies the reset gate after the matmul, gj.gru() before it, so no weights give both the same function. "
+        "Its GRU applies the reset gate after the matmul, but gj.gru() applies it before, so no weights make them equal. "
         "Use gj.gru(reset_after=True)."
     ),
     gru(reset_after=True): (
-        "Its GRU applies the reset gate before the matmul, gj.gru(reset_after=True) after it, so no weights give both the same "
-        "function. Use gj.gru()."
+        "Its GRU applies the reset gate before the matmul, but gj.gru(reset_after=True) applies it after, so no weights make "
+        "them equal. Use gj.gru()."
     ),
     lstm(peephole=True): "Its LSTM has no peephole connections. Use gj.lstm().",
 }
@@ -45,7 +45,7 @@ class Library(NamedTuple):
         if isinstance(cell, Stack | Bidirectional):
             raise TypeError(
                 f"cell: got {cell.name}, expected a single cell: {self.name} keeps each layer and direction in a module of its "
-                "own. Convert them one by one; the params of a stack are a tuple, and those of both directions are "
+                "own. Convert them one by one. The params of a stack are a tuple, and those of a bidirectional layer are "
                 "BidirectionalParams(forward, backward)."
             )
         if cell not in self.tables:

@@ -10,14 +10,14 @@ def check_names(
     """Checks that `names` are the required ones, with either all or none of the optional ones.
 
     Args:
-        names: The names that arrived.
-        required: The names that must be there.
-        optional: The names of which all or none must be there, for example the biases.
-        label: How the error message calls the mapping.
+        names: The names to check.
+        required: The names that must be present.
+        optional: The names of which all or none must be present, for example the biases.
+        label: What the error message calls the mapping.
         hint: A sentence to put at the end of the error message.
 
     Returns:
-        Whether the optional names are there.
+        Whether the optional names are present.
 
     Raises:
         ValueError: If a name is missing or unexpected.
@@ -41,7 +41,7 @@ def flatten(tree: Any, label: str) -> dict[str, Any]:
     """Flattens nested mappings: `{"a": {"b": leaf}}` becomes `{"a/b": leaf}`.
 
     Raises:
-        TypeError: If `tree` is not a mapping; `label` is how the message calls it.
+        TypeError: If `tree` is not a mapping. The message calls it `label`.
     """
     if not isinstance(tree, Mapping):
         raise TypeError(f"{label}: got {type(tree).__name__}, expected a mapping of names to arrays.")

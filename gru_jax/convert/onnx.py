@@ -50,8 +50,8 @@ class Operator(NamedTuple):
 
     Attributes:
         kind: "GRU", "LSTM" or "RNN".
-        attributes: The attributes that tell the cell from others of its kind. A list holds the
-            entries of one direction.
+        attributes: The attributes that distinguish the cell from others of the same kind. A list
+            holds the entries for one direction.
     """
 
     kind: str
@@ -68,7 +68,7 @@ OPERATORS = {
     elman("sigmoid"): Operator("RNN", {"activations": ["Sigmoid"]}),
     elman("identity"): Operator("RNN", {"activations": ["Affine"], "activation_alpha": [1.0], "activation_beta": [0.0]}),
 }
-# the inputs of each operator, in their order
+# the inputs of each operator, in order
 INPUTS = {
     "GRU": ("X", "W", "R", "B", "sequence_lens", "initial_h"),
     "LSTM": ("X", "W", "R", "B", "sequence_lens", "initial_h", "initial_c", "P"),
@@ -86,13 +86,13 @@ def from_onnx(cell: Any, tensors: Mapping[str, Any], *, dtype: Any = None) -> An
     | gj.gru()                 | GRU with linear_before_reset=0, the default           |
     | gj.gru(reset_after=True) | GRU with linear_before_reset=1, which PyTorch exports |
     | gj.lstm(peephole=True)   | LSTM with the input P                                 |
-    | gj.bidirectional(cell)   | any of them with direction="bidirectional"            |
+    | gj.bidirectional(cell)   | any of these with direction="bidirectional"           |
 
     For direction="reverse", run the cell with `gj.unroll(…, reverse=True)`. To read a model file,
     including which cell it holds, use `gj.convert.load_onnx`.
 
-    Biases that ONNX adds up fold into one. A conversion to the package and back to ONNX therefore
-    preserves the function and all bits except those of the biases. The conversion is
+    Biases that ONNX adds up fold into one. Converting to gru_jax and back to ONNX therefore
+    preserves the function, and every bit except those of the biases. The conversion is
     differentiable.
 
     Args:
@@ -177,11 +177,13 @@ def cells_of_operator(cell: Any) -> list[Any]:
     """Returns the cells of one operator: one for each direction.
 
     Raises:
-        TypeError: If `cell` is not a cell, is a stack, or has directions that no ONNX operator has.
+        TypeError: If `cell` is not a cell, is a stack, or is a bidirectional layer that no operator
+            can represent.
     """
     if isinstance(cell, Stack):
         raise TypeError(
-            f"cell: got {cell.name}, expected a single layer: each layer is an ONNX operator of its own. Convert them one by one."
+            f"cell: got {cell.name}, expected a single layer: each layer is an ONNX operator of its own. Convert the layers one by "
+            "one."
         )
     check_composition(cell, ONNX.name)
     return list(single_cells(cell).values())

@@ -16,7 +16,7 @@ def direction_from_attributes(attributes: Mapping[str, Any], label: str) -> str:
     """Returns "forward", "reverse" or "bidirectional".
 
     Raises:
-        ValueError: If the attribute is anything else.
+        ValueError: If the attribute `direction` is anything else.
     """
     direction = _as_str(attributes.get("direction", "forward"))
     if direction not in ("forward", "reverse", "bidirectional"):
@@ -32,14 +32,16 @@ def cell_from_attributes(kind: str, attributes: Mapping[str, Any], direction: st
         attributes: The attributes of the operator by name.
         direction: From `direction_from_attributes`.
         peephole: Whether the operator has peephole weights.
-        label: How error messages call the operator.
+        label: What error messages call the operator.
 
     Raises:
-        ValueError: If no cell of this package does what the attributes say.
+        ValueError: If no cell of this package implements the attributes.
     """
     for name, value in attributes.items():
         if name not in _KNOWN and not (name == "input_forget" and not value):
-            raise ValueError(f"{label}: got {name}={value}, expected an operator without it: no cell here implements it.")
+            raise ValueError(
+                f"{label}: got {name}={value}, expected an operator without it: no cell of this package implements it."
+            )
     directions = 2 if direction == "bidirectional" else 1
     activations = _activations(kind, attributes, directions, label)
     cell: Any
@@ -47,7 +49,8 @@ def cell_from_attributes(kind: str, attributes: Mapping[str, Any], direction: st
         cell = _elman_cell(activations[0], attributes, directions, label)
     elif activations != _DEFAULT_ACTIVATIONS[kind]:
         raise ValueError(
-            f"{label}: got the activations {activations}, expected {_DEFAULT_ACTIVATIONS[kind]}, which the cells here have."
+            f"{label}: got the activations {activations}, expected {_DEFAULT_ACTIVATIONS[kind]}, the only ones that the cells of "
+            "this package have."
         )
     elif kind == "LSTM":
         cell = lstm(peephole=peephole)
@@ -60,13 +63,15 @@ def _activations(kind: str, attributes: Mapping[str, Any], directions: int, labe
     """Returns the activations of one direction, in lower case.
 
     Raises:
-        ValueError: If their number is wrong, or the directions have different ones.
+        ValueError: If their number is wrong, or they differ between the directions.
     """
     default = _DEFAULT_ACTIVATIONS[kind]
     activations = [_as_str(a).lower() for a in attributes.get("activations", default * directions)]
     first = activations[: len(default)]
     if activations != first * directions or len(first) != len(default):
-        raise ValueError(f"{label}: got the activations {activations}, expected {len(default)}, the same in every direction.")
+        raise ValueError(
+            f"{label}: got the activations {activations}, expected {len(default)} for each direction, the same in every direction."
+        )
     return first
 
 

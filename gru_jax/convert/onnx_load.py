@@ -18,17 +18,17 @@ from gru_jax.layers.bidirectional import BidirectionalParams
 class LoadedOperator(NamedTuple):
     """A recurrent operator that was read from an ONNX model.
 
-    `gj.unroll(cell, params, xs, h0, lengths=lengths, reverse=reverse, time_major=time_major)`
-    computes what it computes.
+    The operator computes
+    `gj.unroll(cell, params, xs, h0, lengths=lengths, reverse=reverse, time_major=time_major)`.
 
     Attributes:
         cell: The cell, or `gj.bidirectional` of one.
         params: Its parameters.
         reverse: Whether the operator reads the sequence from its end.
         time_major: Whether the inputs have shape (T, B, D) rather than (B, T, D).
-        lengths: The lengths of the sequences, of shape (B,), or None unless they are a constant of
-            the model.
-        h0: The initial state, or None unless it is a constant of the model.
+        lengths: The lengths of the sequences, of shape (B,), if the model stores them as a
+            constant, and None otherwise.
+        h0: The initial state, if the model stores it as a constant, and None otherwise.
         name: The name of the operator.
     """
 
@@ -42,13 +42,13 @@ class LoadedOperator(NamedTuple):
 
 
 def load_onnx(source: Any, node: str | int | None = None, *, dtype: Any = None) -> LoadedOperator:
-    """Reads the recurrent operator of an ONNX model: which cell it is, and its weights.
+    """Reads a recurrent operator of an ONNX model, and finds its cell and parameters.
 
         cell, params, *_ = gj.convert.load_onnx("model.onnx")
 
     Args:
-        source: The path of the model, or an `onnx.ModelProto`. Weights in files of their own are
-            not read from a path; pass `onnx.load(path)` instead.
+        source: The path of the model, or an `onnx.ModelProto`. If the weights are in separate
+            files, pass `onnx.load(path)` instead of the path.
         node: Which operator to read if the model has several: its name, or its index among the
             operators GRU, LSTM and RNN. Defaults to the only one.
         dtype: The dtype to cast to. Defaults to the dtype of the weights.
@@ -59,11 +59,11 @@ def load_onnx(source: Any, node: str | int | None = None, *, dtype: Any = None) 
 
     Raises:
         ImportError: If onnx is not installed.
-        FileNotFoundError: If there is no such file.
+        FileNotFoundError: If the file does not exist.
         ValueError: If the file is truncated or is not an ONNX model; if it has no such operator, or
-            several and `node` is None; if the model computes the weights rather than storing them;
-            if a tensor has the wrong shape; or if no cell of this package represents the operator,
-            for example because of clipping, input_forget or another activation.
+            has several and `node` is None; if the model computes the weights instead of storing
+            them; if a tensor has the wrong shape; or if no cell of this package implements the
+            operator, for example because of clipping, input_forget or another activation.
 
     Example:
         >>> import jax, tempfile
@@ -123,14 +123,16 @@ def _read_graph(onnx: Any, source: Any) -> tuple[Any, str]:
     except OSError:
         raise
     except Exception as error:  # protobuf's DecodeError, whose module differs between versions
-        raise ValueError(f"source: got {path}, expected a complete ONNX model. ({error})") from error
+        raise ValueError(
+            f"source: got {path}, expected a complete ONNX model. Download or export it again. ({error})"
+        ) from error
 
 
 def _find_operator(graph: Any, node: str | int | None, label: str) -> Any:
     """Finds the operator that `node` names, or the only one.
 
     Raises:
-        ValueError: If there is no such operator, or several.
+        ValueError: If no operator or several operators match.
     """
     operators = [operator for operator in graph.node if operator.op_type in INPUTS and operator.domain in ("", "ai.onnx")]
     if isinstance(node, str):
@@ -143,8 +145,8 @@ def _find_operator(graph: Any, node: str | int | None, label: str) -> Any:
         known = "; ".join(f"{i}: {operator.op_type} {operator.name!r}" for i, operator in enumerate(operators)) or "none"
         asked = "" if node is None else f" for node={node!r}"
         raise ValueError(
-            f"{label}: got {len(chosen)} operators GRU, LSTM or RNN{asked}, expected one. The model has {known}. Pass the name or "
-            "index of one as node."
+            f"{label}: got {len(chosen)} operators of type GRU, LSTM or RNN{asked}, expected one. The model has {known}. Pass the "
+            "name or index of one as node."
         )
     return chosen[0]
 
@@ -159,7 +161,7 @@ def _constants(graph: Any) -> dict[str, Any]:
 
 
 def _weights(onnx: Any, constants: Mapping[str, Any], input_names: Mapping[str, str], label: str) -> dict[str, np.ndarray]:
-    """Reads those of W, R, B and P that the operator has.
+    """Reads W, R, B and P, as far as the operator has them.
 
     Raises:
         ValueError: If one of them is not a constant of the model.

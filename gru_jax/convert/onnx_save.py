@@ -1,9 +1,9 @@
-"""Writes a cell, a stack or a bidirectional layer as an ONNX model, by the package `onnx`.
+"""Writes a cell, a stack or a bidirectional layer as an ONNX model, through the package `onnx`.
 
 Each layer becomes one operator. Its outputs have shape (T, directions, B, H); a transpose and a
 reshape turn them into the inputs (T, B, directions·H) of the next layer. ONNX does not define the
-final state of a sequence of length 0, and onnxruntime returns zeros. A `Where` makes it the initial
-state, as in `gj.unroll`.
+final state of a sequence of length 0, and onnxruntime returns zeros. A `Where` operator therefore
+selects the initial state for such sequences, as `gj.unroll` does.
 """
 
 import os
@@ -16,13 +16,13 @@ from gru_jax.convert.files import import_extra, write_atomically
 from gru_jax.convert.onnx import INPUTS, ONNX, OPERATORS, cells_of_operator, to_onnx
 from gru_jax.layers.stack import Stack
 
-OPSET, IR_VERSION = 17, 8  # the GRU operator of opset 14; runtimes read these versions since 2022
+OPSET, IR_VERSION = 17, 8  # opset 14 defined this GRU operator; runtimes have read these versions since 2022
 
 
 def save_onnx(
     path: str | os.PathLike[str], cell: Any, params: Any, *, lengths: bool = False, h0: bool = False, reverse: bool = False
 ) -> None:
-    """Writes an ONNX model that computes what `gj.unroll` does with the cell and its parameters.
+    """Writes an ONNX model that computes `gj.unroll` of the cell with these parameters.
 
         gj.convert.save_onnx("model.onnx", cell, params)
         ys, h_last = onnxruntime.InferenceSession("model.onnx").run(None, {"xs": xs})
@@ -37,7 +37,7 @@ def save_onnx(
     | ys             | (T, B, directions·H) | output                               |
     | h_last, c_last | (directions, B, H)   | outputs; c_last for an LSTM          |
 
-    In a stack, the states of layer i are called `h0_i` and `h_last_i`. Lengths act as in
+    In a stack, the states of layer i are called `h0_i` and `h_last_i`. Lengths work as in
     `gj.unroll`: outputs at padded steps are 0, and the final state of a sequence of length 0 is its
     initial state.
 
@@ -45,12 +45,12 @@ def save_onnx(
         path: The path of the file. An existing file is replaced atomically.
         cell: The cell to which the parameters belong: a cell, `gj.bidirectional` of one, or a
             `gj.stack` of these.
-        params: The parameters. onnxruntime runs float32 only; float64 and float16 are written as
-            they are.
+        params: The parameters, which are written without a cast in float64, float32 or float16.
+            onnxruntime runs only float32.
         lengths: Whether the model takes the lengths of the sequences. Defaults to False.
         h0: Whether the model takes initial states. Defaults to False, which starts from zeros.
-        reverse: Whether the model reads the sequence from its end. Defaults to False. Not for
-            bidirectional layers.
+        reverse: Whether the model reads the sequence from its end. Defaults to False, which
+            bidirectional layers require.
 
     Raises:
         ImportError: If onnx is not installed.
@@ -77,7 +77,7 @@ def save_onnx(
     layers = list(zip(cell.cells, params, strict=True)) if isinstance(cell, Stack) else [(cell, params)]
     if reverse and any(len(cells_of_operator(layer)) > 1 for layer, _ in layers):
         raise ValueError(
-            "reverse: got True for a bidirectional layer, expected False: it reads the sequence in both directions."
+            "reverse: got True for a bidirectional layer, expected False, because it already reads the sequence in both directions."
         )
     dtype = np.dtype(to_onnx(*layers[0])["W"].dtype)
     builder = _ModelBuilder(onnx, dtype, has_lengths=lengths, has_h0=h0, direction="reverse" if reverse else "forward")
@@ -106,7 +106,8 @@ class _ModelBuilder:
         self.constants: list[Any] = []
         self.state_inputs: list[Any] = []
         self.state_outputs: list[Any] = []
-        # without h0, the zeros that onnxruntime returns for a sequence of length 0 are right
+        # without h0 the initial state is zero, so what onnxruntime returns for a sequence of length
+        # 0 is right
         self.must_hold_states = has_lengths and has_h0
         if self.must_hold_states:
             self.add_constant("zero", np.array(0, np.int32))

@@ -26,7 +26,7 @@ def unpack(table: Table, tensors: Mapping[str, Array], label_of: LabelOf) -> Any
         The parameters, of type `table.params_type`. Fields that no tensor holds are None.
 
     Raises:
-        ValueError: If a tensor has another shape than the table and the other tensors imply.
+        ValueError: If the shape of a tensor contradicts the table or the other tensors.
     """
     D, H = infer_sizes(table, tensors, label_of)
     fields: dict[str, Array] = {}
@@ -42,7 +42,7 @@ def unpack(table: Table, tensors: Mapping[str, Array], label_of: LabelOf) -> Any
 def pack(table: Table, params: Any, library: str) -> dict[str, Array]:
     """Converts our parameters to a library's tensors. Works under `jax.jit` and `jax.grad`.
 
-    Every bit is preserved, except by an entry with an offset, which rounds.
+    Preserves every bit, except that an entry with an offset rounds.
 
     Args:
         table: The layout of the tensors.
@@ -76,12 +76,12 @@ def infer_sizes(table: Table, tensors: Mapping[str, Array], label_of: LabelOf) -
     """Infers the input size D and the hidden size H, and checks the shape of every tensor.
 
     Raises:
-        ValueError: If a tensor has another shape than these sizes imply.
+        ValueError: If the shape of a tensor contradicts these sizes.
     """
     height, width, shared = _matrix_sizes(table, tensors, "U", label_of)
     H = width if shared else height
     D = _matrix_sizes(table, tensors, "W", label_of)[0] - (H if shared else 0)
-    # H comes from the recurrent weights, so an error in those is reported first
+    # H comes from the recurrent weights, so an error in their shape is reported first
     for name in sorted(tensors, key=lambda name: "U" not in table.tensors[name]):
         shape, expected = tensors[name].shape, table.shape(name, D, H)
         if shape != expected:
@@ -93,7 +93,7 @@ def infer_sizes(table: Table, tensors: Mapping[str, Array], label_of: LabelOf) -
 
 
 def _matrix_sizes(table: Table, tensors: Mapping[str, Array], letter: str, label_of: LabelOf) -> tuple[int, int, bool]:
-    """Measures the first matrix that holds the weights of `letter`.
+    """Measures the first matrix that holds weights with this letter, W or U.
 
     Returns its height, the width of one gate, and whether input and recurrent weights share the
     matrix.
@@ -107,7 +107,7 @@ def _matrix_sizes(table: Table, tensors: Mapping[str, Array], letter: str, label
 
 
 def _hint_at_another_unit(table: Table, name: str, shape: tuple[int, ...], H: int) -> str:
-    """Names the unit whose number of blocks fits the tensor, if it is not the table's."""
+    """Returns a hint if the tensor has the number of gates of another kind of cell."""
     expected, width = len(table.rows(name)[0]), shape[0] if table.transposed else shape[-1]
     blocks = width // H if H and width % H == 0 else 0
     if blocks == expected or blocks not in _UNIT_BY_BLOCKS or expected not in _UNIT_BY_BLOCKS:
@@ -160,12 +160,12 @@ def _stored(leaf: Array, entry: Entry) -> Array:
 
 
 def _zeros_to_add(leaf: Array, entry: Entry) -> Array:
-    """Makes zeros that unpack to −0: x + (−0) is x for every x, while (−0) + 0 is +0."""
+    """Makes zeros that unpack to −0, because x + (−0) is x for every x, but (−0) + 0 is +0."""
     return jnp.full_like(leaf, -0.0 * entry.sign)
 
 
 def _join_rows(rows: list[Array], *, transposed: bool) -> Array:
-    """Puts the rows of a tensor below each other. A single row of biases stays a vector."""
+    """Stacks the rows of a tensor. A single row of biases stays a vector."""
     if rows[0].ndim == 1:
         return rows[0] if len(rows) == 1 else jnp.stack(rows)
     matrix = jnp.concatenate(rows)

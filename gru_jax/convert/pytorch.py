@@ -4,7 +4,7 @@
 |---------|------------|----------------------------------------------------------------|
 | nn.GRU  | r, z, n    | z multiplies the old state; reset after the matmul; two biases |
 | nn.LSTM | i, f, g, o | two biases, added up                                           |
-| nn.RNN  |            | two biases, added up; the names do not tell the nonlinearity   |
+| nn.RNN  |            | two biases, added up; the names do not say tanh or relu        |
 """
 
 from collections.abc import Mapping
@@ -67,18 +67,18 @@ def from_pytorch(cell: Any, state_dict: Mapping[str, Any], *, prefix: str = "", 
     | gj.elman("tanh"), gj.elman("relu")          | nn.RNN(D, H, …), nn.RNNCell(D, H, …) |
     | gj.stack([gj.bidirectional(gj.lstm())] * 2) | nn.LSTM(D, H, 2, bidirectional=True) |
 
-    PyTorch's two biases fold into one where it adds them up: b_r is b_ir + b_hr, for example. A
-    conversion to the package and back to PyTorch therefore preserves the function and all bits
-    except those of the biases. The conversion is differentiable: if `state_dict` holds JAX arrays,
-    the gradient with respect to it has PyTorch's layout. Dropout between layers has no weights, so
-    pass it to `gj.stack`.
+    Where PyTorch adds two biases, they fold into one: b_r is b_ir + b_hr, for example. Converting
+    to gru_jax and back to PyTorch therefore preserves the function, and every bit except those of
+    the biases. The conversion is differentiable: if `state_dict` holds JAX arrays, the gradient
+    with respect to it has PyTorch's layout. The state dict does not contain the rate of dropout
+    between layers, so pass it to `gj.stack`.
 
     Args:
         cell: The cell to which the weights belong. The state dict does not say whether an `nn.RNN`
             uses tanh or relu.
         state_dict: A mapping of names to tensors of PyTorch, NumPy or JAX, for example
             `gj.convert.load_safetensors(path)`.
-        prefix: The name of the module inside a larger model, with its dot, for example
+        prefix: The name of the module inside a larger model, with a final dot, for example
             `"encoder.rnn."`. Names without the prefix are ignored. Defaults to no prefix.
         dtype: The dtype to cast to. Defaults to the dtype of the tensors.
 
@@ -95,7 +95,7 @@ def from_pytorch(cell: Any, state_dict: Mapping[str, Any], *, prefix: str = "", 
         >>> import numpy as np
         >>> import gru_jax as gj
         >>> shapes = {"weight_ih_l0": (12, 3), "weight_hh_l0": (12, 4), "bias_ih_l0": 12, "bias_hh_l0": 12}
-        >>> state_dict = {name: np.ones(shape, np.float32) for name, shape in shapes.items()}  # as of nn.GRU(3, 4)
+        >>> state_dict = {name: np.ones(shape, np.float32) for name, shape in shapes.items()}  # like nn.GRU(3, 4)
         >>> params = gj.convert.from_pytorch(gj.gru(reset_after=True), state_dict)
         >>> params.W_z.shape
         (3, 4)
@@ -132,8 +132,8 @@ def to_pytorch(cell: Any, params: Any, *, prefix: str = "", cell_module: bool = 
         module.load_state_dict({name: torch.from_numpy(array) for name, array in arrays.items()})
 
     `from_pytorch` lists the modules, and converts back to the same bits. PyTorch has two biases
-    where we have one: ours goes to `bias_ih`, and `bias_hh` holds zeros, except for the bias c_h of
-    a GRU. PyTorch does not read the bfloat16 arrays of `ml_dtypes` directly; use
+    where gru_jax has one. That one is stored in `bias_ih`, and `bias_hh` holds zeros, except for
+    the bias c_h of a GRU. PyTorch does not read NumPy's bfloat16 arrays directly; use
     `torch.from_numpy(array.view("int16")).view(torch.bfloat16)`.
 
     Args:
@@ -183,24 +183,24 @@ def _check_module(cell: Any) -> None:
     if isinstance(cell, Stack) and len(set(cell.cells)) > 1:
         layers = ", ".join(dict.fromkeys(layer.name for layer in cell.cells))
         raise TypeError(
-            f"cell: got a stack of {layers}, expected layers of one kind, as a PyTorch module has them. Convert the layers one by "
+            f"cell: got a stack of {layers}, expected layers of one kind, as in a PyTorch module. Convert the layers one by "
             "one."
         )
 
 
 def _suffix(position: Position) -> str:
-    """Returns what PyTorch appends to the names of a cell's tensors."""
+    """Returns what PyTorch appends to the tensor names of a cell."""
     return f"_l{position.layer}" + ("_reverse" if position.direction else "")
 
 
 def _hint(names: list[str], cell: Any) -> str:
-    """Writes what the names of a state dict say about the module, if they do not fit the cell."""
+    """Returns a hint at the module that the names of a state dict belong to, or an empty string."""
     if any("weight_hr" in name for name in names):
-        return "weight_hr is the projection of an nn.LSTM with proj_size, which no cell here has."
+        return "weight_hr is the projection of an nn.LSTM with proj_size, which no cell of this package has."
     if not any(name.startswith("weight_ih") for name in names):
         prefixes = sorted({name.split("weight_ih")[0] for name in names if "weight_ih" in name})
         return f"The names begin with {', '.join(map(repr, prefixes))}. Pass it as prefix." if prefixes else ""
     layers = {name.split("_l")[-1].split("_")[0] for name in names if "_l" in name}
     layer = "gj.bidirectional(cell)" if any(name.endswith("_reverse") for name in names) else "cell"
     fitting = f"gj.stack([{layer}] * {len(layers)})" if len(layers) > 1 else layer
-    return f"These are the names of {fitting}, got {cell.name}."
+    return f"These names belong to {fitting}, not to {cell.name}."

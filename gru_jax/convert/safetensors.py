@@ -22,11 +22,11 @@ def load_safetensors(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
         path: The path of the file.
 
     Returns:
-        NumPy arrays by name. Those of bfloat16 have the dtype of `ml_dtypes`.
+        NumPy arrays by name. bfloat16 arrays have the dtype `ml_dtypes.bfloat16`.
 
     Raises:
         ImportError: If safetensors is not installed.
-        FileNotFoundError: If there is no such file.
+        FileNotFoundError: If the file does not exist.
         ValueError: If the file is truncated or is not a safetensors file.
 
     Example:
@@ -45,7 +45,9 @@ def load_safetensors(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
     except FileNotFoundError:
         raise
     except (import_extra("safetensors").SafetensorError, ValueError, TypeError, KeyError) as error:
-        raise ValueError(f"path: got {os.fspath(path)}, expected a complete safetensors file. ({error})") from error
+        raise ValueError(
+            f"path: got {os.fspath(path)}, expected a complete safetensors file. Download or write it again. ({error})"
+        ) from error
 
 
 def save_safetensors(
@@ -56,13 +58,13 @@ def save_safetensors(
         tensors = gj.convert.to_pytorch(cell, params)
         gj.convert.save_safetensors("model.safetensors", tensors, metadata={"format": "pt"})
 
-    The file is replaced atomically: after a crash it holds its old content or the new one.
+    The file is replaced atomically: after a crash it holds either its old or its new content.
 
     Args:
-        path: The path of the file. An existing file is replaced.
+        path: The path of the file.
         tensors: A mapping of names to arrays of NumPy, JAX or PyTorch, for example
             `gj.convert.to_pytorch(cell, params)`.
-        metadata: Strings to put into the header. PyTorch's loaders expect {"format": "pt"}.
+        metadata: Strings to write into the header. PyTorch's loaders expect {"format": "pt"}.
             Defaults to none.
 
     Raises:
@@ -86,6 +88,7 @@ def save_safetensors(
     for name, tensor in tensors.items():
         if not isinstance(name, str):
             raise TypeError(f"tensors[{name!r}]: got the name {name!r}, expected a string. Use {str(name)!r}.")
-        # safetensors writes the memory as it lies, so a transposed view must be copied first
+        # safetensors ignores strides when it writes memory, so a transposed view must be copied
+        # first
         arrays[name] = np.asarray(as_array(tensor, f"tensors[{name!r}]"), order="C")
     write_atomically(path, lambda file: library.save_file(arrays, file, metadata=None if metadata is None else dict(metadata)))

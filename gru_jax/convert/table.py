@@ -8,20 +8,19 @@ the one of PyTorch's `nn.GRU`:
     "bias_ih":   "b_r -b_z b_h"
     "bias_hh":   "b_r -b_z c_h"
 
-The first line says that `weight_ih` holds the input weights of the gates r, z and h next to each
-other, and those of z with the opposite sign. An expression consists of these parts:
+The first line says that `weight_ih` holds the input weights of the gates r, z and h side by side,
+and that those of z have the opposite sign. An expression consists of these parts:
 
-    b_r b_h       Entries separated by a space lie next to each other, along the axis of the gates.
-    W_i / U_i     Rows separated by a slash lie below each other.
+    b_r b_h       Entries separated by a space are side by side, along the axis of the gates.
+    W_i / U_i     Rows separated by a slash are stacked, the first one on top.
     -W_z          The library stores the negated parameter.
     b_f-1         The library stores the parameter minus 1, and adds the 1 when it runs the cell.
 
-The library adds up the tensors of a field that occurs twice, such as `b_r` above. `packing.unpack`
-therefore returns their sum, and `packing.pack` writes the field to its first place and zeros to the
-second.
+If a field occurs twice, such as `b_r` above, the library adds the two. `packing.unpack` therefore
+returns their sum, and `packing.pack` writes the field to its first place and zeros to the second.
 
-The sign of z: most libraries multiply the old state by z, h = (1 − z) ⊙ g + z ⊙ h₋; this package
-multiplies the candidate g by it. Their z is our 1 − z, and 1 − σ(a) = σ(−a), so the parameters of z
+The sign of z: most libraries multiply the old state by z, h = (1 − z) ⊙ g + z ⊙ h₋. This package
+multiplies the candidate g by z. Their z is our 1 − z, and 1 − σ(a) = σ(−a), so the parameters of z
 change sign.
 
 >>> from gru_jax.cells.elman import ElmanParams
@@ -101,5 +100,5 @@ def parse(expression: str) -> Rows:
 
 
 def _height(shape: tuple[int, ...]) -> int:
-    """Returns the number of rows that a field of this shape occupies: one for a bias."""
+    """Returns the number of rows that a field of this shape occupies, which is one for a bias."""
     return shape[0] if len(shape) == 2 else 1

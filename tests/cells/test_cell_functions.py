@@ -1,4 +1,4 @@
-"""Each function of a cell's derivation by itself, so that a failing test names the wrong one."""
+"""Tests each function of a cell's derivation alone, so that a failing test names the wrong one."""
 
 import jax
 import jax.numpy as jnp
@@ -16,7 +16,7 @@ FORMS = [(name, False) for name in CELLS] + [(name, True) for name in GATED]
 
 @pytest.fixture(params=FORMS, ids=lambda form: f"{form[0]}, joined products" if form[1] else form[0])
 def cell(request):
-    """Each cell, and each gated one also with its products joined."""
+    """Yields each cell, and each gated cell also with joined products."""
     name, joined = request.param
     with joined_products(joined):
         yield CELLS[name]
@@ -69,7 +69,7 @@ def test_gates_from_state_recovers_the_gates(name):
     assert_close(cell.adjoint.gates_from_state(one_step(cell, params, xs, h_prevs)), g)
 
 
-def test_every_function_gives_the_same_for_one_step_and_for_all_at_once(cell):
+def test_every_function_gives_the_same_result_for_one_step_and_for_all_steps_at_once(cell):
     params, xs, h_prevs, h_bars, g, k = values_at_random_states(cell, 0)
     at_step = lambda tree: jax.tree.map(lambda leaf: leaf[2], tree)
     g_at_step = cell.gates(params, cell.project(params, xs[2]), at_step(h_prevs))

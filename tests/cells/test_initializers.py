@@ -39,7 +39,7 @@ def test_no_two_matrices_are_equal(cell):
 
 
 @every_cell
-def test_without_bias_the_biases_are_none_and_nothing_else_is(cell):
+def test_with_bias_false_all_biases_and_nothing_else_are_none(cell):
     params = cell.init(KEY, D, H, bias=False)
     for field, leaf in params._asdict().items():
         assert (leaf is None) == (field[0] in "bc" or (field[0] == "p" and "True" not in cell.name))

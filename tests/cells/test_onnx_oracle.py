@@ -1,8 +1,8 @@
 """An independent reference: the complex step through the NumPy GRU of ONNX.
 
 f′(x) = Im f(x + i·1e-30) / 1e-30 is exact up to rounding, and uses neither autodiff nor finite
-differences. ONNX orders the gates z, r, h, and its z keeps the old state, so every weight and bias
-of z changes sign.
+differences. ONNX orders the gates z, r, h, and its z multiplies the old state, so every weight and
+bias of z changes sign.
 """
 
 from types import SimpleNamespace
@@ -30,7 +30,7 @@ def to_onnx(params, *, reset_after):
 
 
 def from_onnx(W, R, bias, like):
-    """Returns the gradient by our parameters from those by W, R and B."""
+    """Converts gradients with respect to W, R and B to those with respect to our parameters."""
     (W_z, W_r, W_h), (U_z, U_r, U_h) = np.split(W, 3), np.split(R, 3)
     b_z, b_r, b_h, _, _, c_h = np.split(bias, 6)
     fields = dict(W_z=-W_z.T, U_z=-U_z.T, b_z=-b_z, W_r=W_r.T, U_r=U_r.T, b_r=b_r, W_h=W_h.T, U_h=U_h.T, b_h=b_h, c_h=c_h)

@@ -1,6 +1,6 @@
-"""Wrong derivations, planted: each is caught, and exactly the leaves that it affects are wrong.
+"""Plants wrong derivations: each is detected, and exactly the leaves that it affects are wrong.
 
-With one step the set of wrong leaves of each fault is known. tests/verify/test_mutants.py plants
+Over a single step, it is known which leaves each fault affects. tests/verify/test_mutants.py plants
 the same faults over several steps and at saturated inputs. These tests show that the other tests
 can fail.
 """

@@ -1,4 +1,4 @@
-"""Helpers of the tests against other libraries: random weights, and comparisons.
+"""Helpers for the tests against other libraries: random weights and comparisons.
 
 The extra `peers` installs the libraries. The tests of a missing library are skipped, unless
 GRU_JAX_PEERS=1 is set, as in CI.
@@ -28,7 +28,7 @@ def library(name):
 
 
 def normal(tree, seed=0):
-    """Draws a tree like `tree` without zeros, so that misplaced biases and signs have an effect."""
+    """Draws random values for every leaf, so that a misplaced bias or sign has an effect."""
     rng = np.random.default_rng(seed)
     return jax.tree.map(lambda leaf: jnp.asarray((rng.normal(size=leaf.shape) / 2).astype(leaf.dtype)), tree)
 
@@ -50,7 +50,7 @@ def random_state(cell, params, seed=5):
 
 
 def assert_same_function(ours, theirs, *args, seed=7):
-    """Asserts that both have the same outputs, and the same gradients for random cotangents."""
+    """Asserts that both functions have equal outputs, and equal gradients for random cotangents."""
     (outputs, pull), (expected, pull_theirs) = (jax.vjp(function, *args) for function in (ours, theirs))
     assert_close(outputs, expected)
     cotangents = normal(expected, seed)
@@ -68,5 +68,5 @@ def assert_same_bits(tree, expected):
 
 
 def stacked(cell, two_directions):
-    """Makes a stack of two layers, as PyTorch and Keras have it."""
+    """Makes a stack of two layers as in PyTorch and Keras."""
     return gj.stack([gj.bidirectional(cell)] * 2) if two_directions else gj.stack([cell] * 2)

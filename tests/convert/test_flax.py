@@ -52,7 +52,7 @@ def carry(state):
 
 
 def valid_steps(lengths):
-    """Returns the mask (T, B, 1) of the valid steps. Flax leaves other values in the padding."""
+    """Returns the mask (T, B, 1) of the valid steps. Flax does not set padded outputs to zero."""
     return jnp.arange(T)[:, None, None] < (jnp.full((B, 1), T) if lengths is None else jnp.asarray(lengths)[:, None])
 
 
@@ -117,10 +117,11 @@ def test_converted_weights_compute_the_same_in_linen(linen, name):
 
 
 def test_a_length_of_0_gives_h0_while_flax_gives_the_last_padded_state(linen):
-    """Flax gathers the state at index length − 1 = −1.
+    """Flax takes the state at index length − 1 = −1, which is the last padded step.
 
-    Here padded steps keep the state, as in ONNX and Keras, so a sequence
-    without valid steps ends in the state in which it started."""
+    In gru_jax padded steps keep the state, as in ONNX and Keras. So a sequence without valid steps
+    ends in its initial state.
+    """
     cell, params = gj.gru(reset_after=True), random_params(gj.gru(reset_after=True))
     module = linen.RNN(linen.GRUCell(H, param_dtype=jnp.float64), time_major=True, return_carry=True)
     variables = {"params": {"cell": gj.convert.to_flax_linen(cell, params)}}

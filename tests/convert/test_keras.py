@@ -41,7 +41,7 @@ CELLS = {
     "SimpleRNN linear": gj.elman("identity"),
 }
 XS = XS.astype(np.float32)
-LENGTHS = np.array([T, 3, 0])  # for a length of 0 Keras keeps the state too
+LENGTHS = np.array([T, 3, 0])  # for a length of 0 Keras too returns the initial state
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""Tests of ONNX models: saving, loading those of other programs, and error messages.
+"""Tests of ONNX models: saving, loading those of other programs, and errors.
 
 The recurrent operators of onnxruntime are float32. In float64, values are compared with
 `onnx.reference` here, and gradients in tests/cells/test_onnx_oracle.py.
@@ -42,7 +42,7 @@ def by_name(cell, state, suffix=""):
 
 
 def insert(name, word):
-    """Inserts a word after the letter of a name: h_0 becomes h0_0, or h_last_0."""
+    """Inserts a word after the letter of a name: h_0 becomes h0_0 or h_last_0."""
     letter, _, layer = name.partition("_")
     return f"{letter}{word}" + (f"_{layer}" if layer else "")
 
@@ -66,7 +66,7 @@ def test_a_saved_model_computes_the_same_in_onnxruntime(cell, with_lengths, tmp_
     assert_close(outputs, expected)
 
 
-# onnx.reference reads forward only, ignores lengths, and supports only tanh for RNN
+# onnx.reference supports neither lengths nor reverse, and only tanh for RNN
 @pytest.mark.parametrize("name", ["elman_tanh", "gru", "gru_reset_after", "lstm", "lstm_peephole"])
 def test_a_saved_model_computes_the_same_in_float64_by_onnx_reference(name, needs_x64, tmp_path):
     cell, params = CELLS[name], random_params(CELLS[name])
@@ -100,7 +100,7 @@ def test_saving_and_loading_preserves_every_bit(cell, tmp_path):
         assert_same_bits(loaded.params, own)
 
 
-# ---- models of other programs
+# ---- models from other programs
 
 
 def model_of(kind, tensors, inputs=("xs", "W", "R", "B"), constants=(), nodes=(), **attributes):
@@ -114,7 +114,7 @@ def model_of(kind, tensors, inputs=("xs", "W", "R", "B"), constants=(), nodes=()
 
 
 def tensors_of(cell, **change):
-    """Makes the tensors W, R, B and P of random weights, with some replaced."""
+    """Makes W, R, B and P from random weights, with some of them replaced."""
     return gj.convert.to_onnx(cell, random_params(cell, np.float32)) | change
 
 
@@ -252,7 +252,7 @@ def test_node_chooses_an_operator_by_name_or_index():
 
 
 def test_a_file_truncated_anywhere_raises(tmp_path):
-    """Some truncated files are complete for protobuf; then an operator or a weight is missing."""
+    """Some truncated files still parse as protobuf, but lack an operator or a weight."""
     params = random_params(gj.gru(), np.float32)
     gj.convert.save_onnx(tmp_path / "whole.onnx", gj.gru(), params)
     whole = (tmp_path / "whole.onnx").read_bytes()

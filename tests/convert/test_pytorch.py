@@ -25,7 +25,7 @@ def torch(needs_x64):
 
 
 def module_of(torch, name, layers=1, two=False, bias=True):
-    """Makes an `nn` module with normal random weights, which are larger than PyTorch's own."""
+    """Makes an `nn` module with normal random weights, which are larger than PyTorch's defaults."""
     kind, *options = name.split()
     module = getattr(torch.nn, kind)(
         D, H, layers, bias=bias, bidirectional=two, dtype=torch.float64, **({"nonlinearity": options[0]} if options else {})
@@ -149,7 +149,7 @@ def test_a_model_exported_by_pytorch_to_onnx_loads(torch, tmp_path):
 
     model, xs = Model(), torch.tensor(XS, dtype=torch.float32)
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # PyTorch's exporter raises many
+        warnings.simplefilter("ignore")  # PyTorch's exporter emits many
         torch.onnx.export(model, (xs,), tmp_path / "model.onnx", dynamo=False)
     layers = [gj.convert.load_onnx(tmp_path / "model.onnx", i) for i in range(2)]
     cell = gj.stack([layer.cell for layer in layers])

@@ -24,7 +24,7 @@ def test_a_round_trip_preserves_every_bit(dtype, tmp_path):
 
 
 def test_a_transposed_view_is_written_in_its_logical_order(tmp_path):
-    """The writer of safetensors itself copies the memory without regard to strides."""
+    """safetensors itself ignores the strides of an array when it writes the memory."""
     matrix = np.arange(6.0).reshape(2, 3)
     tensors = {"T": matrix.T, "every other": matrix[:, ::2], "jax": jnp.asarray(matrix, jnp.float32).T, "number": np.float32(3)}
     gj.convert.save_safetensors(tmp_path / "m.safetensors", tensors)
@@ -34,7 +34,7 @@ def test_a_transposed_view_is_written_in_its_logical_order(tmp_path):
 
 
 def rewritten(whole, **change):
-    """Rewrites a file with other entries in its header."""
+    """Returns the content of a file with some header entries replaced."""
     header, data = parts(whole)
     text = json.dumps(header | change).encode()
     return struct.pack("<Q", len(text)) + text + data

@@ -1,4 +1,4 @@
-"""Tests of the conversions that need no other library: round trips, jit, grad, and messages."""
+"""Tests of the conversions that need no other library: round trips, jit, grad, and errors."""
 
 import re
 from functools import partial
@@ -35,7 +35,7 @@ every_pair = pytest.mark.parametrize(("name", "cell"), PAIRS, ids=lambda item: i
 
 
 def params_for(name, cell, dtype=np.float64, seed=0, bias=True):
-    """Makes random parameters that the library can represent, with +0 and −0 among the biases."""
+    """Draws parameters that the library can represent, with +0 and −0 among the biases."""
     params = random_params(cell, dtype, seed, bias)
     if name == "nnx" and cell == AFTER:
         params = params._replace(c_h=None)
@@ -56,7 +56,7 @@ def test_a_round_trip_preserves_every_bit(name, cell, dtype, needs_x64):
 
 @every_pair
 def test_conversions_work_under_jit_and_grad(name, cell, needs_x64):
-    """The VJP is the transpose of the JVP: ⟨bar, moved⟩ equals ⟨cotangent, tangent⟩."""
+    """The VJP must be the transpose of the JVP: ⟨bar, moved⟩ equals ⟨cotangent, tangent⟩."""
     _, load, save = LIBRARIES[name]
     params = params_for(name, cell)
     direct = save(cell, params)
@@ -114,7 +114,7 @@ def test_a_round_trip_from_the_library_preserves_every_bit_unless_biases_fold(na
     assert_close(load(cell, back), load(cell, tensors))  # the function is preserved in any case
 
 
-def test_the_forget_bias_of_haiku_is_smaller_by_one_and_comes_back_within_a_rounding(needs_x64):
+def test_haiku_stores_the_forget_bias_minus_one_and_it_comes_back_within_one_rounding(needs_x64):
     params = random_params(gj.lstm())
     tree = convert.to_haiku(gj.lstm(), params)
     np.testing.assert_allclose(tree["lstm/linear"]["b"][2 * H : 3 * H], params.b_f - 1, rtol=1e-15)
@@ -124,7 +124,7 @@ def test_the_forget_bias_of_haiku_is_smaller_by_one_and_comes_back_within_a_roun
 
 
 def test_conversions_copy_the_arrays():
-    """JAX would share the memory of a NumPy array that its owner may go on training in place."""
+    """Without a copy, JAX would share memory with an array that may still be trained in place."""
     params = random_params(AFTER, np.float32)
     arrays = convert.to_pytorch(AFTER, params)
     back = convert.from_pytorch(AFTER, arrays)
@@ -147,7 +147,7 @@ def torch_dict(cell=AFTER, **change):
 
 
 BOTH = gj.bidirectional(AFTER)
-RESETS_AFTER = "Its GRU applies the reset gate after the matmul, gj.gru() before it"
+RESETS_AFTER = "Its GRU applies the reset gate after the matmul, but gj.gru() applies it before"
 BAD_INPUT = {
     "reset before in PyTorch": (convert.from_pytorch, gj.gru(), {}, TypeError, re.escape(f"cell: got gru(), which PyTorch cannot represent. Expected one of gj.gru(reset_after=True), gj.lstm(peephole=False), gj.elman('tanh'), gj.elman('relu'). {RESETS_AFTER}")),
     "reset before in linen": (convert.from_flax_linen, gj.gru(), {}, TypeError, re.escape(RESETS_AFTER)),
@@ -164,8 +164,8 @@ BAD_INPUT = {
     "two directions in Haiku": (convert.from_haiku, gj.bidirectional(gj.gru()), {}, TypeError, "expected a single cell: Haiku"),
     "a stack in ONNX": (convert.from_onnx, gj.stack([AFTER]), {}, TypeError, "expected a single layer: each layer is an ONNX operator"),
     "residual": (convert.from_pytorch, gj.stack([AFTER] * 2, residual=True), {}, TypeError, "residual=True, expected residual=False: PyTorch has no residual"),
-    "sum": (convert.from_pytorch, gj.bidirectional(AFTER, merge="sum"), {}, TypeError, "got merge='sum', expected 'concat', which PyTorch has"),
-    "layers of different kinds": (convert.from_pytorch, gj.stack([gj.bidirectional(AFTER), AFTER]), {}, TypeError, "expected layers of one kind, as a PyTorch module has them"),
+    "sum": (convert.from_pytorch, gj.bidirectional(AFTER, merge="sum"), {}, TypeError, "got merge='sum', expected 'concat', which PyTorch supports"),
+    "layers of different kinds": (convert.from_pytorch, gj.stack([gj.bidirectional(AFTER), AFTER]), {}, TypeError, "expected layers of one kind, as in a PyTorch module"),
     "layers in a direction": (convert.from_pytorch, gj.bidirectional(gj.stack([AFTER] * 2)), {}, TypeError, r"gj\.stack\(\[gj\.bidirectional\(cell\), …\]\)"),
     "unequal directions": (convert.from_keras, gj.bidirectional(AFTER, gj.lstm()), [], TypeError, "expected the same cell in both directions"),
     "a stack in a stack": (convert.from_keras, gj.stack([gj.stack([AFTER])]), [], TypeError, "got a stack inside a stack"),
@@ -176,7 +176,7 @@ BAD_INPUT = {
     "missing": (convert.from_pytorch, AFTER, torch_dict(bias_hh_l0=None), ValueError, "state_dict: missing 'bias_hh_l0'. Expected 'weight_ih_l0', 'weight_hh_l0', 'bias_ih_l0', 'bias_hh_l0'"),
     "unexpected": (convert.from_pytorch, AFTER, torch_dict(extra=np.ones(3)), ValueError, "unexpected 'extra'"),
     "a larger model": (convert.from_pytorch, AFTER, {f"rnn.{k}": v for k, v in torch_dict().items()}, ValueError, "The names begin with 'rnn.'. Pass it as prefix"),
-    "two directions": (convert.from_pytorch, AFTER, convert.to_pytorch(BOTH, random_params(BOTH)), ValueError, r"unexpected 'bias_hh_l0_reverse'.*These are the names of gj\.bidirectional\(cell\), got gru"),
+    "two directions": (convert.from_pytorch, AFTER, convert.to_pytorch(BOTH, random_params(BOTH)), ValueError, r"unexpected 'bias_hh_l0_reverse'.*These names belong to gj\.bidirectional\(cell\), not to gru"),
     "one direction": (convert.from_pytorch, BOTH, torch_dict(), ValueError, "missing 'weight_ih_l0_reverse'"),
     "two layers of a cell": (convert.from_pytorch, gj.stack([AFTER] * 2), convert.to_pytorch(AFTER, random_params(AFTER), cell_module=True), ValueError, "missing 'weight_ih_l0'"),
     "shape": (convert.from_pytorch, AFTER, torch_dict(weight_hh_l0=np.ones((3 * H, H + 1), np.float32)), ValueError, r"state_dict\['weight_hh_l0'\]: got shape \(15, 6\), expected \(18, 6\)"),
@@ -184,11 +184,11 @@ BAD_INPUT = {
     "an LSTM's": (convert.from_pytorch, AFTER, torch_dict(gj.lstm()), ValueError, "The shape fits an LSTM, which has 4 blocks of the hidden size where a GRU has 3"),
     "not a matrix": (convert.from_pytorch, AFTER, torch_dict(weight_hh_l0=np.ones(3, np.float32)), ValueError, r"\['weight_hh_l0'\]: got shape \(3,\), expected a matrix"),
     "integers": (convert.from_pytorch, AFTER, torch_dict(bias_ih_l0=np.ones(3 * H, int)), TypeError, r"\['bias_ih_l0'\]: got int64, expected floating-point"),
-    "objects": (convert.from_pytorch, AFTER, torch_dict(bias_ih_l0=np.array([None] * 3 * H)), TypeError, r"\['bias_ih_l0'\]: got ndarray, expected an array"),
+    "objects": (convert.from_pytorch, AFTER, torch_dict(bias_ih_l0=np.array([None] * 3 * H)), TypeError, r"\['bias_ih_l0'\]: got ndarray of dtype object, expected an array of numbers"),
     "not an array": (convert.from_pytorch, AFTER, torch_dict(bias_ih_l0="text"), TypeError, r"\['bias_ih_l0'\]: got <U4"),
     "dtypes": (convert.from_pytorch, AFTER, torch_dict(bias_ih_l0=np.ones(3 * H, np.float16)), TypeError, r"\['bias_ih_l0'\]: got float16, expected float32, the dtype of state_dict\['weight_ih_l0'\].*dtype=jnp\.float32"),
-    "Keras' other GRU": (convert.from_keras, gj.gru(), convert.to_keras(AFTER, random_params(AFTER)), ValueError, r"weights\[2\] \(bias\): got shape \(2, 15\), the two rows of biases of GRU\(reset_after=True\).*Use gj\.gru\(reset_after=True\)"),
-    "Keras' one GRU": (convert.from_keras, AFTER, convert.to_keras(gj.gru(), random_params(gj.gru())), ValueError, r"the one row of biases of GRU\(reset_after=False\).*Use gj\.gru\(\)"),
+    "Keras' other GRU": (convert.from_keras, gj.gru(), convert.to_keras(AFTER, random_params(AFTER)), ValueError, r"weights\[2\] \(bias\): got shape \(2, 15\), two rows of biases as in GRU\(reset_after=True\).*Use gj\.gru\(reset_after=True\)"),
+    "Keras' one GRU": (convert.from_keras, AFTER, convert.to_keras(gj.gru(), random_params(gj.gru())), ValueError, r"one row of biases as in GRU\(reset_after=False\).*Use gj\.gru\(\)"),
     "Keras' number": (convert.from_keras, AFTER, [np.ones(3)] * 4, ValueError, "weights: got 4 arrays, expected 3, or 2 without biases"),
     "linen's name": (convert.from_flax_linen, AFTER, {"params": {}}, ValueError, r"missing 'ir/kernel'.*variables\['params'\]\['cell'\]"),
     "linen's place": (convert.from_flax_linen, gj.elman(), {"i": {"kernel": np.ones((D, H)), "bias": np.ones(H)}, "h": {"kernel": np.ones((H, H + 1))}}, ValueError, r"tree\['h'\]\['kernel'\]: got shape \(5, 6\), expected \(5, 5\)"),
@@ -203,7 +203,7 @@ def test_bad_input_raises(name, needs_x64):
     assert_raises(lambda: load(cell, given), error, message)
 
 
-def test_params_that_a_library_cannot_represent_raise():
+def test_params_that_the_library_cannot_represent_raise():
     params = random_params(AFTER, np.float32)
     lacking = params._replace(c_h=None)
     message = r"params\.c_h: got None, expected an array: PyTorch requires this parameter.*params\._replace\(c_h=jnp\.zeros\(\(5,\), jnp\.float32\)\)"
@@ -251,7 +251,7 @@ def test_big_endian_arrays_convert_to_native_ones():
     assert_same_bits(convert.from_pytorch(AFTER, arrays), params)
 
 
-def test_a_dtype_without_fractions_raises():
+def test_an_integer_dtype_raises():
     arrays = convert.to_pytorch(AFTER, random_params(AFTER))
     assert_raises(lambda: convert.from_pytorch(AFTER, arrays, dtype=jnp.int32), TypeError, "dtype: got int32, expected float64")
 

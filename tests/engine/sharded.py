@@ -1,8 +1,8 @@
-"""Runs cells on several CPU devices; `test_sharding` starts it in a process of its own.
+"""Runs cells on several CPU devices. `test_sharding` starts this program in a new process.
 
-The argument is the number of devices. It prints JSON: for each cell and way of sharding the largest
-relative difference from one device, and the number of all-reduces that the compiled program has
-inside and outside of loops.
+The argument is the number of devices. The program prints JSON: for each cell and way of sharding,
+the largest relative difference from one device, and the number of all-reduces that the compiled
+program has inside and outside of loops.
 """
 
 import json
@@ -64,7 +64,7 @@ CASES = [
     Case("lstm", False, gj.CustomVJP(block_size=2)),
 ]
 
-# The batch is the second axis of every array but the lengths, which have no other.
+# The batch is the second axis of every array, but the only axis of the lengths.
 SPECS = {"xs": P(None, "batch", None), "lengths": P("batch"), "resets": P(None, "batch"), "targets": P(None, "batch", None)}
 
 

@@ -23,7 +23,7 @@ unroll_lstm = partial(gj.unroll, gj.lstm(), LSTM.params, LSTM.xs)
 step = partial(gj.step, GRU, P.params)
 no_resets = np.zeros((T, B), bool)
 
-# name: (the call, the error, what its message must contain, in this order)
+# name: (call, type of error, pattern that its message must match)
 INPUTS_AND_STATES = {
     "rank of xs": (lambda: unroll(jnp.ones(D)), ValueError, r"xs: got shape \(4,\), expected \(T, \*batch, D\).*xs\[\.\.\., None\]"),
     "features of xs": (lambda: unroll(jnp.ones((T, B, D + 2))), ValueError, r"xs: got 6 features.*\(7, 3, 6\).*expected 4.*cell\.init\(key, 6"),

@@ -1,4 +1,4 @@
-"""Bad parameters and cells raise an error that names the fix; dicts and lists are rebuilt."""
+"""Bad parameters and cells raise an error that names the fix. Dicts and lists are accepted."""
 
 from dataclasses import replace
 from functools import partial
@@ -24,7 +24,7 @@ def unroll_with(**fields):
 
 
 class Tensor:
-    """Stands for a tensor of PyTorch, which the checks know by its module."""
+    """Stands for a PyTorch tensor, which the checks recognise by the module of its type."""
 
     __module__ = "torch"
     shape, dtype, ndim = (T, B, D), "torch.float32", 3
@@ -56,7 +56,7 @@ PARAMS = {
 
 
 def custom(**changes):
-    """A GRU as a user's own cell, without `check_params`, with some functions replaced."""
+    """Makes a GRU as a custom cell, without `check_params`, with some functions replaced."""
     return replace(GRU, check_params=None, adjoint=None, tangent=None, name="mine", **changes)
 
 
@@ -104,7 +104,7 @@ def test_params_may_be_numpy_arrays():
 
 
 def assert_same_results(cell, p, params):
-    """Asserts that `params` give the results of `p.params`, and gradients of their structure."""
+    """Asserts that `params` give the results of `p.params`, and gradients of the same structure."""
     outputs, (bars, *_) = gradients(partial(gj.unroll, cell), p)
     outputs_of_params, (bars_of_params, *_) = gradients(partial(gj.unroll, cell), p._replace(params=params))
     assert_close(outputs_of_params, outputs, tol=0)

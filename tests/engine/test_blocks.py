@@ -1,4 +1,4 @@
-"""Blocks of time and residuals: no choice of them changes a value or a gradient.
+"""No choice of block size or residuals changes a value or a gradient.
 
 `test_option_pairs` combines them with every cell, dtype and option.
 """
@@ -89,7 +89,7 @@ def test_blocks_of_a_noisy_cell_see_the_same_noise(cell, residuals, needs_x64):
 @given(st.integers(0, 40), st.integers(1, 45), st.booleans())
 @settings(max_examples=20, deadline=None)
 def test_scan_blocks_equals_a_loop_over_its_steps(steps, block_size, reverse):
-    """A running sum that also returns the number of each block."""
+    """Compares a recurrence in int32 that also outputs the number of each block."""
     xs = np.arange(1, steps + 1, dtype=np.int32)
 
     def body(carry, over_time, number):

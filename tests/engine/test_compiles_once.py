@@ -10,13 +10,13 @@ import pytest
 import gru_jax as gj
 from tests.problems import CELLS, B, D, H, T, problem
 
-# Kept out of other tests' caches: no other test uses these sizes.
+# No other test uses these sizes, so their programs are not cached yet.
 SIZES = {"steps": T + 4, "batch": (B + 4,), "input_size": D + 4, "hidden_size": H + 4}
 
 
 @pytest.fixture
 def compilations():
-    """A list that grows by one entry whenever XLA is asked for a compiled program."""
+    """Provides a list that grows by one entry whenever JAX asks XLA for a compiled program."""
     found = []
 
     def listener(event, duration, **kwargs):
@@ -29,7 +29,7 @@ def compilations():
 
 
 def compilations_of(call, found):
-    """Returns how many programs `call` compiles, its results included."""
+    """Returns how many programs JAX compiles until the results of `call` are ready."""
     before = len(found)
     jax.block_until_ready(call())
     return len(found) - before

@@ -1,4 +1,4 @@
-"""The values of `unroll` with lengths, masks and resets: a NumPy loop, and edge cases."""
+"""The values of `unroll` with lengths, masks and resets, against a NumPy loop and at the edges."""
 
 from functools import partial
 
@@ -36,7 +36,7 @@ def test_values_equal_a_numpy_loop_under_every_condition(name, reverse, needs_x6
 
 
 @every_condition
-def test_a_condition_of_none_equals_one_without_effect(conditions):
+def test_none_equals_a_condition_without_effect(conditions):
     cell = gj.lstm()
     p = problem(cell)
     run = partial(gj.unroll, cell, p.params, p.xs, p.h0)
@@ -131,7 +131,7 @@ def test_a_traced_length_out_of_range_makes_its_own_sequence_nan(length, outputs
         assert_close(leaf[:, others], good[:, others], tol=1e-14)
     loss = lambda params, lengths: gj.unroll(cell, params, p.xs, lengths=lengths)[1][:, 0].sum()
     bars = jax.jit(jax.grad(loss))(p.params, lengths)
-    # a gradient must not look plausible either
+    # the gradient must be NaN too, rather than plausible
     assert all(jnp.isnan(leaf).any() for leaf in jax.tree.leaves(bars))
 
 
@@ -145,7 +145,7 @@ def test_traced_lengths_masks_and_resets_equal_concrete_ones():
 @pytest.mark.parametrize("dtype", ["int8", "uint8", "uint32"])
 @pytest.mark.parametrize("jit", [lambda f: f, jax.jit], ids=["concrete", "traced"])
 def test_lengths_may_have_any_integer_dtype(dtype, jit):
-    """300 steps overflow a uint8, and a length minus the start of a window may be below 0."""
+    """300 steps overflow a uint8, and a length minus the start of a window may be negative."""
     cell, lengths = gj.elman("tanh"), np.array([3, 100, 20])
     params = cell.init(jax.random.key(0), 2, 4)
     xs = jax.random.normal(jax.random.key(1), (300, 3, 2))

@@ -55,7 +55,7 @@ def test_gradients_equal_autodiff_of_the_plain_scan_under_every_condition(cell, 
     "sizes", [{"steps": 0}, {"steps": 1}, {"batch": (0,)}, {"batch": (1,)}, {"batch": ()}, {"batch": (2, B)}], ids=str
 )
 @pytest.mark.parametrize("derivative", [gj.CustomVJP(), gj.CustomJVP()], ids=["CustomVJP", "CustomJVP"])
-def test_gradients_at_edge_sizes_with_all_three_equal_autodiff(sizes, derivative):
+def test_gradients_at_edge_sizes_with_all_three_conditions_equal_autodiff(sizes, derivative):
     cell = gj.gru()
     p = problem(cell, **sizes)
     steps, batch = p.xs.shape[0], p.xs.shape[1:-1]
@@ -119,11 +119,11 @@ def test_gradients_flow_to_the_reset_state_from_every_reset_and_no_further():
     assert not h0_bar.any()
 
     def segment(start, stop, state):
-        """The outputs of the first sequence between two steps, from `state`."""
+        """Returns the outputs of the first sequence between two steps, starting from `state`."""
         return gj.unroll(cell, p.params, p.xs[start:stop], jnp.broadcast_to(state, (B, H)))[1][:, 0]
 
     alone = jax.grad(lambda state: segment(5, T, state)[-1].sum())(reset_state)
-    assert_close(state_bar, alone)  # the reset at step 5 stops what would flow to the one at step 2
+    assert_close(state_bar, alone)  # the reset at step 5 keeps later gradients from the reset at step 2
 
     all_of_first = lambda state: run(p.xs, p.h0, reset_state=state)[1][:, 0].sum()
     both_segments = lambda state: segment(2, 5, state).sum() + segment(5, T, state).sum()
@@ -141,7 +141,7 @@ def test_vmap_over_lengths_and_resets_equals_a_loop():
         assert_close(jax.tree.map(lambda leaf: leaf[i], together), one(lengths[i], resets[i]))
 
 
-def test_second_derivatives_with_all_three_equal_autodiff():
+def test_second_derivatives_with_all_three_conditions_equal_autodiff():
     cell = gj.gru()
     p = problem(cell, input_size=1, hidden_size=2)
     curved = lambda unroll, params: jnp.sin(unroll(params, p.xs, p.h0, **ALL_THREE)[1]).sum()

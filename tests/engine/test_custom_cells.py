@@ -16,7 +16,7 @@ pytestmark = pytest.mark.derivative
 
 
 class BlockParams(NamedTuple):
-    """Two blocks of recurrent weights, whose names have no letter of this package."""
+    """Two blocks of recurrent weights, with names that gru_jax does not use."""
 
     mix: jax.Array  # (D, 2, n)
     blocks: jax.Array  # (2, n, n)
@@ -108,7 +108,7 @@ def test_a_cell_without_zero_state_and_without_a_field_u_needs_h0():
 
 
 def test_a_flag_in_the_input_can_change_a_step():
-    """Seo's second script has a linear last step, which a flag in the input marks here."""
+    """Seo's second script has a linear last step. Here a flag in the input marks it."""
     cell = gj.elman("sigmoid")
 
     def flagged_gates(params, u, h):

@@ -1,4 +1,4 @@
-"""Forward mode: `CustomVJP` refuses it and names `CustomJVP`, whose tangents are derived."""
+"""Forward mode: `CustomVJP` raises and names `CustomJVP`, whose tangents are derived."""
 
 from dataclasses import replace
 from functools import partial
@@ -41,7 +41,7 @@ def test_forward_mode_through_custom_vjp_raises_and_names_custom_jvp(transformat
 
 
 def test_jacfwd_of_a_jitted_unroll_raises_with_our_message_or_with_that_of_jax():
-    """JAX meets the custom VJP before our primitive is lowered if it batches a jitted tangent."""
+    """When JAX batches a jitted tangent, it may meet the custom VJP before our error is raised."""
     with pytest.raises(TypeError, match=r"forward.mode"):
         jax.jacfwd(jax.jit(total))(P.xs)
 
@@ -95,7 +95,7 @@ def test_custom_jvp_has_the_tangents_of_autodiff_at_edge_sizes(name, sizes):
 @pytest.mark.parametrize("conditions", [{}, ALL_THREE], ids=["plain", "all conditions"])
 @pytest.mark.parametrize("reverse", [False, True])
 def test_the_derived_tangent_is_the_transpose_of_the_derived_adjoint(cell, conditions, reverse):
-    """⟨c, J v⟩ = ⟨Jᵀ c, v⟩ for one leaf of v at a time, without any third derivative as reference.
+    """⟨c, J v⟩ = ⟨Jᵀ c, v⟩ for one leaf of v at a time. No other derivative serves as a reference.
 
     J v comes from `state_jvp` and `input_jvp`, Jᵀ c from `state_vjp` and `input_vjp`.
     """

@@ -62,7 +62,7 @@ def test_reverse_equals_forward_on_the_flipped_sequence(cell):
 
 
 @main_cells
-def test_the_result_has_the_dtype_of_the_parameters_and_xs_are_cast_to_it(cell):
+def test_results_have_the_dtype_of_the_parameters_to_which_xs_are_cast(cell):
     for dtype in (jnp.float32, jnp.bfloat16, jnp.float16):
         p = problem(cell, dtype=dtype)
         for xs in (p.xs, p.xs.astype(jnp.float32), np.asarray(p.xs, np.float64)):

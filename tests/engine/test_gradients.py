@@ -1,7 +1,7 @@
-"""The gradients of `unroll` against autodiff of the plain scan, finite differences, and edge cases.
+"""The gradients of `unroll` against autodiff of the plain scan, and against finite differences.
 
-The other files of this folder test them under transformations (`test_transformations`), with
-lengths, masks and resets (`test_conditions_gradients`), and in every pair of options
+Other files of this folder test gradients under transformations (`test_transformations`), with
+lengths, masks and resets (`test_conditions_gradients`), and with every pair of options
 (`test_option_pairs`).
 """
 

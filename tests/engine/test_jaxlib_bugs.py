@@ -1,4 +1,4 @@
-"""Two bugs of jaxlib on CPUs that `unroll` avoids: its results do not depend on them."""
+"""Tests that `unroll` is not affected by two bugs of jaxlib on CPUs."""
 
 import jax
 import jax.numpy as jnp
@@ -13,11 +13,11 @@ pytestmark = pytest.mark.derivative
 
 @pytest.mark.parametrize(("T", "residuals"), [(100_000, "states"), (100_000, "gates"), (100_000, "auto"), (50_000, "auto")])
 def test_a_loop_over_small_steps_is_not_longer_than_a_block(T, residuals):
-    """jaxlib 0.11.1 takes a time quadratic in the steps of a loop over small steps (jax#40101).
+    """In jaxlib 0.11.1, a long loop with small outputs takes quadratic time (jax#40101).
 
-    It writes the whole stacked output of a loop anew at each step where a step's part is below 256
-    bytes. The loops over steps are as long as a block, and the loop over blocks stacks a larger
-    part, a block.
+    If a step's output has fewer than 256 bytes, jaxlib rewrites the loop's whole stacked output at
+    every step. In `unroll`, the loops over steps are no longer than a block, and each step of the
+    loop over blocks outputs a whole block.
     """
     B, D, H = 1, 3, 5
     params = gj.gru().init(jax.random.key(0), D, H)
@@ -37,7 +37,8 @@ def test_a_loop_over_small_steps_is_not_longer_than_a_block(T, residuals):
 def test_the_last_rows_of_a_vmapped_unroll_without_batch_axes_are_right(dtype, needs_x64):
     """jaxlib 0.10.2 computes the last rows of a vmapped matrix-vector product wrongly (jax#39103).
 
-    It does so where a reduction follows, from 16,385 rows of float64 or 32,769 of float32 on.
+    This happens if a reduction follows, and with at least 16,385 rows of float64 or 32,769 rows of
+    float32.
     """
     rows, T, D = 33_000, 2, 3
     cell = gj.linear_rnn()

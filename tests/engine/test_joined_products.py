@@ -1,4 +1,4 @@
-"""Products that share an operand give the same results as one matmul and one by one."""
+"""Products that share an operand give the same results joined in one matmul and one by one."""
 
 from dataclasses import replace
 from functools import partial

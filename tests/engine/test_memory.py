@@ -1,4 +1,4 @@
-"""The memory that a compiled gradient needs, beside its arguments and results."""
+"""The memory that a compiled gradient needs in addition to its arguments and results."""
 
 import jax
 import jax.numpy as jnp
@@ -11,7 +11,7 @@ pytestmark = pytest.mark.derivative
 
 @pytest.fixture
 def optimized():
-    """Compiles as users do: the passes that the test suite leaves out plan the memory."""
+    """Turns on the optimisations that the test suite turns off: they determine the memory."""
     before = jax.config.read("jax_disable_most_optimizations")
     jax.config.update("jax_disable_most_optimizations", False)
     yield
@@ -35,11 +35,11 @@ def test_memory_grows_as_the_root_of_time_if_only_the_last_state_is_returned(cel
     sizes = {steps: temporary_bytes(cell, steps, 16, 4, 32, outputs="last") for steps in (1_000, 10_000, 100_000)}
     assert sizes[100_000] <= 3.5 * sizes[10_000]  # √10 = 3.2
     assert sizes[10_000] <= 3.5 * sizes[1_000]
-    assert sizes[100_000] < 100_000 * 16 * 32 * 4 / 15  # of the states alone
+    assert sizes[100_000] < 100_000 * 16 * 32 * 4 / 15  # a fifteenth of the memory of all states
 
 
 def test_saved_states_need_their_own_size_and_saved_gates_four_times_as_much(optimized):
-    T, B, H, block_size = 20_000, 16, 32, 125  # no block is shorter
+    T, B, H, block_size = 20_000, 16, 32, 125  # 125 divides 20,000, so all blocks are equal
     states, block = 4 * T * B * H, 4 * block_size * B * H  # bytes
 
     def measured(residuals):

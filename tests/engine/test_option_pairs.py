@@ -40,7 +40,7 @@ OPTIONS = {
     "time_major": [True, False],
     "bias": [True, False],
     "residuals": ["auto", "states", "gates"],
-    # chosen; one step; a last block that is shorter; a last block of one step
+    # by the plan; one step; a shorter last block; a last block of one step
     "block_size": [None, 1, 3, T - 1],
 }
 CASES = [dict(zip(OPTIONS, case, strict=True)) for case in AllPairs(list(OPTIONS.values()))]

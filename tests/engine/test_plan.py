@@ -1,4 +1,4 @@
-"""The plan of a call: its rules at their thresholds, what is asked of devices, and what a request fixes."""
+"""The plan of a call: its rules at their thresholds, device probes, and explicit requests."""
 
 import jax
 import jax.numpy as jnp
@@ -25,17 +25,17 @@ def decisions(request, steps, sequences, units, *, device=None, last_only=False,
         # a sequence of fewer than 2^19 states is one block, a larger one is cut
         (AUTO, 127, 64, 64, ("gates", None)),
         (AUTO, 128, 64, 64, ("states", 32)),
-        # unless states are asked for, which asks for little memory
+        # unless the user requests states, in order to save memory
         (STATES, 96, 64, 64, ("states", 32)),
         (STATES, 100, 1, 64, ("states", None)),
-        # one block saves its gates from 512 states per step on
+        # one block saves its gates if a step has at least 512 states
         (AUTO, 100, 8, 64, ("gates", None)),
         (AUTO, 100, 8, 63, ("states", None)),
-        # gates are saved from 256 units on, in several blocks too
+        # gates are saved for at least 256 units, also with several blocks
         (AUTO, 100, 1, 255, ("states", None)),
         (AUTO, 100, 1, 256, ("gates", None)),
         (AUTO, 4_096, 8, 256, ("gates", 64)),
-        # loops are not longer than 4,096 steps if blocks are possible
+        # loops over steps have at most 4,096 steps if blocks are possible
         (AUTO, 4_096, 2, 16, ("states", None)),
         (AUTO, 20_000, 1, 16, ("states", 4_000)),
         # blocks have about 2^17 states, at least 512 rows, and a divisor of the steps where one is near
@@ -43,9 +43,9 @@ def decisions(request, steps, sequences, units, *, device=None, last_only=False,
         (AUTO, 8_000, 8, 512, ("gates", 64)),
         (AUTO, 8_009, 8, 32, ("states", 512)),
         (GATES, 8_000, 8, 32, ("gates", 500)),
-        # not below a quarter of √T: long sequences of large steps
+        # blocks have at least √T / 4 steps, here with long sequences of large steps
         (AUTO, 10_000, 1_024, 64, ("states", 25)),
-        # what is asked for stays
+        # explicit requests are kept
         (gj.CustomVJP(block_size=7), 100, 1, 128, ("states", 7)),
         (gj.CustomVJP(block_size=100), 100, 16, 128, ("gates", None)),
         (gj.CustomVJP("gates", 7), 100, 1, 8, ("gates", 7)),
@@ -70,7 +70,7 @@ def test_block_starts_are_saved_where_only_the_last_state_is_wanted(request_, st
     assert decisions(request_, steps, sequences, units, last_only=True) == expected
 
 
-def test_the_share_of_one_device_and_the_calls_of_vmap_count():
+def test_the_plan_depends_on_the_share_of_one_device_and_on_the_size_of_vmap_axes():
     assert decisions(AUTO, 127, 256, 64, device=Device(batch_shards=4)) == ("gates", None)
     assert decisions(AUTO, 127, 256, 64, device=Device(batch_shards=4, vmapped=5)) == ("states", 6)
     assert decisions(AUTO, 127, 5, 64, device=Device(vmapped=16)) == decisions(AUTO, 127, 80, 64)
@@ -93,7 +93,7 @@ def test_explicit_meshes_and_accelerators_run_one_block():
         (gj.CustomVJP(block_size=7), 400, 512, False, ("states", 7)),
     ],
 )
-def test_half_precision_takes_blocks_of_root_t_where_its_loops_are_slow(request_, steps, units, last_only, expected):
+def test_half_precision_has_blocks_of_root_t_steps_where_its_loops_are_slow(request_, steps, units, last_only, expected):
     slow = Device(slow_half_precision_loops=True)
     assert decisions(request_, steps, 64, units, device=slow, itemsize=2, last_only=last_only) == expected
     for device, itemsize in ((Device(), 2), (slow, 4)):
@@ -117,7 +117,7 @@ def test_products_are_joined_for_few_units_and_on_accelerators(platform, steps, 
     assert (plan.join_in_loop, plan.join_outside) == expected
 
 
-def test_symbolic_sizes_are_one_block():
+def test_symbolic_sizes_make_one_block():
     T, B = export.symbolic_shape("T, B")
     assert make_plan(Shapes(T, B, 64), Device(), AUTO) == Plan("states", None, True)
     assert make_plan(Shapes(T, 3, 512), Device(), GATES) == Plan("gates", None, False)
@@ -128,7 +128,7 @@ def test_the_batch_is_spread_over_all_devices_unless_it_is_known_to_be_on_one(mo
     monkeypatch.setattr(jax, "device_count", lambda: 4)
     xs, found = jnp.ones((2, 3, 1)), []
     of = lambda xs: (found.append(probe(xs, (xs,)).batch_shards), xs)[1]
-    traced = lambda: jax.jit(lambda xs: of(xs))(xs)  # traced anew at each call
+    traced = lambda: jax.jit(lambda xs: of(xs))(xs)  # traced again at each call
     of(xs)
     traced()
     jax.jit(jax.shard_map(of, mesh=mesh, in_specs=P(), out_specs=P()))(xs)
@@ -150,7 +150,7 @@ def test_half_precision_loops_are_slow_on_a_cpu_before_jax_0_12(version, backend
 
 
 def test_axes_of_vmap_are_counted_as_far_as_tracers_show_them():
-    """All axes together, whichever array they map; not through a `jit`."""
+    """The sizes of all mapped axes are multiplied, whichever array they map. `jit` hides them."""
     found = []
     of = lambda x, y: (found.append(vmapped({"x": x, "y": [y, None]})), (x * jax.nn.relu(y)).sum())[1]
     xs, ys = jnp.ones((3, 4)), jnp.ones(5)
@@ -169,7 +169,7 @@ def test_axes_of_vmap_are_counted_as_far_as_tracers_show_them():
 
 
 def test_unroll_runs_the_plan_of_its_shapes(monkeypatch):
-    """Under vmap a call plans for all its copies; the derivative's options reach the plan."""
+    """Under vmap, the plan is for all mapped calls together. It gets the derivative's options."""
     made = []
     monkeypatch.setattr("gru_jax._engine.run_cell.make_plan", lambda *a, **k: made.append((a, k)) or make_plan(*a, **k))
     cell = gj.gru()
@@ -181,7 +181,7 @@ def test_unroll_runs_the_plan_of_its_shapes(monkeypatch):
 
 
 def test_no_other_module_holds_a_threshold_or_asks_a_device():
-    """`_engine/plan.py` alone names the backend, cores or device counts."""
+    """Only `_engine/plan.py` asks for the backend, the number of cores or the number of devices."""
     from pathlib import Path
 
     package = Path(plan_module.__file__).parents[1]

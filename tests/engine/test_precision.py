@@ -1,4 +1,4 @@
-"""Precision: the dtypes of operands and sums, and how the error grows with the number of steps."""
+"""Precision: the dtypes of operands and sums, and the error over the number of steps."""
 
 from functools import partial
 
@@ -41,7 +41,7 @@ def test_every_matmul_takes_operands_of_the_compute_dtype_and_sums_in_float32(ce
     assert {total for _, _, total in found} == {"float32"}
     if derivative == gj.CustomVJP():
         assert found == {(operand, operand, "float32")}
-    else:  # where JAX transposes a matmul, the cotangent keeps the float32 of its sum
+    else:  # if JAX transposes a matmul, the cotangent keeps the float32 of its sum
         assert all(operand in (one, other) for one, other, _ in found)
 
 
@@ -55,7 +55,7 @@ def test_a_compute_dtype_keeps_the_dtype_of_the_parameters_and_gives_close_gradi
             outputs, bars = gradients(run, p)
             assert {leaf.dtype for leaf in jax.tree.leaves((outputs, bars))} == {jnp.dtype(jnp.float32)}
             largest = max(errors(bars, in_float64).values())
-            # rounding moves some units across the kink of ReLU
+            # rounding moves some pre-activations across the kink of ReLU
             assert largest < (1 if cell == CELLS["elman_relu"] else 0.2)
             assert largest > 1e-5  # the compute dtype had an effect
 
@@ -85,8 +85,8 @@ def test_a_matmul_in_half_precision_is_its_float32_sum_rounded_once():
     assert_close(lowered_sum, outer_sum(x, a), tol=0.02)
 
 
-# The largest error of a gradient relative to the scale of its leaf, for any number of steps: about
-# twice what was measured.
+# The largest allowed error of a gradient, relative to the scale of its leaf, for any number of
+# steps. It is about twice the measured error.
 LIMITS = {"float32": 2.5e-6, "bfloat16": 0.09, "float16": 6e-3, "bfloat16 operands": 2.2e-2}
 
 
@@ -94,7 +94,7 @@ LIMITS = {"float32": 2.5e-6, "bfloat16": 0.09, "float16": 6e-3, "bfloat16 operan
 @pytest.mark.parametrize("name", ["gru", "elman_tanh", "lstm"])
 @pytest.mark.parametrize("precision", LIMITS)
 def test_the_error_does_not_grow_with_the_number_of_steps(name, precision, needs_x64):
-    """Sums over time and batch are taken in float32, so 64 times as many steps cost no accuracy."""
+    """Sums over time and batch are in float32, so 64 times as many steps do not reduce accuracy."""
     cell = CELLS[name]
     lowers_operands = precision == "bfloat16 operands"
     dtype = jnp.float32 if lowers_operands else jnp.dtype(precision)

@@ -1,4 +1,4 @@
-"""No cell relies on implicit rank promotion, which JAX can be told to refuse."""
+"""No cell relies on implicit rank promotion, which JAX can be configured to forbid."""
 
 from functools import partial
 

@@ -27,13 +27,13 @@ def test_every_sharding_gives_the_results_of_one_device_and_reduces_outside_the_
     assert {case.rsplit(", ", 1)[1] for case in results} == {"Auto mesh", "Explicit mesh", "shard_map"}
     for case, result in results.items():
         assert result["difference"] < (1e-12 if "long" in case else 1e-13), case
-        # With blocks the gradient may be reduced once per block: on either mesh where the user asks
-        # for them, and on an Auto mesh where the plan chooses them. It is never reduced per step.
+        # With blocks, the gradient may be reduced once per block. The cases with "blocks" request
+        # them, and in the "long" case the plan chooses them on an Auto mesh.
         per_block = ("blocks" in case and "shard_map" not in case) or ("long" in case and "Auto" in case)
         if "Autodiff" not in case and not per_block:
             assert result["in_loops"] == 0, case
             assert result["outside"] >= 1, case
     assert all(difference < 1e-13 for steps in report["steps"].values() for difference in steps)
-    # the counter finds all-reduces in loops where there are some, and the long case has blocks
+    # shows that the counter can find all-reduces in loops, and that the long case has blocks
     assert results["gru, Autodiff, lengths and resets, Auto mesh"]["in_loops"] > 0
     assert results["gru, long, CustomVJP, lengths and resets, Auto mesh"]["in_loops"] > 0

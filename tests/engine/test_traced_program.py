@@ -30,7 +30,7 @@ def test_the_custom_rule_appears_once_and_runs(cell):
     jaxpr = str(jax.make_jaxpr(partial(gj.unroll, cell))(p.params, p.xs, p.h0))
     assert sum(jaxpr.count(f"{name}[") for name in CUSTOM_VJP_PRIMITIVES) == 1
 
-    def doubled(*args):  # the gradient shows the factor only if this function has run
+    def doubled(*args):  # the factor of 2 appears only if this function has run
         params_bar, xs_bar = cell.adjoint.input_vjp(*args)
         return jax.tree.map(lambda leaf: 2 * leaf, params_bar), xs_bar
 

@@ -40,7 +40,7 @@ def test_the_values_equal_those_of_unroll(window, time_major, reverse):
     ("name", "window"), [("gru", 2), ("gru", 6), ("lstm", 3), pytest.param("lstm", 1, marks=pytest.mark.slow)]
 )
 @pytest.mark.parametrize("reverse", [False, True])
-def test_the_gradient_equals_that_of_a_loop_over_windows_that_stops_the_state(name, window, reverse):
+def test_the_gradient_equals_that_of_a_loop_over_windows_with_stop_gradient_on_the_state(name, window, reverse):
     cell = CELLS[name]
     p = problem(cell)
 

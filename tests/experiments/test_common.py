@@ -1,6 +1,6 @@
-"""Tests of the parts that all experiments share: the list, the command line and the record.
+"""Tests what all experiments share: the list, the command line and the record.
 
-The last tests are of `digits`, on its real data.
+The last tests check `digits` on its real data.
 """
 
 import json

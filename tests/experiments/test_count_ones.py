@@ -1,4 +1,4 @@
-"""Tests of the counting RNN: its published numbers, and the two that do not follow from the formulas."""
+"""Tests the counting RNN: its published numbers, and the two that contradict the formulas."""
 
 from fractions import Fraction
 
@@ -42,7 +42,7 @@ def test_roelants_gradient_and_losses_are_reproduced_except_for_one_misquoted_di
 
 
 def test_loss_at_roelants_point_in_exact_arithmetic():
-    """Computes Σ (s_T − y)² / 20 over the sequences in fractions, without rounding and without this library."""
+    """Computes Σ (s_T − y)² / 20 over the sequences in exact fractions, without gru_jax."""
     X = np.around(np.random.RandomState(1).rand(20, 10))
     total = Fraction(0)
     for row in X:
@@ -112,7 +112,7 @@ def test_full_runs_reproduce_every_published_digit_except_the_misquoted_ones():
 
 
 def test_optax_rprop_is_another_variant():
-    """optax's Rprop gets near the solution but not to the published digits. This is why `rprop_minus` exists."""
+    """`rprop_minus` exists because optax's Rprop does not reproduce the published digits."""
     params, data = counting_rnn.roelants()
     by_optax = counting_rnn.train(gj.linear_rnn(), params, data, optax.rprop(0.001), 500).params
     assert not jax.tree.leaves(jax.tree.map(lambda w: bool(jnp.isnan(w).any()), by_optax))[0]

@@ -1,4 +1,4 @@
-"""Tests of the data: counts and baselines are the published ones; damaged, hostile or missing files raise and are never used."""
+"""Tests the data: published counts and baselines, and damaged, hostile or missing files."""
 
 import hashlib
 import http.server
@@ -27,7 +27,7 @@ PIECES = {  # (pieces, frames) of train, valid and test
     "MuseData": ((524, 245202), (135, 82755), (124, 64339)),
     "Piano-midi": ((87, 75911), (12, 8540), (25, 19036)),
 }
-# The dimensions that Chung et al. report imply the same.
+# The dimensions that Chung et al. report imply the same highest notes.
 HIGHEST_MIDI_NOTE = {
     "JSB Chorales": 96,
     "Nottingham": 93,
@@ -51,7 +51,7 @@ def test_music_has_the_published_counts_and_baselines(name):
 
 
 @needs_the_data
-def test_text_is_split_into_nine_tenths_and_one_tenth():
+def test_nine_tenths_of_the_text_are_for_training_and_one_tenth_for_validation():
     text = data.load_text()
     assert (len(text.train), len(text.valid), len(text.alphabet)) == (1_003_854, 111_540, 65)
     assert "".join(text.alphabet[i] for i in text.train[:14]) == "First Citizen:"
@@ -130,7 +130,7 @@ BOMB = zlib.compress(bytes(2 * 10**8), 1)
 
 
 def declared(rows, pieces=1, body=None):
-    """Returns a compressed cell that declares a number of pieces, and a number of rows for the first one."""
+    """Returns a compressed cell that declares `pieces` pieces, the first one with `rows` rows."""
     numbers = element(2, b"", 2**31 - 8) if body is None else element(2, body)
     piece = element(6, struct.pack("<II", 9, 0)) + element(5, struct.pack("<ii", rows, 88)) + element(1, b"") + numbers
     head = (
@@ -220,7 +220,7 @@ def server(tmp_path):
 
 @pytest.fixture
 def downloads(tmp_path, server, monkeypatch):
-    """Serves the music of SPLITS as JSB Chorales. Returns the served file and an empty cache directory."""
+    """Serves a small file as JSB Chorales. Returns that file and an empty cache directory."""
     folder, address = server
     content = matlab(**SPLITS)
     (folder / "JSB_Chorales.mat").write_bytes(content)

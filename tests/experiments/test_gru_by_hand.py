@@ -1,4 +1,4 @@
-"""Tests of the written-out GRU: every part equals autodiff, and the published script gives its published numbers."""
+"""Tests the written-out GRU against autodiff, and the script against its published numbers."""
 
 import jax
 import jax.numpy as jnp
@@ -66,7 +66,7 @@ def test_correct_gru_starts_at_its_known_cost_and_gradient():
     np.testing.assert_allclose([grads.W_h[0, 0], grads.U_h[0, 0]], [-0.95180, 0.07545], atol=6e-6)
 
 
-def test_last_running_sums_are_the_scripts_targets():
+def test_the_last_running_sums_are_the_targets_of_the_script():
     np.testing.assert_allclose(np.cumsum(seo_gru_script.XS, 1)[:, -1], seo_gru_script.YS, atol=1e-12)
 
 

@@ -1,4 +1,4 @@
-"""Tests of the polyphonic music experiment: averages, causality, windows, dropout, samples and tables."""
+"""Tests the music experiment: averages, causality, windows, dropout, samples and tables."""
 
 import io
 
@@ -108,7 +108,7 @@ def test_dropout_is_applied_only_if_a_key_is_given():
 def test_units_have_the_numbers_of_parameters_of_the_table():
     sizes = {unit: network.count(init(Model(cell, units), KEY, 9)) for unit, (cell, units) in UNITS.items()}
     assert sizes == {"tanh RNN": 27_788, "GRU": 22_766, "LSTM": 21_364}
-    # The paper's 20.1, 20.2 and 19.8 thousand are those of the recurrent layer with 100 inputs.
+    # The 20,100, 20,200 and 19,800 of the paper are for the recurrent layer alone, with 100 inputs.
     of_layer = {unit: network.count(cell.init(KEY, 100, units)) for unit, (cell, units) in UNITS.items()}
     assert {unit: round(size / 1000, 1) for unit, size in of_layer.items()} == {"tanh RNN": 20.1, "GRU": 20.3, "LSTM": 19.8}
 

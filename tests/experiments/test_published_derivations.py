@@ -1,4 +1,4 @@
-"""Tests of the audit of published derivations: the wrong lines, their corrections, and the audit's power to find errors."""
+"""Tests the audit of published derivations: its verdicts, corrections and power to find errors."""
 
 import jax
 import jax.numpy as jnp
@@ -102,7 +102,7 @@ def test_package_lines_give_the_gradient_of_a_sequence_only_when_corrected(as_pr
     assert (min(off.values()) > 0.1) if as_printed else (max(off.values()) < 1e-13)
 
 
-def test_seos_gradient_is_the_right_one_with_all_its_errors_and_each_error_matters():
+def test_the_right_gradient_with_all_errors_planted_is_seos_and_each_error_matters():
     w = seo_gru_script.script_weights()
     script = seo_gru_script.script_gradient(
         jnp.array([w["wx_c"], w["wrec_c"]]), jnp.array(seo_gru_script.XS), jnp.array(seo_gru_script.YS)
@@ -126,7 +126,7 @@ def test_double_sum_of_the_general_formulas_equals_the_gradient_term_by_term(see
 
 
 def test_addition_is_learned_with_the_right_gradient_and_not_with_the_printed_ones():
-    # The end of a training run depends on rounding. So the bound for the printed lines is far from 1 and not tight.
+    # The result of a training run depends on rounding, so the bound for the printed lines is loose.
     rules = ("right", "fichou", "package")
     accuracy = {rule: bptt.learn_addition(rule, jax.random.key(1), 4)["sums"][-1] for rule in rules}
     assert accuracy["right"] == 1

@@ -1,4 +1,4 @@
-"""Tests of the recipes: modules compute what `gj.unroll` does, and programs reach their results.
+"""Tests the recipes: modules compute what `gj.unroll` does, and programs reach their results.
 
 The extra `peers` installs the libraries. The tests of a missing library are skipped, unless
 GRU_JAX_PEERS=1 is set, as in CI.

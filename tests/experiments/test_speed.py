@@ -1,4 +1,4 @@
-"""Tests of the benchmark: what it compares, counts and reports. No time is asserted."""
+"""Tests what the benchmark compares, counts and reports. No test asserts a time."""
 
 import os
 import time
@@ -188,6 +188,14 @@ def test_problem_is_random_with_zero_reset_bias():
     assert {leaf.dtype for leaf in jax.tree.leaves(problem.params)} == {jnp.dtype(jnp.bfloat16)}
     assert not problem.params.c_h.any()
     assert float(jnp.std(problem.params.b_z.astype(jnp.float32))) > 0.01
+
+
+@pytest.mark.parametrize("quick", [True, False])
+def test_the_time_of_the_engine_is_divided_by_that_of_each_variant(monkeypatch, quick):
+    monkeypatch.setattr(benchmark.variants, "timed", lambda *arguments: {"as it is": {"ms": 3.0}, "variant": {"ms": 2.0}})
+    found = benchmark.variants_of_the_engine(benchmark.BenchmarkOptions(quick=quick), rounds=1)
+    assert set(found) == {"one block"} if quick else set(found) >= set(benchmark.variants.VARIANTS)
+    assert {ratio for by_shape in found.values() for ratio in by_shape.values()} == {1.5}
 
 
 def test_each_rule_of_the_plan_changes_a_plan_and_is_measured():

@@ -1,4 +1,4 @@
-"""Tests that the tables of both READMEs, and the committed tables, are built from the committed results."""
+"""Tests that the tables of both READMEs and the committed tables match the committed results."""
 
 import json
 import re

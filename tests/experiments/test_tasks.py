@@ -1,4 +1,4 @@
-"""Tests of the standard tasks: inputs and targets are those of the papers, and the scores measure what they say."""
+"""Tests the standard tasks: inputs and targets as in the papers, and the scores."""
 
 import math
 from functools import partial
@@ -132,7 +132,7 @@ def test_pixels_are_read_row_by_row():
 
 def test_bigram_model_counts_pairs():
     text = data.Text(np.array([0, 1, 0, 1, 1], np.uint8), np.array([1, 0], np.uint8), "ab")
-    # After b there is one a and one b, and 1 is added to each count.
+    # b is followed by one a and one b, and 1 is added to each count.
     assert char_lm.bigram(text) == pytest.approx(math.log(2))
 
 

@@ -1,4 +1,4 @@
-"""Bidirectional layers: two calls of `unroll`, also with padding, resets and noise."""
+"""Bidirectional layers equal two calls of `unroll`, also with padding, resets and noise."""
 
 from functools import partial
 

@@ -97,7 +97,7 @@ def test_zoneout_keeps_units_of_the_old_state_at_its_rate():
         h = ys[t]
     rate_of_unit = np.stack(kept).mean((0, 1))
     assert abs(rate_of_unit.mean() - 0.3) < 0.03
-    assert rate_of_unit.std() < 0.2  # every step and unit has a draw of its own
+    assert rate_of_unit.std() < 0.2  # every step and unit is drawn independently
     assert (kept[0] != kept[1]).any()
     expected = gj.zoneout(cell, 0.3).deterministic().step(p.params, p.h0, p.xs[0])[0]
     assert_close(expected, 0.3 * p.h0 + 0.7 * cell.step(p.params, p.h0, p.xs[0])[0])
@@ -125,7 +125,7 @@ def test_a_rate_of_zero_returns_the_cell_itself_and_equal_rates_make_equal_cells
 
 @pytest.mark.parametrize("name", ["gru", "gru_reset_after", "lstm", "elman_tanh"])
 def test_variational_dropout_uses_one_mask_per_sequence_on_the_operands_of_the_matmuls(name):
-    """Dropping inputs and state equals scaling rows of W and U, the same at every step."""
+    """Dropping inputs and states equals scaling rows of W and U in the same way at every step."""
     cell, rate = CELLS[name], 0.4
     p = problem(cell, batch=())
     dropped = gj.variational_dropout(cell, inputs=rate, state=rate)

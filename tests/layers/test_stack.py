@@ -1,4 +1,4 @@
-"""Stacks: one layer after the other, in every option that `unroll` has."""
+"""Stacks equal their layers one after the other, with every option of `unroll`."""
 
 from functools import partial
 
@@ -125,7 +125,7 @@ DROPPED = gj.stack([gj.gru(), gj.gru()], dropout=0.4)
 @pytest.mark.parametrize("variational", [False, True])
 def test_dropout_acts_between_layers_and_its_mask_depends_on_the_key(variational):
     ones = jnp.ones
-    identity = gj.Cell(  # outputs its input, so the second layer outputs what dropout leaves of it
+    identity = gj.Cell(  # outputs its input, so the second layer shows what dropout left of it
         init=lambda key, D, H: {"U": jnp.zeros((H, H))},
         project=lambda params, xs: xs,
         gates=lambda params, u, h: u,
