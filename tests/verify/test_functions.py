@@ -103,6 +103,16 @@ def test_custom_jvp_rules_are_replaced_and_jaxs_own_are_kept():
     assert report.header["JAX's own rules kept"] == ["relu (custom_jvp)"]
 
 
+def test_a_custom_jvp_whose_nondiff_argnums_are_passed_by_keyword_is_verified():
+    def sine(factor):
+        f = jax.custom_jvp(lambda x, n: jnp.sin(n * x), nondiff_argnums=(1,))
+        f.defjvp(lambda n, primals, tangents: (jnp.sin(n * primals[0]), factor * n * jnp.cos(n * primals[0]) * tangents[0]))
+        return lambda x: f(x, n=3)
+
+    assert fast(sine(1.0), X).ok
+    assert fast(sine(1.1), X)["gradient"].differences[0].likely_cause == "a factor of 1.1"
+
+
 def test_leaves_are_named_by_the_signature():
     def loss(params, /, xs, *rest, scale=1.0):
         return sum(x.sum() for x in (*jax.tree.leaves(params), xs, *rest)) * scale
