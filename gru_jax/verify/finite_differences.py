@@ -37,7 +37,7 @@ class DirectionalDerivative(NamedTuple):
         by_rule: <bwd(u), v>.
         by_differences: The extrapolated difference with the smallest uncertainty.
         uncertainty: The distance to the neighbouring extrapolations, or the rounding error if that
-            is larger.
+            is larger. Infinite if every extrapolation uses a value that is NaN or infinite.
         converged: Whether neighbouring steps agree to a few per cent, or up to rounding.
         size: Typical size of a derivative along a random direction: ‖bwd(u)‖, or the magnitude of
             `by_differences` if that is larger.
@@ -50,6 +50,12 @@ class DirectionalDerivative(NamedTuple):
     converged: bool
     size: float
     slope: float | None
+
+    @property
+    def error(self) -> float:
+        """The distance between the two derivatives. Infinite if one of them is not finite."""
+        error = abs(self.by_rule - self.by_differences)
+        return error if math.isfinite(error) else math.inf
 
     def allowed_error(self, rtol: float) -> float:
         """Returns the largest difference allowed between `by_rule` and `by_differences`."""
@@ -81,8 +87,11 @@ def directional_derivative(
     extrapolated = [(16 * fine - coarse) / 15 for coarse, fine in pairwise(central)]
     rounding = [16 * eps * magnitude / h for h in steps]
     triples = zip(extrapolated, extrapolated[1:], extrapolated[2:], rounding[3:], strict=False)
-    uncertainties = [max(abs(one - two), abs(two - three), r) for one, two, three, r in triples]
-    best = int(np.argmin(uncertainties)) if all(map(math.isfinite, uncertainties)) else 0
+    uncertainties = [
+        max(abs(one - two), abs(two - three), r) if math.isfinite(one + two + three) else math.inf
+        for one, two, three, r in triples
+    ]
+    best = int(np.argmin(uncertainties))
     estimate, uncertainty = extrapolated[best], uncertainties[best]
     remainders = [abs(a - value - h * by_rule) for a, h in zip(ahead, steps, strict=True)]
     return DirectionalDerivative(
@@ -90,7 +99,7 @@ def directional_derivative(
         by_differences=estimate,
         uncertainty=uncertainty,
         converged=8 * uncertainty <= UNDECIDED_ABOVE * abs(estimate) or uncertainty <= 4 * rounding[best + 3],
-        size=max(float(np.linalg.norm(gradient)), abs(estimate)),
+        size=max(filter(math.isfinite, (float(np.linalg.norm(gradient)), abs(estimate))), default=0.0),
         slope=_slope(steps, remainders, 64 * eps * magnitude),
     )
 

@@ -261,6 +261,31 @@ def test_the_numerical_check_leaves_a_chaotic_function_undecided():
     assert report["numerical"].status == "NOT CHECKED"
 
 
+def square_root(sign):
+    """Returns √x with a rule whose gradient has this sign. √x is NaN for negative x."""
+    return custom_vjp(jnp.sqrt, lambda x: (jnp.sqrt(x), x), lambda x, u: (sign * u / (2 * jnp.sqrt(x)),))
+
+
+def test_the_numerical_check_leaves_out_steps_that_leave_the_domain():
+    """The large steps reach negative x in one entry, where the values are NaN."""
+    x = np.array([900, 0.05, 400, 650], np.float32)
+    assert gj.verify_vjp(square_root(1), x, checks=("numerical",))["numerical"].status == "PASS"
+    assert gj.verify_vjp(square_root(-1), x, checks=("numerical",))["numerical"].status == "FAIL"
+
+
+def test_the_numerical_check_does_not_decide_if_all_differences_are_nan():
+    at_zero = gj.verify_vjp(square_root(1), np.array([900.0, 1e-30], np.float32), checks=("numerical",))
+    assert at_zero["numerical"].status == "NOT CHECKED"
+    assert "(NaN or infinity)" in at_zero["numerical"].text
+
+
+@pytest.mark.parametrize("check", ["numerical", "dot_product"])
+def test_a_gradient_of_nan_fails(check):
+    """NaN compares as False with every tolerance."""
+    f = with_faulty_rule(lambda x: jnp.sin(x), gradients=lambda g: (g[0] * jnp.nan,))
+    assert gj.verify_vjp(f, X, checks=(check,))[check].status == "FAIL"
+
+
 def test_the_dot_product_check_names_the_wrong_leaf():
     report = gj.verify_vjp(with_faulty_rule(dense, gradients=lambda g: (g[0], g[1] * 1.001)), X, W, checks=("dot_product",))
     assert report.wrong_leaves == ("w",)
