@@ -1,18 +1,19 @@
 """Verifies custom VJPs against autodiff: `verify_vjp`, `assert_vjp`, `python -m gru_jax.verify`.
 
-The public names are imported below. Four words recur in this package:
+The public names are imported below. Five words recur in this package:
 
     rule         a custom derivative, attached with `jax.custom_vjp` or `jax.custom_jvp`
     primal       the function that a rule is attached to
     reference    the trusted function: by default the function to verify, without its rules
     leaf         one array of the arguments, for example params.U_h
+    scale        the largest magnitude in a leaf's gradient, which relative errors refer to
 
 To understand how a verification works, read the modules in this order:
 
     api                    verify_vjp: chooses the checks, runs them and reports
     verification           what all checks share
     function               the function to verify, as a function of real arrays
-    reference              the reference
+    reference              the same function without its rules
     precision              the precisions to run in
     programs               compiling equal programs once
     evaluation             the values and gradients of one run

@@ -103,7 +103,7 @@ def _print_summary(reports: dict[str, Report]) -> None:
 def _import_case(name: str) -> Callable[[], Any]:
     module, colon, attribute = name.partition(":")
     if not (module and colon and attribute):
-        raise UsageError(f"case must have the form package.module:case, got {name!r}")
+        raise UsageError(f"case must have the form package.module:case, got {name!r}; an example is tests.my_rules:gru_case")
     try:
         found = importlib.import_module(module)
     except ModuleNotFoundError as error:

@@ -94,9 +94,9 @@ def verify_vjp(
     If the reference cannot be differentiated in reverse mode, for example because it contains a
     `while_loop`, "fast" also runs `numerical`, which then decides.
 
-    A leaf may differ by 8·√n·eps times its largest entry, where n is the length of the longest sum.
-    A larger difference fails only if it also exceeds the measured effect of rounding. x64 may be
-    off. Its setting is restored afterwards.
+    Errors are relative to the largest entry of a leaf's gradient. An error of 8·√n·eps is allowed,
+    where n is the length of the longest sum. A larger error is a failure only if it also exceeds
+    the measured effect of rounding. x64 may be off. Its setting is restored afterwards.
 
     Cost: "fast" compiles two programs and "all" about thirty. Each runs a few dozen times. Equal
     programs are compiled once.
