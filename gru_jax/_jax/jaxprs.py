@@ -53,7 +53,15 @@ def call_instead(equation: JaxprEqn, jaxpr: Any) -> JaxprEqn:
     """Returns an equation that calls `jaxpr` with the operands and results of `equation`."""
     operands, results = len(equation.invars), len(equation.outvars)
     template = jax.make_jaxpr(jax.jit(lambda *xs: [jnp.zeros(())] * results))(*[jnp.zeros(())] * operands).jaxpr.eqns[-1]
-    return equation.replace(primitive=template.primitive, params={**template.params, "jaxpr": jaxpr})
+    return equation.replace(
+        primitive=template.primitive, params={**template.params, "jaxpr": map_jaxprs(_without_argument_names, jaxpr)}
+    )
+
+
+def _without_argument_names(jaxpr: Any) -> Any:
+    # If a custom_jvp function gets its nondiff_argnums by keyword, the debug information of its
+    # jaxpr also names those arguments. JAX raises an AssertionError when it compiles a call of it.
+    return jaxpr.replace(debug_info=jaxpr.debug_info._replace(arg_names=None))
 
 
 def as_function(jaxpr: Any) -> Any:

@@ -1,22 +1,34 @@
 """Verifies custom VJPs against autodiff: `verify_vjp`, `assert_vjp`, `python -m gru_jax.verify`.
 
-Public are the names below. To understand how a verification works, read the files in this order:
+The public names are imported below. Five words recur in this package:
 
-    api                    verify_vjp: chooses the checks, runs them, reports
-    verification           what the checks share
-    function               the function and its arguments, as a function of real arrays
-    reference              the same function without its custom rules
-    precision, programs    the precisions to run in; compiling once
-    evaluation             values and gradients of one run
-    comparison             two gradients, leaf by leaf
-    tolerances             the error that rounding may cause, from the jaxpr
-    rounding_noise         the error that rounding does cause, measured
+    rule         a custom derivative, attached with `jax.custom_vjp` or `jax.custom_jvp`
+    primal       the function that a rule is attached to
+    reference    the trusted function: by default the function to verify, without its rules
+    leaf         one array of the arguments, for example params.U_h
+    scale        the largest magnitude in a leaf's gradient, which relative errors refer to
+
+To understand how a verification works, read the modules in this order:
+
+    api                    verify_vjp: chooses the checks, runs them and reports
+    verification           what all checks share
+    function               the function to verify, as a function of real arrays
+    reference              the same function without its rules
+    precision              the precisions to run in
+    programs               compiling equal programs once
+    evaluation             the values and gradients of one run
+    eager_run              one run without jit
+    comparison             comparing two gradients leaf by leaf
+    tolerances             how large rounding errors may be, estimated from the jaxpr
+    rounding_noise         how large rounding errors are, measured
+    finite_differences     derivatives from values of the function
+    transformed            gradients under vmap, scan, checkpoint and shard_map
     checks/                one function for each check
     likely_causes          what is probably wrong with a rule
-    report                 the result, as an object, text and JSON
+    report                 the result as an object, as text and as JSON
 
-Only `cases`, the built-in cells for the command line, knows the rest of gru_jax. Otherwise this
-package imports nothing from gru_jax but what differs between JAX versions.
+Only `cases`, which lists the built-in cells for the command line, imports the rest of gru_jax. The
+other modules import only `gru_jax._jax`, which holds what differs between JAX versions.
 """
 
 from gru_jax.verify.api import assert_vjp as assert_vjp

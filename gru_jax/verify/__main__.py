@@ -1,12 +1,12 @@
 """The command `python -m gru_jax.verify`: verifies the built-in cells, or a case of your own.
 
-    python -m gru_jax.verify                          a table of all built-in cells and options
-    python -m gru_jax.verify --only gru               those whose name begins with "gru"
-    python -m gru_jax.verify package.module:case      the function and arguments that case() returns
+    python -m gru_jax.verify                          verifies all built-in cells and options
+    python -m gru_jax.verify --only gru               verifies those whose name begins with "gru"
+    python -m gru_jax.verify package.module:case      verifies what case() returns
 
-A case returns `(fun, args)` or `(fun, args, options)`, where `args` is a tuple and `options` a dict
-of options of `verify_vjp`. The exit status is 0 if no check failed, 1 if one did, and 2 if the case
-could not be run.
+A case returns `(fun, args)` or `(fun, args, options)`, where `args` is a tuple and `options` is a
+dict of options for `verify_vjp`. The exit status is 0 if no check failed, 1 if a check failed, and
+2 if the case could not be run.
 """
 
 import argparse
@@ -23,24 +23,24 @@ _CASE_FORMAT = "it must return (fun, args) or (fun, args, options), with args a 
 
 
 class UsageError(Exception):
-    """A case that cannot be run. The message tells why."""
+    """Raised if a case cannot be run. The message says why and what to change."""
 
 
 def main(argv: list[str] | None = None) -> int:
     """Runs the command line and returns its exit status.
 
     Example:
-        >>> main(["not-a-case"])  # prints what a case must look like
+        >>> main(["not-a-case"])  # prints how to name a case, to stderr
         2
 
     Args:
-        argv: The arguments. Defaults to those of the process.
+        argv: The command-line arguments. Defaults to `sys.argv[1:]`.
     """
     parser = argparse.ArgumentParser("python -m gru_jax.verify", description="Verifies custom VJPs against autodiff.")
     parser.add_argument("case", nargs="?", help="package.module:case, a function that returns (fun, args[, options])")
     parser.add_argument("--json", action="store_true", help="print JSON instead of text")
-    parser.add_argument("--only", default="", metavar="PREFIX", help="verify the built-in cases whose name begins with PREFIX")
-    parser.add_argument("--checks", help='"all", "fast", or names separated by commas, for example all,-second_order')
+    parser.add_argument("--only", default="", metavar="PREFIX", help="verify the built-in cases whose names begin with PREFIX")
+    parser.add_argument("--checks", help='"all", "fast", or names separated by commas, for example: all,-second_order')
     given = parser.parse_args(argv)
     options = {"checks": tuple(given.checks.split(","))} if given.checks else {}
     try:
@@ -63,7 +63,9 @@ def _verify_built_in(prefix: str, options: dict[str, Any], *, as_json: bool) -> 
 
     chosen = {name: make for name, make in cases().items() if name.startswith(prefix)}
     if not chosen:
-        raise UsageError(f"--only must begin the name of a built-in case, got {prefix!r}; there are {', '.join(cases())}")
+        raise UsageError(
+            f"--only must be the start of a built-in case's name, got {prefix!r}; the names are {', '.join(cases())}"
+        )
     width = max(map(len, chosen))
     reports: dict[str, Report] = {}
     if not as_json:
@@ -80,7 +82,7 @@ def _verify_built_in(prefix: str, options: dict[str, Any], *, as_json: bool) -> 
 
 
 def _table_row(name: str, report: Report, width: int) -> str:
-    """Returns a line of the table, whose last column names the checks that could not run."""
+    """Returns one row of the table. The last column names requested checks that could not run."""
     passed = len(report.with_status(PASS))
     skipped = [check.name for check in report.with_status(NOT_CHECKED) if check.requested]
     check = report["gradient"]
@@ -95,20 +97,21 @@ def _print_summary(reports: dict[str, Report]) -> None:
         if not report.ok:
             print(f"\n{name}\n{report}")
     failed = sum(not report.ok for report in reports.values())
-    print(f"\n{FAIL if failed else PASS}: {len(reports) - failed} of {len(reports)} cases have no failed check")
+    print(f"\n{FAIL if failed else PASS}: {failed} of {len(reports)} cases failed")
 
 
 def _import_case(name: str) -> Callable[[], Any]:
     module, colon, attribute = name.partition(":")
     if not (module and colon and attribute):
-        raise UsageError(f"case must have the form package.module:case, got {name!r}")
+        raise UsageError(f"case must have the form package.module:case, got {name!r}; an example is tests.my_rules:gru_case")
     try:
         found = importlib.import_module(module)
     except ModuleNotFoundError as error:
-        raise UsageError(f"case must name an importable module, got {module!r} ({error}); run where it is found") from error
+        fix = "run the command in the folder that contains the module, or set PYTHONPATH"
+        raise UsageError(f"case must name an importable module, got {module!r} ({error}); {fix}") from error
     make = getattr(found, attribute, None)
     if not callable(make):
-        raise UsageError(f"case must name a function of {module}, got {attribute!r}; {_CASE_FORMAT}")
+        raise UsageError(f"case must name a function in {module}, got {attribute!r}; {_CASE_FORMAT}")
     return make
 
 

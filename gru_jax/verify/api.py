@@ -1,4 +1,4 @@
-"""`verify_vjp` and `assert_vjp`: chooses the checks, runs them, and reports."""
+"""`verify_vjp` and `assert_vjp`: choose the checks, run them, and report."""
 
 import platform
 from collections.abc import Callable, Iterable, Sequence
@@ -25,9 +25,10 @@ def verify_vjp(
 ) -> Report:
     """Verifies that the custom rules in a function compute the right gradient.
 
-    Compares `fun` at `args` with autodiff of the same function, in which every custom rule, at any
-    depth, is replaced by its primal. The report names each wrong leaf, its error and the likely
-    cause.
+    Compares the gradient of `fun` at `args` with autodiff of the same function without its custom
+    rules. A rule (`jax.custom_vjp` or `jax.custom_jvp`) is found at any depth and replaced by the
+    function that it is attached to. JAX's own rules, such as that of `jax.nn.relu`, are kept. The
+    report names each wrong leaf, its error and the likely cause.
 
     Example:
         >>> import jax, jax.numpy as jnp
@@ -38,60 +39,64 @@ def verify_vjp(
         >>> report.ok, report.wrong_leaves
         (False, ('x',))
         >>> report["gradient"].differences[0].likely_cause
-        'the sign'
+        'wrong sign'
 
     Args:
         fun: A function of pytrees that returns a pytree. It may be decorated, jitted, a partial or
             a bound method.
-        *args: Its arguments. Random values with axes of different sizes hide the fewest faults.
-            Integers, booleans, keys, strings and other objects are passed on, and not
+        *args: Its arguments. Random values and axes of different sizes reveal the most faults.
+            Integers, booleans, keys, strings and other objects are passed to `fun`, and not
             differentiated.
-        reference: A trusted function of the same arguments, whose autodiff to compare with.
-            Defaults to `fun` without its rules.
-        checks: "all"; "fast"; the name of a check; or several names, of which those with a minus
-            are left out, such as ("all", "-second_order"). Defaults to "all".
-        rtol: The relative error to allow if it is larger than that of rounding, for example for a
-            solver of limited accuracy. Defaults to rounding alone.
+        reference: A trusted function of the same arguments, whose autodiff gives the expected
+            gradient. Defaults to `fun` without its rules.
+        checks: "all", "fast", the name of a check, or a sequence of these. A minus before a name
+            leaves that check out, as in ("all", "-second_order"). Defaults to "all".
+        rtol: Relative error to allow even if rounding cannot explain it, for example the tolerance
+            of an iterative solver. Defaults to 0.
         key: PRNG key for random cotangents and directions. Defaults to `jax.random.key(0)`.
 
     Returns:
-        A `Report`. `report.ok` tells whether no check failed.
+        A `Report`. `report.ok` is True if no check failed.
 
     Raises:
         TypeError: If `fun` is not callable.
-        ValueError: If no argument or output is floating, an argument is not finite, a check is
-            unknown, `rtol` is not in [0, 1), or the reference returns other shapes than `fun`.
+        ValueError: If no argument or no output is floating, an argument contains NaN or infinity,
+            `checks` contains an unknown name or selects nothing, `rtol` is not in [0, 1), or the
+            reference returns other shapes than `fun`.
 
-    The checks, of which "fast" are the first seven:
+    These are the checks. The first seven are the "fast" ones. bwd(u) is the gradient that the rule
+    returns for the cotangent u:
 
     ============  ==================================================================================
     Check         What must hold
     ============  ==================================================================================
     primal        The forward rule returns what the function returns.
     structure     Cotangents and outputs have the right type, shape, dtype and weak type.
-    gradient      Every leaf agrees in float64, for random cotangents on every output.
-    cotangents    The gradient agrees for the cotangent of each output alone.
+    gradient      Each leaf's gradient agrees with autodiff, in float64, for random cotangents.
+    cotangents    The gradient also agrees if only one output has a cotangent.
     linearity     bwd(0) = 0 and bwd(8u) = 8 bwd(u) bit for bit, and bwd(u + v) = bwd(u) + bwd(v).
-    inputs        The inputs let a fault show: no leaf is constant, zero or without influence.
-    guard         There is a rule to verify, and planted faults are found.
-    native        The gradient agrees in the dtypes given, relative to autodiff's own error.
-    numerical     The gradient agrees with differences of the function's values.
-    dot_product   <u, Jv> = <bwd(u), v>, with v in one leaf at a time.
-    second_order  Reverse over reverse and forward over reverse agree.
-    determinism   Without `jit`, a second run gives the same bits.
-    eager         The gradient without `jit` is that with `jit`.
-    vmap          A batched gradient is a loop over gradients.
-    scan          The gradient of a scan, and in the body of a scan, is right.
+    inputs        The inputs can reveal faults: no leaf is constant, zero or without influence.
+    guard         The function has a rule, and the comparison finds planted faults.
+    native        In the dtypes of the arguments, the rule is about as exact as autodiff.
+    numerical     The gradient agrees with finite differences of the function's values.
+    dot_product   <u, Jv> = <bwd(u), v>, with v in one leaf at a time. J is the Jacobian.
+    second_order  Second derivatives agree: reverse over reverse, and forward over reverse.
+    determinism   Without `jit`, a second run returns the same bits.
+    eager         The gradient is the same with and without `jit`.
+    vmap          The gradient of the vmapped function equals a loop over gradients.
+    scan          The gradient of a scan, and a gradient taken in the body of a scan, are right.
     checkpoint    `jax.checkpoint` does not change the gradient.
-    shard_map     A gradient on two devices is right.
+    shard_map     The gradient is right on two devices.
     flags         `jax_custom_vjp3` and `jax_remat3` do not change the gradient.
-    edges         At zeros, huge numbers, NaN and infinity, the gradient agrees with autodiff's.
+    edges         At zeros, huge numbers, NaN and infinity, the gradient agrees with autodiff.
     ============  ==================================================================================
 
-    If the reference has no reverse mode, as with a `while_loop`, "fast" also runs `numerical`,
-    which then decides. The tolerance is 8·√n·eps of the largest entry of a leaf, where n is the
-    length of the longest sum. Before a larger error counts, the effect of rounding is measured. x64
-    need not be on, and its setting is unchanged afterwards.
+    If the reference cannot be differentiated in reverse mode, for example because it contains a
+    `while_loop`, "fast" also runs `numerical`, which then decides.
+
+    Errors are relative to the largest entry of a leaf's gradient. An error of 8·√n·eps is allowed,
+    where n is the length of the longest sum. A larger error is a failure only if it also exceeds
+    the measured effect of rounding. x64 may be off. Its setting is restored afterwards.
 
     Cost: "fast" compiles two programs and "all" about thirty. Each runs a few dozen times. Equal
     programs are compiled once.
@@ -115,7 +120,7 @@ def verify_vjp(
 
 
 def assert_vjp(fun: Callable[..., Any], *args: Any, **options: Any) -> None:
-    """Asserts that the custom rules in a function compute the right gradient. For test suites.
+    """Asserts that the custom rules in a function compute the right gradient. Use it in tests.
 
     Example:
         >>> import jax, jax.numpy as jnp
@@ -140,7 +145,8 @@ def assert_vjp(fun: Callable[..., Any], *args: Any, **options: Any) -> None:
 def _run_checks(verification: Verification, names: Sequence[str]) -> list[Check]:
     """Runs the named checks.
 
-    If the rule raises, only `structure` fails, or a check `rule` if `structure` was not requested.
+    If the rule raises, no other check runs and `structure` fails. If `structure` was not requested,
+    a check named `rule` fails instead.
     """
     failure = _rule_failure(verification)
     results = []
@@ -150,19 +156,19 @@ def _run_checks(verification: Verification, names: Sequence[str]) -> list[Check]
         elif failure and name == "structure":
             results.append(Check(name, FAIL, failure))
         elif failure:
-            results.append(Check(name, NOT_CHECKED, "the rule raises"))
+            results.append(Check(name, NOT_CHECKED, "the rule raises, so it returns nothing to check"))
         else:
             try:
                 results.append(check(verification))
             except Exception as error:
-                results.append(Check(name, FAIL, f"raises {short_message(error)}"))
+                results.append(Check(name, FAIL, f"running this check raises {short_message(error)}"))
     if failure and "structure" not in names:
         results.append(Check("rule", FAIL, failure))
     return results
 
 
 def _rule_failure(verification: Verification) -> str:
-    """Returns what the rule raises. Empty if it runs."""
+    """Returns a message with the error that the rule raises. Empty if the rule runs."""
     try:
         verification.rule(verification.cotangents)
     except Exception as error:
@@ -179,18 +185,19 @@ def _choose_checks(requested: Sequence[str]) -> list[str]:
         if plain not in ALL_CHECKS and name not in groups:
             raise ValueError(
                 f"checks must be 'all', 'fast' or names of checks, got {name!r}; "
-                f"the names are {', '.join(ALL_CHECKS)}, and a minus before a name leaves it out"
+                f"the names are {', '.join(ALL_CHECKS)}; a minus before a name leaves that check out"
             )
         chosen = [other for other in chosen if other != plain] if name != plain else chosen + groups.get(name, [name])
     if not chosen:
         raise ValueError(
-            f"checks must leave a check to run, got {requested!r}; "
-            "name a group before the checks to leave out, as in ('all', '-second_order')"
+            f"checks must select at least one check, got {requested!r}; "
+            "put a group before the checks to leave out, as in ('all', '-second_order')"
         )
     return chosen
 
 
 def _header(verification: Verification, seed: Sequence[int]) -> dict[str, Any]:
+    """Returns how the verification was run: versions, device, settings, seed, rules and leaves."""
     flags = {flag: getattr(jax.config, flag, "absent") for flag in ("jax_custom_vjp3", "jax_remat3")}
     precisions, rules = verification.precisions, verification.reference.rules
     rms = lambda leaf: float(np.sqrt((leaf**2).mean())) if leaf.size else 0.0

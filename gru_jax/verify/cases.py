@@ -1,6 +1,6 @@
 """The built-in cells and their options as cases for `verify_vjp`.
 
-Only this file of the package knows a cell.
+This is the only module of the package that imports cells.
 """
 
 from collections.abc import Callable
@@ -28,7 +28,7 @@ class Case(NamedTuple):
 
 
 class Sizes(NamedTuple):
-    """The sizes of the arguments of a case. All differ by default, so that swapped axes show."""
+    """The sizes of the arguments of a case. By default all differ, so that swapped axes show."""
 
     steps: int = T
     batch: tuple[int, ...] = (B,)
@@ -56,9 +56,10 @@ def cells() -> dict[str, Any]:
 
 
 def cases() -> dict[str, Callable[[], Case]]:
-    """Returns a function that makes the case, for each name.
+    """Returns the functions that make the cases, by name.
 
-    A cell without options gets every check. Its options and sizes get the fast ones.
+    A cell with default options and sizes gets every check. Other options and sizes get the fast
+    checks.
 
     Example:
         >>> fun, args, options = cases()["gru, reverse"]()
@@ -133,7 +134,7 @@ def _step(cell: Any) -> Case:
         return gj.step(cell, params, h0, x, reset=reset, reset_state=reset_state)
 
     args = (params, h0, xs[0], jnp.array([True, False, False]), _random_like(h0, 6))
-    # `step` has no custom rule for the guard to find: autodiff differentiates it.
+    # Autodiff differentiates `gj.step`. It has no custom rule, so the check `guard` would fail.
     return Case(step, args, {"checks": ("fast", "numerical", "-guard")})
 
 

@@ -1,4 +1,4 @@
-"""Comparing two lists of arrays leaf by leaf, and describing where they differ."""
+"""Compares two lists of arrays leaf by leaf, and describes where they differ."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,18 +10,20 @@ from gru_jax.verify.function import Arrays
 
 @dataclass(frozen=True)
 class Difference:
-    """A leaf that is further from its reference than rounding explains.
+    """A leaf that differs from its expected value by more than is allowed.
 
     Attributes:
         leaf: Name of the leaf or output.
-        error: Largest error, relative to `scale`.
+        error: Largest error, relative to `scale`. Infinite if an entry is wrong at any tolerance,
+            for example NaN instead of a number.
         allowed: Largest error allowed, relative to `scale`.
-        scale: Largest magnitude of an entry of the reference.
-        index: Where the largest error is.
-        value: The entry there.
-        expected: The entry of the reference there.
-        condition: The cotangents or inputs under which the error shows.
-        likely_cause: What is probably wrong with the rule. Empty if nothing suggests itself.
+        scale: Largest magnitude of an expected entry.
+        index: Index of the entry with the largest error. Empty for a scalar, and where no single
+            entry is wrong.
+        value: What was found at `index`. NaN if the shapes differ.
+        expected: What was expected at `index`. NaN if the shapes differ.
+        condition: The cotangents or inputs that show the error, in words.
+        likely_cause: What is probably wrong with the rule. Empty if no cause is recognised.
     """
 
     leaf: str
@@ -36,16 +38,17 @@ class Difference:
 
     def __str__(self) -> str:
         at = f" at {list(self.index)}" if self.index else ""
-        size = f"off by {self.error:.1e} of its scale{at}" if np.isfinite(self.error) else f"not finite like its reference{at}"
-        values = f"got {self.value:.10g}, expected {self.expected:.10g} (allowed {self.allowed:.1e})"
-        text = f"{self.leaf}: {size}, {self.condition}: {values}"
+        error = f"relative error {self.error:.1e} (allowed {self.allowed:.1e})" if np.isfinite(self.error) else "wrong"
+        shapes_differ = np.isnan(self.value) and np.isnan(self.expected)
+        values = "" if shapes_differ else f": got {self.value:.10g}, expected {self.expected:.10g}"
+        text = f"{self.leaf}: {error}{at}{values} ({self.condition})"
         return f"{text}\nlikely cause: {self.likely_cause}" if self.likely_cause else text
 
 
 def leaf_scales(reference: Sequence[np.ndarray]) -> list[float]:
-    """Returns the largest finite magnitude in each leaf.
+    """Returns the scale of each leaf, which is the largest finite magnitude of its entries.
 
-    For a leaf of zeros, returns the largest magnitude in all leaves.
+    The scale of a leaf of zeros is the largest magnitude in any leaf, or 1 if all are zero.
     """
     own = [float(np.abs(leaf, where=np.isfinite(leaf), out=np.zeros(leaf.shape)).max(initial=0)) for leaf in reference]
     return [scale or max(own, default=0.0) or 1.0 for scale in own]
@@ -54,7 +57,7 @@ def leaf_scales(reference: Sequence[np.ndarray]) -> list[float]:
 def entry_errors(got: np.ndarray, expected: np.ndarray) -> np.ndarray:
     """Returns |got − expected| for each entry.
 
-    The error is 0 if both are NaN or the same infinity, and infinite if only one is.
+    The error is 0 if both entries are NaN or the same infinity. It is infinite if only one is.
     """
     same = (got == expected) | (np.isnan(got) & np.isnan(expected))
     with np.errstate(invalid="ignore"):
@@ -75,7 +78,7 @@ def compare_leaves(
     relative_tolerance: float,
     absolute_tolerances: Sequence[float] | None = None,
 ) -> list[Difference]:
-    """Returns the leaves of `got` that differ from `expected` by more than both tolerances.
+    """Returns the leaves whose error exceeds both the relative and the absolute tolerance.
 
     Args:
         names: Names of the leaves.
@@ -83,8 +86,8 @@ def compare_leaves(
         expected: The arrays they should equal.
         condition: The cotangents or inputs under which they were computed.
         relative_tolerance: Largest error allowed, relative to a leaf's scale.
-        absolute_tolerances: Largest error allowed in each leaf, for example by rounding. Defaults
-            to zeros.
+        absolute_tolerances: Largest absolute error allowed in each leaf, for example the measured
+            effect of rounding. Defaults to zeros.
     """
     found = []
     noise = [0.0] * len(expected) if absolute_tolerances is None else absolute_tolerances
@@ -113,10 +116,10 @@ def compare_leaves(
 
 
 def ulp_histogram(got: Arrays, expected: Arrays) -> dict[str, int]:
-    """Counts entries by their distance from the reference in units in the last place (ulps).
+    """Counts entries by their error in units in the last place (ulps).
 
-    The counts help to diagnose a failure and never decide one: if gates saturate, a correct rule
-    may be many units of a vanishing number away.
+    The counts help to diagnose a failure. They never decide one: where gates saturate, gradients
+    are close to zero, and a right rule may be wrong by many ulps.
     """
     tiny = np.finfo(np.float64).tiny
     ulps = [entry_errors(a, b) / np.spacing(np.maximum(np.abs(b), tiny)) for a, b in zip(got, expected, strict=True)]

@@ -1,4 +1,4 @@
-"""Running a rule without `jit`, which shows types and devices that tracing hides."""
+"""Runs a rule without `jit`, which shows types and devices that tracing hides."""
 
 from typing import Any, NamedTuple
 
@@ -11,7 +11,7 @@ from gru_jax.verify.precision import Precision
 
 
 class EagerRun(NamedTuple):
-    """What a rule returns without `jit`, unconverted.
+    """What a rule returns without `jit`, before any conversion.
 
     Attributes:
         forward_outputs: Floating outputs of the forward rule.
@@ -25,7 +25,7 @@ class EagerRun(NamedTuple):
 
 
 def run_eagerly(function: FlatFunction, precision: Precision, cotangents: Arrays) -> EagerRun:
-    """Runs the rule at the arguments as given, complex ones included."""
+    """Runs the rule without `jit` at the arguments as given. Complex arrays are not split."""
     with precision.active():
         forward, pullback = jax.vjp(lambda *leaves: floating_outputs(function, leaves), *function.leaves)
         us = [_as_cotangent(u, y) for u, y in zip(cotangents, forward, strict=True)]

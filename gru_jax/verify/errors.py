@@ -1,4 +1,4 @@
-"""How a report quotes an exception."""
+"""The form in which a report quotes an exception."""
 
 
 def short_message(error: BaseException) -> str:

@@ -1,4 +1,4 @@
-"""Evaluating a function and its gradients, with results in float64 on the host."""
+"""Evaluates a function and its gradients, with results in float64 on the host."""
 
 from collections.abc import Callable
 from typing import NamedTuple
@@ -10,13 +10,13 @@ from gru_jax.verify.programs import Runner
 
 
 class Evaluation(NamedTuple):
-    """The values and gradients from one run.
+    """The values and gradients of one run.
 
     Attributes:
         outputs: Floating outputs of the function.
         other_outputs: Its integer and boolean outputs.
         forward_outputs: The floating outputs as the forward rule returns them.
-        gradients: Cotangents of the leaves.
+        gradients: The gradient of each leaf.
     """
 
     outputs: Arrays
@@ -26,7 +26,7 @@ class Evaluation(NamedTuple):
 
 
 def forward_and_gradients(function: RealFunction) -> Callable[..., tuple[Arrays, Arrays]]:
-    """Returns (leaves, nondiff_args, cotangents) ↦ (forward rule's outputs, leaf cotangents)."""
+    """Returns the function (leaves, nondiff_args, cotangents) ↦ (forward outputs, gradients)."""
 
     def run(leaves, nondiff_args, cotangents):
         forward, pullback = jax.vjp(lambda *leaves: function(leaves, nondiff_args).floating, *leaves)
@@ -36,12 +36,12 @@ def forward_and_gradients(function: RealFunction) -> Callable[..., tuple[Arrays,
 
 
 def gradients(function: RealFunction) -> Callable[..., Arrays]:
-    """Returns (leaves, nondiff_args, cotangents) ↦ leaf cotangents."""
+    """Returns the function (leaves, nondiff_args, cotangents) ↦ gradients."""
     return lambda leaves, nondiff_args, cotangents: forward_and_gradients(function)(leaves, nondiff_args, cotangents)[1]
 
 
 def evaluate(function: RealFunction) -> Callable[..., Evaluation]:
-    """Returns (leaves, nondiff_args, cotangents) ↦ `Evaluation`."""
+    """Returns the function (leaves, nondiff_args, cotangents) ↦ `Evaluation`."""
     return lambda leaves, nondiff_args, cotangents: Evaluation(
         *function(leaves, nondiff_args), *forward_and_gradients(function)(leaves, nondiff_args, cotangents)
     )
@@ -50,7 +50,7 @@ def evaluate(function: RealFunction) -> Callable[..., Evaluation]:
 class CachedEvaluation:
     """Evaluates a function and its gradients, and caches the results.
 
-    Several checks look at the same cotangents. Results are cached by the identity of the arrays.
+    Several checks use the same cotangents. Results are cached by the identity of the arrays.
     """
 
     def __init__(self, runner: Runner, leaves: Arrays) -> None:
@@ -59,7 +59,7 @@ class CachedEvaluation:
         self._results: dict[tuple[int, ...], tuple[Evaluation, Arrays, Arrays]] = {}
 
     def __call__(self, cotangents: Arrays, leaves: Arrays | None = None) -> Evaluation:
-        """Returns the evaluation at `cotangents`, by default at the leaves of the arguments."""
+        """Returns the evaluation for `cotangents`. `leaves` default to those of the arguments."""
         leaves = self._leaves if leaves is None else leaves
         key = identity(leaves, cotangents)
         if key not in self._results:

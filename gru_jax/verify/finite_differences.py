@@ -1,17 +1,17 @@
-"""Derivatives from differences of the function's values.
+"""Derivatives from differences of the function's values, without autodiff.
 
-They share nothing with autodiff but the function itself.
-
-For each leaf alone, take a random direction v and φ(h) = <u, f(x + hv)> over shrinking steps h:
+For one leaf at a time, take a random direction v and evaluate φ(h) = <u, f(x + hv)> at shrinking
+steps h. If bwd(u) is the right gradient, then
 
     (φ(h) − φ(−h)) / 2h = <bwd(u), v> + O(h²)     central differences
     |φ(h) − φ(0) − h <bwd(u), v>| ~ h²            Taylor's remainder
 
-The central differences of neighbouring steps are extrapolated (Richardson). The slope of the
+The central differences of neighbouring steps are extrapolated (Richardson). The distance between
+neighbouring extrapolations is the uncertainty of the estimate. On a log-log plot, the slope of the
 remainder is 2 if the gradient is right, and 1 if it is wrong.
 
-Steps are relative to the size of the leaf, because an absolute step is blind to large leaves. The
-difference of neighbouring extrapolations tells how far an estimate can be trusted.
+Steps grow with the size of the leaf: a small absolute step would not show an error in a function
+that varies only over large distances.
 """
 
 import math
@@ -23,24 +23,25 @@ import numpy as np
 
 from gru_jax.verify.function import Arrays
 
-STEPS = 8  # each a quarter of the one before
-FLOOR = 1e-7  # relative; estimates for smooth functions are far better
-UNDECIDED_ABOVE = 0.05  # an uncertainty above this, relative to the estimate, proves no gradient wrong: kinks, chaos
+STEPS = 8  # number of steps h; each is a quarter of the one before
+FLOOR = 1e-7  # relative error that is always allowed; estimates for smooth functions are far better
+UNDECIDED_ABOVE = 0.05  # relative uncertainty above which no gradient is called wrong
 
 Values = Callable[[Arrays], Arrays]  # leaves ↦ floating outputs
 
 
 class DirectionalDerivative(NamedTuple):
-    """The derivative along a random direction in one leaf, by the rule and by differences.
+    """The derivative along a random direction v in one leaf, by the rule and by differences.
 
     Attributes:
         by_rule: <bwd(u), v>.
-        by_differences: The best extrapolated difference.
-        uncertainty: How far neighbouring extrapolations are apart.
-        converged: Whether neighbouring steps agree to a few per cent, or to rounding.
-        size: Size of a derivative along a random direction: ‖bwd(u)‖·RMS(v), or the estimate if
-            that is larger.
-        slope: Slope of Taylor's remainder. None if it is below rounding.
+        by_differences: The extrapolated difference with the smallest uncertainty.
+        uncertainty: The distance to the neighbouring extrapolations, or the rounding error if that
+            is larger. Infinite if every extrapolation uses a value that is NaN or infinite.
+        converged: Whether neighbouring steps agree to a few per cent, or up to rounding.
+        size: Typical size of a derivative along a random direction: ‖bwd(u)‖, or the magnitude of
+            `by_differences` if that is larger.
+        slope: Slope of Taylor's remainder. None if rounding hides the remainder.
     """
 
     by_rule: float
@@ -50,23 +51,29 @@ class DirectionalDerivative(NamedTuple):
     size: float
     slope: float | None
 
+    @property
+    def error(self) -> float:
+        """The distance between the two derivatives. Infinite if one of them is not finite."""
+        error = abs(self.by_rule - self.by_differences)
+        return error if math.isfinite(error) else math.inf
+
     def allowed_error(self, rtol: float) -> float:
-        """Returns how far the rule may be from the estimate."""
+        """Returns the largest difference allowed between `by_rule` and `by_differences`."""
         return max(max(FLOOR, rtol) * (self.size or 1.0), 8 * self.uncertainty)
 
 
 def directional_derivative(
     values: Values, leaves: Arrays, k: int, *, gradient: np.ndarray, cotangents: Arrays, direction: np.ndarray, eps: float
 ) -> DirectionalDerivative:
-    """Compares the gradient of leaf `k` with differences of values along `direction`.
+    """Differentiates along `direction` in leaf `k`, by the rule's gradient and by differences.
 
     Args:
         values: Computes the floating outputs from the leaves.
         leaves: Where to differentiate.
         k: Index of the leaf.
-        gradient: What the rule returns for that leaf.
-        cotangents: The cotangents it was computed for.
-        direction: The direction in that leaf.
+        gradient: The gradient that the rule returns for leaf `k`.
+        cotangents: The cotangents for which it was computed.
+        direction: The direction, with the shape of leaf `k`.
         eps: The rounding unit of `values`.
     """
     leaf = leaves[k]
@@ -80,8 +87,11 @@ def directional_derivative(
     extrapolated = [(16 * fine - coarse) / 15 for coarse, fine in pairwise(central)]
     rounding = [16 * eps * magnitude / h for h in steps]
     triples = zip(extrapolated, extrapolated[1:], extrapolated[2:], rounding[3:], strict=False)
-    uncertainties = [max(abs(one - two), abs(two - three), r) for one, two, three, r in triples]
-    best = int(np.argmin(uncertainties)) if all(map(math.isfinite, uncertainties)) else 0
+    uncertainties = [
+        max(abs(one - two), abs(two - three), r) if math.isfinite(one + two + three) else math.inf
+        for one, two, three, r in triples
+    ]
+    best = int(np.argmin(uncertainties))
     estimate, uncertainty = extrapolated[best], uncertainties[best]
     remainders = [abs(a - value - h * by_rule) for a, h in zip(ahead, steps, strict=True)]
     return DirectionalDerivative(
@@ -89,7 +99,7 @@ def directional_derivative(
         by_differences=estimate,
         uncertainty=uncertainty,
         converged=8 * uncertainty <= UNDECIDED_ABOVE * abs(estimate) or uncertainty <= 4 * rounding[best + 3],
-        size=max(float(np.linalg.norm(gradient)), abs(estimate)),
+        size=max(filter(math.isfinite, (float(np.linalg.norm(gradient)), abs(estimate))), default=0.0),
         slope=_slope(steps, remainders, 64 * eps * magnitude),
     )
 
@@ -102,9 +112,10 @@ def _inner_product(us: Arrays, ys: Arrays) -> tuple[float, float]:
 
 
 def _slope(steps: Sequence[float], remainders: Sequence[float], floor: float) -> float | None:
-    """Returns the exponent of the remainder's decay.
+    """Returns the exponent p with which the remainder falls as hᵖ.
 
-    Uses the two smallest steps at which the remainder is well above rounding.
+    Uses the two smallest steps at which the remainder is well above rounding. Returns None if there
+    are fewer than two.
     """
     visible = [(h, r) for h, r in zip(steps, remainders, strict=True) if r > 64 * floor]
     if len(visible) < 2:

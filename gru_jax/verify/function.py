@@ -1,13 +1,13 @@
-"""The function to verify and its arguments, seen as a function of a flat tuple of real arrays.
+"""The function to verify and its arguments, as a function of a flat tuple of real arrays.
 
 `flatten_function` sorts the leaves of the arguments into three kinds:
 
-    differentiable       floating and complex arrays, and Python floats
-    non-differentiable   arrays of integers, booleans or PRNG keys, which are only traced
+    differentiable       floating and complex arrays, and Python floats and complex numbers
+    non-differentiable   arrays of integers, booleans or PRNG keys, which JAX traces
     static               everything else, and integer arrays whose values Python code needs
 
-A complex array is represented by its real and imaginary parts on a new last axis, so every
-derivative is one of real arrays.
+A complex array is represented by its real and imaginary parts on a new last axis. So all
+derivatives are taken with respect to real arrays.
 """
 
 import dataclasses
@@ -54,7 +54,7 @@ class FlatFunction:
         fun: The function as the user wrote it.
         structure: Tree structure of the arguments.
         kinds: Kind of each leaf of the arguments.
-        leaves: Differentiable leaves, in the dtypes given.
+        leaves: Differentiable leaves, in the dtypes that the user passed.
         nondiff_args: Non-differentiable arrays.
         static_args: Static arguments.
         leaf_names: Names of the differentiable leaves, for example "params.U_h".
@@ -80,7 +80,7 @@ class FlatFunction:
         return self.fun(*jax.tree.unflatten(self.structure, [next(by_kind[kind]) for kind in self.kinds]))
 
     def call_real(self, leaves: Sequence[Any], nondiff_args: Sequence[Any]) -> Outputs:
-        """Calls the function with real leaves and returns real outputs."""
+        """Calls the function with complex leaves and outputs as pairs of real numbers."""
         is_complex = [jnp.iscomplexobj(given) for given in self.leaves]
         leaves = [jax.lax.complex(x[..., 0], x[..., 1]) if z else x for x, z in zip(leaves, is_complex, strict=True)]
         outputs = jax.tree.leaves(self.call(leaves, nondiff_args))
@@ -90,7 +90,7 @@ class FlatFunction:
         )
 
     def argument_names(self) -> list[str]:
-        """Returns the name of the argument that each differentiable leaf belongs to."""
+        """Returns, for each differentiable leaf, the name of the argument that contains it."""
         return [name.replace("[", ".").split(".")[0] for name in self.leaf_names]
 
     @property
@@ -115,8 +115,8 @@ def flatten_function(fun: Callable[..., Any], args: tuple[Any, ...]) -> FlatFunc
     kinds = tuple(_kind(leaf) for leaf in everything)
     if "differentiable" not in kinds:
         raise ValueError(
-            f"args must contain a floating array, got {args!r}; "
-            f"cast the argument by which to differentiate {function_name(fun)} to float32"
+            f"args must contain a floating array, got {args!r:.300}; "
+            f"cast the argument of {function_name(fun)} that needs a gradient to float32"
         )
     function = FlatFunction(
         fun=fun,
@@ -135,12 +135,15 @@ def flatten_function(fun: Callable[..., Any], args: tuple[Any, ...]) -> FlatFunc
         "out" + jax.tree_util.keystr(path) for path, y in jax.tree_util.tree_leaves_with_path(outputs) if is_floating(y)
     )
     if not output_names:
-        raise ValueError(f"fun must return a floating array to differentiate, but {function.name} returned {outputs}")
+        raise ValueError(
+            f"fun must return a floating array to differentiate, but {function.name} returned {outputs}; "
+            "integer and boolean outputs have no gradient"
+        )
     return dataclasses.replace(function, output_names=output_names)
 
 
 def in_float64(leaves: Sequence[Any]) -> Arrays:
-    """Returns the leaves in float64, which holds them exactly. Complex leaves become pairs."""
+    """Returns the leaves exactly, in float64. Complex entries become pairs of real numbers."""
     return tuple(_in_float64(leaf) for leaf in leaves)
 
 
@@ -159,7 +162,7 @@ def function_name(fun: Any) -> str:
 def _trace(function: FlatFunction, everything: Sequence[Any]) -> tuple[FlatFunction, Any]:
     """Returns the function and the shapes of its outputs.
 
-    If Python code needs the value of a non-differentiable array, all of them become static.
+    If Python code needs the value of a non-differentiable array, all such arrays become static.
     """
     try:
         return function, jax.eval_shape(function.call, function.leaves, function.nondiff_args)
@@ -186,7 +189,7 @@ def _kind(leaf: Any) -> Kind:
 
 
 def _leaf_names(fun: Any, paths: Sequence[Any]) -> list[str]:
-    """Names each leaf by its parameter and its path within, as in params.U_h, xs, args[2]['w']."""
+    """Names each leaf by its argument and its path in it, as in params.U_h, xs, args[2]['w']."""
     try:
         parameters = list(inspect.signature(fun).parameters.values())
     except (TypeError, ValueError):

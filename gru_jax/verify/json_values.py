@@ -1,4 +1,4 @@
-"""Converting Python values to those that JSON can hold."""
+"""Converts Python values to values that JSON can hold."""
 
 import math
 from collections.abc import Mapping
@@ -6,9 +6,9 @@ from typing import Any
 
 
 def to_json_value(value: Any) -> Any:
-    """Returns `value` with mappings as dicts, sequences as lists, infinities and NaN as strings.
+    """Returns `value` with mappings as dicts, and with lists and tuples as lists.
 
-    JSON has no number for an infinity or NaN.
+    NaN and infinity become strings, because JSON has no numbers for them.
     """
     if isinstance(value, Mapping):
         return {str(key): to_json_value(item) for key, item in value.items()}

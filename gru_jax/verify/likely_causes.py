@@ -1,4 +1,4 @@
-"""The likely cause of a wrong gradient: a sign, a factor, a transpose, a swap, a missing term."""
+"""Finds the likely cause of a wrong gradient, such as a sign, a factor or a transpose."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -12,12 +12,12 @@ from gru_jax.verify.comparison import Difference
 from gru_jax.verify.evaluation import CachedEvaluation
 from gru_jax.verify.function import Arrays
 
-CLOSE = 1e-6
-_LONGEST_AXIS = 64  # longer axes are not searched for a missing term, which takes a run for each index
+CLOSE = 1e-6  # arrays count as equal up to this error, relative to the largest entry
+_LONGEST_AXIS = 64  # a search for a missing term takes one run per index, so it skips longer axes
 
 
 class GradientPair(NamedTuple):
-    """The gradients for some cotangents.
+    """The gradients of all leaves for the same cotangents, by the rule and by autodiff.
 
     Attributes:
         cotangents: Cotangents of the outputs.
@@ -32,9 +32,9 @@ class GradientPair(NamedTuple):
 
 @dataclass
 class CauseFinder:
-    """Finds the likely cause of an error in a leaf.
+    """Finds the likely cause of an error in the gradient of a leaf.
 
-    Runs the rule for parts of the cotangents if the gradient alone does not tell.
+    If the gradient alone does not show the cause, runs the rule for parts of the cotangents.
 
     Attributes:
         rule: Evaluates the rule.
@@ -60,7 +60,7 @@ class CauseFinder:
         return tuple(dataclasses.replace(d, likely_cause=self.likely_cause(d.leaf)) for d in worst.values())
 
     def likely_cause(self, leaf: str) -> str:
-        """Returns the likely cause of the error in a leaf. Empty if nothing suggests itself."""
+        """Returns the likely cause of the error in a leaf. Empty if no cause is recognised."""
         if leaf not in self._causes:
             self._causes[leaf] = self._find(self.leaf_names.index(leaf))
         return self._causes[leaf]
@@ -75,13 +75,13 @@ class CauseFinder:
     def _find(self, k: int) -> str:
         got, expected = [pair.got[k] for pair in self._pairs], [pair.expected[k] for pair in self._pairs]
         if any(a.shape != b.shape for a, b in zip(got, expected, strict=True)):
-            return "transposed" if got[0].shape == expected[0].shape[::-1] else "a wrong shape"
+            return "transposed" if got[0].shape == expected[0].shape[::-1] else "wrong shape"
         if not all(np.isfinite(leaf).all() for leaf in (*got, *expected)):
             return ""
         if all(_close(a, b) for a, b in zip(got, expected, strict=True)):
-            return f"a loss of precision or a small missing term: all entries agree to {CLOSE:g}"
+            return f"a loss of precision or a small missing term: all entries agree to a relative error of {CLOSE:g}"
         if not any(leaf.any() for leaf in expected):
-            return "the leaf does not influence the outputs, so its gradient is zero"
+            return "the leaf does not influence the outputs, so its gradient must be zero"
         if not any(leaf.any() for leaf in got):
             return f"zero: the rule returns None or zeros for {self.leaf_names[k]}"
         return (
@@ -96,11 +96,14 @@ class CauseFinder:
         for j, name in enumerate(self.leaf_names):
             if j != k and all(_close(a, pair.expected[j]) for a, pair in zip(got, self._pairs, strict=True)):
                 both = all(_close(pair.got[j], pair.expected[k]) for pair in self._pairs)
-                return f"swapped with {name}" if both else f"it is the gradient of {name}"
+                return f"swapped with the gradient of {name}" if both else f"equal to the gradient of {name}"
         return ""
 
     def _some_cotangents(self, k: int) -> str:
-        """Finds whether the error comes from one output, or from one index of one of its axes."""
+        """Describes the one output, or the one index of it, whose cotangent causes the error.
+
+        Empty if there is none.
+        """
         cotangents, got, expected = self._pairs[0]
         missing = expected[k] - got[k]
         results = [self._with_part(o) for o in range(len(cotangents))]
@@ -119,14 +122,14 @@ class CauseFinder:
                 pairs = [self._with_part(o, axis, index) for index in range(size)]
                 for index, pair in enumerate(pairs):
                     if _close(missing, pair.expected[k]):
-                        return f"the sum over axis {axis} of {name} misses the term of index {_index(index, size)}"
+                        return f"the sum over axis {axis} of {name} lacks the term at index {_index(index, size)}"
                 bad = [index for index, pair in enumerate(pairs) if not _close(pair.got[k], pair.expected[k])]
                 if len(bad) == 1:
                     return f"only cotangents at index {_index(bad[0], size)} of axis {axis} of {name} give a wrong gradient"
         return only
 
     def _with_part(self, output: int, axis: int | None = None, index: int = 0) -> GradientPair:
-        """Returns the gradients for one output's cotangent, or for one index of it, alone."""
+        """Returns the gradients if only one output, or one index of it, has a cotangent."""
         key = (output, axis, index)
         if key not in self._parts:
             whole = self.cotangents[0]
@@ -142,7 +145,7 @@ def _close(a: np.ndarray, b: np.ndarray) -> bool:
 
 
 def _sizes(pair: GradientPair) -> set[int]:
-    """Returns the sizes that a mean may have been taken over: any axis, or several leading ones."""
+    """Returns how many terms a mean may have: the size of an axis, or of several leading axes."""
     return {
         size
         for arrays in pair
@@ -157,7 +160,7 @@ def _factor(got: Sequence[np.ndarray], expected: Sequence[np.ndarray], sizes: se
     if not all(_close(a, ratio * b) for a, b in zip(got, expected, strict=True)):
         return ""
     if abs(ratio + 1) < CLOSE:
-        return "the sign"
+        return "wrong sign"
     inverse = round(1 / ratio) if ratio else 0
     if inverse in sizes and abs(1 / ratio - inverse) < CLOSE * inverse:
         return f"a factor of 1/{inverse}: a mean over {inverse} terms instead of their sum"

@@ -1,4 +1,4 @@
-"""The precisions in which a function runs: that of its arguments, and float64."""
+"""The precisions in which a function runs: the dtypes of its arguments, and float64."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -19,10 +19,10 @@ class Precision:
     """A precision to run in.
 
     Attributes:
-        name: The dtypes in words, for example "float64" or "bfloat16/float32".
+        name: The names of the dtypes, for example "float64" or "bfloat16/float32".
         x64: Whether `jax_enable_x64` is on during a run.
-        eps: The rounding unit of the coarsest dtype.
-        leaf_dtypes: The real dtype of each differentiable leaf.
+        eps: The rounding unit of the least precise dtype.
+        leaf_dtypes: The dtype of each differentiable leaf. A complex leaf has that of its parts.
     """
 
     name: str
@@ -46,10 +46,11 @@ class Precisions:
     """The precisions of one verification.
 
     Attributes:
-        given: That of the arguments.
-        comparison: That in which the rule and the reference are compared: float64, or `given` if
-            the function raises in float64.
-        why_not_float64: What the function raises in float64. Empty if it runs.
+        given: The precision of the arguments.
+        comparison: The precision in which the rule and the reference are compared. It is float64,
+            or `given` if the function raises in float64.
+        why_not_float64: A message with the error that the function raises in float64. Empty if it
+            runs.
     """
 
     given: Precision
@@ -58,7 +59,7 @@ class Precisions:
 
 
 def choose_precisions(function: FlatFunction, leaves: Arrays) -> Precisions:
-    """Returns the precisions for a function, whose real `leaves` are in float64."""
+    """Returns the precisions for a function. `leaves` are its real leaves in float64."""
     given = Precision(
         name="/".join(sorted({str(leaf.dtype) for leaf in function.leaves})),
         x64=config.x64(),

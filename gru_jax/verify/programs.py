@@ -1,4 +1,4 @@
-"""Compiling a function once per set of shapes, and running it with results on the host."""
+"""Compiles a function once per set of shapes, and runs it with results on the host."""
 
 import hashlib
 from collections import OrderedDict
@@ -29,7 +29,7 @@ class Program(NamedTuple):
 class Runner:
     """Runs a function of (leaves, non-differentiable arguments, …) in one precision.
 
-    Compiles at the first call with each set of shapes.
+    The first call with a set of shapes compiles the function for them.
     """
 
     def __init__(self, function: Callable[..., Any], precision: Precision, nondiff_args: Arrays) -> None:
@@ -37,17 +37,17 @@ class Runner:
         self._programs: dict[str, Program] = {}
 
     def __call__(self, leaves: Sequence[Any], *rest: Any) -> Any:
-        """Runs the function at float64 `leaves`, cast to the precision, with float64 results."""
+        """Casts the float64 `leaves` to the precision, runs, and returns results in float64."""
         return self.run(self.program(leaves, *rest), leaves, *rest)
 
     def run(self, program: Program, leaves: Sequence[Any], *rest: Any) -> Any:
-        """Runs another program that takes the same arguments."""
+        """Runs `program`, which takes the arguments of the function, like a call of the runner."""
         with self.precision.active():
             leaves, rest = self._cast(leaves, rest)
             return jax.tree.map(to_host, program.run(leaves, self.nondiff_args, *rest))
 
     def program(self, leaves: Sequence[Any], *rest: Any) -> Program:
-        """Returns the program that a call with these arguments runs."""
+        """Returns the compiled program for the shapes of these arguments."""
         shapes = str(jax.tree.map(np.shape, (leaves, rest)))
         if shapes not in self._programs:
             with self.precision.active():
@@ -61,7 +61,7 @@ class Runner:
 
 
 def to_host(x: Any) -> Any:
-    """Moves an array to the host, floating arrays in float64 and keys as their data."""
+    """Moves an array to the host. Floating arrays become float64, and PRNG keys their key data."""
     if jnp.issubdtype(x.dtype, jax.dtypes.extended):
         return np.asarray(jax.random.key_data(x))
     x = np.asarray(x)
@@ -69,11 +69,11 @@ def to_host(x: Any) -> Any:
 
 
 def compile_program(function: Callable[..., Any], *args: Any) -> Program:
-    """Compiles `function` for the shapes of `args`. Equal programs are compiled once in a process.
+    """Compiles `function` for the shapes of `args`. A process compiles equal programs only once.
 
-    Programs are equal if they lower to the same text, constants included. The identity of the
-    function is not enough: what it closes over may have changed since the last call. A program that
-    calls back into Python is never shared, because its text does not tell which function it calls.
+    Programs are equal if they lower to the same text, constants included. It is not enough that the
+    function is the same object, because the values that it closes over may have changed. A program
+    that calls back into Python is never shared, because its text does not identify the callback.
     """
     lowered = jax.jit(function).lower(*args)
     text = lowered.as_text()
@@ -84,12 +84,18 @@ def compile_program(function: Callable[..., Any], *args: Any) -> Program:
 
 
 def derive_program(program: Program, name: str, make: Callable[[], Program]) -> Program:
-    """Makes a program from another one, once for equal ones."""
+    """Returns `make()`, a program derived from `program`. Equal programs share the result.
+
+    Args:
+        program: The original program.
+        name: Distinguishes this derived program from others of the same original.
+        make: Makes the derived program.
+    """
     return _cached(f"{name} of {program.key}", make) if program.key else make()
 
 
 _CACHE_SIZE = 256
-_cache: OrderedDict[str, Program] = OrderedDict()  # the least recently used comes first
+_cache: OrderedDict[str, Program] = OrderedDict()  # the least recently used program comes first
 
 
 def _cached(key: str, make: Callable[[], Program]) -> Program:

@@ -1,4 +1,4 @@
-"""The random numbers of a verification: cotangents, directions, and indices."""
+"""The random numbers of a verification: cotangents, directions and indices."""
 
 from collections.abc import Sequence
 
@@ -15,7 +15,10 @@ class RandomValues:
         self._rng = np.random.default_rng(list(seed))
 
     def normal(self, shapes: Sequence[tuple[int, ...]]) -> Arrays:
-        """Draws standard normal numbers, rounded so that every precision holds them exactly."""
+        """Draws standard normal numbers, rounded to bfloat16 so that every dtype is exact.
+
+        Returns them in float64.
+        """
         return tuple(
             self._rng.standard_normal(shape).astype(np.float32).astype(jnp.bfloat16).astype(np.float64) for shape in shapes
         )

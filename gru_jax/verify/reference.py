@@ -1,12 +1,12 @@
 """The reference: the same function with every custom rule in it replaced by its primal.
 
-`f.__wrapped__` would not do: a primal may call another rule, and `jax.jit(f).__wrapped__` or a
-partial still contains the rule. Instead the function is traced. Every call of a custom rule in its
-jaxpr, also inside `jit`, `scan`, `cond`, `while_loop`, `checkpoint` or `shard_map`, becomes a plain
-call of the jaxpr of its primal.
+`f.__wrapped__` is not enough: a primal may call another function with a rule, and
+`jax.jit(f).__wrapped__` and partials still contain the rule. Instead the function is traced. Each
+call of a custom rule in its jaxpr, also inside `jit`, `scan`, `cond`, `while_loop`, `checkpoint` or
+`shard_map`, is replaced by a plain call of the primal.
 
-Rules that JAX itself attaches with `custom_jvp`, such as that of `jax.nn.relu`, are kept: they
-define what autodiff means there.
+Rules that JAX itself attaches with `custom_jvp`, such as the rule of `jax.nn.relu`, are kept,
+because they are a part of autodiff.
 """
 
 import dataclasses
@@ -45,9 +45,10 @@ class Reference:
         user_function: What the user passed as `reference=`. None if the reference is the function
             without its custom rules.
         rules: The custom rules found in the function to verify.
-        why_no_gradient: Why the reference cannot be differentiated in reverse mode. Empty if it
-            can.
-        jaxpr: That of its outputs and gradients, or of its outputs alone if it has no gradient.
+        why_no_gradient: Why the reference cannot be differentiated in reverse mode. Empty if it can
+            be differentiated.
+        jaxpr: The jaxpr of its outputs and gradients, or of its outputs alone if it cannot be
+            differentiated.
     """
 
     call_real: RealFunction
@@ -85,7 +86,8 @@ def make_reference(
             returned = jax.eval_shape(call_real, leaves, function.nondiff_args)
             if jax.tree.map(jnp.shape, returned) != jax.tree.map(jnp.shape, outputs):
                 raise ValueError(
-                    f"reference must return the shapes that fun returns, {_shapes(outputs)}; it returned {_shapes(returned)}"
+                    f"reference must return the shapes that fun returns, got {_shapes(returned)}, expected {_shapes(outputs)}; "
+                    "pass a function with the same arguments and outputs as fun"
                 )
         try:
             cotangents = [jnp.zeros(y.shape, y.dtype) for y in outputs.floating]
@@ -97,7 +99,7 @@ def make_reference(
 
 
 def without_rules(closed_jaxpr: Any) -> tuple[Any, CustomRules]:
-    """Replaces the custom rules in `closed_jaxpr` by their primals, and returns their names too."""
+    """Returns `closed_jaxpr` with primals in place of custom rules, and the names of the rules."""
     replaced: dict[str, None] = {}
     kept: dict[str, None] = {}
 

@@ -29,15 +29,15 @@ class Check:
     Attributes:
         name: Name of the check.
         status: "PASS", "FAIL" or "NOT CHECKED".
-        text: What was measured, or why the check failed or did not run.
-        differences: What differs, leaf by leaf.
+        text: What was measured, or why the check failed, did not run or could not decide.
+        differences: The leaves that are wrong.
         requested: Whether the caller asked for the check.
         worst_error: The largest error found, relative to a leaf's scale. Set by the check
             `gradient`.
         allowed_error: The largest error allowed, relative to a leaf's scale. Set by the check
             `gradient`.
         blind_inputs: Properties of the inputs that hide faults. Set by the check `inputs`.
-        details: More measurements, for JSON.
+        details: Further measurements, which appear only in the JSON report.
     """
 
     name: str
@@ -81,7 +81,7 @@ class Report:
 
     @property
     def verdict(self) -> Status:
-        """The status of the whole: "PASS" if no check failed, otherwise "FAIL"."""
+        """The overall status: "PASS" if no check failed, otherwise "FAIL"."""
         return PASS if self.ok else FAIL
 
     @property
@@ -91,7 +91,7 @@ class Report:
 
     @property
     def wrong_leaves(self) -> tuple[str, ...]:
-        """Names of the leaves that a failed check found wrong."""
+        """Names of the leaves that failed checks found wrong."""
         return tuple(dict.fromkeys(d.leaf for check in self.failed for d in check.differences if d.leaf in self.leaves))
 
     def with_status(self, status: Status) -> tuple[Check, ...]:
@@ -110,7 +110,7 @@ class Report:
         return found[name]
 
     def to_dict(self) -> dict[str, Any]:
-        """Returns the whole report as values that JSON can hold."""
+        """Returns the report as a dict of values that JSON can hold."""
         return to_json_value(
             {
                 "ok": self.ok,
@@ -132,7 +132,7 @@ class Report:
         )
         lines = [f"{self.verdict}: {self.function}: {counts}"]
         if self.wrong_leaves:
-            lines.append(f"wrong: {', '.join(self.wrong_leaves)}")
+            lines.append(f"wrong leaves: {', '.join(self.wrong_leaves)}")
         width = max((len(check.name) for check in self.checks), default=0)
         for check in (*self.with_status(FAIL), *self.with_status(PASS)):
             lines.append(f"{check.status:<11}  {check.name:<{width}}  {check.text}".rstrip())

@@ -1,7 +1,8 @@
-"""Measuring how far rounding alone can move a result, by Monte Carlo arithmetic (Parker 1997).
+"""Measures how far rounding alone can move a result, by Monte Carlo arithmetic (Parker 1997).
 
-The reference runs with every rounded result moved by one unit in its last place, up or down. A
-difference of at most 8 times what that changes proves nothing about the rule.
+The reference runs several times. In each run, every rounded intermediate result is moved up or down
+by one unit in its last place. If a rule differs from the reference by at most 8 times the largest
+change, rounding alone can explain the difference.
 """
 
 from collections.abc import Callable, Sequence
@@ -19,10 +20,10 @@ from gru_jax.verify.precision import Precision
 from gru_jax.verify.programs import Program, Runner, compile_program, derive_program
 from gru_jax.verify.tolerances import SAFETY
 
-VARIANTS = 3  # perturbed programs, each with its own hash
-SAMPLES = 6  # runs of each, at inputs that differ in the last place
+VARIANTS = 3  # number of perturbed programs, each with its own hash
+SAMPLES = 6  # number of runs of each program, at inputs that differ in the last place
 
-# The results of these are exact, or are not rounded numbers.
+# Primitives with exact results, or whose inner jaxpr is perturbed instead.
 _EXACT_NAMES = """
 neg copy copy_p reshape broadcast_in_dim transpose squeeze expand_dims slice dynamic_slice
 dynamic_update_slice concatenate pad rev gather select_n select_and_scatter_add max min abs sign
@@ -34,7 +35,7 @@ _CALLS = frozenset(["jit", "pjit", "closed_call", "core_call", "remat2", "checkp
 
 
 class RoundingNoise:
-    """Measures how far rounding moves the results of a function, and remembers it for gradients.
+    """Measures how far rounding moves the results of a function. Caches that of gradients.
 
     Args:
         reference: The function of real leaves whose gradients are measured.
@@ -50,7 +51,10 @@ class RoundingNoise:
         self._of_gradients: dict[tuple[int, ...], tuple[list[float], Arrays, Arrays]] = {}
 
     def of_gradients(self, cotangents: Arrays, leaves: Arrays | None = None, variants: int = VARIANTS) -> list[float]:
-        """Returns how far rounding may move each leaf of the reference's gradient."""
+        """Returns how far rounding may move the reference's gradient of each leaf.
+
+        This is the result of `of_results` for the gradients.
+        """
         leaves = self._leaves if leaves is None else leaves
         key = (variants, *identity(leaves, cotangents))
         if key not in self._of_gradients:
@@ -59,10 +63,10 @@ class RoundingNoise:
         return self._of_gradients[key][0]
 
     def of_results(self, function: Callable[..., Arrays], leaves: Arrays, *rest: Any, variants: int = VARIANTS) -> list[float]:
-        """Returns 8 times how far rounding moves each result of a function.
+        """Returns, for each result of a function, 8 times the largest change by rounding.
 
-        Calls `function(leaves, nondiff_args, *rest)`. With `variants=0` only the inputs are moved,
-        by one unit in the last place.
+        Calls `function(leaves, nondiff_args, *rest)`. With `variants=0`, only the inputs are moved
+        by one unit in the last place. That is cheaper, because no perturbed program is compiled.
         """
         precision, nondiff_args = self._precision, self._nondiff_args
         runner = Runner(function, precision, nondiff_args)
@@ -84,11 +88,12 @@ class RoundingNoise:
 
 
 def perturbed(jaxpr: Any, variant: int = 0) -> Callable[..., Any]:
-    """Returns the function of a closed `jaxpr`, with every rounded result moved.
+    """Returns a closed `jaxpr` as a function that moves every rounded result.
 
-    Each result moves by one unit in its last place, up or down. The direction is a hash of the
-    result's own bits, so that no key has to be passed through loops. Other inputs give other noise.
-    So does another `variant` of the hash, even if saturated values are the same at all inputs.
+    Each result moves up or down by one unit in its last place. The direction is a hash of the
+    result's own bits, so that no PRNG key has to be passed through loops. Different inputs give
+    different noise. Each `variant` of the hash also gives different noise, which matters where
+    saturated values are the same for all inputs.
     """
 
     def run(open_jaxpr, consts, args):
@@ -118,7 +123,7 @@ def perturbed(jaxpr: Any, variant: int = 0) -> Callable[..., Any]:
         ]
         traced = jax.make_jaxpr(lambda *args: run(open_jaxpr, args[:count], args[count:]))(*avals)
         if traced.consts:
-            return open_jaxpr  # stays without noise: an open jaxpr has no place for new constants
+            return open_jaxpr  # without noise, because an open jaxpr cannot hold the new constants
         plain = getattr(traced, "jaxpr", traced)
         return open_jaxpr.replace(
             eqns=plain.eqns, constvars=plain.invars[:count], invars=plain.invars[count:], outvars=plain.outvars
@@ -137,7 +142,7 @@ def _moved_by_hash(x: Any, variant: int) -> Any:
         return x
     width = 8 * x.dtype.itemsize
     bits: Any = {16: np.uint16, 32: np.uint32, 64: np.uint64}[width]
-    # A scalar, because an array would become a constant of the jaxpr.
+    # This is a scalar, because an array would become a constant of the jaxpr.
     odd = bits((0x9E3779B97F4A7C15 * (2 * variant + 1)) % 2**width | 1)
     hashed = jax.lax.bitcast_convert_type(x, bits) * odd
     hashed = (hashed ^ (hashed >> bits(width // 2))) * odd >> bits(width - 1)

@@ -1,12 +1,18 @@
-"""The tolerance of a comparison, read from the computation that is compared.
+"""The tolerance of a comparison, derived from the jaxpr of the reference.
 
     tolerance = C·√n·eps·S
 
-with C = 8, eps of the arithmetic, n the length of the longest sum that feeds a gradient, and
-S = max |reference leaf|, after Higham (2002, ch. 3: n·eps) and, for √n, Ipsen and Zhou (2019, arXiv
-1906.10465). n is read from the jaxpr of the reference: contracted axes, reduced axes, steps of a
-scan. The tolerance does not know how well conditioned the function is. If a comparison exceeds it,
-`gru_jax.verify.rounding_noise` measures what rounding can do there.
+    C      8, a safety factor
+    n      the number of terms in the longest sum: sizes of contracted and reduced axes, times the
+           number of steps of the scans around them
+    eps    the rounding unit of the least precise arithmetic
+    S      the largest magnitude in the leaf of the reference
+
+Sources: Higham (2002, ch. 3) bounds the error of a sum by n·eps. Ipsen and Zhou (2019, arXiv
+1906.10465) give √n·eps for random rounding errors.
+
+The tolerance does not include the condition of the function, which may amplify rounding errors. If
+an error exceeds the tolerance, `gru_jax.verify.rounding_noise` measures the effect of rounding.
 """
 
 import math
@@ -25,9 +31,9 @@ class Tolerances:
     """The errors that a comparison allows.
 
     Attributes:
-        longest_sum: The most terms that one sum of the reference adds up.
-        eps: The rounding unit of the coarsest arithmetic in the reference.
-        rtol: The relative error that the caller allows. Zero if none.
+        longest_sum: The number of terms in the longest sum of the reference.
+        eps: The rounding unit of the least precise arithmetic in the reference.
+        rtol: The relative error that the caller allows. 0 by default.
     """
 
     longest_sum: int
@@ -46,9 +52,9 @@ def rounding_tolerance(longest_sum: int, eps: float) -> float:
 
 
 def longest_sum(jaxpr: Any) -> int:
-    """Returns n, the most terms that one sum in `jaxpr` adds up.
+    """Returns n, the number of terms in the longest sum in `jaxpr`.
 
-    A sum in a loop counts once for each step.
+    The terms of a sum in a scan count once for each step.
     """
     longest = 1
 
@@ -67,7 +73,7 @@ def longest_sum(jaxpr: Any) -> int:
 def coarsest_eps(jaxpr: Any) -> float:
     """Returns the rounding unit of the least precise floating result in `jaxpr`.
 
-    It may be coarser than that of the arguments, because a function may cast them down.
+    It may be larger than that of the arguments, because a function may cast them down.
     """
     eps = float(jnp.finfo(jnp.float64).eps)
 
@@ -86,7 +92,7 @@ def coarsest_eps(jaxpr: Any) -> float:
 
 
 def _terms(equation: Any) -> int:
-    """Returns how many terms each entry of the result of `equation` adds up."""
+    """Returns how many terms are added up in each entry of the result of `equation`."""
     name, params = equation.primitive.name, equation.params
     shape = getattr(equation.invars[0].aval, "shape", ()) if equation.invars else ()
     if name == "dot_general":

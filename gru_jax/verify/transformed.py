@@ -1,7 +1,7 @@
 """Gradients of a function under JAX's transformations.
 
-Each function here takes a function of real leaves and returns (leaves, nondiff_args, cotangents) ↦
-cotangents of the leaves.
+Each function here takes a function of real leaves, and returns a function (leaves, nondiff_args,
+cotangents) ↦ gradients.
 """
 
 from collections.abc import Callable
@@ -25,8 +25,8 @@ def under_checkpoint(function: RealFunction, policy: Any = None) -> Callable[...
     return gradients(checkpointed)
 
 
-def inside_scan(function: RealFunction) -> Callable[..., Arrays]:
-    """Returns the gradient of a scan that calls the function in each of two steps."""
+def of_scan(function: RealFunction) -> Callable[..., Arrays]:
+    """Returns the gradient of a scan that calls the function in each of its two steps."""
 
     def repeated(leaves, nondiff_args):
         return _floating(jax.lax.scan(lambda c, _: (c, function(leaves, nondiff_args).floating), 0.0, None, length=2)[1])
@@ -35,13 +35,13 @@ def inside_scan(function: RealFunction) -> Callable[..., Arrays]:
 
 
 def in_scan_body(function: RealFunction) -> Callable[..., Arrays]:
-    """Returns a scan over cotangents that takes the gradient in its body."""
+    """Returns a scan over the cotangents that computes the gradient in its body."""
     run = gradients(function)
     return lambda leaves, nondiff_args, us: jax.lax.scan(lambda c, u: (c, run(leaves, nondiff_args, u)), 0.0, us)[1]
 
 
 def under_vmap(function: RealFunction, batched: tuple[bool, ...]) -> Callable[..., Arrays]:
-    """Returns the gradient of the vmapped function. Leaves that are `batched` have a batch axis."""
+    """Returns the gradient of the vmapped function. `batched` leaves have a batch axis."""
     axes = tuple(0 if b else None for b in batched)
 
     def vmapped(leaves, nondiff_args):
@@ -51,7 +51,7 @@ def under_vmap(function: RealFunction, batched: tuple[bool, ...]) -> Callable[..
 
 
 def under_shard_map(function: RealFunction, batched: tuple[bool, ...]) -> Callable[..., Arrays]:
-    """Returns the gradient on two devices. Leaves that are not `batched` are replicated."""
+    """Returns the gradient on two devices. `batched` leaves are split, the others replicated."""
     mesh = jax.make_mesh((2,), ("devices",), axis_types=(jax.sharding.AxisType.Auto,), devices=jax.devices()[:2])
     split, replicated = PartitionSpec("devices"), PartitionSpec()
     specs = tuple(split if b else replicated for b in batched)

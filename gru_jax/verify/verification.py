@@ -1,9 +1,9 @@
 """Everything that the checks of one verification share.
 
-`Verification` has one part for each question: what is verified (`function`), what it is compared
-with (`reference`), in which precision (`precisions`), what errors are allowed (`tolerances`,
-`rounding_noise`), and which random numbers are used (`random`). It evaluates the rule and the
-reference, and remembers results that several checks need.
+`Verification` holds what is verified (`function`), what it is compared with (`reference`), the
+precisions to run in (`precisions`), the errors to allow (`tolerances`, `rounding_noise`) and the
+random numbers (`random`). It evaluates the rule and the reference, and caches the results that
+several checks need.
 """
 
 from collections.abc import Callable, Sequence
@@ -36,11 +36,11 @@ class Verification:
         function: The function to verify, at its arguments.
         leaves: Its differentiable leaves in float64, complex ones as pairs of real numbers.
         precisions: The precisions to run in.
-        reference: The function whose autodiff is trusted.
+        reference: The function whose autodiff gives the expected gradient.
         tolerances: The errors that a comparison allows.
-        rounding_noise: Measures what rounding can do, where a tolerance is exceeded.
+        rounding_noise: Measures the effect of rounding where a tolerance is exceeded.
         random: The random numbers.
-        thorough: Whether more than the fast checks run, so that a check may do more.
+        thorough: Whether a check that is not fast was requested. Some checks then test more cases.
     """
 
     function: FlatFunction
@@ -55,7 +55,10 @@ class Verification:
     # Evaluation -----------------------------------------------------------------------------------
 
     def runner(self, function: Callable[..., Any], precision: Precision | None = None) -> Runner:
-        """Returns a runner of `function(leaves, nondiff_args, …)`, by default in `comparison`."""
+        """Returns a runner of `function(leaves, nondiff_args, …)`.
+
+        `precision` defaults to that of the comparison.
+        """
         return Runner(function, precision or self.precisions.comparison, self.function.nondiff_args)
 
     @cached_property
@@ -77,7 +80,7 @@ class Verification:
 
     @cached_property
     def output_shapes(self) -> list[tuple[int, ...]]:
-        """Shapes of the floating outputs, complex ones with their last axis of two."""
+        """Shapes of the floating outputs. Those of complex outputs have an extra last axis of 2."""
         precision = self.precisions.comparison
         with precision.active():
             outputs = jax.eval_shape(self.function.call_real, precision.cast(self.leaves), self.function.nondiff_args)
@@ -85,12 +88,12 @@ class Verification:
 
     @cached_property
     def random_cotangents(self) -> dict[str, Arrays]:
-        """Two or three random cotangents on every output, by the name that a report gives them."""
+        """Two or three sets of random cotangents for all outputs, by their names in a report."""
         return {f"random cotangents {k}": self.random.normal(self.output_shapes) for k in range(3 if self.thorough else 2)}
 
     @property
     def cotangents(self) -> Arrays:
-        """The first random cotangents."""
+        """The first set of random cotangents."""
         return next(iter(self.random_cotangents.values()))
 
     # Comparison -----------------------------------------------------------------------------------
@@ -100,9 +103,9 @@ class Verification:
     ) -> list[Difference]:
         """Returns the leaves that differ from the reference by more than rounding explains.
 
-        What rounding can do is measured only as far as it takes to decide: first with inputs moved
-        by one unit in the last place, then by Monte Carlo arithmetic, unless the error is far
-        larger than any rounding.
+        Measures the effect of rounding in steps of increasing cost, and stops when the leaves
+        agree. The first step moves the inputs by one unit in the last place. The later steps use
+        Monte Carlo arithmetic. They are left out if all errors are far larger than any rounding.
         """
         leaves = self.leaves if leaves is None else leaves
         expected = self.autodiff(cotangents, leaves).gradients
@@ -110,7 +113,7 @@ class Verification:
         if found:
             noise = self.rounding_noise.of_gradients(cotangents, leaves, variants=0)
             found = self._compare(gradients, expected, condition, noise)
-            # Rounding reaches this size only in a function whose chaos amplifies it.
+            # Rounding errors reach this size only in a chaotic function.
             beyond_rounding = self.tolerances.eps**0.25 * max(leaf_scales(expected))
             for variants in (1, VARIANTS):
                 if any(d.error * d.scale < beyond_rounding for d in found):
@@ -119,9 +122,9 @@ class Verification:
         return found
 
     def compare_runs(self, got: Arrays, expected: Arrays, condition: str, factor: float = 1.0) -> list[Difference]:
-        """Returns the leaves in which two gradients by the rule differ.
+        """Returns the leaves in which two gradients of the rule differ.
 
-        They differ if their distance is more than `factor` times what rounding explains.
+        They may differ by `factor` times the error that rounding explains.
         """
         found = self._compare(got, expected, condition, factor=factor)
         if found and not self.reference.why_no_gradient:
@@ -148,9 +151,9 @@ class Verification:
 
     @cached_property
     def leaves_lost_in_rounding(self) -> tuple[str, ...]:
-        """Names of the leaves whose reference gradient is nothing but rounding.
+        """Names of the leaves whose reference gradient is zero except for rounding errors.
 
-        An example is a shift of all logits, whose gradient is zero and is computed as 1e-17.
+        For example, a shift of all logits has a gradient of zero, which is computed as 1e-17.
         """
         gradients = [self.autodiff(us).gradients for us in self.random_cotangents.values()]
         largest = max(scale for leaves in gradients for scale in leaf_scales(leaves))
@@ -189,7 +192,7 @@ class Verification:
 
     @cached_property
     def causes(self) -> CauseFinder:
-        """Finds likely causes of wrong gradients."""
+        """Finds the likely causes of wrong gradients."""
         return CauseFinder(
             rule=self.rule,
             autodiff=self.autodiff,
@@ -208,7 +211,7 @@ def prepare_verification(
     seed: Sequence[int],
     thorough: bool,
 ) -> Verification:
-    """Traces the function and its reference, and reads the tolerances from the reference."""
+    """Traces the function and its reference, and derives the tolerances from the reference."""
     function = flatten_function(fun, args)
     leaves = in_float64(function.leaves)
     precisions = choose_precisions(function, leaves)

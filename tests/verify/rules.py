@@ -1,4 +1,4 @@
-"""Functions with custom rules that are not recurrent, right and wrong."""
+"""Functions with custom rules that are not recurrent. Each can be made right or with a fault."""
 
 from functools import partial
 
@@ -93,7 +93,7 @@ LAYER_NORM_FAULTS = {
 }
 
 
-# A scaled product of square matrices, whose shapes do not show a forgotten transpose --------------
+# A scaled product of square matrices, where shapes do not reveal a forgotten transpose ------------
 
 
 def scaled_product(fault=""):

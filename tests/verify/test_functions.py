@@ -1,7 +1,7 @@
-"""Functions of every kind can be verified.
+"""All kinds of functions can be verified.
 
 They include partials, bound methods, jitted functions, rules at any depth, integer and complex
-arguments, and other people's rules.
+arguments, and rules from other libraries.
 """
 
 import os
@@ -68,7 +68,7 @@ def by_custom_jvp(f):
     def _(primals, tangents):
         y, pull = jax.vjp(f, *primals)
         del pull
-        return y, tangents[0] + tangents[1].sum()  # wrong for every f
+        return y, tangents[0] + tangents[1].sum()  # not the derivative of any f that is tested
 
     return g
 
@@ -101,6 +101,16 @@ def test_custom_jvp_rules_are_replaced_and_jaxs_own_are_kept():
     assert report["gradient"].status == "FAIL"
     assert report.header["rules replaced in the reference"] == ["double (custom_jvp)"]
     assert report.header["JAX's own rules kept"] == ["relu (custom_jvp)"]
+
+
+def test_a_custom_jvp_whose_nondiff_argnums_are_passed_by_keyword_is_verified():
+    def sine(factor):
+        f = jax.custom_jvp(lambda x, n: jnp.sin(n * x), nondiff_argnums=(1,))
+        f.defjvp(lambda n, primals, tangents: (jnp.sin(n * primals[0]), factor * n * jnp.cos(n * primals[0]) * tangents[0]))
+        return lambda x: f(x, n=3)
+
+    assert fast(sine(1.0), X).ok
+    assert fast(sine(1.1), X)["gradient"].differences[0].likely_cause == "a factor of 1.1"
 
 
 def test_leaves_are_named_by_the_signature():
@@ -193,7 +203,7 @@ def test_verification_does_not_change_the_x64_setting():
 
 
 def test_equal_programs_are_shared_but_not_programs_with_other_constants():
-    """A function that closes over another array, or over a changed one, is another function."""
+    """Functions are different if they close over different values, even if they are one object."""
     table = np.linspace(0, 1, 4000, dtype=np.float32).reshape(1000, 4)
 
     def make(table, sign):
@@ -213,7 +223,7 @@ def test_equal_programs_are_shared_but_not_programs_with_other_constants():
     assert not fast(f, X).ok
 
 
-# Other people's rules -----------------------------------------------------------------------------
+# Rules from other libraries -----------------------------------------------------------------------
 
 
 def pendulum(y0, times, friction):
@@ -223,8 +233,8 @@ def pendulum(y0, times, friction):
 ODE = (np.array([1.0, 0.3], np.float32), np.linspace(0, 2, 5, dtype=np.float32), np.float32(1.7))
 
 
-def test_odeint_is_verified_by_differences_because_its_reference_has_no_reverse_mode():
-    """Its primal is a `while_loop`."""
+def test_odeint_is_verified_by_finite_differences_because_its_reference_has_no_gradient():
+    """The primal of its rule contains a `while_loop`, which JAX cannot differentiate in reverse."""
     report = gj.verify_vjp(pendulum, *ODE, checks="fast", rtol=1e-4)
     assert report.ok, report
     assert "while_loop" in report["gradient"].text
@@ -254,9 +264,10 @@ def test_optax_scale_gradient_fails():
 
 
 def fused_cross_entropy(logits, targets, z_loss):
-    """Returns the fused loss of T5X: cross-entropy plus z_loss·(log Z)², with one rule for both.
+    """The loss of T5X for each token: cross-entropy plus z_loss·(log Z)².
 
-    Its rule assumes that the targets of a token sum to one, and that z_loss is a constant.
+    T5X has one rule for the sum. It assumes that the targets of a token sum to one, and that z_loss
+    is a constant.
     """
     log_z = jax.nn.logsumexp(logits, axis=-1)
     return (log_z * targets.sum(-1) - (targets * logits).sum(-1)) + z_loss * log_z**2
@@ -278,7 +289,7 @@ def _fused():
     return f
 
 
-def test_the_fused_loss_of_t5x_is_right_for_distributions_but_not_by_its_coefficient():
+def test_the_fused_loss_of_t5x_is_right_for_distributions_but_wrong_for_its_coefficient():
     rng = np.random.default_rng(0)
     logits, targets = (rng.standard_normal((5, 7)).astype(np.float32) for _ in range(2))
     one_hot = np.eye(7, dtype=np.float32)[rng.integers(0, 7, 5)]
@@ -290,7 +301,7 @@ def test_the_fused_loss_of_t5x_is_right_for_distributions_but_not_by_its_coeffic
     assert set(fast(_fused(), logits, targets, np.float32(1e-2)).wrong_leaves) == {"logits", "z_loss"}
 
 
-# In a process of its own: flags that are read when a rule is defined, and two devices -------------
+# Flags that JAX reads when a rule is defined, and two devices. Both need a new process. -----------
 
 PROGRAM = """
 import sys

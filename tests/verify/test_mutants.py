@@ -1,4 +1,4 @@
-"""Every wrong rule fails at ordinary and saturated inputs, and the report names the wrong leaf."""
+"""Every wrong rule fails, at ordinary and at saturated inputs, and the report names its leaf."""
 
 import jax.numpy as jnp
 import pytest
@@ -20,7 +20,7 @@ def arguments_of(cell, scale):
 
 
 def report_names(leaves):
-    """Returns the names in a report of the leaves that a planted fault names."""
+    """Converts the leaf names of a planted fault to the names that a report uses."""
     return {leaf if leaf[:2] in ("xs", "h0") else f"params.{leaf}" for leaf in leaves}
 
 
@@ -46,7 +46,7 @@ def test_a_wrong_line_of_a_derivation_fails_and_its_leaf_is_named(name, fault):
         wrong = set(report.wrong_leaves)
         assert not report.ok, (scale, report)
         assert report["gradient"].status == "FAIL"
-        if function == "input_vjp":  # a sum over all steps: no other leaf is wrong
+        if function == "input_vjp":  # outside the reverse scan: no other leaf is wrong
             assert wrong == report_names(expected), scale
         elif scale == 1.0:  # in the reverse scan: the error spreads to all earlier steps
             assert wrong >= report_names({leaf for leaf in expected if leaf[0] == "h"}), scale
@@ -64,7 +64,7 @@ def test_a_wrong_backward_pass_of_a_gru_fails_and_its_leaf_is_named(name, fault)
     assert_fails(CELLS[name], GRU_PASS_FAULTS[fault])
 
 
-# These faults do not depend on the cell, so two of them suffice for a state of two parts.
+# These faults do not depend on the cell. Two of them suffice for a cell with a state of two parts.
 OTHERS = [
     *(("elman_tanh", fault) for fault in PASS_FAULTS),
     *(("lstm_peephole", fault) for fault in list(PASS_FAULTS)[:1] + list(PASS_FAULTS)[4:5]),
@@ -93,14 +93,15 @@ def assert_fails(cell, fault):
             assert report["gradient"].status == "FAIL"
 
 
-# Elman and linear RNN: fault → (function of the adjoint, makes its wrong result from the right one,
-# the leaves that are then wrong, or None if that depends)
+# Faults of the Elman and the linear RNN. Each is a tuple of the name of a function of the adjoint, a
+# function that makes its wrong result from its right result and its arguments, and the leaves that
+# are then wrong. The leaves are None if they depend on the cell.
 SIMPLE = {
     "no g₁′": ("linearize", lambda k, g, h: jnp.ones_like(k), None),
     "h₋ for h in g₁′": ("linearize", lambda k, g, h: 1 - h**2, None),
     "U not transposed": ("state_vjp", lambda out, P_T, k, d: (d * k) @ P_T.U.T, None),
-    "no way back": ("state_vjp", lambda out, *rest: jnp.zeros_like(out), None),
-    "the sign of the way back": ("state_vjp", lambda out, *rest: -out, None),
+    "state_vjp zero": ("state_vjp", lambda out, *rest: jnp.zeros_like(out), None),
+    "the sign of state_vjp": ("state_vjp", lambda out, *rest: -out, None),
     "h for h₋ in U": ("input_vjp", lambda bars, p, xs, hs, g, k, d: (bars[0]._replace(U=outer(g, d * k)), bars[1]), {"params.U"}),
     "b averaged over the batch": ("input_vjp", mean_bias("b"), {"params.b"}),
     "W off by 1e-5": ("input_vjp", scaled("W", 1 + 1e-5), {"params.W"}),
@@ -119,7 +120,7 @@ WITH_UNIT_COEFFICIENT = {
         pytest.param(name, fault, marks=pytest.mark.slow if name in VARIANTS else ())
         for name in ("elman_tanh", "elman_relu", "linear_rnn")
         for fault, (function, *_) in SIMPLE.items()
-        if function != "linearize" or name == "elman_tanh"  # tanh′ only
+        if function != "linearize" or name == "elman_tanh"  # these faults replace tanh′
     ],
 )
 def test_a_wrong_line_of_a_simple_rnn_fails_and_its_leaf_is_named(name, fault):

@@ -1,6 +1,6 @@
 """Right rules never fail.
 
-There are 200 random problems, ordinary and saturated, and every check of every kind of cell.
+They are verified on 200 random problems, ordinary and saturated. Built-in cells get every check.
 """
 
 import jax
@@ -15,9 +15,9 @@ from tests.problems import CELLS, normal_like
 from tests.verify.rules import MAKE, arguments, fast
 
 SHAPES = [(5, 2, 3, 4), (1, 1, 1, 1), (7, 3, 4, 5), (2, 4, 1, 3), (6, 1, 5, 2), (3, 2, 4, 1), (8, 3, 2, 6), (9, 2, 5, 3)]
-MAIN = SHAPES[:3]  # the others are slow tests
-SEEDS_OF_EACH = 25
-RULES = (*CELLS, *MAKE)  # three of them at each shape
+MAIN = SHAPES[:3]  # the tests of the other shapes are slow
+SEEDS_PER_SHAPE = 25
+RULES = (*CELLS, *MAKE)  # each shape gets three of them
 
 
 def random_problem(name, seed, shape):
@@ -36,7 +36,7 @@ def random_problem(name, seed, shape):
 @pytest.mark.parametrize("shape", [pytest.param(s, marks=() if s in MAIN else pytest.mark.slow) for s in SHAPES], ids=str)
 def test_right_rules_never_fail(shape):
     number = SHAPES.index(shape)
-    for seed in range(SEEDS_OF_EACH):
+    for seed in range(SEEDS_PER_SHAPE):
         name = RULES[(3 * number + seed % 3) % len(RULES)]
         key = jax.random.key(seed)
         if name in MAKE:
@@ -47,7 +47,7 @@ def test_right_rules_never_fail(shape):
 
 
 def test_there_are_two_hundred_random_problems():
-    assert len(SHAPES) * SEEDS_OF_EACH == 200
+    assert len(SHAPES) * SEEDS_PER_SHAPE == 200
 
 
 BUILT_IN = cases()
@@ -92,4 +92,4 @@ def test_a_leaf_without_influence_is_reported_as_a_blind_input():
 
     report = fast(first_state, params, xs, h0, jnp.array([1.0, 2.0]))
     assert report.ok
-    assert report["inputs"].blind_inputs == ("unused has a zero gradient: a rule that forgets it does not show",)
+    assert report["inputs"].blind_inputs == ("unused has a zero gradient: a missing gradient does not show",)

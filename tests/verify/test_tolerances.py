@@ -1,4 +1,4 @@
-"""The parts of a tolerance: the longest sum, the coarsest dtype, and the noise of rounding."""
+"""The parts of a tolerance: the longest sum, the least precise dtype, and the measured rounding."""
 
 import jax
 import jax.numpy as jnp
@@ -27,7 +27,7 @@ def test_the_longest_sum_is_read_from_the_jaxpr(name):
     assert longest_sum(jax.make_jaxpr(fun)(jnp.ones((3, 4)), jnp.ones((4, 5)))) == expected
 
 
-def test_the_coarsest_dtype_is_read_from_the_jaxpr(needs_x64):
+def test_the_least_precise_dtype_is_read_from_the_jaxpr(needs_x64):
     eps = lambda dtype: coarsest_eps(jax.make_jaxpr(lambda x: jnp.sin(x.astype(dtype)).astype(x.dtype))(jnp.ones(3)))
     assert eps(jnp.float64) == np.finfo(np.float64).eps
     assert eps(jnp.bfloat16) == float(jnp.finfo(jnp.bfloat16).eps)
@@ -44,8 +44,8 @@ CALLS = {
 
 
 @pytest.mark.parametrize("name", CALLS)
-def test_the_noise_is_as_large_as_cancellation_makes_it(name, needs_x64):
-    """1 − tanh² is 4.5e-7 at 8, where it loses six digits, however it is called."""
+def test_cancellation_increases_the_noise(name, needs_x64):
+    """At 8, 1 − tanh² is 4.5e-7 and loses six digits, whether or not it is called in a loop."""
     fun, x = CALLS[name], jnp.array([8.0, 8.5, 9.0])
     exact = np.ravel(fun(x))
     rng = np.random.default_rng(0)

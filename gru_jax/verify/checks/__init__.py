@@ -1,10 +1,16 @@
-"""The checks, in the order in which they run and are reported.
+"""The checks, in the order in which they run.
 
-Each is a function from a `Verification` to a `Check`. `values` compares outputs and gradients,
-`structure` types and shapes, `coverage` tells whether the inputs and the tolerance would show a
-fault, `native` compares in the dtypes given, `numerical` with finite differences, `higher_order` in
-forward mode and to second order, `transforms` under JAX's transformations, and `edges` at extreme
-inputs.
+Each check is a function that takes a `Verification` and returns a `Check`. They are in these
+modules:
+
+    values          outputs and gradients in float64
+    structure       types and shapes, determinism, and runs without jit
+    coverage        whether the inputs and the tolerance would reveal a fault
+    native          gradients in the dtypes of the arguments
+    numerical       finite differences
+    higher_order    forward mode and second derivatives
+    transforms      gradients under JAX's transformations
+    edges           gradients at extreme inputs
 """
 
 from collections.abc import Callable

@@ -1,4 +1,4 @@
-"""The checks of the verification itself: do the inputs hide faults, are planted faults found?"""
+"""Checks of the verification itself: whether inputs hide faults and planted faults are found."""
 
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
@@ -10,16 +10,16 @@ from gru_jax.verify.function import Arrays
 from gru_jax.verify.report import FAIL, NOT_CHECKED, PASS, Check
 from gru_jax.verify.verification import Verification
 
-PLANTED_ERROR = 1e-3  # relative; the smallest error that is planted
+PLANTED_ERROR = 1e-3  # the smallest relative error that is planted
 
 
 class Fault(NamedTuple):
     """A fault to plant in a gradient.
 
     Attributes:
-        leaf: Name of the leaf that it changes.
-        description: What is wrong with it.
-        plant: Returns the wrong gradient for a right one.
+        leaf: Name of the leaf whose gradient it changes.
+        description: What is then wrong with the gradient.
+        plant: Returns the wrong gradient for the right one.
     """
 
     leaf: str
@@ -28,33 +28,33 @@ class Fault(NamedTuple):
 
 
 def inputs(verification: Verification) -> Check:
-    """Checks that the inputs let a fault show: no leaf is constant, zero or without influence."""
+    """Checks that the inputs can reveal a fault: no leaf is constant, zero or without influence."""
     blind = []
     for name, leaf in zip(verification.function.leaf_names, verification.leaves, strict=True):
         if leaf.size and not leaf.any():
-            blind.append(f"{name} is zero: an error in a factor of it does not show")
+            blind.append(f"{name} is zero: faults in terms that it multiplies do not show")
         elif leaf.size > 1 and (leaf == leaf.flat[0]).all():
             blind.append(f"{name} is constant: swapped entries do not show")
     if not verification.reference.why_no_gradient:
         for name in leaves_with_zero_gradient(verification):
-            blind.append(f"{name} has a zero gradient: a rule that forgets it does not show")
+            blind.append(f"{name} has a zero gradient: a missing gradient does not show")
         for name in verification.leaves_lost_in_rounding:
-            blind.append(f"{name} has a gradient that is zero up to rounding: errors below rounding do not show")
+            blind.append(f"{name} has a gradient that is zero up to rounding: faults below the rounding error do not show")
     if blind:
-        return Check("inputs", NOT_CHECKED, "; ".join(blind) + ". Pass random values", blind_inputs=tuple(blind))
+        return Check("inputs", NOT_CHECKED, "; ".join(blind) + ". Pass random values instead", blind_inputs=tuple(blind))
     influence = "" if verification.reference.why_no_gradient else ", and every leaf influences the outputs"
     return Check("inputs", PASS, f"no leaf is constant or zero{influence}")
 
 
 def guard(verification: Verification) -> Check:
-    """Checks that there is a rule to verify, and that planted faults are found."""
+    """Checks that the function has a rule, and that the comparison finds planted faults."""
     if verification.reference.why_no_gradient:
         return _guard_of_differences(verification)
     rules = verification.reference.rules
     if not rules.replaced and verification.reference.user_function is None:
-        kept = f"; JAX's own rules in it ({', '.join(rules.kept)}) count as autodiff" if rules.kept else ""
-        text = f"no custom rule is called, so autodiff was compared with itself{kept}. Pass a decorated function or a reference"
-        return Check("guard", FAIL, text)
+        kept = f"; JAX's own rules ({', '.join(rules.kept)}) are a part of autodiff" if rules.kept else ""
+        fix = "Pass a function that calls a custom rule, or a reference"
+        return Check("guard", FAIL, f"no custom rule is called, so autodiff was compared with itself{kept}. {fix}")
     right = {condition: verification.autodiff(us).gradients for condition, us in verification.random_cotangents.items()}
     undetectable = {*leaves_with_zero_gradient(verification), *verification.leaves_lost_in_rounding}
     planted, missed = 0, []
@@ -67,7 +67,8 @@ def guard(verification: Verification) -> Check:
     if not missed:
         return Check("guard", PASS, f"all {planted} planted faults are found", details={"planted": planted})
     reason = _why_missed(verification)
-    text = f"{len(missed)} of {planted} planted faults are not found{reason}: {', '.join(missed[:4])}"
+    more = f" and {len(missed) - 4} more" if len(missed) > 4 else ""
+    text = f"{len(missed)} of {planted} planted faults are not found{reason}: {', '.join(missed[:4])}{more}"
     return Check("guard", NOT_CHECKED if reason else FAIL, text, details={"planted": planted, "missed": missed})
 
 
@@ -94,21 +95,25 @@ def faults_to_plant(verification: Verification) -> Iterator[Fault]:
 
 
 def _guard_of_differences(verification: Verification) -> Check:
-    """Checks that finite differences would show an error of 0.1 %, if there is no reference."""
+    """Checks that finite differences would show a relative error of 0.001.
+
+    Takes the place of `guard` if the reference has no gradient.
+    """
     derivatives = verification.directional_derivatives
     rtol = verification.tolerances.rtol
-    missed = [name for name, d in derivatives.items() if PLANTED_ERROR * abs(d.by_rule) <= d.allowed_error(rtol)]
+    missed = [name for name, d in derivatives.items() if not PLANTED_ERROR * abs(d.by_rule) > d.allowed_error(rtol)]
     if missed:
-        text = f"finite differences do not show a gradient that is off by {PLANTED_ERROR:g} in {', '.join(missed)}"
+        leaves = ", ".join(missed)
+        text = f"finite differences are too rough to show a relative error of {PLANTED_ERROR:g} in the gradient of {leaves}"
         return Check("guard", NOT_CHECKED, text, details={"missed": missed})
-    text = f"finite differences show an error of {PLANTED_ERROR:g} in each of {len(derivatives)} leaves"
+    text = f"finite differences would show a relative error of {PLANTED_ERROR:g} in each of {len(derivatives)} leaves"
     return Check("guard", PASS, text, details={"planted": len(derivatives)})
 
 
 def _is_found(verification: Verification, fault: Fault, condition: str) -> bool:
     """Returns whether a planted fault is found.
 
-    Only a thorough verification measures what rounding can do.
+    Only a thorough verification also measures the effect of rounding.
     """
     us = verification.random_cotangents[condition]
     expected = verification.autodiff(us).gradients
@@ -120,12 +125,13 @@ def _is_found(verification: Verification, fault: Fault, condition: str) -> bool:
 
 
 def _why_missed(verification: Verification) -> str:
-    """Returns why the tolerance allows planted faults. Empty if there is no good reason."""
+    """Returns why the tolerance allows planted faults. Empty if it should not allow them."""
     tolerances, precision = verification.tolerances, verification.precisions.comparison
     if tolerances.rtol >= PLANTED_ERROR:
-        return f": rtol is {tolerances.rtol:g}"
+        return f" because rtol is {tolerances.rtol:g}"
     if tolerances.eps > precision.eps:
-        return f": the function computes in less than {precision.name} inside, so the tolerance is {tolerances.relative:.1e}"
+        why = f"the function casts to less than {precision.name}, which raises the tolerance to {tolerances.relative:.1e}"
+        return f" because {why}"
     return ""
 
 

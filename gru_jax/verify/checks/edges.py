@@ -1,16 +1,16 @@
 """The check at extreme inputs, where gates saturate, sums vanish and numbers overflow.
 
-The inputs are zeros, entries up to 20 and up to 10,000, one NaN and one infinity, planted in each
-leaf in turn.
+The inputs are zeros, entries up to 20 and up to 10,000, one NaN and one infinity. Each change is
+made to one leaf at a time. All but NaN and infinity are also made to all leaves together.
 
-- If everything is finite, the rule must agree with the reference.
-- If the function's outputs are finite, the rule must be finite wherever the reference is. If they
-  are not, the rule may return a gradient that is not finite either.
-- If an input is NaN, and outputs and reference are too, the rule must not return only finite
-  numbers.
+- If the gradients of the rule and the reference are finite, they must agree.
+- If the outputs of the function are finite, the rule must be finite wherever the reference is. If
+  the outputs are not finite, the rule need not be finite.
+- If an input is NaN, an output is not finite and the reference is NaN somewhere, the rule must not
+  return only finite numbers.
 
-A rule that is finite where autodiff is not, by a mask or a better formula, passes, and the report
-says so.
+A rule passes if it is finite where autodiff is not, for example because it uses a mask or a better
+formula. The report then says so.
 """
 
 from collections.abc import Iterator
@@ -60,10 +60,11 @@ def edges(verification: Verification) -> Check:
             found += _hidden_nan(names, rule, expected, condition)
         if all(np.isfinite(leaf).all() for leaf in (*rule.gradients, *expected)):
             found += verification.compare_with_reference(rule.gradients, us, condition, leaves)
-    text = f"{count} inputs: zeros, up to 20, up to 10,000, NaN, infinity"
+    inputs = f"{count} extreme inputs: zeros, entries up to 20 and 10,000, NaN, infinity"
+    text = f"the rule differs from autodiff at some of {inputs}" if found else f"the rule agrees with autodiff at {inputs}"
     if better:
         more = f" and {len(better) - 3} more" if len(better) > 3 else ""
-        text += f"; finite where autodiff is not: {', '.join(better[:3])}{more}"
+        text += f"; it is finite where autodiff is not: {', '.join(better[:3])}{more}"
     details = {"inputs": count, "finite_where_autodiff_is_not": better}
     return Check("edges", pass_or_fail(found), text, tuple(found[:_MOST_REPORTED]), details=details)
 
@@ -72,11 +73,11 @@ def edge_inputs(verification: Verification) -> Iterator[EdgeInput]:
     """Yields the inputs to check at."""
     leaves = verification.leaves
     scaled = lambda leaf, largest: leaf * (largest / (np.abs(leaf).max(initial=0) or 1.0))
-    yield EdgeInput("all zero", tuple(np.zeros_like(leaf) for leaf in leaves))
+    yield EdgeInput("all leaves zero", tuple(np.zeros_like(leaf) for leaf in leaves))
     for largest in (20.0, 1e4):
-        yield EdgeInput(f"all up to {largest:g}", tuple(scaled(leaf, largest) for leaf in leaves))
+        yield EdgeInput(f"all leaves up to {largest:g}", tuple(scaled(leaf, largest) for leaf in leaves))
     for k, (name, leaf) in enumerate(zip(verification.function.leaf_names, leaves, strict=True)):
-        changes = {"zero": np.zeros_like(leaf), "up to 20": scaled(leaf, 20.0), "up to 1e4": scaled(leaf, 1e4)}
+        changes = {"zero": np.zeros_like(leaf), "up to 20": scaled(leaf, 20.0), "up to 10000": scaled(leaf, 1e4)}
         if leaf.size:
             index = verification.random.index(leaf.size)
             changes |= {
@@ -89,7 +90,7 @@ def edge_inputs(verification: Verification) -> Iterator[EdgeInput]:
 
 
 def _not_finite(names: tuple[str, ...], rule: Evaluation, expected: Arrays, condition: str) -> list[Difference]:
-    """Returns the leaves that are not finite where the reference is, if the outputs are finite."""
+    """Returns the leaves where the rule is not finite, although outputs and reference are."""
     if not _outputs_are_finite(rule):
         return []
     found = []
@@ -101,7 +102,10 @@ def _not_finite(names: tuple[str, ...], rule: Evaluation, expected: Arrays, cond
 
 
 def _hidden_nan(names: tuple[str, ...], rule: Evaluation, expected: Arrays, condition: str) -> list[Difference]:
-    """Returns the first leaf that hides a NaN which outputs and reference show."""
+    """Returns the first leaf where the reference is NaN, if the rule returns only finite numbers.
+
+    Returns nothing if the outputs are finite.
+    """
     if _outputs_are_finite(rule) or not all(np.isfinite(leaf).all() for leaf in rule.gradients):
         return []
     for name, a, b in zip(names, rule.gradients, expected, strict=True):

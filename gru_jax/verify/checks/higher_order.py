@@ -1,4 +1,4 @@
-"""The checks of other derivatives: forward mode, and second order in two ways."""
+"""The checks against forward mode, and of second derivatives."""
 
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
@@ -15,9 +15,9 @@ from gru_jax.verify.verification import Verification
 
 
 def dot_product(verification: Verification) -> Check:
-    """Checks that <u, Jv> = <bwd(u), v>, where Jv comes from `jax.jvp` of the primal.
+    """Checks that <u, Jv> = <bwd(u), v>, where Jv comes from `jax.jvp` of the reference.
 
-    v is nonzero in all leaves, and then in one leaf at a time.
+    The direction v is nonzero first in all leaves, and then in one leaf at a time.
     """
     reference, names = verification.reference, verification.function.leaf_names
 
@@ -36,15 +36,17 @@ def dot_product(verification: Verification) -> Check:
         try:
             tangents = run(verification.leaves, direction)
         except Exception as error:
-            return Check("dot_product", NOT_CHECKED, f"forward mode of the primal raises {short_message(error)}")
+            return Check("dot_product", NOT_CHECKED, f"forward mode of the reference raises {short_message(error)}")
+        if not all(np.isfinite(tangent).all() for tangent in tangents):
+            return Check("dot_product", NOT_CHECKED, "forward mode of the reference returns NaN or infinity")
         difference = _inner_product_difference(name, us, tangents, by_rule, direction, verification.tolerances.relative)
         found += [difference] if difference else []
     if found and not reference.why_no_gradient:
         noise = verification.rounding_noise.of_gradients(us)
         allowed = {name: n * float(np.abs(x).sum()) for name, n, x in zip(names, noise, v, strict=True)}
         allowed["all leaves"] = sum(allowed.values())
-        found = [d for d in found if abs(d.value - d.expected) > allowed[d.leaf]]
-    text = f"<u, Jv> and <bwd(u), v>: all {len(names)} leaves together, then one by one"
+        found = [d for d in found if not abs(d.value - d.expected) <= allowed[d.leaf]]  # NaN stays
+    text = f"<u, Jv> {'differs from' if found else 'equals'} <bwd(u), v>, for directions in all leaves and in each leaf alone"
     return Check("dot_product", pass_or_fail(found), text, tuple(found))
 
 
@@ -53,7 +55,7 @@ def _inner_product_difference(
 ) -> Difference | None:
     """Returns the difference between <u, Jv> and <bwd(u), v>, or None if it is allowed.
 
-    It is relative to the magnitudes of their terms.
+    The error is relative to the sum of the magnitudes of the terms.
     """
     sides = [[a * b for a, b in zip(left, right, strict=True)] for left, right in ((us, tangents), (gradients, direction))]
     forward, reverse = (float(sum(product.sum() for product in side)) for side in sides)
@@ -68,7 +70,7 @@ def _inner_product_difference(
         index=(),
         value=reverse,
         expected=forward,
-        condition="<bwd(u), v> against <u, Jv>",
+        condition="<bwd(u), v> compared with <u, Jv>",
     )
 
 
@@ -76,10 +78,10 @@ class SecondOrderMode(NamedTuple):
     """One way to differentiate a gradient.
 
     Attributes:
-        differentiate: Returns (leaves, nondiff_args, *arguments) ↦ second derivatives from a
-            function.
-        result_names: Names of its results.
-        arguments: Cotangents and directions.
+        differentiate: Takes a function, and returns the function (leaves, nondiff_args, *arguments)
+            ↦ second derivatives.
+        result_names: Names of the second derivatives.
+        arguments: The cotangents and directions to evaluate them for.
     """
 
     differentiate: Callable[[RealFunction], Callable[..., Arrays]]
@@ -88,7 +90,10 @@ class SecondOrderMode(NamedTuple):
 
 
 def second_order(verification: Verification) -> Check:
-    """Checks reverse over reverse and forward over reverse, by the leaves and the cotangents."""
+    """Checks second derivatives: reverse over reverse, and forward over reverse.
+
+    The gradient is differentiated with respect to the leaves and the cotangents.
+    """
     if verification.reference.why_no_gradient:
         return Check("second_order", NOT_CHECKED, verification.reference.why_no_gradient)
     found: list[Difference] = []
@@ -105,13 +110,14 @@ def second_order(verification: Verification) -> Check:
             got = verification.runner(mode.differentiate(verification.function.call_real))(verification.leaves, *mode.arguments)
         except Exception as error:
             fix = "; let the forward rule call the undecorated function" if "forward-mode" in str(error) else ""
-            text = f"{name} raises {short_message(error)}{fix}. If it need not work, pass checks=('all', '-second_order')"
-            return Check("second_order", FAIL, text)
+            skip = "If you need no second derivatives, pass checks=('all', '-second_order')"
+            return Check("second_order", FAIL, f"{name} raises {short_message(error)}{fix}. {skip}")
         found += _compare_second_order(verification, name, mode, got, expected)
         done.append(name)
     if not found and unavailable:
         return Check("second_order", NOT_CHECKED, "; ".join(unavailable))
-    return Check("second_order", pass_or_fail(found), ", ".join(done), tuple(found))
+    text = f"second derivatives {'differ' if found else 'agree'}: {', '.join(done)}"
+    return Check("second_order", pass_or_fail(found), text, tuple(found))
 
 
 def _second_order_modes(verification: Verification) -> dict[str, SecondOrderMode]:
@@ -149,7 +155,7 @@ def _compare_second_order(
 
 
 def reverse_over_reverse(function: RealFunction) -> Callable[..., Arrays]:
-    """Returns the gradient of <bwd(u), w> with respect to leaves and cotangents."""
+    """Returns the gradient of <bwd(u), w> with respect to the leaves and to u."""
 
     def run(leaves, nondiff_args, cotangents, weights):
         first, pullback = jax.vjp(lambda x, u: gradients(function)(x, nondiff_args, u), tuple(leaves), tuple(cotangents))
@@ -162,7 +168,7 @@ def reverse_over_reverse(function: RealFunction) -> Callable[..., Arrays]:
 def forward_over_reverse(function: RealFunction) -> Callable[..., Arrays]:
     """Returns the derivative of bwd(u) and of the forward rule's outputs along a direction.
 
-    The direction is one of leaves and cotangents.
+    The direction changes both the leaves and the cotangents.
     """
 
     def run(leaves, nondiff_args, cotangents, v, w):

@@ -1,4 +1,4 @@
-"""The check in the dtypes of the arguments, relative to how large autodiff's own error is."""
+"""The check in the dtypes of the arguments, which allows for autodiff's own error."""
 
 import numpy as np
 
@@ -32,7 +32,7 @@ def native(verification: Verification) -> Check:
         autodiff_errors = largest_errors(by_autodiff, exact)
         noise = [SAFETY * error for error in autodiff_errors]
         if verification.leaves_lost_in_rounding:
-            # Rounding of the size that it has in float64, in units of this precision.
+            # The measured effect of rounding in float64, scaled to this precision.
             in_float64 = verification.rounding_noise.of_gradients(us)
             noise = [max(n, wide * given.eps / tolerances.eps) for n, wide in zip(noise, in_float64, strict=True)]
         found += compare_leaves(
@@ -46,7 +46,7 @@ def native(verification: Verification) -> Check:
         scales = leaf_scales(exact)
         worst_rule = max(worst_rule, *(e / s for e, s in zip(largest_errors(by_rule, exact), scales, strict=True)))
         worst_autodiff = max(worst_autodiff, *(e / s for e, s in zip(autodiff_errors, scales, strict=True)))
-    text = f"in {given.name} the largest error is {worst_rule:.1e} of a leaf's scale, and that of autodiff {worst_autodiff:.1e}"
+    text = f"in {given.name} the largest relative error is {worst_rule:.1e} by the rule and {worst_autodiff:.1e} by autodiff"
     worst_of_leaf = {d.leaf: d for d in sorted(found, key=lambda d: d.error if np.isfinite(d.error) else np.inf)}
     return Check(
         "native",
@@ -62,7 +62,7 @@ def _why_not_checked(verification: Verification) -> str:
     if verification.reference.why_no_gradient:
         return verification.reference.why_no_gradient
     if precisions.why_not_float64:
-        return f"{precisions.why_not_float64}; the check `gradient` compared in {precisions.given.name}"
+        return f"{precisions.why_not_float64}, so the check `gradient` already compares in {precisions.given.name}"
     if precisions.given.eps == precisions.comparison.eps:
-        return "the arguments are float64, in which the check `gradient` compared"
+        return "the arguments are float64, so the check `gradient` already compares in their dtype"
     return ""

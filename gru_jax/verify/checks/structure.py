@@ -1,4 +1,4 @@
-"""The checks of what the rule returns without `jit`: structure, determinism, and values."""
+"""The checks of types and shapes, and of what the rule returns without `jit`."""
 
 from typing import Any
 
@@ -14,24 +14,27 @@ from gru_jax.verify.verification import Verification
 
 
 def structure(verification: Verification) -> Check:
-    """Checks that cotangents are like their leaves, and forward outputs like those of the function.
+    """Checks types, shapes, dtypes, weak types and devices.
 
-    They must agree in type, shape, dtype, weak type and device. JAX accepts and returns a wrong
-    dtype, drops a weak type, and returns whatever the forward rule does. The rule is traced. A
-    thorough verification also runs it without `jit`, where a NumPy array or another device shows.
+    The cotangent of a leaf must be like the leaf. The outputs of the forward rule must be like
+    those of the function. JAX does not check this: for example, it returns a cotangent of the wrong
+    dtype as it is.
+
+    The rule is traced. A thorough verification also runs it without `jit`, which reveals NumPy
+    arrays and arrays on other devices.
     """
     wrong = dict.fromkeys(_mismatches(verification, *_traced(verification)))
     if verification.thorough:
         run = verification.eager_run
         wrong |= dict.fromkeys(_mismatches(verification, run.forward_outputs, run.gradients))
-    text = "; ".join(wrong) or "type, shape, dtype and weak type of every cotangent and output are right"
+    text = "; ".join(wrong) or "every cotangent and output has the right type, shape, dtype and weak type"
     return Check("structure", pass_or_fail(wrong), text)
 
 
 def determinism(verification: Verification) -> Check:
-    """Checks that a second run gives the same bits.
+    """Checks that a second run returns the same bits.
 
-    Calls the pullback twice on the same residuals, and takes the whole gradient again.
+    Calls the pullback twice with the same residuals, and then computes the whole gradient again.
     """
     run = verification.eager_run
     rerun = run_eagerly(verification.function, verification.precisions.given, verification.cotangents)
@@ -42,30 +45,31 @@ def determinism(verification: Verification) -> Check:
         if not (np.array_equal(first, again, equal_nan=True) and np.array_equal(first, fresh, equal_nan=True))
     ]
     if not differ:
-        return Check("determinism", PASS, "the same bits three times")
+        return Check("determinism", PASS, "three runs return the same bits")
     if jax.default_backend() != "cpu":
         first, second = (tuple(np.asarray(leaf, np.float64) for leaf in r.gradients) for r in (run, rerun))
         allowed = rounding_tolerance(verification.tolerances.longest_sum, verification.precisions.given.eps)
         if not compare_leaves(names, second, first, condition="second run", relative_tolerance=allowed):
-            text = f"equal up to rounding, but not bit for bit, on {jax.default_backend()}: {', '.join(differ)}"
+            text = f"runs on {jax.default_backend()} agree up to rounding, but not bit for bit, in {', '.join(differ)}"
             return Check("determinism", PASS, text)
-    return Check("determinism", FAIL, f"the second run gives another result: {', '.join(differ)}")
+    return Check("determinism", FAIL, f"runs with the same inputs return different gradients of {', '.join(differ)}")
 
 
 def eager(verification: Verification) -> Check:
-    """Checks that the gradient without `jit` is that with `jit`."""
+    """Checks that the gradient is the same with and without `jit`."""
     us, function, precision = verification.cotangents, verification.function, verification.precisions.comparison
     with precision.active():
         leaves = precision.cast(verification.leaves)
         outputs, pullback = jax.vjp(lambda *leaves: function.call_real(leaves, function.nondiff_args).floating, *leaves)
         gradients = pullback(tuple(jnp.asarray(u, y.dtype) for u, y in zip(us, outputs, strict=True)))
     on_host = tuple(np.asarray(leaf, np.float64) for leaf in gradients)
-    found = verification.compare_runs(on_host, verification.rule(us).gradients, "eager against jit")
-    return Check("eager", pass_or_fail(found), "the same gradient with and without jit", tuple(found))
+    found = verification.compare_runs(on_host, verification.rule(us).gradients, "without jit compared with jit")
+    text = f"the gradients with and without jit {'differ' if found else 'agree'}"
+    return Check("eager", pass_or_fail(found), text, tuple(found))
 
 
 def _traced(verification: Verification) -> tuple[Any, Any]:
-    """Returns shapes and types of the forward rule's outputs and of what the pullback returns."""
+    """Returns the shapes and dtypes of the forward rule's outputs and of the pullback's results."""
     function = verification.function
 
     def run(*leaves):
@@ -77,7 +81,7 @@ def _traced(verification: Verification) -> tuple[Any, Any]:
 
 
 def _mismatches(verification: Verification, forward_outputs: Any, gradients: Any) -> list[str]:
-    """Describes the outputs and gradients that are unlike what they should be like."""
+    """Describes the outputs and gradients that have a wrong type, shape, dtype or device."""
     function = verification.function
     with verification.precisions.given.active():
         outputs = jax.eval_shape(lambda *leaves: floating_outputs(function, leaves), *function.leaves)
@@ -98,7 +102,8 @@ def _mismatch(name: str, got: Any, like: Any, owner: str) -> list[str]:
     if got.dtype != like.dtype:
         wrong.append(f"{name} has dtype {got.dtype}, but {owner} has {like.dtype}; cast it in the rule")
     if got.weak_type and not like.weak_type:
-        wrong.append(f"{name} is weakly typed, but {owner} is not; the next operation may change its dtype")
+        fix = f"cast it to {like.dtype} in the rule"
+        wrong.append(f"{name} is weakly typed, but {owner} is not, so the next operation may change its dtype; {fix}")
     if isinstance(like, jax.Array) and isinstance(got, jax.Array) and got.devices() != like.devices():
         wrong.append(f"{name} is on {got.devices()}, but {owner} is on {like.devices()}")
     return wrong

@@ -1,8 +1,8 @@
-"""The checks under JAX's transformations: `vmap`, `scan`, `checkpoint`, `shard_map`, and flags.
+"""The checks under `vmap`, `scan`, `checkpoint`, `shard_map`, and flags of JAX.
 
-The expected gradient comes from a loop over plain calls, whose gradients are summed for an argument
-that the calls share. If the reference also raises under a transformation, nothing is expected of
-the rule. If only the rule raises, the check fails.
+The expected gradient is computed by a loop over plain calls of the rule. If the calls share an
+argument, their gradients are summed. If only the rule raises under a transformation, the check
+fails. If the reference raises too, the transformation is not checked.
 """
 
 from collections.abc import Sequence
@@ -21,26 +21,26 @@ from gru_jax.verify.report import FAIL, NOT_CHECKED, PASS, Check, pass_or_fail
 from gru_jax.verify.transformed import (
     Transformation,
     in_scan_body,
-    inside_scan,
+    of_scan,
     under_checkpoint,
     under_shard_map,
     under_vmap,
 )
 from gru_jax.verify.verification import Verification
 
-BATCH_FACTORS = (1.0, 15 / 16, 7 / 8)  # a batch consists of the leaves times these
-_MOST_ARGUMENTS = 6  # that are batched alone
+BATCH_FACTORS = (1.0, 15 / 16, 7 / 8)  # the examples of a batch are the leaves times these factors
+_MOST_ARGUMENTS = 6  # at most this many arguments are batched alone; each needs a compilation
 
 
 @dataclass(frozen=True)
 class TransformationCase:
-    """One transformation, and the gradient that the rule must give under it.
+    """One transformation, and the gradient that the rule must return under it.
 
     Attributes:
-        transformation: Makes the transformed gradient from a function.
-        leaves: The leaves to take it at.
-        cotangents: The cotangents to take it for.
-        expected: The gradient expected.
+        transformation: Takes a function, and returns its gradient under the transformation.
+        leaves: The leaves to evaluate that gradient at.
+        cotangents: The cotangents to evaluate it for.
+        expected: The expected gradient.
     """
 
     transformation: Transformation
@@ -55,28 +55,29 @@ def vmap(verification: Verification) -> Check:
 
 
 def shard_map(verification: Verification) -> Check:
-    """Checks the same on two devices, with the shared arguments replicated."""
+    """Checks batches of two, split over two devices. Arguments without a batch are replicated."""
     if jax.device_count() < 2:
-        text = "there is one device; on CPU set XLA_FLAGS=--xla_force_host_platform_device_count=2 before JAX starts"
+        fix = "on CPU, set XLA_FLAGS=--xla_force_host_platform_device_count=2 before JAX starts"
+        text = f"this check needs two devices, but there is one; {fix}"
         return Check("shard_map", NOT_CHECKED, text)
     return _compare(verification, "shard_map", _batched_cases(verification, BATCH_FACTORS[:2], under_shard_map))
 
 
 def scan(verification: Verification) -> Check:
-    """Checks the gradient of a scan that calls the function, and the gradient in a scan's body."""
+    """Checks the gradient of a scan that calls the function, and a gradient in a scan's body."""
     us = list(verification.random_cotangents.values())[:2]
     stacked = _stack(us)
     results = [verification.rule(u).gradients for u in us]
     summed = tuple(sum(leaves[1:], leaves[0]) for leaves in zip(*results, strict=True))
     cases = {
-        "around it": TransformationCase(inside_scan, verification.leaves, stacked, summed),
-        "in it": TransformationCase(in_scan_body, verification.leaves, stacked, _stack(results)),
+        "gradient of a scan": TransformationCase(of_scan, verification.leaves, stacked, summed),
+        "gradient in a scan": TransformationCase(in_scan_body, verification.leaves, stacked, _stack(results)),
     }
     return _compare(verification, "scan", cases)
 
 
 def checkpoint(verification: Verification) -> Check:
-    """Checks the gradient under `jax.checkpoint` with three policies."""
+    """Checks the gradient under `jax.checkpoint`, with three policies."""
     policies = {
         "save nothing": jax.checkpoint_policies.nothing_saveable,
         "save everything": jax.checkpoint_policies.everything_saveable,
@@ -87,9 +88,9 @@ def checkpoint(verification: Verification) -> Check:
 
 
 def flags(verification: Verification) -> Check:
-    """Checks the gradient with each of `jax_custom_vjp3` and `jax_remat3` switched.
+    """Checks the gradient with `jax_custom_vjp3` and then `jax_remat3` set to the opposite value.
 
-    They select JAX's next implementations.
+    The flags select JAX's next implementations of `custom_vjp` and `checkpoint`.
     """
     done, not_done = [], []
     for flag, transformation in {"jax_custom_vjp3": gradients, "jax_remat3": under_checkpoint}.items():
@@ -100,21 +101,25 @@ def flags(verification: Verification) -> Check:
         setting = f"{flag}={not value}"
         with config.configured(flag, not value):
             if flag == "jax_custom_vjp3" and not _rule_follows_flag(verification, not value):
-                not_done.append(f"the rule was decorated with {flag}={value}; set the flag before it is defined")
+                not_done.append(f"the rule was defined with {flag}={value}; to check {setting}, set it before the definition")
                 continue
             check = _compare(verification, "flags", {setting: _same_gradient(verification, transformation)})
         if check.differences:
             return check
-        if check.status == FAIL:  # the author of a rule cannot change what JAX does not support yet
+        if check.status == FAIL:  # JAX itself raises, which the author of a rule cannot change
             not_done.append(check.text)
             continue
         done.append(setting)
-    text = "; ".join([", ".join(done), *not_done]).strip("; ")
+    same = [f"the gradient is the same with {' and with '.join(done)}"] if done else []
+    text = "; ".join([*same, *not_done])
     return Check("flags", PASS if done else NOT_CHECKED, text)
 
 
 def _rule_follows_flag(verification: Verification, on: bool) -> bool:
-    """Returns whether `jax_custom_vjp3` selects the primitive by which the rule is called."""
+    """Returns whether the rule is called by the primitive that `jax_custom_vjp3=on` selects.
+
+    JAX reads the flag when a rule is defined, so the rule may ignore a later change of the flag.
+    """
     precision, function = verification.precisions.comparison, verification.function
     with precision.active():
         jaxpr = jax.make_jaxpr(lambda *leaves: function.call_real(leaves, function.nondiff_args).floating)(
@@ -124,13 +129,13 @@ def _rule_follows_flag(verification: Verification, on: bool) -> bool:
 
 
 def _same_gradient(verification: Verification, transformation: Transformation) -> TransformationCase:
-    """Returns a transformation that must not change the gradient."""
+    """Returns the case of a transformation that must not change the gradient."""
     us = verification.cotangents
     return TransformationCase(transformation, verification.leaves, us, verification.rule(us).gradients)
 
 
 def _batched_cases(verification: Verification, factors: Sequence[float], batched_gradients) -> dict[str, TransformationCase]:
-    """Returns a case for each argument batched alone, and one with all arguments batched."""
+    """Returns one case for each argument batched alone, and one with all arguments batched."""
     argument_of_leaf = verification.function.argument_names()
     arguments = list(dict.fromkeys(argument_of_leaf))
     subsets = {f"over {name}": {name} for name in arguments[:_MOST_ARGUMENTS]}
@@ -151,7 +156,7 @@ def _batched_cases(verification: Verification, factors: Sequence[float], batched
 
 def _compare(verification: Verification, name: str, cases: dict[str, TransformationCase]) -> Check:
     found: list[Difference] = []
-    unavailable = []
+    done, unavailable = [], []
     for condition, case in cases.items():
         try:
             run = verification.runner(case.transformation(verification.function.call_real))
@@ -162,9 +167,12 @@ def _compare(verification: Verification, name: str, cases: dict[str, Transformat
                 continue
             return Check(name, FAIL, f"{condition}: the rule raises {short_message(error)}")
         found += verification.compare_runs(got, case.expected, condition, factor=4 * len(BATCH_FACTORS))
-    if unavailable and len(unavailable) == len(cases):
+        done.append(condition)
+    if not done:
         return Check(name, NOT_CHECKED, "; ".join(unavailable))
-    return Check(name, pass_or_fail(found), "; ".join([", ".join(cases), *unavailable]), tuple(found))
+    wrong = dict.fromkeys(difference.condition for difference in found)
+    text = f"the gradient is wrong: {', '.join(wrong)}" if wrong else f"the gradient is right: {', '.join(done)}"
+    return Check(name, pass_or_fail(found), "; ".join([text, *unavailable]), tuple(found))
 
 
 def _reference_raises(verification: Verification, case: TransformationCase) -> bool:

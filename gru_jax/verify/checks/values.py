@@ -1,4 +1,4 @@
-"""The checks of values: outputs, gradients, each output's cotangent alone, and linearity."""
+"""The checks of values: outputs, gradients, gradients of each output alone, and linearity."""
 
 import numpy as np
 
@@ -9,12 +9,12 @@ from gru_jax.verify.verification import Verification
 
 
 def primal(verification: Verification) -> Check:
-    """Checks that the forward rule, the function and the reference return the same."""
+    """Checks that the forward rule, the function and the reference return the same values."""
     function, run = verification.function, verification.rule(verification.cotangents)
-    compared = {"forward rule against function": (run.forward_outputs, run.outputs)}
+    compared = {"forward rule compared with function": (run.forward_outputs, run.outputs)}
     if not verification.reference.why_no_gradient:
         expected = verification.autodiff(verification.cotangents)
-        compared["function against reference"] = (run.outputs, expected.outputs)
+        compared["function compared with reference"] = (run.outputs, expected.outputs)
         if not all(np.array_equal(a, b) for a, b in zip(run.other_outputs, expected.other_outputs, strict=True)):
             return Check("primal", FAIL, "an integer or boolean output differs from that of the reference")
 
@@ -36,12 +36,13 @@ def primal(verification: Verification) -> Check:
     if found:
         outputs = lambda leaves, nondiff_args: verification.reference.call_real(leaves, nondiff_args).floating
         found = compare(verification.rounding_noise.of_results(outputs, verification.leaves))
-    text = f"{len(found)} outputs differ" if found else "the forward rule returns the outputs of the function"
+    wrong = ", ".join(dict.fromkeys(difference.leaf for difference in found))
+    text = f"these outputs are wrong: {wrong}" if found else f"the same outputs: {', '.join(compared)}"
     return Check("primal", pass_or_fail(found), text, tuple(found))
 
 
 def gradient(verification: Verification) -> Check:
-    """Compares every leaf of the gradient, for random cotangents on every output."""
+    """Compares the gradient of every leaf, for random cotangents of every output."""
     if verification.reference.why_no_gradient:
         return Check("gradient", NOT_CHECKED, verification.reference.why_no_gradient)
     found, worst = [], 0.0
@@ -54,10 +55,11 @@ def gradient(verification: Verification) -> Check:
     histogram = ulp_histogram(verification.rule(first).gradients, verification.autodiff(first).gradients)
     allowed = verification.tolerances.relative
     leaves, precision = len(verification.function.leaf_names), verification.precisions.comparison.name
+    excess = "; measured rounding errors explain the excess" if worst > allowed and not found else ""
     return Check(
         "gradient",
         pass_or_fail(found),
-        f"{leaves} leaves in {precision}: largest error {worst:.1e} of a leaf's scale, allowed {allowed:.1e}",
+        f"in {precision}, the largest relative error of {leaves} leaves is {worst:.1e}, allowed {allowed:.1e}{excess}",
         verification.causes.explain(found),
         worst_error=worst,
         allowed_error=allowed,
@@ -66,9 +68,10 @@ def gradient(verification: Verification) -> Check:
 
 
 def cotangents(verification: Verification) -> Check:
-    """Compares gradients for each output's cotangent alone.
+    """Compares gradients for special cotangents: one output alone, ones, and single entries.
 
-    A thorough verification adds ones and single entries.
+    Ones and single entries are used only in a thorough verification. Ones are also used if the
+    function has one output.
     """
     if verification.reference.why_no_gradient:
         return Check("cotangents", NOT_CHECKED, verification.reference.why_no_gradient)
@@ -78,12 +81,13 @@ def cotangents(verification: Verification) -> Check:
         for condition, us in special.items()
         for difference in verification.compare_with_reference(verification.rule(us).gradients, us, condition)
     ]
-    text = f"{len(special)} more cotangents: {', '.join(special)}"
+    wrong = dict.fromkeys(difference.condition for difference in found)
+    text = f"the gradient {'differs' if found else 'also agrees'} for these cotangents: {', '.join(wrong or special)}"
     return Check("cotangents", pass_or_fail(found), text, verification.causes.explain(found))
 
 
 def special_cotangents(verification: Verification) -> dict[str, Arrays]:
-    """Returns cotangents that a rule may treat specially, by name."""
+    """Returns special cotangents by name. They show faults that random cotangents may hide."""
     us, shapes, names = verification.cotangents, verification.output_shapes, verification.function.output_names
     special: dict[str, Arrays] = {}
     if len(us) > 1:
@@ -102,9 +106,10 @@ def special_cotangents(verification: Verification) -> dict[str, Arrays]:
 
 
 def linearity(verification: Verification) -> Check:
-    """Checks that the pullback is linear in the cotangents.
+    """Checks that the gradient is linear in the cotangents.
 
-    bwd(0) = 0 exactly, bwd(8u) = 8 bwd(u) bit for bit, and bwd(u + v) = bwd(u) + bwd(v).
+    This means that bwd(0) = 0 and bwd(8u) = 8 bwd(u) bit for bit, and that bwd(u + v) = bwd(u) +
+    bwd(v) up to rounding.
     """
     us, vs = list(verification.random_cotangents.values())[:2]
     by_u, by_v = verification.rule(us).gradients, verification.rule(vs).gradients
@@ -124,7 +129,7 @@ def _at_zero(verification: Verification, us: Arrays) -> list[Difference]:
 
 
 def _times_8(verification: Verification, us: Arrays, by_u: Arrays) -> list[Difference]:
-    # Near the smallest normal number a product by 8 is not exact.
+    # Multiplying by 8 is not exact near the smallest normal number.
     tiny = np.finfo(np.float64 if verification.precisions.comparison.x64 else np.float32).tiny * 1e18
     without_tiny = lambda leaf: np.where(np.abs(leaf) > tiny, leaf, 0.0)
     return compare_leaves(
@@ -139,7 +144,7 @@ def _times_8(verification: Verification, us: Arrays, by_u: Arrays) -> list[Diffe
 def _at_sum(verification: Verification, us: Arrays, vs: Arrays, by_u: Arrays, by_v: Arrays) -> list[Difference]:
     got = verification.rule(tuple(u + v for u, v in zip(us, vs, strict=True))).gradients
     expected = tuple(a + b for a, b in zip(by_u, by_v, strict=True))
-    # Relative to the two terms, which may cancel in their sum.
+    # The tolerance is relative to the two terms, because they may cancel in the sum.
     sizes = [np.abs(a).max(initial=0) + np.abs(b).max(initial=0) for a, b in zip(by_u, by_v, strict=True)]
     allowed = [4 * verification.tolerances.relative * size for size in sizes]
 
