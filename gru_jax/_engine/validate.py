@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from gru_jax._engine.arguments import check_is_key, describe, is_array
+from gru_jax._engine.arguments import describe, is_array
 from gru_jax._engine.structures import describe_structure
 from gru_jax._engine.validate_cell import FLOATS, check_float_array, check_params, is_big_endian, is_torch, state_shapes
 from gru_jax._jax.tracing import is_traced
@@ -82,11 +82,6 @@ def check_state(name: str, h: Any, layer: Any, params: Any, batch: tuple[int, ..
 
 def check_step(layer: Any, params: Any, h: Any, x: Any) -> tuple[Any, Any, Any]:
     """Returns `params` in the layer's own types, `h` and `x` of one time step."""
-    if layer.needs_key:
-        raise ValueError(
-            f"cell: got {layer.name}, which draws noise for whole sequences, expected a cell without noise in step. "
-            "Step the cell for evaluation: cell.deterministic()."
-        )
     params, input_size = check_params(layer, params)
     check_input("x", x, input_size, least_rank=1)
     check_state("h", h, layer, params, x.shape[:-1])
@@ -163,17 +158,6 @@ def check_resets(resets: Any, reset_state: Any, name: str = "resets") -> None:
             f"reset_state: got a state without {name}, expected {name} too: booleans that say where it is set. "
             "The state before the first step is h0."
         )
-
-
-def check_key(key: Any, layer: Any) -> None:
-    """Raises if noise is drawn without a key, or `key` is not a key."""
-    if key is None and layer.needs_key:
-        raise ValueError(
-            f"key: got None, expected a jax.random key, because {layer.name} draws noise. Pass key=…, a new one for each call, or "
-            "evaluate without noise: gj.unroll(cell.deterministic(), …)."
-        )
-    if key is not None:
-        check_is_key(key)
 
 
 def check_compute_dtype(compute_dtype: Any, dtype: Any) -> Any:
