@@ -102,7 +102,7 @@ def step(
     if reset is not None:
         validate.check_flags("reset", reset, batch, "*batch")
     if reset_state is not None:
-        validate.check_reset_state(reset_state, cell, params, batch)
+        validate.check_state("reset_state", reset_state, cell, params, batch, broadcasts=True)
     return _compiled(cell, current_platform(), compute_dtype, params, h, x, reset, reset_state, key)
 
 

@@ -13,7 +13,7 @@ from jax import lax
 from jax.typing import ArrayLike
 from jaxtyping import Array, PyTree
 
-from gru_jax._engine import validate
+from gru_jax._engine import validate, validate_cell
 from gru_jax._engine.arguments import check_positive_int
 from gru_jax._engine.layer import Layer, check_cell
 from gru_jax._engine.noise import keys_of_sequence
@@ -116,6 +116,8 @@ def unroll_truncated(
 
     if h0 is None:
         h0 = cell.initial_state(params, batch, like=xs if time_major else jnp.moveaxis(xs, -2, 0))
+    else:
+        h0 = validate_cell.broadcast_state(cell, validate_cell.check_params(cell, params)[0], h0, batch)
     h0 = vary_like(h0, params, xs, h0, lengths, mask, resets)
     h, ys = lax.scan(scan_step, h0, jnp.arange(windows - 1))
     h_last, ys_last = run_window(h, windows - 1, steps - (windows - 1) * window)

@@ -76,9 +76,9 @@ def unroll(
         params: The parameters, from `cell.init`. Floating-point arrays of one dtype, which is the
             dtype of the computation.
         xs: The inputs, `(T, *batch, D)` with any number of batch axes. Cast to the dtype of
-            `params`.
-        h0: The state before the first step, leaves `(*batch, H)`. Defaults to
-            `cell.initial_state(params, batch)`.
+            `params`. A network without input has D = 0: `jnp.zeros((T, *batch, 0))`.
+        h0: The state before the first step, leaves `(*batch, H)` or `(H,)`, which all sequences
+            then share. Defaults to `cell.initial_state(params, batch)`.
         lengths: The number of valid steps of each padded sequence, integers `(*batch,)` from 0 to
             T. Beyond it the state is held and the output is 0. Padding values, even NaN, never
             affect outputs or gradients. Defaults to None: no padding.
@@ -161,9 +161,9 @@ def _validated(cell: Layer, params: PyTree, arrays: Arrays, time_major: bool) ->
             validate.check_flags(name, flags, shape, axes)
     validate.check_resets(resets, reset_state)
     if h0 is not None:
-        validate.check_state("h0", h0, cell, params, batch)
+        validate.check_state("h0", h0, cell, params, batch, broadcasts=True)
     if reset_state is not None:
-        validate.check_reset_state(reset_state, cell, params, batch)
+        validate.check_state("reset_state", reset_state, cell, params, batch, broadcasts=True)
     return params, arrays._replace(lengths=lengths)
 
 
@@ -185,7 +185,10 @@ def _compiled(
         xs = jnp.moveaxis(xs, -2, 0)
         mask, resets = (None if flags is None else jnp.moveaxis(flags, -1, 0) for flags in (mask, resets))
     steps, batch_rank = xs.shape[0], xs.ndim - 2
-    h0 = cell.initial_state(params, xs.shape[1:-1]) if h0 is None else h0
+    if h0 is None:
+        h0 = cell.initial_state(params, xs.shape[1:-1])
+    else:
+        h0 = validate_cell.broadcast_state(cell, params, h0, xs.shape[1:-1])
     if reset_state is not None:
         reset_state = jax.tree.map(lambda leaf, h: jnp.broadcast_to(leaf, h.shape), reset_state, h0)
     params, h0, reset_state = vary_like((params, h0, reset_state), params, xs, h0, reset_state, lengths, mask, resets)

@@ -56,8 +56,11 @@ def check_input(name: str, x: Any, input_size: int | None, *, least_rank: int) -
         )
 
 
-def check_state(name: str, h: Any, layer: Any, params: Any, batch: tuple[int, ...]) -> None:
-    """Raises unless `h` has the structure, shapes and dtypes of the layer's state."""
+def check_state(name: str, h: Any, layer: Any, params: Any, batch: tuple[int, ...], *, broadcasts: bool = False) -> None:
+    """Raises unless `h` has the structure, shapes and dtypes of the layer's state.
+
+    With `broadcasts`, shapes that broadcast to it will do.
+    """
     expected = state_shapes(layer, params)
     if expected is None:  # `check_functions` compares h with what comes out
         return
@@ -68,11 +71,10 @@ def check_state(name: str, h: Any, layer: Any, params: Any, batch: tuple[int, ..
         )
     for (path, leaf), like in zip(jax.tree_util.tree_leaves_with_path(h), jax.tree.leaves(expected), strict=True):
         shape, own = batch + like.shape, name + jax.tree_util.keystr(path)
-        if not is_array(leaf) or leaf.shape != shape:
-            raise ValueError(
-                f"{own}: got {describe(leaf)}, expected shape {shape} (*batch, H). {make}, or broadcast yours: "
-                f"jnp.broadcast_to({own}, {shape})."
-            )
+        if not is_array(leaf) or not (_broadcasts(leaf.shape, shape) if broadcasts else leaf.shape == shape):
+            fix = f", or one that broadcasts to it such as {like.shape}. {make}" if broadcasts else f". {make}"
+            fix += "" if broadcasts else f", or broadcast yours: jnp.broadcast_to({own}, {shape})"
+            raise ValueError(f"{own}: got {describe(leaf)}, expected shape {shape} {_state_axes(like)}{fix}.")
         if leaf.dtype != like.dtype:
             raise TypeError(
                 f"{own}: got dtype {leaf.dtype}, expected {like.dtype}, the dtype of this cell's state. "
@@ -125,32 +127,6 @@ def check_flags(name: str, flags: Any, shape: tuple[int, ...], axes: str) -> Non
         )
 
 
-def check_reset_state(reset_state: Any, layer: Any, params: Any, batch: tuple[int, ...]) -> None:
-    """Raises unless `reset_state` has the structure and dtypes of the layer's state, and shapes
-    that broadcast to it.
-    """
-    expected = state_shapes(layer, params)
-    if expected is None:  # broadcasting to the state fails where it does not fit
-        return
-    if jax.tree.structure(reset_state) != jax.tree.structure(expected):  # type: ignore[operator] # jax: PyTreeDef has no stub
-        raise TypeError(
-            f"reset_state: got {describe_structure(reset_state)}, expected {describe_structure(expected)}, the state of cell "
-            f"{layer.name}. Make one with cell.initial_state(params)."
-        )
-    for (path, leaf), like in zip(jax.tree_util.tree_leaves_with_path(reset_state), jax.tree.leaves(expected), strict=True):
-        shape, own = batch + like.shape, "reset_state" + jax.tree_util.keystr(path)
-        if not is_array(leaf) or not _broadcasts(leaf.shape, shape):
-            raise ValueError(
-                f"{own}: got {describe(leaf)}, expected shape {shape} (*batch, H), or one that broadcasts to it such as "
-                f"{shape[-1:]}. Make one with cell.initial_state(params)."
-            )
-        if leaf.dtype != like.dtype:
-            raise TypeError(
-                f"{own}: got dtype {leaf.dtype}, expected {like.dtype}, the dtype of this cell's state. "
-                f"Cast it: {own}.astype('{like.dtype}')."
-            )
-
-
 def check_resets(resets: Any, reset_state: Any, name: str = "resets") -> None:
     """Raises if there is a reset state but nothing resets to it."""
     if reset_state is not None and resets is None:
@@ -184,5 +160,10 @@ def check_batch_shape(shape: Any) -> tuple[Any, ...]:
     return axes
 
 
+def _state_axes(like: Any) -> str:
+    """Names the axes of a leaf of the state, which may be an image or a matrix."""
+    return "(*batch, H)" if len(like.shape) == 1 else f"(*batch and {like.shape})"
+
+
 def _broadcasts(shape: tuple[int, ...], to: tuple[int, ...]) -> bool:
-    return len(shape) <= len(to) and all(n in (1, m) for n, m in zip(shape[::-1], to[::-1], strict=False))
+    return len(shape) <= len(to) and all(n in (m, 1) for n, m in zip(shape[::-1], to[::-1], strict=False))
