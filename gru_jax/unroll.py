@@ -130,7 +130,7 @@ def unroll(
     check_option("outputs", outputs, ("all", "last", "states"))
     reverse, time_major = check_flag("reverse", reverse), check_flag("time_major", time_major)
     arrays = Arrays(xs, h0, lengths, mask, resets, reset_state, key)
-    params, arrays = _validated(cell, params, arrays, time_major)
+    params, arrays = validated(cell, params, arrays, time_major)
     compute_dtype = validate.check_compute_dtype(compute_dtype, validate_cell.float_dtype(params))
     options = CallOptions(derivative, probe(arrays.xs, (params, arrays)), compute_dtype)
     lengths_are_traced = lengths is not None and is_traced(lengths)
@@ -143,7 +143,7 @@ def unroll(
         raise
 
 
-def _validated(cell: Layer, params: PyTree, arrays: Arrays, time_major: bool) -> tuple[PyTree, Arrays]:
+def validated(cell: Layer, params: PyTree, arrays: Arrays, time_major: bool) -> tuple[PyTree, Arrays]:
     """Validates the arguments.
 
     Returns the params in the cell's own types, and lengths as int32 or int64.
@@ -185,10 +185,11 @@ def _compiled(
         xs = jnp.moveaxis(xs, -2, 0)
         mask, resets = (None if flags is None else jnp.moveaxis(flags, -1, 0) for flags in (mask, resets))
     steps, batch_rank = xs.shape[0], xs.ndim - 2
-    if h0 is None:
-        h0 = cell.initial_state(params, xs.shape[1:-1])
-    else:
-        h0 = validate_cell.broadcast_state(cell, params, h0, xs.shape[1:-1])
+    h0 = (
+        cell.initial_state(params, xs.shape[1:-1])
+        if h0 is None
+        else validate_cell.broadcast_state(cell, params, h0, xs.shape[1:-1])
+    )
     if reset_state is not None:
         reset_state = jax.tree.map(lambda leaf, h: jnp.broadcast_to(leaf, h.shape), reset_state, h0)
     params, h0, reset_state = vary_like((params, h0, reset_state), params, xs, h0, reset_state, lengths, mask, resets)

@@ -9,6 +9,7 @@ import pytest
 from jax.flatten_util import ravel_pytree
 
 import gru_jax as gj
+from tests.conditions import ALL_THREE, random_reset_state
 from tests.problems import CELLS, B, D, H, T, assert_close, assert_raises, main_cells, problem, without_derivation
 
 pytestmark = pytest.mark.derivative
@@ -96,6 +97,47 @@ def test_the_sensitivity_of_a_loss_to_a_state_is_the_norm_of_its_gradient(cell):
         assert_close(measured[t, k], jnp.sqrt(sum(squares)))
 
 
+@pytest.mark.parametrize("derived", [True, False], ids=["derived", "local"])
+@pytest.mark.parametrize("name", ["gru", "lstm_peephole"])
+def test_terms_and_jacobians_follow_lengths_masks_and_resets(name, derived):
+    cell = CELLS[name]
+    p = problem(cell)
+    reset_state = random_reset_state(cell, p.params)
+    tested = cell if derived else without_derivation(cell)
+    run = partial(gj.unroll, cell, derivative=gj.Autodiff(), reset_state=reset_state, **ALL_THREE)
+
+    def losses(params):
+        ys = run(params, p.xs, p.h0)[1]
+        return jnp.stack([loss(t, ys[t]) for t in range(T)])
+
+    conditions = {"reset_state": reset_state, **ALL_THREE}
+    split = gj.flow.contributions(tested, p.params, p.xs, loss, p.h0, **conditions)
+    assert_close(jax.tree.map(lambda leaf: leaf.sum(1), split), jax.jacrev(losses)(p.params))
+    norms = gj.flow.contribution_norms(tested, p.params, p.xs, loss, p.h0, **conditions)
+    assert_close(norms, jax.tree.map(lambda leaf: gj.flow.norm(leaf, tuple(range(2, leaf.ndim))), split))
+
+    # through all steps: ∂h_T/∂h_0 is the product of the matrices
+    Js = gj.flow.jacobians(tested, p.params, p.xs, p.h0, **conditions)
+    flat, unravel = ravel_pytree(jax.tree.map(lambda leaf: leaf[0], p.h0))
+    for b in range(B):
+
+        def last_state(flat, b=b):
+            h0 = jax.tree.map(lambda h, own: h.at[b].set(own), p.h0, unravel(flat))
+            return ravel_pytree(jax.tree.map(lambda leaf: leaf[b], run(p.params, p.xs, h0)[0]))[0]
+
+        flat = ravel_pytree(jax.tree.map(lambda leaf, b=b: leaf[b], p.h0))[0]
+        product = np.linalg.multi_dot([*np.asarray(Js[:, b])])
+        assert_close(jnp.asarray(product), jax.jacobian(last_state)(flat).T)
+    masked = ~valid_steps(T, ALL_THREE)
+    assert (Js[masked] == jnp.eye(Js.shape[-1])).all()
+    assert (Js[ALL_THREE["resets"] & ~masked] == 0).all()
+
+
+def valid_steps(steps, conditions):
+    """Which steps lengths and mask leave."""
+    return (np.arange(steps)[:, None] < conditions["lengths"]) & conditions["mask"]
+
+
 @main_cells
 @pytest.mark.parametrize("derived", [True, False], ids=["derived", "local"])
 def test_jacobians_are_the_transposes_of_what_jax_returns(cell, derived):
@@ -171,5 +213,5 @@ def test_bad_input_raises():
     assert_raises(lambda: jacobians(stacked, (p.params,), p.xs), TypeError, r"cell: got stack.*one by one")
     assert_raises(lambda: jacobians(noisy, p.params, p.xs), ValueError, r"cell: got zoneout.*noise.*deterministic")
     assert_raises(lambda: jacobians(gj.gru(), p.params, p.xs[..., :2]), ValueError, r"xs: got 2 features")
-    wrong = lambda: sensitivity(gj.gru(), p.params, p.xs, loss, p.h0[:1])
+    wrong = lambda: sensitivity(gj.gru(), p.params, p.xs, loss, p.h0[:2])
     assert_raises(wrong, ValueError, r"h0: got.*expected shape \(3, 5\)")

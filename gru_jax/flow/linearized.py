@@ -8,14 +8,24 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from gru_jax._engine import validate, validate_cell
-from gru_jax._engine.differentiable import partial_vjp
+from gru_jax._engine import validate_cell
+from gru_jax._engine.differentiable import differentiable, fill, partial_vjp
 from gru_jax._engine.layer import check_cell
 from gru_jax._engine.local_vjp import backward_functions, one_step, project_all
 from gru_jax._engine.plan import Plan
 from gru_jax._engine.recursion import Loop, Save, forward, previous_states
-from gru_jax._engine.step_flags import StepFlags
+from gru_jax._engine.step_flags import StepFlags, apply_resets, step_flags, zero_masked
 from gru_jax.cell import Cell
+from gru_jax.unroll import Arrays, validated
+
+
+class Conditions(NamedTuple):
+    """Lengths, mask, resets and reset state of a sequence, as `gj.unroll` takes them."""
+
+    lengths: Any = None
+    mask: Any = None
+    resets: Any = None
+    reset_state: Any = None
 
 
 class Trajectory(NamedTuple):
@@ -23,11 +33,12 @@ class Trajectory(NamedTuple):
 
     Attributes:
         params: The parameters, the same at every step.
-        xs: The inputs, of shape `(T, *batch, D)`.
+        xs: The inputs, of shape `(T, *batch, D)`, zero on masked steps.
         hs: The state after each step.
-        h_prevs: The state before each step.
+        h_prevs: The state that each step starts from, after a reset.
         g: The gates.
         k: The coefficients of the linearised step.
+        flags: Which steps are valid, and before which the state is reset.
     """
 
     params: Any
@@ -36,9 +47,15 @@ class Trajectory(NamedTuple):
     h_prevs: Any
     g: Any
     k: Any
+    flags: StepFlags
+
+    @property
+    def batch(self) -> tuple[int, ...]:
+        """The batch axes."""
+        return jax.tree.leaves(self.xs)[0].shape[1:-1]
 
 
-def linearize_along(cell: Any, params: Any, xs: Any, h0: Any) -> Trajectory:
+def linearize_along(cell: Any, params: Any, xs: Any, h0: Any, conditions: Conditions) -> Trajectory:
     """Checks the arguments as `gj.unroll` does, runs the forward pass, and linearises every step.
 
     Raises:
@@ -49,19 +66,22 @@ def linearize_along(cell: Any, params: Any, xs: Any, h0: Any) -> Trajectory:
         raise TypeError(f"cell: got {cell.name}, expected a gj.Cell. Pass the layers one by one, each with its own inputs.")
     if cell.needs_key:
         raise ValueError(f"cell: got {cell.name}, which draws noise, expected a cell without noise: cell.deterministic().")
-    params, input_size = validate_cell.check_params(cell, params)
-    validate.check_input("xs", xs, input_size, least_rank=2)
-    if h0 is not None:
-        validate.check_state("h0", h0, cell, params, xs.shape[1:-1])
-    params = jax.tree.map(jnp.asarray, params)
-    xs = jnp.asarray(xs, validate_cell.float_dtype(params))
-    h0 = cell.initial_state(params, xs.shape[1:-1]) if h0 is None else jax.tree.map(jnp.asarray, h0)
+    params, arrays = validated(cell, params, Arrays(xs, h0, *conditions, None), time_major=True)
+    params, arrays = jax.tree.map(jnp.asarray, (params, arrays))
+    xs = arrays.xs.astype(validate_cell.float_dtype(params))
+    steps, batch = xs.shape[0], xs.shape[1:-1]
+    zeros = cell.initial_state(params, batch)
+    over_batch = lambda state: jax.tree.map(lambda leaf, zero: jnp.broadcast_to(leaf, zero.shape), state, zeros)
+    h0 = zeros if h0 is None else over_batch(arrays.h0)
+    reset_state = None if arrays.reset_state is None else over_batch(arrays.reset_state)
+    flags = step_flags(arrays.mask, arrays.lengths, arrays.resets, steps)
     validate_cell.check_functions(cell, params, xs, h0)
-    hs = forward(cell, Loop(Plan()), Save(states=True), params, xs, h0, None, StepFlags())[1].states
-    h_prevs = previous_states(h0, hs, reverse=False)
+    xs = zero_masked(flags, xs)
+    hs = forward(cell, Loop(Plan()), Save(states=True), params, xs, h0, reset_state, flags)[1].states
+    h_prevs = apply_resets(flags, reset_state, previous_states(h0, hs, reverse=False))
     backward = backward_functions(cell)
     g = backward.gates(params, project_all(cell, params, xs), h_prevs)
-    return Trajectory(params, xs, hs, h_prevs, g, backward.linearize(g, h_prevs))
+    return Trajectory(params, xs, hs, h_prevs, g, backward.linearize(g, h_prevs), flags)
 
 
 def state_vjp(cell: Any, params_T: Any, k: Any, h_bar: Any) -> Any:
@@ -83,4 +103,5 @@ def state_jvp(cell: Any, params: Any, x: Any, h_prev: Any, k: Any, h_dot: Any) -
     """
     if cell.tangent is not None:
         return cell.tangent.state_jvp(params, k, h_dot)
-    return jax.jvp(lambda h: one_step(cell, params, x, h), (h_prev,), (h_dot,))[1]
+    step = lambda part: differentiable(one_step(cell, params, x, fill(h_prev, part)))
+    return jax.jvp(step, (differentiable(h_prev),), (h_dot,))[1]

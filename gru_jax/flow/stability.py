@@ -7,10 +7,22 @@ import jax.numpy as jnp
 from jax import lax
 from jax.flatten_util import ravel_pytree
 
-from gru_jax.flow.linearized import linearize_along, state_jvp
+from gru_jax._engine.differentiable import differentiable
+from gru_jax._engine.step_flags import apply_resets, tree_where
+from gru_jax.flow.linearized import Conditions, linearize_along, state_jvp
 
 
-def jacobians(cell: Any, params: Any, xs: Any, h0: Any = None) -> jax.Array:
+def jacobians(
+    cell: Any,
+    params: Any,
+    xs: Any,
+    h0: Any = None,
+    *,
+    lengths: Any = None,
+    mask: Any = None,
+    resets: Any = None,
+    reset_state: Any = None,
+) -> jax.Array:
     """Computes the Jacobian J_t = ∂h_t/∂h_{t-1} of every step.
 
     Uses the tangent of the cell if it has one, and `jax.jvp` of its step otherwise.
@@ -21,11 +33,16 @@ def jacobians(cell: Any, params: Any, xs: Any, h0: Any = None) -> jax.Array:
         params: The parameters, from `cell.init`.
         xs: The inputs, of shape `(T, *batch, D)`.
         h0: The initial state. Defaults to zeros.
+        lengths: The number of valid steps of each sequence, as in `gj.unroll`. Defaults to all.
+        mask: Which steps are valid, as in `gj.unroll`. Defaults to all.
+        resets: Before which steps the state is reset, as in `gj.unroll`. Defaults to none.
+        reset_state: The state after a reset, as in `gj.unroll`. Defaults to zeros.
 
     Returns:
         Matrices of shape `(T, *batch, n, n)`, where n is the size of the state; an LSTM's is h
         followed by c. They act on row vectors, ḣ_t = ḣ_{t-1} J_t, so J_t is the transpose of what
-        `jax.jacobian` returns.
+        `jax.jacobian` returns. A masked step holds the state, so its matrix is the identity; that
+        of a step after a reset is 0.
 
     Raises:
         TypeError, ValueError: If `cell` is a stack or draws noise, and as `gj.unroll` does.
@@ -41,22 +58,35 @@ def jacobians(cell: Any, params: Any, xs: Any, h0: Any = None) -> jax.Array:
         >>> gj.flow.jacobians(cell, params, xs).shape
         (10, 2, 4, 4)
     """
-    trajectory = linearize_along(cell, params, xs, h0)
-    params, batch_rank = trajectory.params, trajectory.xs.ndim - 2
-    one_state = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape[1 + batch_rank :], leaf.dtype), trajectory.hs)
+    trajectory = linearize_along(cell, params, xs, h0, Conditions(lengths, mask, resets, reset_state))
+    params, flags, batch = trajectory.params, trajectory.flags, trajectory.batch
+    state = differentiable(jax.tree.map(lambda leaf: leaf[0], trajectory.hs))
+    one_state = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape[len(batch) :], leaf.dtype), state)
     flat, unravel = ravel_pytree(one_state)
-    basis = jnp.eye(flat.size, dtype=flat.dtype)
 
-    def jacobian(x, h_prev, k):
-        row = lambda e: ravel_pytree(state_jvp(cell, params, x, h_prev, k, unravel(e)))[0]
-        return jax.vmap(row)(basis)
+    def jacobian(x, h_prev, k, flags):
+        def row(e):  # the same direction in every sequence
+            h_dot = jax.tree.map(lambda leaf: jnp.broadcast_to(leaf, (*batch, *leaf.shape)), unravel(e))
+            stepped = state_jvp(cell, params, x, h_prev, k, apply_resets(flags, None, h_dot))
+            leaves = jax.tree.leaves(tree_where(flags.mask, stepped, h_dot))
+            return jnp.concatenate([leaf.reshape(*batch, -1) for leaf in leaves], -1)
 
-    for _ in range(1 + batch_rank):
-        jacobian = jax.vmap(jacobian)
-    return jacobian(trajectory.xs, trajectory.h_prevs, trajectory.k)
+        return jax.vmap(row, out_axes=-2)(jnp.eye(flat.size, dtype=flat.dtype))
+
+    return jax.vmap(jacobian)(trajectory.xs, trajectory.h_prevs, trajectory.k, flags)
 
 
-def jacobian_norms(cell: Any, params: Any, xs: Any, h0: Any = None) -> jax.Array:
+def jacobian_norms(
+    cell: Any,
+    params: Any,
+    xs: Any,
+    h0: Any = None,
+    *,
+    lengths: Any = None,
+    mask: Any = None,
+    resets: Any = None,
+    reset_state: Any = None,
+) -> jax.Array:
     """Computes the spectral norm of every J_t: by how much the step stretches a change at most.
 
     Args:
@@ -65,6 +95,10 @@ def jacobian_norms(cell: Any, params: Any, xs: Any, h0: Any = None) -> jax.Array
         params: The parameters, from `cell.init`.
         xs: The inputs, of shape `(T, *batch, D)`.
         h0: The initial state. Defaults to zeros.
+        lengths: The number of valid steps of each sequence, as in `gj.unroll`. Defaults to all.
+        mask: Which steps are valid, as in `gj.unroll`. Defaults to all.
+        resets: Before which steps the state is reset, as in `gj.unroll`. Defaults to none.
+        reset_state: The state after a reset, as in `gj.unroll`. Defaults to zeros.
 
     Returns:
         Norms of shape `(T, *batch)`.
@@ -83,10 +117,24 @@ def jacobian_norms(cell: Any, params: Any, xs: Any, h0: Any = None) -> jax.Array
         >>> gj.flow.jacobian_norms(cell, params, xs).shape
         (10, 2)
     """
-    return jnp.linalg.norm(jacobians(cell, params, xs, h0), ord=2, axis=(-2, -1))
+    return jnp.linalg.norm(
+        jacobians(cell, params, xs, h0, lengths=lengths, mask=mask, resets=resets, reset_state=reset_state),
+        ord=2,
+        axis=(-2, -1),
+    )
 
 
-def lyapunov_exponents(cell: Any, params: Any, xs: Any, h0: Any = None) -> jax.Array:
+def lyapunov_exponents(
+    cell: Any,
+    params: Any,
+    xs: Any,
+    h0: Any = None,
+    *,
+    lengths: Any = None,
+    mask: Any = None,
+    resets: Any = None,
+    reset_state: Any = None,
+) -> jax.Array:
     """Computes the Lyapunov exponents along a sequence.
 
     They say how fast small changes of the state grow, in nats per step:
@@ -103,6 +151,10 @@ def lyapunov_exponents(cell: Any, params: Any, xs: Any, h0: Any = None) -> jax.A
         params: The parameters, from `cell.init`.
         xs: The inputs, of shape `(T, *batch, D)`.
         h0: The initial state. Defaults to zeros.
+        lengths: The number of valid steps of each sequence, as in `gj.unroll`. Defaults to all.
+        mask: Which steps are valid, as in `gj.unroll`. Defaults to all.
+        resets: Before which steps the state is reset, as in `gj.unroll`. Defaults to none.
+        reset_state: The state after a reset, as in `gj.unroll`. Defaults to zeros.
 
     Returns:
         The n exponents of each sequence, of shape `(*batch, n)`, the largest first unless T is too
@@ -122,7 +174,7 @@ def lyapunov_exponents(cell: Any, params: Any, xs: Any, h0: Any = None) -> jax.A
         >>> gj.flow.lyapunov_exponents(cell, params, xs).shape
         (2, 4)
     """
-    Js = jacobians(cell, params, xs, h0)
+    Js = jacobians(cell, params, xs, h0, lengths=lengths, mask=mask, resets=resets, reset_state=reset_state)
     identity = jnp.broadcast_to(jnp.eye(Js.shape[-1], dtype=Js.dtype), Js.shape[1:])
 
     def step(Q, J):

@@ -9,15 +9,28 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from gru_jax._engine.differentiable import differentiable, transpose_output, where_differentiable
+from gru_jax._engine.step_flags import apply_resets, tree_where, zero_masked
 from gru_jax._engine.weights import transpose_matrices
-from gru_jax.flow.linearized import Trajectory, linearize_along, params_vjp, state_vjp
+from gru_jax.flow.linearized import Conditions, Trajectory, linearize_along, params_vjp, state_vjp
 from gru_jax.flow.norms import norm
 
 Loss = Callable[[jax.Array, jax.Array], jax.Array]
 
 
 def contributions(
-    cell: Any, params: Any, xs: Any, loss: Loss, h0: Any = None, *, per_example: bool = False, max_bytes: int = 2**30
+    cell: Any,
+    params: Any,
+    xs: Any,
+    loss: Loss,
+    h0: Any = None,
+    *,
+    lengths: Any = None,
+    mask: Any = None,
+    resets: Any = None,
+    reset_state: Any = None,
+    per_example: bool = False,
+    max_bytes: int = 2**30,
 ) -> Any:
     """Splits the gradient of Σ_t loss(t, y_t) into its terms (loss step, use step).
 
@@ -32,6 +45,10 @@ def contributions(
         loss: A function `loss(t, y_t)` that returns the loss of step t, a scalar, from the traced
             step and the output `(*batch, H)`.
         h0: The initial state. Defaults to zeros.
+        lengths: The number of valid steps of each sequence, as in `gj.unroll`. Defaults to all.
+        mask: Which steps are valid, as in `gj.unroll`. Defaults to all.
+        resets: Before which steps the state is reset, as in `gj.unroll`. Defaults to none.
+        reset_state: The state after a reset, as in `gj.unroll`. Defaults to zeros.
         per_example: Whether to return the terms of each example instead of their sum over the
             batch. The loss must then be a sum over examples. Defaults to False.
         max_bytes: The largest result to allow, in bytes. Defaults to 1 GiB.
@@ -57,10 +74,10 @@ def contributions(
         >>> terms.W_z.shape
         (10, 10, 3, 4)
     """
-    trajectory = linearize_along(cell, params, xs, h0)
-    T, batch = trajectory.xs.shape[0], trajectory.xs.shape[1:-1]
-    numbers = T * T * sum(leaf.size for leaf in jax.tree.leaves(trajectory.params))
-    size = numbers * (math.prod(batch) if per_example else 1) * jax.tree.leaves(trajectory.params)[0].dtype.itemsize
+    trajectory = linearize_along(cell, params, xs, h0, Conditions(lengths, mask, resets, reset_state))
+    T, batch = trajectory.xs.shape[0], trajectory.batch
+    numbers = T * T * sum(leaf.size for leaf in jax.tree.leaves(differentiable(trajectory.params)))
+    size = numbers * (math.prod(batch) if per_example else 1) * trajectory.xs.dtype.itemsize
     if size > max_bytes:
         raise ValueError(
             f"xs: got {T} steps, whose terms take {size:,} bytes, expected at most max_bytes={max_bytes:,}. Use "
@@ -74,11 +91,22 @@ def contributions(
     terms_of_loss = jax.vmap(term)  # over the use steps
     xs, h_prevs, g, k = trajectory.xs, trajectory.h_prevs, trajectory.g, trajectory.k
     outputs_bar = _outputs_bar(cell, trajectory, loss)
-    h_bars = jax.vmap(lambda t: _state_cotangents(cell, trajectory, outputs_bar, t))(jnp.arange(T))
+    h_bars = jax.vmap(lambda t: _state_cotangents(cell, trajectory, outputs_bar, t)[1])(jnp.arange(T))
     return jax.vmap(lambda h_bars: terms_of_loss(xs, h_prevs, g, k, h_bars))(h_bars)
 
 
-def contribution_norms(cell: Any, params: Any, xs: Any, loss: Loss, h0: Any = None) -> Any:
+def contribution_norms(
+    cell: Any,
+    params: Any,
+    xs: Any,
+    loss: Loss,
+    h0: Any = None,
+    *,
+    lengths: Any = None,
+    mask: Any = None,
+    resets: Any = None,
+    reset_state: Any = None,
+) -> Any:
     """Computes the Frobenius norm of every term of `contributions`.
 
     Holds only one term at a time.
@@ -92,6 +120,10 @@ def contribution_norms(cell: Any, params: Any, xs: Any, loss: Loss, h0: Any = No
         loss: A function `loss(t, y_t)` that returns the loss of step t, a scalar, from the traced
             step and the output `(*batch, H)`.
         h0: The initial state. Defaults to zeros.
+        lengths: The number of valid steps of each sequence, as in `gj.unroll`. Defaults to all.
+        mask: Which steps are valid, as in `gj.unroll`. Defaults to all.
+        resets: Before which steps the state is reset, as in `gj.unroll`. Defaults to none.
+        reset_state: The state after a reset, as in `gj.unroll`. Defaults to zeros.
 
     Returns:
         The tree of `params`, with leaves of shape `(T_loss, T_use)`.
@@ -112,20 +144,31 @@ def contribution_norms(cell: Any, params: Any, xs: Any, loss: Loss, h0: Any = No
         >>> norms.W_z.shape
         (10, 10)
     """
-    trajectory = linearize_along(cell, params, xs, h0)
+    trajectory = linearize_along(cell, params, xs, h0, Conditions(lengths, mask, resets, reset_state))
     outputs_bar = _outputs_bar(cell, trajectory, loss)
 
     def norms_of_term(step):
         return jax.tree.map(norm, params_vjp(cell, trajectory.params, *step))
 
     def norms_of_loss(t):
-        h_bars = _state_cotangents(cell, trajectory, outputs_bar, t)
+        _, h_bars = _state_cotangents(cell, trajectory, outputs_bar, t)
         return lax.map(norms_of_term, (trajectory.xs, trajectory.h_prevs, trajectory.g, trajectory.k, h_bars))
 
     return lax.map(norms_of_loss, jnp.arange(trajectory.xs.shape[0]))
 
 
-def state_sensitivity(cell: Any, params: Any, xs: Any, loss: Loss, h0: Any = None) -> jax.Array:
+def state_sensitivity(
+    cell: Any,
+    params: Any,
+    xs: Any,
+    loss: Loss,
+    h0: Any = None,
+    *,
+    lengths: Any = None,
+    mask: Any = None,
+    resets: Any = None,
+    reset_state: Any = None,
+) -> jax.Array:
     """Computes ‖∂J_t/∂h_k‖, how strongly the loss at step t depends on the state after step k.
 
     Args:
@@ -136,6 +179,10 @@ def state_sensitivity(cell: Any, params: Any, xs: Any, loss: Loss, h0: Any = Non
         loss: A function `loss(t, y_t)` that returns the loss of step t, a scalar, from the traced
             step and the output `(*batch, H)`.
         h0: The initial state. Defaults to zeros.
+        lengths: The number of valid steps of each sequence, as in `gj.unroll`. Defaults to all.
+        mask: Which steps are valid, as in `gj.unroll`. Defaults to all.
+        resets: Before which steps the state is reset, as in `gj.unroll`. Defaults to none.
+        reset_state: The state after a reset, as in `gj.unroll`. Defaults to zeros.
 
     Returns:
         Euclidean norms of shape `(T_loss, T_state, *batch)`, over the whole state (both h and c of
@@ -157,34 +204,40 @@ def state_sensitivity(cell: Any, params: Any, xs: Any, loss: Loss, h0: Any = Non
         >>> norms.shape
         (10, 10, 2)
     """
-    trajectory = linearize_along(cell, params, xs, h0)
-    outputs_bar, batch_rank = _outputs_bar(cell, trajectory, loss), trajectory.xs.ndim - 2
+    trajectory = linearize_along(cell, params, xs, h0, Conditions(lengths, mask, resets, reset_state))
+    outputs_bar, batch_rank = _outputs_bar(cell, trajectory, loss), len(trajectory.batch)
 
     def norms_of_loss(t):
-        leaves = jax.tree.leaves(_state_cotangents(cell, trajectory, outputs_bar, t))
+        leaves = jax.tree.leaves(_state_cotangents(cell, trajectory, outputs_bar, t)[0])
         return norm(jnp.stack([norm(leaf, tuple(range(1 + batch_rank, leaf.ndim))) for leaf in leaves]), 0)
 
     return lax.map(norms_of_loss, jnp.arange(trajectory.xs.shape[0]))
 
 
 def _outputs_bar(cell: Any, trajectory: Trajectory, loss: Loss) -> Any:
-    """Computes ∂loss(t, y_t)/∂y_t for every t."""
-    ys = cell.output(trajectory.hs)
-    return jax.vmap(jax.grad(loss, argnums=1))(jnp.arange(ys.shape[0]), ys)
+    """Computes ∂loss(t, y_t)/∂y_t for every t, zero where y_t is."""
+    ys = zero_masked(trajectory.flags, cell.output(trajectory.hs))
+    return zero_masked(trajectory.flags, jax.vmap(jax.grad(loss, argnums=1))(jnp.arange(ys.shape[0]), ys))
 
 
-def _state_cotangents(cell: Any, trajectory: Trajectory, outputs_bar: Any, t: jax.Array) -> Any:
-    """Computes ∂J_t/∂h_k for every k, by a reverse scan with the loss of step t alone."""
+def _state_cotangents(cell: Any, trajectory: Trajectory, outputs_bar: Any, t: jax.Array) -> tuple[Any, Any]:
+    """Computes ∂J_t/∂h_k for every k, and the part of it that step k itself receives: zero on a
+    masked step.
+
+    A reverse scan with the loss of step t alone. Its lines are those of `step_flags`.
+    """
     params_T = transpose_matrices(trajectory.params)
+    state = jax.tree.map(lambda leaf: leaf[0], trajectory.h_prevs)
 
     def step_back(delta, step):
-        k, j, y_bar = step
-        (through_output,) = jax.linear_transpose(cell.output, delta)(y_bar)
-        own = jax.tree.map(lambda bar: jnp.where(j == t, bar, 0), through_output)
+        k, flags, j, y_bar = step
+        own = jax.tree.map(lambda bar: jnp.where(j == t, bar, 0), transpose_output(cell.output, state, y_bar))
         h_bar = jax.tree.map(jnp.add, delta, own)
-        delta = jax.tree.map(lambda bar: jnp.where(j <= t, bar, 0), state_vjp(cell, params_T, k, h_bar))
-        return delta, h_bar
+        valid_h_bar = zero_masked(flags, h_bar)
+        h_prev_bar = where_differentiable(state, state_vjp(cell, params_T, k, valid_h_bar))
+        passed_on = tree_where(flags.mask, apply_resets(flags, None, h_prev_bar), h_bar)
+        return jax.tree.map(lambda bar: jnp.where(j <= t, bar, 0), passed_on), (h_bar, valid_h_bar)
 
-    zeros = jax.tree.map(lambda leaf: jnp.zeros_like(leaf[0]), trajectory.h_prevs)
-    steps = (trajectory.k, jnp.arange(trajectory.xs.shape[0]), outputs_bar)
+    zeros = jax.tree.map(jnp.zeros_like, differentiable(state))
+    steps = (trajectory.k, trajectory.flags, jnp.arange(trajectory.xs.shape[0]), outputs_bar)
     return lax.scan(step_back, zeros, steps, reverse=True)[1]

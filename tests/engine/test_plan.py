@@ -177,7 +177,12 @@ def test_unroll_runs_the_plan_of_its_shapes(monkeypatch):
     xs = jnp.zeros((16, 11, 3, 2))
     jax.eval_shape(jax.vmap(lambda xs: gj.unroll(cell, params, xs, outputs="last", derivative=STATES)[0]), xs)
     ((shapes, device, request_), options) = made[-1]
-    assert (shapes, device.vmapped, request_, options) == (Shapes(11, 3, 61, 4), 16, STATES, {"last_only": True})
+    assert (shapes, device.vmapped, request_, options) == (
+        Shapes(11, 3, 61, 4),
+        16,
+        STATES,
+        {"last_only": True, "derived": True},
+    )
 
 
 def test_no_other_module_holds_a_threshold_or_asks_a_device():
