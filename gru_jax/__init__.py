@@ -11,6 +11,7 @@ from gru_jax import train as train
 from gru_jax import verify as verify
 from gru_jax.cell import Adjoint as Adjoint
 from gru_jax.cell import Cell as Cell
+from gru_jax.cell import NoiseKeys as NoiseKeys
 from gru_jax.cell import Tangent as Tangent
 from gru_jax.cells import initializers as initializers
 from gru_jax.cells.elman import elman as elman

@@ -17,11 +17,11 @@ from dataclasses import dataclass, field, fields
 from typing import Any
 
 import jax
-from jaxtyping import Array
 
 from gru_jax._engine import run_cell, validate_cell
 from gru_jax._engine.functions import comparable
 from gru_jax._engine.layer import CallOptions, Layer, LayerOutput, LayerRequest, Sequence
+from gru_jax._engine.noise import NoiseKeys as NoiseKeys
 
 
 def _identity(state: Any) -> Any:
@@ -139,10 +139,10 @@ class Cell(Layer):
         >>> tau_grad = jax.grad(lambda p: gj.unroll(rnn, p, xs)[1].sum())(rnn.init(jax.random.key(0), 3, 4)).log_tau
 
     **Noise.** `sample_noise` draws once per call of `unroll` and hands the numbers on with the
-    inputs, one per step:
+    inputs, one per step. Its `keys` are a `gj.NoiseKeys`:
 
-        >>> def sample_noise(key, params, xs):
-        ...     return params, (xs, 0.1 * jax.random.normal(key, (*xs.shape[:-1], params.U.shape[-1])))
+        >>> def sample_noise(keys, params, xs):
+        ...     return params, (xs, 0.1 * jax.random.normal(keys.per_step, (*xs.shape[:-1], params.U.shape[-1])))
         >>> def project(params, inputs):
         ...     xs, noise = inputs if isinstance(inputs, tuple) else (inputs, 0.0)
         ...     return xs @ params.W + noise
@@ -203,9 +203,11 @@ class Cell(Layer):
         zero_state: `zero_state(params) -> state` without batch axes. Defaults to zeros of size H in
             the dtype of `params`, where H is the last axis of the first leaf of `params` whose
             field name begins with `U`.
-        sample_noise: `sample_noise(key, params, xs) -> (params, xs)`. Draws what is random in one
-            call of `unroll` and returns it with `params` (one draw per sequence) or with `xs` (one
-            per step), either of which may become another pytree. Defaults to None.
+        sample_noise: `sample_noise(keys, params, xs) -> (params, xs)`. Draws what is random in one
+            call and returns it with `params` (one draw per sequence) or with `xs` (one per step),
+            either of which may become another pytree. `keys.per_sequence` draws what holds for a
+            whole sequence, `keys.per_step` what is new at each step: `step` calls it with an `xs`
+            of one step. Defaults to None.
         evaluation_cell: The cell without its noise, which `deterministic` returns. Defaults to
             None, the cell itself.
         params_type: The NamedTuple of the parameters. Parameters that arrive as a dict with the
@@ -228,7 +230,7 @@ class Cell(Layer):
     tangent: Tangent | None = None
     output: Callable[[Any], Any] = field(default=_identity, kw_only=True)
     zero_state: Callable[[Any], Any] | None = field(default=None, kw_only=True)
-    sample_noise: Callable[[Array, Any, Any], tuple[Any, Any]] | None = field(default=None, kw_only=True)
+    sample_noise: Callable[[NoiseKeys, Any, Any], tuple[Any, Any]] | None = field(default=None, kw_only=True)
     evaluation_cell: "Cell | None" = field(default=None, kw_only=True)
     params_type: Any = field(default=None, kw_only=True)
     check_params: Callable[[Any], int] | None = field(default=None, kw_only=True)
@@ -281,13 +283,12 @@ class Cell(Layer):
         """Runs over a validated sequence by the recursion. `gj.unroll` is the public way."""
         return run_cell.run_cell(self, options, request, params, sequence)
 
-    def _step(self, params: Any, h: Any, x: Any) -> tuple[Any, Any]:
+    def _step(self, params: Any, h: Any, x: Any, keys: Any = None, compute_dtype: Any = None) -> tuple[Any, Any]:
         """Takes one time step with validated arguments.
 
         `gj.step` and `Cell.step` are the public ways.
         """
-        h = self.update(self.gates(params, self.project(params, x), h), h)
-        return h, self.output(h)
+        return run_cell.step_cell(self, params, h, x, keys, compute_dtype)
 
 
 def _make_comparable(value: Any) -> None:

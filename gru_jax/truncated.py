@@ -13,9 +13,10 @@ from jax import lax
 from jax.typing import ArrayLike
 from jaxtyping import Array, PyTree
 
-from gru_jax._engine import validate
+from gru_jax._engine import validate, validate_cell
 from gru_jax._engine.arguments import check_positive_int
 from gru_jax._engine.layer import Layer, check_cell
+from gru_jax._engine.noise import keys_of_sequence
 from gru_jax._jax.sharding import vary_like
 from gru_jax._jax.tracing import is_traced
 from gru_jax.unroll import unroll
@@ -33,7 +34,7 @@ def unroll_truncated(
     resets: ArrayLike | None = None,
     reverse: bool = False,
     time_major: bool = True,
-    key: Array | None = None,
+    key: Array | tuple[Array, Array] | None = None,
     **options: Any,
 ) -> tuple[PyTree, PyTree]:
     """Runs a cell over a sequence with gradients that stay within windows of time.
@@ -63,8 +64,7 @@ def unroll_truncated(
         resets: As for `gj.unroll`.
         reverse: As for `gj.unroll`.
         time_major: As for `gj.unroll`.
-        key: A `jax.random` key for cells that draw noise. Each window draws its own, so a
-            variational mask holds for one window.
+        key: As for `gj.unroll`. A mask of variational dropout holds for all windows.
         **options: The other options of `gj.unroll`.
 
     Returns:
@@ -98,6 +98,8 @@ def unroll_truncated(
     if lengths is not None:
         lengths = jnp.asarray(validate.check_lengths(lengths, batch, steps))
 
+    keys = keys_of_sequence(key)
+
     def run_window(h, number, size):
         start = steps - number * window - size if reverse else number * window
         part = lambda a: None if a is None else lax.dynamic_slice_in_dim(a, start, size, axis)
@@ -105,7 +107,7 @@ def unroll_truncated(
         if lengths is not None:
             within = jnp.clip(lengths - start, 0, size)
             within = jnp.where((lengths < 0) | (lengths > steps), -1, within) if is_traced(lengths) else within
-        own_key = None if key is None else jax.random.fold_in(key, number)
+        own_key = None if keys is None else (keys.of_sequence, jax.random.fold_in(keys.per_step, number))
         return run(part(xs), h, lengths=within, mask=part(mask), resets=part(resets), key=own_key)
 
     def scan_step(h, number):
@@ -114,6 +116,8 @@ def unroll_truncated(
 
     if h0 is None:
         h0 = cell.initial_state(params, batch, like=xs if time_major else jnp.moveaxis(xs, -2, 0))
+    else:
+        h0 = validate_cell.broadcast_state(cell, validate_cell.check_params(cell, params)[0], h0, batch)
     h0 = vary_like(h0, params, xs, h0, lengths, mask, resets)
     h, ys = lax.scan(scan_step, h0, jnp.arange(windows - 1))
     h_last, ys_last = run_window(h, windows - 1, steps - (windows - 1) * window)

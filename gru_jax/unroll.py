@@ -16,6 +16,7 @@ from jaxtyping import Array, Int, PyTree
 from gru_jax._engine import validate, validate_cell
 from gru_jax._engine.arguments import check_flag, check_option
 from gru_jax._engine.layer import CallOptions, Layer, LayerRequest, Sequence, check_cell
+from gru_jax._engine.noise import check_key, keys_of_sequence
 from gru_jax._engine.plan import probe
 from gru_jax._engine.run_cell import FORWARD_MODE_MESSAGE
 from gru_jax._engine.step_flags import step_flags
@@ -51,7 +52,7 @@ def unroll(
     reverse: bool = False,
     time_major: bool = True,
     outputs: Outputs = "all",
-    key: Array | None = None,
+    key: Array | tuple[Array, Array] | None = None,
     compute_dtype: Any = None,
     derivative: Derivative = CustomVJP(),
 ) -> tuple[PyTree, PyTree]:
@@ -75,9 +76,9 @@ def unroll(
         params: The parameters, from `cell.init`. Floating-point arrays of one dtype, which is the
             dtype of the computation.
         xs: The inputs, `(T, *batch, D)` with any number of batch axes. Cast to the dtype of
-            `params`.
-        h0: The state before the first step, leaves `(*batch, H)`. Defaults to
-            `cell.initial_state(params, batch)`.
+            `params`. A network without input has D = 0: `jnp.zeros((T, *batch, 0))`.
+        h0: The state before the first step, leaves `(*batch, H)` or `(H,)`, which all sequences
+            then share. Defaults to `cell.initial_state(params, batch)`.
         lengths: The number of valid steps of each padded sequence, integers `(*batch,)` from 0 to
             T. Beyond it the state is held and the output is 0. Padding values, even NaN, never
             affect outputs or gradients. Defaults to None: no padding.
@@ -96,7 +97,9 @@ def unroll(
         outputs: What to return beside the last state. `"all"`: the outputs of all steps.
             `"states"`: the state after every step, in the structure of `h0`. `"last"`: None, which
             saves memory if you only need `h_last`. Defaults to `"all"`.
-        key: A `jax.random` key for cells that draw noise, such as dropout. Defaults to None.
+        key: A `jax.random` key for cells that draw noise, such as dropout; or a pair: the key of
+            what holds for a whole sequence, such as a mask of variational dropout, and the key of
+            what is drawn at each step. Defaults to None.
         compute_dtype: A narrower dtype for the operands of matmuls, for example `jnp.bfloat16`.
             Sums stay in at least float32, states and gradients in the dtype of `params`. Defaults
             to None.
@@ -148,7 +151,7 @@ def _validated(cell: Layer, params: PyTree, arrays: Arrays, time_major: bool) ->
     xs, h0, lengths, mask, resets, reset_state, key = arrays
     params, input_size = validate_cell.check_params(cell, params)
     validate.check_input("xs", xs, input_size, least_rank=2)
-    validate.check_key(key, cell)
+    check_key(key, cell)
     steps, batch = (xs.shape[0], xs.shape[1:-1]) if time_major else (xs.shape[-2], xs.shape[:-2])
     if lengths is not None:
         lengths = validate.check_lengths(lengths, batch, steps)
@@ -158,9 +161,9 @@ def _validated(cell: Layer, params: PyTree, arrays: Arrays, time_major: bool) ->
             validate.check_flags(name, flags, shape, axes)
     validate.check_resets(resets, reset_state)
     if h0 is not None:
-        validate.check_state("h0", h0, cell, params, batch)
+        validate.check_state("h0", h0, cell, params, batch, broadcasts=True)
     if reset_state is not None:
-        validate.check_reset_state(reset_state, cell, params, batch)
+        validate.check_state("reset_state", reset_state, cell, params, batch, broadcasts=True)
     return params, arrays._replace(lengths=lengths)
 
 
@@ -182,12 +185,15 @@ def _compiled(
         xs = jnp.moveaxis(xs, -2, 0)
         mask, resets = (None if flags is None else jnp.moveaxis(flags, -1, 0) for flags in (mask, resets))
     steps, batch_rank = xs.shape[0], xs.ndim - 2
-    h0 = cell.initial_state(params, xs.shape[1:-1]) if h0 is None else h0
+    if h0 is None:
+        h0 = cell.initial_state(params, xs.shape[1:-1])
+    else:
+        h0 = validate_cell.broadcast_state(cell, params, h0, xs.shape[1:-1])
     if reset_state is not None:
         reset_state = jax.tree.map(lambda leaf, h: jnp.broadcast_to(leaf, h.shape), reset_state, h0)
     params, h0, reset_state = vary_like((params, h0, reset_state), params, xs, h0, reset_state, lengths, mask, resets)
     h0, reset_state = shard_like((h0, reset_state), xs, batch_rank)
-    sequence = Sequence(xs, h0, reset_state, step_flags(mask, lengths, resets, steps), key)
+    sequence = Sequence(xs, h0, reset_state, step_flags(mask, lengths, resets, steps), keys_of_sequence(key))
     request = LayerRequest(reverse, outputs=outputs == "all", states=outputs == "states")
     h_last, ys, states = cell._run(options, request, params, sequence)
     result = h_last, states if outputs == "states" else ys

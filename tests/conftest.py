@@ -6,8 +6,9 @@
   rest: one compiles each program as a single LLVM module, and the other turns off the fusion
   emitters of jaxlib 0.10. jaxlib exits if it does not know a flag, so each flag is set only where
   it exists.
-- Each process caches compiled programs in a temporary directory, because many tests compile the same
-  ones. From time to time it clears the programs in memory. Each of them takes about ten memory
+- Compiled programs are cached on disk, because many tests compile the same ones: in the directory
+  that JAX_COMPILATION_CACHE_DIR names, where the next run finds them, or else in a temporary one of
+  each process. From time to time a process clears the programs in memory. Each of them takes about ten memory
   mappings, and a process that exceeds Linux's limit of 65,530 mappings crashes.
 """
 
@@ -30,9 +31,10 @@ if version("jaxlib").startswith(("0.10.", "0.12.")):
     os.environ["XLA_FLAGS"] = " ".join(filter(None, [os.environ.get("XLA_FLAGS", ""), *flags]))
 jax.config.update("jax_enable_x64", os.environ.get("JAX_ENABLE_X64", "1") != "0")
 
-compiled = tempfile.mkdtemp(prefix="gru_jax_tests_")
-atexit.register(shutil.rmtree, compiled, ignore_errors=True)
-jax.config.update("jax_compilation_cache_dir", compiled)
+if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
+    compiled = tempfile.mkdtemp(prefix="gru_jax_tests_")
+    atexit.register(shutil.rmtree, compiled, ignore_errors=True)
+    jax.config.update("jax_compilation_cache_dir", compiled)
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
 jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
 

@@ -13,7 +13,6 @@ GROUPS = {
     "larger": "six larger shapes",
     "tiny": "seven tiny shapes",
     "batched": "four shapes with many sequences",
-    "untuned": "four shapes on which no rule was chosen",
 }
 
 

@@ -14,6 +14,7 @@ from jaxtyping import Array
 
 from gru_jax._engine import validate, validate_cell
 from gru_jax._engine.arguments import describe
+from gru_jax._engine.noise import NoiseKeys
 from gru_jax._engine.plan import Device
 from gru_jax._engine.step_flags import StepFlags
 from gru_jax._jax.sharding import shard_like, vary_like
@@ -45,7 +46,7 @@ class Sequence(NamedTuple):
     h0: Any
     reset_state: Any  # None stands for zeros
     flags: StepFlags
-    key: jax.Array | None
+    keys: NoiseKeys | None
 
 
 class LayerOutput(NamedTuple):
@@ -95,8 +96,8 @@ class Layer(ABC):
         """Runs over a validated sequence."""
 
     @abstractmethod
-    def _step(self, params: Any, h: Any, x: Any) -> tuple[Any, Any]:
-        """Takes one time step with validated arguments."""
+    def _step(self, params: Any, h: Any, x: Any, keys: Any = None, compute_dtype: Any = None) -> tuple[Any, Any]:
+        """Takes one time step with validated arguments, drawing noise from `keys`."""
 
     @abstractmethod
     def output_size(self, params: Any) -> int:
@@ -104,7 +105,7 @@ class Layer(ABC):
 
     @abstractmethod
     def deterministic(self) -> "Layer":
-        """Returns the layer without its noise, for evaluation and for `step`.
+        """Returns the layer without its noise, for evaluation.
 
         The params are the same.
         """
@@ -141,7 +142,7 @@ class Layer(ABC):
 
         `jax.lax.scan(functools.partial(cell.step, params), h0, xs)` is the plain loop,
         differentiated by autodiff. It returns the same pair as `gj.unroll(cell, params, xs, h0)`.
-        For a reset before the step see `gj.step`.
+        For resets, noise and `compute_dtype` see `gj.step`.
 
         Example:
             >>> import jax, gru_jax as gj
@@ -162,5 +163,10 @@ class Layer(ABC):
         Raises:
             TypeError, ValueError: As `gj.unroll`.
         """
+        if self.needs_key:
+            raise ValueError(
+                f"cell: got {self.name}, which draws noise, expected a cell without noise in cell.step, which has no key. Use "
+                "gj.step(cell, …, key=…), or the cell for evaluation: cell.deterministic()."
+            )
         params, h, x = jax.tree.map(jnp.asarray, validate.check_step(self, params, h, x))
         return self._step(params, h, x.astype(validate_cell.float_dtype(params)))

@@ -1,4 +1,4 @@
-"""One cell over a validated sequence: noise drawn, a plan made, and the recursion run with the
+"""One cell over a validated sequence, or for one step: noise drawn, a plan made, and the recursion run with the
 derivatives asked for.
 """
 
@@ -10,8 +10,10 @@ import jax
 from gru_jax._engine import validate_cell
 from gru_jax._engine.custom_jvp import recursion_with_jvp
 from gru_jax._engine.layer import CallOptions, LayerOutput, LayerRequest, Sequence
+from gru_jax._engine.noise import noise_of_step
 from gru_jax._engine.plan import Plan, Shapes, make_plan
 from gru_jax._engine.recursion import Loop, Returns, outputs_of, recursion, recursion_ref
+from gru_jax._engine.weights import lower_matrices
 from gru_jax._jax.tracing import reverse_only
 from gru_jax.derivative import CustomJVP, CustomVJP
 
@@ -24,9 +26,9 @@ FORWARD_MODE_MESSAGE = (
 
 def run_cell(cell: Any, options: CallOptions, request: LayerRequest, params: Any, sequence: Sequence) -> LayerOutput:
     """Runs `cell` over `sequence`."""
-    xs, h0, reset_state, flags, key = sequence
+    xs, h0, reset_state, flags, keys = sequence
     if cell.sample_noise is not None:
-        params, xs = cell.sample_noise(key, params, xs)
+        params, xs = cell.sample_noise(keys, params, xs)
     validate_cell.check_functions(cell, params, xs, h0)
     returns: Returns = "states" if request.states else "outputs" if request.outputs else "last"
     loop = Loop(plan_for(cell, options, xs, h0, last_only=returns == "last"), returns, request.reverse, options.compute_dtype)
@@ -35,6 +37,15 @@ def run_cell(cell: Any, options: CallOptions, request: LayerRequest, params: Any
         return LayerOutput(h_last, ys=out)
     ys = outputs_of(cell, replace(loop, returns="outputs"), flags, out) if request.outputs else None
     return LayerOutput(h_last, ys, states=out)
+
+
+def step_cell(cell: Any, params: Any, h: Any, x: Any, keys: Any, compute_dtype: Any) -> tuple[Any, Any]:
+    """Takes one step of `cell` with validated arguments. Returns the new state and the output."""
+    if cell.sample_noise is not None:
+        params, x = noise_of_step(cell, keys, params, x)
+    weights = lower_matrices(params, compute_dtype)
+    h = cell.update(cell.gates(weights, cell.project(weights, x), h), h)
+    return h, cell.output(h)
 
 
 def plan_for(cell: Any, options: CallOptions, xs: Any, h0: Any, *, last_only: bool = False) -> Plan:

@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from gru_jax._engine.arguments import check_is_key, describe, is_array
+from gru_jax._engine.arguments import describe, is_array
 from gru_jax._engine.structures import describe_structure
 from gru_jax._engine.validate_cell import FLOATS, check_float_array, check_params, is_big_endian, is_torch, state_shapes
 from gru_jax._jax.tracing import is_traced
@@ -56,8 +56,11 @@ def check_input(name: str, x: Any, input_size: int | None, *, least_rank: int) -
         )
 
 
-def check_state(name: str, h: Any, layer: Any, params: Any, batch: tuple[int, ...]) -> None:
-    """Raises unless `h` has the structure, shapes and dtypes of the layer's state."""
+def check_state(name: str, h: Any, layer: Any, params: Any, batch: tuple[int, ...], *, broadcasts: bool = False) -> None:
+    """Raises unless `h` has the structure, shapes and dtypes of the layer's state.
+
+    With `broadcasts`, shapes that broadcast to it will do.
+    """
     expected = state_shapes(layer, params)
     if expected is None:  # `check_functions` compares h with what comes out
         return
@@ -68,11 +71,10 @@ def check_state(name: str, h: Any, layer: Any, params: Any, batch: tuple[int, ..
         )
     for (path, leaf), like in zip(jax.tree_util.tree_leaves_with_path(h), jax.tree.leaves(expected), strict=True):
         shape, own = batch + like.shape, name + jax.tree_util.keystr(path)
-        if not is_array(leaf) or leaf.shape != shape:
-            raise ValueError(
-                f"{own}: got {describe(leaf)}, expected shape {shape} (*batch, H). {make}, or broadcast yours: "
-                f"jnp.broadcast_to({own}, {shape})."
-            )
+        if not is_array(leaf) or not (_broadcasts(leaf.shape, shape) if broadcasts else leaf.shape == shape):
+            fix = f", or one that broadcasts to it such as {like.shape}. {make}" if broadcasts else f". {make}"
+            fix += "" if broadcasts else f", or broadcast yours: jnp.broadcast_to({own}, {shape})"
+            raise ValueError(f"{own}: got {describe(leaf)}, expected shape {shape} {_state_axes(like)}{fix}.")
         if leaf.dtype != like.dtype:
             raise TypeError(
                 f"{own}: got dtype {leaf.dtype}, expected {like.dtype}, the dtype of this cell's state. "
@@ -82,11 +84,6 @@ def check_state(name: str, h: Any, layer: Any, params: Any, batch: tuple[int, ..
 
 def check_step(layer: Any, params: Any, h: Any, x: Any) -> tuple[Any, Any, Any]:
     """Returns `params` in the layer's own types, `h` and `x` of one time step."""
-    if layer.needs_key:
-        raise ValueError(
-            f"cell: got {layer.name}, which draws noise for whole sequences, expected a cell without noise in step. "
-            "Step the cell for evaluation: cell.deterministic()."
-        )
     params, input_size = check_params(layer, params)
     check_input("x", x, input_size, least_rank=1)
     check_state("h", h, layer, params, x.shape[:-1])
@@ -130,32 +127,6 @@ def check_flags(name: str, flags: Any, shape: tuple[int, ...], axes: str) -> Non
         )
 
 
-def check_reset_state(reset_state: Any, layer: Any, params: Any, batch: tuple[int, ...]) -> None:
-    """Raises unless `reset_state` has the structure and dtypes of the layer's state, and shapes
-    that broadcast to it.
-    """
-    expected = state_shapes(layer, params)
-    if expected is None:  # broadcasting to the state fails where it does not fit
-        return
-    if jax.tree.structure(reset_state) != jax.tree.structure(expected):  # type: ignore[operator] # jax: PyTreeDef has no stub
-        raise TypeError(
-            f"reset_state: got {describe_structure(reset_state)}, expected {describe_structure(expected)}, the state of cell "
-            f"{layer.name}. Make one with cell.initial_state(params)."
-        )
-    for (path, leaf), like in zip(jax.tree_util.tree_leaves_with_path(reset_state), jax.tree.leaves(expected), strict=True):
-        shape, own = batch + like.shape, "reset_state" + jax.tree_util.keystr(path)
-        if not is_array(leaf) or not _broadcasts(leaf.shape, shape):
-            raise ValueError(
-                f"{own}: got {describe(leaf)}, expected shape {shape} (*batch, H), or one that broadcasts to it such as "
-                f"{shape[-1:]}. Make one with cell.initial_state(params)."
-            )
-        if leaf.dtype != like.dtype:
-            raise TypeError(
-                f"{own}: got dtype {leaf.dtype}, expected {like.dtype}, the dtype of this cell's state. "
-                f"Cast it: {own}.astype('{like.dtype}')."
-            )
-
-
 def check_resets(resets: Any, reset_state: Any, name: str = "resets") -> None:
     """Raises if there is a reset state but nothing resets to it."""
     if reset_state is not None and resets is None:
@@ -163,17 +134,6 @@ def check_resets(resets: Any, reset_state: Any, name: str = "resets") -> None:
             f"reset_state: got a state without {name}, expected {name} too: booleans that say where it is set. "
             "The state before the first step is h0."
         )
-
-
-def check_key(key: Any, layer: Any) -> None:
-    """Raises if noise is drawn without a key, or `key` is not a key."""
-    if key is None and layer.needs_key:
-        raise ValueError(
-            f"key: got None, expected a jax.random key, because {layer.name} draws noise. Pass key=…, a new one for each call, or "
-            "evaluate without noise: gj.unroll(cell.deterministic(), …)."
-        )
-    if key is not None:
-        check_is_key(key)
 
 
 def check_compute_dtype(compute_dtype: Any, dtype: Any) -> Any:
@@ -200,5 +160,10 @@ def check_batch_shape(shape: Any) -> tuple[Any, ...]:
     return axes
 
 
+def _state_axes(like: Any) -> str:
+    """Names the axes of a leaf of the state, which may be an image or a matrix."""
+    return "(*batch, H)" if len(like.shape) == 1 else f"(*batch and {like.shape})"
+
+
 def _broadcasts(shape: tuple[int, ...], to: tuple[int, ...]) -> bool:
-    return len(shape) <= len(to) and all(n in (1, m) for n, m in zip(shape[::-1], to[::-1], strict=False))
+    return len(shape) <= len(to) and all(n in (m, 1) for n, m in zip(shape[::-1], to[::-1], strict=False))

@@ -127,6 +127,14 @@ def _state_shapes(layer: Any, structure: Any, forms: tuple[Any, ...]) -> Any:
         return None
 
 
+def broadcast_state(layer: Any, params: Any, state: Any, batch: tuple[Any, ...]) -> Any:
+    """Returns a validated state with all its batch axes."""
+    expected = state_shapes(layer, params)
+    if expected is None:  # it is not known which axes are batch axes
+        return state
+    return jax.tree.map(lambda leaf, like: jnp.broadcast_to(leaf, batch + like.shape), state, expected)
+
+
 def default_zero_state(cell_name: str, params: Any) -> jax.Array:
     """Zeros of the size of the last axis of the first leaf whose field name begins with U."""
     for path, leaf in jax.tree_util.tree_leaves_with_path(params):

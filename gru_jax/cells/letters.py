@@ -53,7 +53,7 @@ class LetteredInit:
 
         Args:
             key: A `jax.random` key, consumed here.
-            input_size: D, the last axis of the inputs.
+            input_size: D, the last axis of the inputs. It is 0 for a network without input.
             hidden_size: H, the last axis of the state.
             bias: If False, the biases are None, as in the tutorials. Defaults to True.
             dtype: float64 (with x64 enabled), float32, bfloat16 or float16. The numbers are drawn
@@ -68,11 +68,11 @@ class LetteredInit:
             The parameters, a NamedTuple with one array per gate.
 
         Raises:
-            ValueError: If a size is below 1, or an initializer returns another shape.
+            ValueError: If a size is negative, `hidden_size` is 0, or an initializer returns another shape.
             TypeError: If `key` is not a key, a size is not an int, or `dtype` is not one of the four.
         """
         check_is_key(key)
-        D, H = (_checked_size(name, size) for name, size in (("input_size", input_size), ("hidden_size", hidden_size)))
+        D, H = _checked_size("input_size", input_size, least=0), _checked_size("hidden_size", hidden_size, least=1)
         bias = check_flag("bias", bias)
         dtype = jax.dtypes.canonicalize_dtype(dtype)
         if not jnp.issubdtype(dtype, jnp.floating):
@@ -84,6 +84,8 @@ class LetteredInit:
                 return None
             name, function = initializer.get(field[0], ("bias_init", bias_init))
             shape = shape_of(field, D, H)
+            if 0 in shape:  # some initializers divide by the number of inputs
+                return jnp.zeros(shape, dtype)
             drawn = function(key, shape, jnp.promote_types(dtype, jnp.float32))  # orthogonal has no half-precision QR
             if jnp.shape(drawn) != shape:
                 raise ValueError(f"{name}: got an array of shape {jnp.shape(drawn)} for {field}, expected {shape}.")
@@ -143,9 +145,9 @@ def _sizes(params: Any) -> tuple[int, int]:
     return W.shape
 
 
-def _checked_size(name: str, size: Any) -> int:
+def _checked_size(name: str, size: Any, least: int) -> int:
     if isinstance(size, bool) or not isinstance(size, Integral):
-        raise TypeError(f"{name}: got {size!r}, expected an int of at least 1.")
-    if size < 1:
-        raise ValueError(f"{name}: got {size}, expected at least 1.")
+        raise TypeError(f"{name}: got {size!r}, expected an int of at least {least}.")
+    if size < least:
+        raise ValueError(f"{name}: got {size}, expected at least {least}.")
     return int(size)

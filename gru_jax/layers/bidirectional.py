@@ -17,9 +17,9 @@ from jaxtyping import Array
 
 from gru_jax._engine.arguments import check_option
 from gru_jax._engine.layer import CallOptions, Layer, LayerOutput, LayerRequest, Sequence, check_cell
+from gru_jax._engine.noise import split_keys
 from gru_jax._engine.structures import rebuild
 from gru_jax._jax.export import serializable
-from gru_jax.layers.parts import split_key
 
 Merge = Literal["concat", "sum"]
 
@@ -100,7 +100,7 @@ class Bidirectional(Layer):
         """Raises a TypeError: the backward cell starts at the end of the sequence."""
         return self._step(params, h, x)
 
-    def _step(self, params: Any, h: Any, x: Any) -> Any:
+    def _step(self, params: Any, h: Any, x: Any, keys: Any = None, compute_dtype: Any = None) -> Any:
         """Raises a TypeError, as `step`."""
         raise TypeError(
             f"cell: got {self.name} in step, expected a cell with a forward direction: the backward one starts at the "
@@ -109,9 +109,9 @@ class Bidirectional(Layer):
 
     def _run(self, options: CallOptions, request: LayerRequest, params: Any, sequence: Sequence) -> LayerOutput:
         """Runs both cells over a validated sequence."""
-        keys = split_key(sequence.key, 2)
+        keys = split_keys(sequence.keys, 2)
         reset_states = sequence.reset_state or (None, None)
-        parts = [sequence._replace(h0=sequence.h0[i], reset_state=reset_states[i], key=keys[i]) for i in range(2)]
+        parts = [sequence._replace(h0=sequence.h0[i], reset_state=reset_states[i], keys=keys[i]) for i in range(2)]
         backwards = replace(request, reverse=not request.reverse)
         forward = self.forward_cell._run(options, request, params.forward, parts[0])
         backward = self.backward_cell._run(options, backwards, params.backward, parts[1])

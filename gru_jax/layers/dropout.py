@@ -17,6 +17,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool
 
 from gru_jax._engine.functions import bind
+from gru_jax._engine.noise import NoiseKeys, split_keys
 from gru_jax.cell import Cell
 from gru_jax.layers.parts import check_rate, check_single_cell
 
@@ -28,14 +29,15 @@ class DroppedParams(NamedTuple):
     keep: Bool[Array, "*b H"]
 
 
-def sample_noise(cell: Cell, p_x: float, p_h: float, key: Array, params: Any, xs: Array) -> tuple[Any, Any]:
+def sample_noise(cell: Cell, p_x: float, p_h: float, keys: NoiseKeys, params: Any, xs: Array) -> tuple[Any, Any]:
     """Draws a mask per sequence for the inputs, applies it, and draws one for the state."""
-    key_x, key_h, key_cell = jax.random.split(key, 3)
+    own, of_cell = split_keys(keys, 2)
+    key_x, key_h = jax.random.split(own.per_sequence)
     keep = jax.random.bernoulli(key_h, 1 - p_h, xs.shape[1:-1] + _hidden(cell._zeros(params)).shape)
     if p_x:
         xs = jnp.where(jax.random.bernoulli(key_x, 1 - p_x, (1, *xs.shape[1:])), xs / (1 - p_x), 0)
     if cell.sample_noise is not None:
-        params, xs = cell.sample_noise(key_cell, params, xs)
+        params, xs = cell.sample_noise(of_cell, params, xs)
     return (DroppedParams(params, keep) if p_h else params), xs
 
 
@@ -61,8 +63,8 @@ def variational_dropout(cell: Cell, *, inputs: float = 0.0, state: float = 0.0) 
     """Adds variational dropout to a cell (Gal and Ghahramani 2016, arXiv 1512.05287).
 
     One mask per sequence, the same at all its steps, is drawn from the `key` that `unroll` then
-    needs. For evaluation, and for `step`, use `.deterministic()`, which is the cell itself. The
-    params are the cell's.
+    needs. `step` needs a pair of keys, of which the first is the same at all steps of a sequence.
+    For evaluation use `.deterministic()`, which is the cell itself. The params are the cell's.
 
     Example:
         >>> import jax, gru_jax as gj

@@ -1,9 +1,7 @@
-"""Helpers that the layers share: checks of cells and rates, and keys for parts."""
+"""Helpers that the layers share: checks of cells and rates."""
 
 from numbers import Real
 from typing import Any
-
-import jax
 
 from gru_jax._engine.layer import check_cell
 from gru_jax.cell import Cell
@@ -32,8 +30,3 @@ def check_rate(name: str, rate: Any) -> float:
     if not 0 <= float(rate) < 1:
         raise ValueError(f"{name}: got {rate!r}, expected a probability in [0, 1).")
     return float(rate)
-
-
-def split_key(key: jax.Array | None, parts: int) -> list[Any]:
-    """Returns a key for each part, or None for each where there is none."""
-    return [None] * parts if key is None else list(jax.random.split(key, parts))

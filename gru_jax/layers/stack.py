@@ -14,8 +14,9 @@ from jaxtyping import Array
 
 from gru_jax._engine.arguments import check_flag
 from gru_jax._engine.layer import CallOptions, Layer, LayerOutput, LayerRequest, Sequence
+from gru_jax._engine.noise import NoiseKeys, split_keys
 from gru_jax._engine.structures import rebuild_tuple
-from gru_jax.layers.parts import check_cells, check_rate, split_key
+from gru_jax.layers.parts import check_cells, check_rate
 
 
 @jax.tree_util.register_static
@@ -116,11 +117,11 @@ class Stack(Layer):
     def _run(self, options: CallOptions, request: LayerRequest, params: Any, sequence: Sequence) -> LayerOutput:
         """Runs the layers one after the other over a validated sequence."""
         top = len(self.cells) - 1
-        keys = split_key(sequence.key, 2 * len(self.cells))
+        keys = split_keys(sequence.keys, 2 * len(self.cells))
         xs, results = sequence.xs, []
         for i, cell in enumerate(self.cells):
             reset_state = None if sequence.reset_state is None else sequence.reset_state[i]
-            own = sequence._replace(xs=xs, h0=sequence.h0[i], reset_state=reset_state, key=keys[2 * i])
+            own = sequence._replace(xs=xs, h0=sequence.h0[i], reset_state=reset_state, keys=keys[2 * i])
             results.append(cell._run(options, request if i == top else replace(request, outputs=True), params[i], own))
             if results[-1].ys is not None:
                 xs = self._add_residual(i, xs, results[-1].ys)
@@ -129,24 +130,27 @@ class Stack(Layer):
         states = tuple(layer.states for layer in results) if request.states else None
         return LayerOutput(tuple(layer.h_last for layer in results), ys, states)
 
-    def _step(self, params: Any, h: Any, x: Any) -> tuple[Any, Any]:
+    def _step(self, params: Any, h: Any, x: Any, keys: Any = None, compute_dtype: Any = None) -> tuple[Any, Any]:
         """Takes one time step through all layers with validated arguments."""
+        top = len(self.cells) - 1
+        layer_keys = split_keys(keys, 2 * len(self.cells))
         states = []
         for i, cell in enumerate(self.cells):
-            state, y = cell._step(params[i], h[i], x)
+            state, y = cell._step(params[i], h[i], x, layer_keys[2 * i], compute_dtype)
             states.append(state)
             x = self._add_residual(i, x, y)
+            x = x if i == top else self._drop(layer_keys[2 * i + 1], x[None])[0]
         return tuple(states), x
 
     def _add_residual(self, layer: int, x: Array, y: Array) -> Array:
         """Adds a layer's input to its output in a residual stack, from the second layer on."""
         return x + y if self.residual and layer else y
 
-    def _drop(self, key: Array, ys: Array) -> Array:
+    def _drop(self, keys: NoiseKeys, ys: Array) -> Array:
         """Applies dropout between layers: one mask per step, or one per sequence."""
         if not self.dropout:
             return ys
-        shape = (1, *ys.shape[1:]) if self.variational else ys.shape
+        key, shape = (keys.per_sequence, (1, *ys.shape[1:])) if self.variational else (keys.per_step, ys.shape)
         keep = jax.random.bernoulli(key, 1 - self.dropout, shape)
         return jnp.where(keep, ys / (1 - self.dropout), 0)
 

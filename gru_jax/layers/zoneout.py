@@ -19,6 +19,7 @@ import jax.numpy as jnp
 from jaxtyping import Array
 
 from gru_jax._engine.functions import bind
+from gru_jax._engine.noise import NoiseKeys, split_keys
 from gru_jax.cell import Adjoint, Cell, Tangent
 from gru_jax.layers.parts import check_rate, check_single_cell
 
@@ -33,15 +34,15 @@ class Zoned(NamedTuple):
     z: Any
 
 
-def sample_noise(cell: Cell, rates: Any, key: Array, params: Any, xs: Array) -> tuple[Any, Zoned]:
+def sample_noise(cell: Cell, rates: Any, keys: NoiseKeys, params: Any, xs: Array) -> tuple[Any, Zoned]:
     """Draws z for every step, sequence and unit."""
-    key_z, key_cell = jax.random.split(key)
+    own, of_cell = split_keys(keys, 2)
     state = cell._zeros(params)
-    keys = iter(jax.random.split(key_z, len(jax.tree.leaves(state))))
-    draw = lambda rate, leaf: jax.random.bernoulli(next(keys), rate, xs.shape[:-1] + leaf.shape)
+    leaf_keys = iter(jax.random.split(own.per_step, len(jax.tree.leaves(state))))
+    draw = lambda rate, leaf: jax.random.bernoulli(next(leaf_keys), rate, xs.shape[:-1] + leaf.shape)
     z = jax.tree.map(draw, _per_leaf(rates, state), state)
     if cell.sample_noise is not None:
-        params, xs = cell.sample_noise(key_cell, params, xs)
+        params, xs = cell.sample_noise(of_cell, params, xs)
     return params, Zoned(xs, z)
 
 
@@ -100,8 +101,8 @@ def zoneout(cell: Cell, rate: Any) -> Cell:
 
         h = z ⊙ h₋ + (1 − z) ⊙ h′,   h′ the cell's new state, P(z = 1) = rate, drawn for every step, sequence and unit
 
-    `unroll` then needs a `key`. For evaluation, and for `step`, `.deterministic()` has z = rate,
-    the expectation. Params and derivation are those of the cell.
+    `unroll` then needs a `key`, and `step` a new one at each step. For evaluation,
+    `.deterministic()` has z = rate, the expectation. Params and derivation are those of the cell.
 
     Example:
         >>> import jax, gru_jax as gj

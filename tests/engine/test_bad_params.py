@@ -76,7 +76,8 @@ CELLS_OF_USERS = {
 
 INITIALIZERS = {
     "hidden size": (lambda: GRU.init(KEY, 3, 0), ValueError, r"hidden_size: got 0, expected at least 1"),
-    "a float for a size": (lambda: GRU.init(KEY, 3.0, 4), TypeError, r"input_size: got 3\.0, expected an int of at least 1"),
+    "a float for a size": (lambda: GRU.init(KEY, 3.0, 4), TypeError, r"input_size: got 3\.0, expected an int of at least 0"),
+    "a negative input size": (lambda: GRU.init(KEY, -1, 4), ValueError, r"input_size: got -1, expected at least 0"),
     "an integer dtype": (lambda: GRU.init(KEY, 3, 4, dtype=jnp.int32), TypeError, r"dtype: got int32, expected float64"),
     "an initializer of another shape": (lambda: GRU.init(KEY, 3, 4, kernel_init=lambda key, shape, dtype: jnp.ones(shape[::-1])), ValueError, r"kernel_init: got an array of shape \(4, 3\) for W_z, expected \(3, 4\)"),
     "chrono without biases": (lambda: gj.initializers.chrono(KEY, GRU.init(KEY, 2, 3, bias=False), 9), TypeError, r"params: got GRUParams without b_z.*bias=True"),

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 import gru_jax as gj
+from gru_jax._engine.noise import keys_of_sequence, split_keys
 from gru_jax.cells import LSTMState
 from tests.conditions import ALL_THREE, LENGTHS, RESETS, random_reset_state
 from tests.problems import (
@@ -46,11 +47,13 @@ def test_gradients_equal_autodiff_with_the_same_key(cell, reverse):
     p = problem(cell.deterministic())
     options = {**ALL_THREE, "reverse": reverse, "reset_state": random_reset_state(cell, p.params), "key": KEY}
 
-    def gradients_by(derivative):
-        return jax.jit(partial(gradients, partial(gj.unroll, cell, derivative=derivative, **options)))(p)
+    def gradients_by(derivative, compile=jax.jit):
+        return compile(partial(gradients, partial(gj.unroll, cell, derivative=derivative, **options)))(p)
 
     expected = gradients_by(gj.Autodiff())
     assert_close(gradients_by(gj.CustomVJP()), expected)
+    # the masks pass through whole blocks and a shorter last one; outside `jit` too
+    assert_close(gradients_by(gj.CustomVJP(block_size=3), compile=lambda run: run), expected)
     assert_close(gradients_by(gj.CustomJVP()), expected)
     assert all(leaf.any() for leaf in jax.tree.leaves(expected))
 
@@ -62,8 +65,9 @@ def test_the_noise_depends_on_the_key_alone_and_a_call_without_key_raises(cell):
     assert_close(run(0), run(0), tol=0)
     assert (run(0) != run(1)).any()
     assert_raises(lambda: gj.unroll(cell, p.params, p.xs, p.h0), ValueError, r"key: got None.*draws noise.*deterministic")
-    for step in (partial(gj.step, cell), cell.step):
-        assert_raises(lambda: step(p.params, p.h0, p.xs[0]), ValueError, r"cell: got .*draws noise.*cell\.deterministic\(\)")
+    one_step = p.params, p.h0, p.xs[0]
+    assert_raises(lambda: gj.step(cell, *one_step), ValueError, r"key: got None.*at each step.*gj\.step\(cell\.deterministic")
+    assert_raises(lambda: cell.step(*one_step), ValueError, r"cell: got .*draws noise.*gj\.step\(cell, …, key=…\)")
 
 
 @every_noise
@@ -129,7 +133,8 @@ def test_variational_dropout_uses_one_mask_per_sequence_on_the_operands_of_the_m
     cell, rate = CELLS[name], 0.4
     p = problem(cell, batch=())
     dropped = gj.variational_dropout(cell, inputs=rate, state=rate)
-    key_x, key_h, _ = jax.random.split(KEY, 3)
+    own, _ = split_keys(keys_of_sequence(KEY), 2)
+    key_x, key_h = jax.random.split(own.per_sequence)
     scale_x = jax.random.bernoulli(key_x, 1 - rate, (D,)) / (1 - rate)
     scale_h = jax.random.bernoulli(key_h, 1 - rate, (H,)) / (1 - rate)
     scale = {"W": scale_x[:, None], "U": scale_h[:, None]}

@@ -1,0 +1,132 @@
+"""An `h0` that all sequences share, and autonomous networks, which have no input."""
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import gru_jax as gj
+from tests import reference
+from tests.conditions import ALL_THREE, LENGTHS, RESETS, random_reset_state
+from tests.problems import CELLS, B, D, H, T, assert_close, assert_raises, every_cell, normal_like, problem, scan_of_step
+
+DERIVATIVES = {"CustomVJP": gj.CustomVJP(), "CustomJVP": gj.CustomJVP(), "Autodiff": gj.Autodiff()}
+KEYS = jax.random.split(jax.random.key(5), 3)
+LAYERS = {
+    "lstm": gj.lstm(),
+    "stack": gj.stack([gj.gru(), gj.lstm()]),
+    "bidirectional": gj.bidirectional(gj.gru(), gj.elman()),
+}
+every_layer = pytest.mark.parametrize("cell", LAYERS.values(), ids=LAYERS.keys())
+
+
+def layer_problem(cell, input_size=D):
+    """Draws params, xs, and an h0 without batch axes."""
+    params = cell.init(KEYS[0], input_size, H, dtype=jnp.result_type(float), bias_init=jax.nn.initializers.normal(0.5))
+    xs = jax.random.normal(KEYS[1], (T, B, input_size))
+    return params, xs, normal_like(KEYS[2], cell.initial_state(params))
+
+
+def for_each_sequence(h0):
+    return jax.tree.map(lambda leaf: jnp.stack([leaf] * B), h0)
+
+
+@every_layer
+@pytest.mark.parametrize("reverse", [False, True])
+def test_an_h0_without_batch_axes_is_shared_by_all_sequences(cell, reverse):
+    params, xs, h0 = layer_problem(cell)
+    run = partial(gj.unroll, cell, params, xs, reverse=reverse, **ALL_THREE)
+    assert_close(run(h0), run(for_each_sequence(h0)), tol=0)
+    one_row = jax.tree.map(lambda leaf: leaf[None], h0)
+    assert_close(run(one_row), run(h0), tol=0)
+    assert (run(h0)[1] != run()[1]).any()
+
+
+@pytest.mark.derivative
+@every_layer
+@pytest.mark.parametrize("derivative", DERIVATIVES.values(), ids=DERIVATIVES.keys())
+def test_the_gradient_of_a_shared_h0_is_the_sum_over_the_sequences(cell, derivative):
+    params, xs, h0 = layer_problem(cell)
+    loss = lambda h0: jnp.sin(gj.unroll(cell, params, xs, h0, derivative=derivative, **ALL_THREE)[1]).sum()
+    of_each = jax.grad(loss)(for_each_sequence(h0))
+    assert_close(jax.grad(loss)(h0), jax.tree.map(lambda leaf: leaf.sum(0), of_each))
+
+
+def test_a_shared_h0_works_in_windows_and_in_batch_major_layout():
+    cell = gj.lstm()
+    params, xs, h0 = layer_problem(cell)
+    expected = gj.unroll(cell, params, xs, h0, lengths=LENGTHS)
+    assert_close(gj.unroll_truncated(cell, params, xs, h0, window=3, lengths=LENGTHS), expected)
+    h_last, ys = gj.unroll(cell, params, jnp.moveaxis(xs, 0, 1), h0, lengths=LENGTHS, time_major=False)
+    assert_close((h_last, jnp.moveaxis(ys, 1, 0)), expected, tol=0)
+
+
+def test_a_shared_h0_has_the_dtype_and_the_units_of_the_state():
+    cell = gj.gru()
+    params, xs, h0 = layer_problem(cell)
+    assert_raises(lambda: gj.unroll(cell, params, xs, h0[:3]), ValueError, r"h0: got .*\(3,\).*broadcasts to it such as \(5,\)")
+    with_half = h0.astype(jnp.float16)
+    assert_raises(lambda: gj.unroll(cell, params, xs, with_half), TypeError, r"h0: got dtype float16, expected float")
+
+
+@every_cell
+def test_a_network_without_input_has_no_input_weights_to_draw(cell):
+    params = cell.init(KEYS[0], 0, H, kernel_init=jax.nn.initializers.he_normal())
+    for field, leaf in params._asdict().items():
+        assert leaf is None or leaf.shape == {"W": (0, H), "U": (H, H)}.get(field[0], (H,))
+    assert_raises(lambda: gj.unroll(cell, params, jnp.ones((T, B, 1), jnp.float32)), ValueError, r"xs: got 1 features")
+
+
+@pytest.mark.parametrize("name", CELLS)
+def test_a_network_without_input_equals_a_numpy_loop(name, needs_x64):
+    cell = CELLS[name]
+    p = problem(cell, input_size=0)
+    reset_state = random_reset_state(cell, p.params)
+    expected = reference.unroll(name, p.params, p.xs, p.h0, reset_state=reset_state, **ALL_THREE)[:2]
+    measured = gj.unroll(cell, p.params, p.xs, p.h0, reset_state=reset_state, **ALL_THREE)
+    for part, true in zip(jax.tree.leaves(measured), jax.tree.leaves(expected), strict=True):
+        np.testing.assert_allclose(part, true, rtol=1e-12, atol=1e-13)
+
+
+@pytest.mark.derivative
+@pytest.mark.parametrize("name", ["gru", "gru_reset_after", "lstm_peephole", "elman_tanh"])
+@pytest.mark.parametrize("derivative", DERIVATIVES.values(), ids=DERIVATIVES.keys())
+def test_a_network_without_input_has_the_gradients_of_autodiff(name, derivative):
+    cell = CELLS[name]
+    p = problem(cell, input_size=0)
+
+    def gradient(run):
+        loss = lambda params, h0: sum(jnp.sin(leaf).sum() for leaf in jax.tree.leaves(run(params, p.xs, h0, resets=RESETS)))
+        return jax.jit(jax.grad(loss, (0, 1)))(p.params, p.h0)
+
+    expected = gradient(partial(scan_of_step, cell))
+    assert_close(gradient(partial(gj.unroll, cell, derivative=derivative)), expected)
+    blocks = gj.CustomVJP(residuals="states", block_size=3)
+    assert_close(gradient(partial(gj.unroll, cell, derivative=blocks)), expected)
+
+
+@every_layer
+def test_layers_without_input_run_and_step(cell):
+    params, xs, h0 = layer_problem(cell, input_size=0)
+    _, ys = gj.unroll(cell, params, xs, h0)
+    assert ys.shape[:2] == (T, B)
+    assert jnp.isfinite(ys).all()
+    assert (ys[1:] != ys[:-1]).any(0).all()  # it moves by itself
+    if cell is not LAYERS["bidirectional"]:
+        h = for_each_sequence(h0)
+        for t in range(T):
+            h, y = gj.step(cell, params, h, jnp.zeros((B, 0)))
+            assert_close(y, ys[t])
+
+
+def test_a_network_without_input_works_in_half_precision_products():
+    cell = gj.gru()
+    params = cell.init(KEYS[0], 0, H)
+    xs, h0 = jnp.zeros((T, B, 0), jnp.float32), jax.random.normal(KEYS[2], (B, H), jnp.float32)
+    run = lambda params, dtype: gj.unroll(cell, params, xs, h0, compute_dtype=dtype)[1]
+    assert_close(run(params, jnp.bfloat16), run(params, None), tol=0.05)
+    grads = jax.grad(lambda params: run(params, jnp.bfloat16).sum())(params)
+    assert grads.W_z.shape == (0, H)
+    assert jnp.isfinite(grads.U_z).all()
