@@ -1,5 +1,7 @@
-"""Integers, booleans, random keys and complex numbers in states, params and inputs, and params with
-batch axes, against a Python loop over the steps.
+"""Cells whose leaves are not all floats, against a Python loop over the steps.
+
+States, params and inputs hold integers, booleans, random keys and complex numbers. Some params have
+batch axes.
 """
 
 from functools import partial
@@ -32,7 +34,7 @@ class ComplexParams(NamedTuple):
 
 
 class ClockworkParams(NamedTuple):
-    """Units that change every `period` steps only; the periods are integers."""
+    """Units that change only every `period` steps. The periods are integers."""
 
     W: jax.Array
     U: jax.Array
@@ -54,7 +56,7 @@ class Keyed(NamedTuple):
 
 
 class AttentionParams(NamedTuple):
-    """Recurrent weights beside the memory and the mask of each sequence, (B, S, K) and (B, S)."""
+    """Recurrent weights, and a memory (B, S, K) and a mask (B, S) for each sequence."""
 
     W: jax.Array
     U: jax.Array
@@ -142,7 +144,7 @@ XS = normal(6, T, B, D)
 
 
 def initial_state(cell, params):
-    """A random state: numbers for what is inexact, the cell's own for the rest."""
+    """Draws the inexact leaves of a state at random, and takes the others from the cell."""
     zeros = cell.initial_state(params, B)
     if isinstance(zeros, Keyed):
         return Keyed(normal(7, B, H), jax.random.split(KEYS[8], B))
@@ -152,12 +154,12 @@ def initial_state(cell, params):
 
 
 def select(condition, one, other):
-    """`jnp.where` over trees; the condition has the batch axis."""
+    """Applies `jnp.where` to every leaf. The condition has the batch axis."""
     return jax.tree.map(lambda a, b: jnp.where(jnp.reshape(condition, (B, *(1,) * (a.ndim - 1))), a, b), one, other)
 
 
 def python_loop(cell, params, xs, h, lengths=None, resets=None, reset_state=None):
-    """(h_last, ys) by a loop over the steps, after the documentation of `unroll`."""
+    """Computes (h_last, ys) in a loop over the steps, following the documentation of `unroll`."""
     ys = []
     for t in range(T):
         valid = np.full(B, True) if lengths is None else t < np.asarray(lengths)
@@ -170,7 +172,7 @@ def python_loop(cell, params, xs, h, lengths=None, resets=None, reset_state=None
 
 
 def loss_of(run, params, xs, h0, reset_state):
-    """A real number that every output and every inexact part of the last state moves."""
+    """Returns a real number that depends on every output and every inexact last state."""
     h_last, ys = run(params, xs, h0, reset_state)
     leaves = [leaf for leaf in jax.tree.leaves((h_last, ys)) if jnp.issubdtype(leaf.dtype, jnp.inexact)]
     weights = [jax.random.normal(KEYS[i % 9], leaf.shape, jnp.result_type(float)) for i, leaf in enumerate(leaves)]
@@ -178,7 +180,7 @@ def loss_of(run, params, xs, h0, reset_state):
 
 
 def value_and_bars(run, *arguments):
-    """The loss, and its gradients by all that is inexact in the arguments."""
+    """Returns the loss, and its gradients with respect to all inexact leaves of the arguments."""
     value, bars = jax.value_and_grad(partial(loss_of, run), argnums=(0, 1, 2, 3), allow_int=True)(*arguments)
     return value, [bar for bar in jax.tree.leaves(bars) if bar.dtype != jax.dtypes.float0]
 
@@ -213,7 +215,7 @@ def test_values_and_gradients_are_those_of_a_python_loop(cell, params, derivativ
 
 @either
 @every_problem
-def test_blocks_are_run_again_where_only_the_last_state_is_wanted(cell, params, conditions):
+def test_blocks_are_recomputed_if_only_the_last_state_is_returned(cell, params, conditions):
     arguments = arguments_of(cell, params, conditions)
 
     def ours(params, xs, h0, reset_state):
@@ -229,7 +231,7 @@ def test_blocks_are_run_again_where_only_the_last_state_is_wanted(cell, params, 
 @either
 @every_problem
 def test_sums_outside_the_loop_give_the_same_gradients(cell, params, conditions):
-    """As for a batch that may be spread over devices."""
+    """The engine uses such sums for a batch that may be spread over devices."""
     arguments = arguments_of(cell, params, conditions)
     flags = step_flags(None, conditions.get("lengths"), conditions.get("resets"), T) if conditions else StepFlags()
     run = lambda plan: lambda *arguments: recursion(cell, Loop(plan), *arguments, flags)
@@ -238,7 +240,7 @@ def test_sums_outside_the_loop_give_the_same_gradients(cell, params, conditions)
 
 
 @every_problem
-def test_vmap_over_params_and_inputs(cell, params):
+def test_vmap_over_params_and_inputs_equals_a_loop(cell, params):
     twice = jax.tree.map(lambda leaf: jnp.stack([leaf, leaf[::-1]]), params)
     xs = jnp.stack([XS, XS[::-1]])
     h0 = initial_state(cell, params)
