@@ -31,8 +31,9 @@ from experiments.common import Options, Outcome, main
 from experiments.speed.measure import Program, compile_program, interleaved, relative_difference
 from experiments.speed.problem import CELLS, Shape, random_problem
 from experiments.speed.report import geomean
+from gru_jax._engine.forward import Loop
 from gru_jax._engine.plan import Device, Plan, Shapes, make_plan
-from gru_jax._engine.recursion import Loop, recursion
+from gru_jax._engine.recursion import recursion
 from gru_jax._engine.step_flags import StepFlags
 
 

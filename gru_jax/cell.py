@@ -109,9 +109,15 @@ class Cell(Layer):
         >>> params, xs = leaky.init(jax.random.key(0), 3, 4), jax.random.normal(jax.random.key(1), (20, 2, 3))
         >>> h_last, ys = gj.unroll(leaky, params, xs)
 
-    All functions are pure and work on arrays with any leading axes: one step, a batch, or all of
-    time at once. Vectors are rows, so a matrix stands on the right. They close over no traced
-    array: what is differentiated goes into `params`.
+    All functions are pure, and work on one step of a batch: arrays with any batch axes first.
+    Those of a cell with an `Adjoint` are called on all steps at once too, with the steps as one
+    more leading axis. Vectors are rows, so a matrix stands on the right. The functions close over
+    no traced array: what is differentiated goes into `params`.
+
+    **Params and states** are pytrees of floating-point or complex arrays, of one precision. Beside
+    them they may hold integers, booleans and random keys, which have no gradient: a table, a mask,
+    a step counter. Leaves of `params` may have batch axes, such as the memory that a decoder
+    attends to: `jnp.einsum("...k,...sk->...s", h, params.memory)`.
 
     **What belongs where.** `project` holds the matmuls with the input, which need no state and run
     for all steps at once. `gates` holds everything else that reads `params`, and returns every
@@ -185,17 +191,16 @@ class Cell(Layer):
     another cell, and is traced again.
 
     Args:
-        init: `init(key, input_size, hidden_size, **options) -> params`. Draws the parameters: a
-            pytree of floating-point arrays of one dtype, preferably a NamedTuple with one array per
-            gate.
+        init: `init(key, input_size, hidden_size, **options) -> params`. Draws the parameters,
+            preferably a NamedTuple with one array per gate.
         project: `project(params, xs) -> us`. The part of the pre-activations that needs no state;
             any pytree. Only `gates` of the same cell reads it.
         gates: `gates(params, u, h) -> g`. Every value of the step that the adjoint needs; any
             pytree.
         update: `update(g, h) -> h`. The new state, of the same structure, shapes and dtypes as `h`.
         adjoint: The derived backward pass. Defaults to None: then `unroll` takes `jax.vjp` of
-            `project`, `gates` and `update` inside the same custom VJP, for one more evaluation of
-            `gates` per step.
+            each step, as `jax.grad` of a scan over `jax.checkpoint(cell.step)` does, for the same
+            time and memory.
         tangent: The derived forward mode, for `gj.CustomJVP`. It requires `adjoint`. Defaults to
             None.
         output: `output(state) -> y`. Reads the output from a state; linear. Defaults to the state

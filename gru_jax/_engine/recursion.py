@@ -18,9 +18,8 @@ from, where just the last state is wanted.
 The functions are positional and expect validated arguments.
 """
 
-from dataclasses import dataclass
 from functools import partial
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -35,45 +34,22 @@ from gru_jax._engine.differentiable import (
     where_differentiable,
     without_float0,
 )
+from gru_jax._engine.forward import (
+    Loop,
+    Save,
+    Saved,
+    block_starts,
+    forward,
+    forward_block,
+    outputs_of,
+    previous_states,
+    state_before,
+    steps_of,
+)
 from gru_jax._engine.local_vjp import backward_functions, one_step, project_all
-from gru_jax._engine.plan import Plan
 from gru_jax._engine.products import joined_products
 from gru_jax._engine.step_flags import StepFlags, apply_resets, tree_where, tree_zeros_like, zero_masked
 from gru_jax._engine.weights import lower_matrices, transpose_matrices
-
-Returns = Literal["outputs", "states", "last"]
-
-
-@dataclass(frozen=True)
-class Loop:
-    """The static settings of a recursion."""
-
-    plan: Plan
-    returns: Returns = "outputs"  # beside the last state
-    reverse: bool = False
-    compute_dtype: Any = None
-
-
-@dataclass(frozen=True)
-class Save:
-    """What a forward pass is asked to save."""
-
-    states: bool = False
-    gates: bool = False
-    block_starts: bool = False
-    project_in_loop: bool = False  # and how: for the gradient of a cell without a derivation
-
-
-class Saved(NamedTuple):
-    """What a forward pass has saved: the state after each step, the gates of each step, the state
-    that each block starts from.
-
-    None where it was not asked for.
-    """
-
-    states: Any = None
-    gates: Any = None
-    block_starts: Any = None
 
 
 class Residuals(NamedTuple):
@@ -150,7 +126,7 @@ def _compiled_bwd(cell: Any, loop: Loop, residuals: Residuals, cotangents: tuple
             return (tree_where(flags_t.mask, passed_on, h_bar), reset_bar, params_bar), out  # (M)ᵀ
 
         # scan knows the steps from its arrays, and takes no symbolic length of jax.export beside them
-        length = None if jax.tree.leaves(at_all_t) else _steps(hs)
+        length = None if jax.tree.leaves(at_all_t) else steps_of(hs)
         return lax.scan(step_back, carry, at_all_t, reverse=not loop.reverse, length=length)
 
     def derived_block(carry, over_time, h_start):
@@ -192,7 +168,7 @@ def _compiled_bwd(cell: Any, loop: Loop, residuals: Residuals, cotangents: tuple
             bar, x_bar, h_prev_bar = partial_vjp(partial(one_step, cell), primals, h_bar)
             return h_prev_bar, _add_to_sum(params_bar, bar), zero_masked(flags_t, x_bar)  # (I)ᵀ
 
-        return *run_back(vjp, carry, ((xs, jnp.arange(_steps(hs))), flags, bars), hs), None
+        return *run_back(vjp, carry, ((xs, jnp.arange(steps_of(hs))), flags, bars), hs), None
 
     if plan.step_by_step:
         block_back = step_by_step_block
@@ -200,7 +176,7 @@ def _compiled_bwd(cell: Any, loop: Loop, residuals: Residuals, cotangents: tuple
         backward, weights_T, block_back = backward_functions(cell), transpose_matrices(weights), derived_block
     starts = block_starts(h0, saved.states, loop) if saved.block_starts is None else saved.block_starts
     zeros = lambda tree: jax.tree.map(lambda leaf: jnp.zeros_like(leaf, ops.sum_dtype(leaf)), differentiable(tree))
-    sums_blocks = plan.step_by_step or _steps(starts) > 1
+    sums_blocks = plan.step_by_step or steps_of(starts) > 1
     carry = h_last_bar, zeros(reset_state), zeros(params) if sums_blocks else None
     over_time = xs, flags, outputs_bar, saved.states, saved.gates
     (h0_bar, reset_bar, params_bar), xs_bar, _ = scan_blocks(
@@ -212,88 +188,6 @@ def _compiled_bwd(cell: Any, loop: Loop, residuals: Residuals, cotangents: tuple
 recursion.defvjp(recursion_fwd, recursion_bwd)
 
 
-def forward(
-    cell: Any, loop: Loop, save: Save, params: Any, xs: Any, h0: Any, reset_state: Any, flags: StepFlags
-) -> tuple[Any, Saved]:
-    """Returns the state after the last step, and what was saved."""
-    weights = lower_matrices(params, loop.compute_dtype)
-
-    def run_block(h_start, over_time, _):
-        xs, flags = over_time
-        h_last, saved = forward_block(cell, loop, save, weights, zero_masked(flags, xs), h_start, reset_state, flags)  # (I)
-        return h_last, saved, h_start if save.block_starts else None
-
-    h_last, saved, starts = scan_blocks(run_block, h0, (xs, flags), None, loop.plan.block_size, reverse=loop.reverse)
-    return h_last, saved._replace(block_starts=starts)
-
-
-def forward_block(
-    cell: Any, loop: Loop, save: Save, weights: Any, xs: Any, h_start: Any, reset_state: Any, flags: StepFlags
-) -> tuple[Any, Saved]:
-    """Runs the steps of one block."""
-    backward = backward_functions(cell) if save.gates else None
-
-    def step(h_prev, at_t):
-        u, flags_t = at_t
-        if save.project_in_loop:
-            u = cell.project(weights, u)
-        h_prev = apply_resets(flags_t, reset_state, h_prev)  # (R)
-        with joined_products(loop.plan.join_in_loop):
-            g = cell.gates(weights, u, h_prev)  # (S)
-        h = tree_where(flags_t.mask, cell.update(g, h_prev), h_prev)  # (S) (M)
-        return h, Saved(h if save.states else None, backward.saved_gates(u, g) if backward else None)
-
-    with joined_products(loop.plan.join_outside):
-        us = xs if save.project_in_loop else project_all(cell, weights, xs)
-    return lax.scan(step, h_start, (us, flags), reverse=loop.reverse)
-
-
-def outputs_of(cell: Any, loop: Loop, flags: StepFlags, hs: Any) -> Any:
-    """Returns what the loop returns beside the last state: outputs, zero on masked steps;
-    states; or None.
-    """
-    if loop.returns == "outputs":
-        return zero_masked(flags, cell.output(hs))  # (O)
-    return hs if loop.returns == "states" else None
-
-
-def block_starts(h0: Any, hs: Any, loop: Loop) -> Any:
-    """The state that each block starts from in the processing order, from the states after
-    each step; in the order of time.
-    """
-    steps, size = _steps(hs), loop.plan.block_size
-    if size is None or size >= steps:
-        return jax.tree.map(lambda h: h[None], h0)
-    edges = slice(size, None, size) if loop.reverse else slice(size - 1, steps - 1, size)
-    after = jax.tree.map(lambda h: h[edges], hs)
-    pair = lambda first, rest: jnp.concatenate([rest, first[None]] if loop.reverse else [first[None], rest])
-    return jax.tree.map(pair, h0, after)
-
-
-def previous_states(h0: Any, hs: Any, reverse: bool) -> Any:
-    """h_{t-1} for every t, in the processing order."""
-
-    def shift(first, h):
-        steps = h.shape[0]
-        pair = [h[1:], first[None]] if reverse else [first[None], h[:-1]]
-        return jnp.concatenate(pair)[:steps]  # no step, no previous state
-
-    return jax.tree.map(shift, h0, hs)
-
-
-def state_before(h_start: Any, hs: Any, t: Any, reverse: bool) -> Any:
-    """h_{t-1} of one step of a block, in the processing order.
-
-    Read from `hs` inside a loop, where `previous_states` would be one more array of all states.
-    """
-    steps = _steps(hs)
-    if steps == 0:  # the loop that reads it is traced all the same
-        return h_start
-    first, before = (steps - 1, t + 1) if reverse else (0, t - 1)
-    read = lambda h: lax.dynamic_index_in_dim(h, jnp.clip(before, 0, steps - 1), keepdims=False)
-    return jax.tree.map(lambda start, h: jnp.where(t == first, start, read(h)), h_start, hs)
-
-
 def _add(one: Any, other: Any) -> Any:
     return jax.tree.map(jnp.add, one, other)
 
@@ -301,11 +195,6 @@ def _add(one: Any, other: Any) -> Any:
 def _add_to_sum(total: Any, part: Any) -> Any:
     """Adds in the dtype of the sum."""
     return jax.tree.map(lambda total, part: total + part.astype(total.dtype), total, part)
-
-
-def _steps(tree: Any) -> Any:
-    """The first axis of a tree's arrays."""
-    return jax.tree.leaves(tree)[0].shape[0]
 
 
 def _cast_like(tree: Any, reference: Any) -> Any:

@@ -9,10 +9,11 @@ import jax
 
 from gru_jax._engine import validate_cell
 from gru_jax._engine.custom_jvp import recursion_with_jvp
+from gru_jax._engine.forward import Loop, Returns, outputs_of
 from gru_jax._engine.layer import CallOptions, LayerOutput, LayerRequest, Sequence
 from gru_jax._engine.noise import noise_of_step
 from gru_jax._engine.plan import Plan, Shapes, make_plan
-from gru_jax._engine.recursion import Loop, Returns, outputs_of, recursion, recursion_ref
+from gru_jax._engine.recursion import recursion, recursion_ref
 from gru_jax._engine.weights import lower_matrices
 from gru_jax._jax.tracing import reverse_only
 from gru_jax.derivative import CustomJVP, CustomVJP

@@ -10,10 +10,10 @@ import jax.numpy as jnp
 
 from gru_jax._engine import validate_cell
 from gru_jax._engine.differentiable import differentiable, fill, partial_vjp
+from gru_jax._engine.forward import Loop, Save, forward, previous_states
 from gru_jax._engine.layer import check_cell
 from gru_jax._engine.local_vjp import backward_functions, one_step, project_all
 from gru_jax._engine.plan import Plan
-from gru_jax._engine.recursion import Loop, Save, forward, previous_states
 from gru_jax._engine.step_flags import StepFlags, apply_resets, step_flags, zero_masked
 from gru_jax.cell import Cell
 from gru_jax.unroll import Arrays, validated

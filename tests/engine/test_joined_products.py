@@ -7,8 +7,9 @@ import jax
 import pytest
 
 from gru_jax._engine.custom_jvp import recursion_with_jvp
+from gru_jax._engine.forward import Loop
 from gru_jax._engine.plan import Plan
-from gru_jax._engine.recursion import Loop, recursion, recursion_ref
+from gru_jax._engine.recursion import recursion, recursion_ref
 from gru_jax._engine.step_flags import step_flags
 from tests.conditions import MASK, RESETS
 from tests.problems import CELLS, GATED, T, assert_close, gradients, problem, scan_of_step

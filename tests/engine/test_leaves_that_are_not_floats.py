@@ -13,8 +13,9 @@ import numpy as np
 import pytest
 
 import gru_jax as gj
+from gru_jax._engine.forward import Loop
 from gru_jax._engine.plan import Plan
-from gru_jax._engine.recursion import Loop, recursion
+from gru_jax._engine.recursion import recursion
 from gru_jax._engine.step_flags import StepFlags, step_flags
 from tests.conditions import LENGTHS, RESETS
 from tests.problems import B, D, H, T, assert_close, normal_like
