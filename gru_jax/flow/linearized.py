@@ -10,6 +10,7 @@ import jax.numpy as jnp
 
 from gru_jax._engine import validate, validate_cell
 from gru_jax._engine.differentiable import partial_vjp
+from gru_jax._engine.inputs import cast_inputs
 from gru_jax._engine.layer import check_cell
 from gru_jax._engine.local_vjp import backward_functions, one_step, project_all
 from gru_jax._engine.plan import Plan
@@ -50,12 +51,12 @@ def linearize_along(cell: Any, params: Any, xs: Any, h0: Any) -> Trajectory:
     if cell.needs_key:
         raise ValueError(f"cell: got {cell.name}, which draws noise, expected a cell without noise: cell.deterministic().")
     params, input_size = validate_cell.check_params(cell, params)
-    validate.check_input("xs", xs, input_size, least_rank=2)
+    batch = validate.check_input("xs", xs, cell, input_size)[1:]
     if h0 is not None:
-        validate.check_state("h0", h0, cell, params, xs.shape[1:-1])
+        validate.check_state("h0", h0, cell, params, batch)
     params = jax.tree.map(jnp.asarray, params)
-    xs = jnp.asarray(xs, validate_cell.float_dtype(params))
-    h0 = cell.initial_state(params, xs.shape[1:-1]) if h0 is None else jax.tree.map(jnp.asarray, h0)
+    xs = cast_inputs(xs, validate_cell.float_dtype(params))
+    h0 = cell.initial_state(params, batch) if h0 is None else jax.tree.map(jnp.asarray, h0)
     validate_cell.check_functions(cell, params, xs, h0)
     hs = forward(cell, Loop(Plan()), Save(states=True), params, xs, h0, None, StepFlags())[1].states
     h_prevs = previous_states(h0, hs, reverse=False)
