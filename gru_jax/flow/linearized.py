@@ -11,6 +11,7 @@ import jax.numpy as jnp
 from gru_jax._engine import validate_cell
 from gru_jax._engine.differentiable import differentiable, fill, partial_vjp
 from gru_jax._engine.forward import Loop, Save, forward, previous_states
+from gru_jax._engine.inputs import cast_inputs, leading_shape
 from gru_jax._engine.layer import check_cell
 from gru_jax._engine.local_vjp import backward_functions, one_step, project_all
 from gru_jax._engine.plan import Plan
@@ -33,26 +34,25 @@ class Trajectory(NamedTuple):
 
     Attributes:
         params: The parameters, the same at every step.
-        xs: The inputs, of shape `(T, *batch, D)`, zero on masked steps.
+        xs: The inputs, leaves `(T, *batch, D)`, zero on masked steps.
         hs: The state after each step.
         h_prevs: The state that each step starts from, after a reset.
         g: The gates.
         k: The coefficients of the linearised step.
         flags: Which steps are valid, and before which the state is reset.
+        steps: T.
+        batch: The batch axes.
     """
 
     params: Any
-    xs: jax.Array
+    xs: Any
     hs: Any
     h_prevs: Any
     g: Any
     k: Any
     flags: StepFlags
-
-    @property
-    def batch(self) -> tuple[int, ...]:
-        """The batch axes."""
-        return jax.tree.leaves(self.xs)[0].shape[1:-1]
+    steps: int
+    batch: tuple[int, ...]
 
 
 def linearize_along(cell: Any, params: Any, xs: Any, h0: Any, conditions: Conditions) -> Trajectory:
@@ -68,12 +68,15 @@ def linearize_along(cell: Any, params: Any, xs: Any, h0: Any, conditions: Condit
         raise ValueError(f"cell: got {cell.name}, which draws noise, expected a cell without noise: cell.deterministic().")
     params, arrays = validated(cell, params, Arrays(xs, h0, *conditions, None), time_major=True)
     params, arrays = jax.tree.map(jnp.asarray, (params, arrays))
-    xs = arrays.xs.astype(validate_cell.float_dtype(params))
-    steps, batch = xs.shape[0], xs.shape[1:-1]
-    zeros = cell.initial_state(params, batch)
+    xs = cast_inputs(arrays.xs, validate_cell.float_dtype(params))
+    steps, *batch_axes = leading_shape(cell, xs)
+    zeros = cell.initial_state(params, tuple(batch_axes))
     over_batch = lambda state: jax.tree.map(lambda leaf, zero: jnp.broadcast_to(leaf, zero.shape), state, zeros)
     h0 = zeros if h0 is None else over_batch(arrays.h0)
-    reset_state = None if arrays.reset_state is None else over_batch(arrays.reset_state)
+    reset_state = arrays.reset_state
+    if arrays.resets is not None and reset_state is None:
+        reset_state = validate_cell.default_reset_state(cell, params)
+    reset_state = None if reset_state is None else over_batch(reset_state)
     flags = step_flags(arrays.mask, arrays.lengths, arrays.resets, steps)
     validate_cell.check_functions(cell, params, xs, h0)
     xs = zero_masked(flags, xs)
@@ -81,7 +84,8 @@ def linearize_along(cell: Any, params: Any, xs: Any, h0: Any, conditions: Condit
     h_prevs = apply_resets(flags, reset_state, previous_states(h0, hs, reverse=False))
     backward = backward_functions(cell)
     g = backward.gates(params, project_all(cell, params, xs), h_prevs)
-    return Trajectory(params, xs, hs, h_prevs, g, backward.linearize(g, h_prevs), flags)
+    k = backward.linearize(g, h_prevs)
+    return Trajectory(params, xs, hs, h_prevs, g, k, flags, steps, tuple(batch_axes))
 
 
 def state_vjp(cell: Any, params_T: Any, k: Any, h_bar: Any) -> Any:

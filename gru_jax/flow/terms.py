@@ -75,9 +75,13 @@ def contributions(
         (10, 10, 3, 4)
     """
     trajectory = linearize_along(cell, params, xs, h0, Conditions(lengths, mask, resets, reset_state))
-    T, batch = trajectory.xs.shape[0], trajectory.batch
+    T, batch = trajectory.steps, trajectory.batch
     numbers = T * T * sum(leaf.size for leaf in jax.tree.leaves(differentiable(trajectory.params)))
-    size = numbers * (math.prod(batch) if per_example else 1) * trajectory.xs.dtype.itemsize
+    size = (
+        numbers
+        * (math.prod(batch) if per_example else 1)
+        * jax.tree.leaves(differentiable(trajectory.params))[0].dtype.itemsize
+    )
     if size > max_bytes:
         raise ValueError(
             f"xs: got {T} steps, whose terms take {size:,} bytes, expected at most max_bytes={max_bytes:,}. Use "
@@ -154,7 +158,7 @@ def contribution_norms(
         _, h_bars = _state_cotangents(cell, trajectory, outputs_bar, t)
         return lax.map(norms_of_term, (trajectory.xs, trajectory.h_prevs, trajectory.g, trajectory.k, h_bars))
 
-    return lax.map(norms_of_loss, jnp.arange(trajectory.xs.shape[0]))
+    return lax.map(norms_of_loss, jnp.arange(trajectory.steps))
 
 
 def state_sensitivity(
@@ -211,7 +215,7 @@ def state_sensitivity(
         leaves = jax.tree.leaves(_state_cotangents(cell, trajectory, outputs_bar, t)[0])
         return norm(jnp.stack([norm(leaf, tuple(range(1 + batch_rank, leaf.ndim))) for leaf in leaves]), 0)
 
-    return lax.map(norms_of_loss, jnp.arange(trajectory.xs.shape[0]))
+    return lax.map(norms_of_loss, jnp.arange(trajectory.steps))
 
 
 def _outputs_bar(cell: Any, trajectory: Trajectory, loss: Loss) -> Any:
@@ -239,5 +243,5 @@ def _state_cotangents(cell: Any, trajectory: Trajectory, outputs_bar: Any, t: ja
         return jax.tree.map(lambda bar: jnp.where(j <= t, bar, 0), passed_on), (h_bar, valid_h_bar)
 
     zeros = jax.tree.map(jnp.zeros_like, differentiable(state))
-    steps = (trajectory.k, trajectory.flags, jnp.arange(trajectory.xs.shape[0]), outputs_bar)
+    steps = (trajectory.k, trajectory.flags, jnp.arange(trajectory.steps), outputs_bar)
     return lax.scan(step_back, zeros, steps, reverse=True)[1]
