@@ -38,16 +38,16 @@ class Trajectory(NamedTuple):
 
 
 def linearize_along(cell: Any, params: Any, xs: Any, h0: Any) -> Trajectory:
-    """Checks the arguments as `gj.unroll` does, runs the forward pass, and linearises every step.
+    """Checks the arguments, runs the forward pass, and linearises every step.
 
     Raises:
         TypeError, ValueError: If `cell` is a stack or draws noise, and as `gj.unroll` does.
     """
     check_cell(cell)
     if not isinstance(cell, Cell):
-        raise TypeError(f"cell: got {cell.name}, expected a gj.Cell. Pass the layers one by one, each with its own inputs.")
+        raise TypeError(f"cell: got {cell.name}, expected a gj.Cell. Pass its layers one by one, each with its own inputs.")
     if cell.needs_key:
-        raise ValueError(f"cell: got {cell.name}, which draws noise, expected a cell without noise: cell.deterministic().")
+        raise ValueError(f"cell: got {cell.name}, which draws noise, expected a cell without noise. Pass cell.deterministic().")
     params, input_size = validate_cell.check_params(cell, params)
     validate.check_input("xs", xs, input_size, least_rank=2)
     if h0 is not None:
@@ -69,14 +69,14 @@ def state_vjp(cell: Any, params_T: Any, k: Any, h_bar: Any) -> Any:
 
 
 def params_vjp(cell: Any, params: Any, x: Any, h_prev: Any, g: Any, k: Any, h_bar: Any) -> Any:
-    """Applies the adjoint of one step with respect to the parameters, ∂⁺h_k/∂θ."""
+    """Applies the adjoint of one step with respect to the parameters: δ · ∂⁺h_k/∂θ."""
     return backward_functions(cell).input_vjp(params, x, h_prev, g, k, h_bar)[0]
 
 
 def state_jvp(cell: Any, params: Any, x: Any, h_prev: Any, k: Any, h_dot: Any) -> Any:
     """Applies the tangent of one step with respect to the state: ḣ = ḣ₋ J.
 
-    Uses the derivation of the cell if it has one, and `jax.jvp` otherwise.
+    Uses the tangent of the cell if it has one, and `jax.jvp` of its step otherwise.
     """
     if cell.tangent is not None:
         return cell.tangent.state_jvp(params, k, h_dot)
