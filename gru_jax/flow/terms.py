@@ -81,7 +81,7 @@ def contributions(
 def contribution_norms(cell: Any, params: Any, xs: Any, loss: Loss, h0: Any = None) -> Any:
     """Computes the Frobenius norm of every term that `contributions` returns.
 
-    Keeps only one term in memory at a time.
+    Keeps only one term in memory at a time, so that it works for longer sequences.
 
     Args:
         cell: A `gj.Cell` without noise. Pass the layers of a stack one by one, each with its own

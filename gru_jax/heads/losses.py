@@ -102,8 +102,8 @@ def softmax_cross_entropy(logits: ArrayLike, labels: ArrayLike, mask: ArrayLike 
             class index may have any value. Defaults to None, for all steps.
 
     Returns:
-        L, `(…)`, one number per step and sequence. Under `jit`, a class index out of
-            range gives NaN.
+        L, `(…)`, one number per step and sequence. Under `jit`, a class index that is
+            out of range gives NaN.
 
     Raises:
         ValueError: If shapes differ, or a concrete class index is out of range.

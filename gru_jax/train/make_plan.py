@@ -48,8 +48,8 @@ def make_training_plan(
 ) -> TrainingPlan:
     """Checks the arguments of `fit` or `fit_ensemble`, and describes the run.
 
-    Two arguments are new: `models` is the number of models of an ensemble, or None for `fit`.
-    `has_carry` says whether `fit` received a carry.
+    Two further arguments are set by the caller: `models` is the number of models of an ensemble, or
+    None for `fit`, and `has_carry` says whether `fit` received a carry.
 
     Raises:
         TypeError: If an argument has the wrong type.
