@@ -1,8 +1,7 @@
-"""Plots of what `gj.flow` measures. This is the only module that draws.
+"""Plots what `gj.flow` measures. The plots need matplotlib: `pip install "gru_jax[experiments]"`.
 
-The plots need matplotlib: `pip install "gru_jax[experiments]"`. Values are not clipped: the colours of
-a heat map span all finite values on a logarithmic scale. Zeros are white. Infinite values and NaN are
-red, and the title counts them.
+By default, the colours of a heat map span all positive finite values, on a logarithmic scale. Zeros
+are white. Infinite values and NaN are red, and the title states their number.
 """
 
 from typing import Any
@@ -20,9 +19,10 @@ def contribution_heatmap(
         norms: The norms of the contributions, `(T_loss, T_use)`, at least 0, for example from
             `gj.flow.contribution_norms` or `gj.flow.state_sensitivity`.
         title: The title of the plot. Defaults to none.
-        vmin: The value at the lower end of the colours; smaller values get the same colour. Defaults
-            to the smallest positive value. Useful for several plots with equal colours.
-        vmax: The value at the upper end of the colours. Defaults to the largest finite value.
+        vmin: The value at the lower end of the colours. Smaller values get the same colour. Set
+            `vmin` and `vmax` to compare several plots. Defaults to the smallest positive value.
+        vmax: The value at the upper end of the colours. Larger values get the same colour. Defaults
+            to the largest finite value.
 
     Returns:
         The matplotlib image, for example for a colour bar.
@@ -45,12 +45,12 @@ def contribution_heatmap(
     if norms.ndim != 2 or (norms < 0).any():
         raise ValueError(
             f"norms: got an array of shape {norms.shape} with the smallest value {norms.min(initial=np.inf):.3g}, expected "
-            "(T_loss, T_use) and values of at least 0. Reduce other axes first: norms.mean(-1)."
+            "shape (T_loss, T_use) and values of at least 0. Reduce other axes first: norms.mean(-1)."
         )
     is_positive = np.isfinite(norms) & (norms > 0)
     smallest, largest = (norms[is_positive].min(), norms[is_positive].max()) if is_positive.any() else (1.0, 1.0)
     smallest, largest = vmin or smallest, vmax or largest
-    scale = LogNorm(smallest, max(largest, smallest * (1 + 1e-9)))  # LogNorm needs two different ends
+    scale = LogNorm(smallest, max(largest, smallest * (1 + 1e-9)))  # LogNorm needs vmin < vmax
     colours = colormaps["viridis"].with_extremes(bad="white")
     masked = np.ma.masked_where(~is_positive, norms)
     image = axes.imshow(masked, norm=scale, cmap=colours, origin="lower", interpolation="nearest")
@@ -67,14 +67,14 @@ def contribution_heatmap(
 def gradient_decay(axes: Any, sensitivity: Any, label: str | None = None, **style: Any) -> Any:
     """Draws how the gradient of the last loss decays or grows on its way back through time.
 
-    The line shows ‖∂J_T/∂h_k‖ against the distance T − k, on a logarithmic scale.
+    The line shows ‖∂L_T/∂h_k‖ against the distance T − k, on a logarithmic scale.
 
     Args:
         axes: The matplotlib axes to draw on.
-        sensitivity: The norms ‖∂J_t/∂h_k‖, `(T_loss, T_state)`, for example from
+        sensitivity: The norms ‖∂L_t/∂h_k‖, `(T_loss, T_state)`, for example from
             `gj.flow.state_sensitivity`. The last row is drawn.
-        label: The label for the legend. If there are values that are not finite, they are missing
-            from the line and counted in the label. Defaults to none.
+        label: The label for the legend. Infinite values and NaN are left out of the line, and the
+            label states their number. Defaults to none.
         **style: Options of `axes.plot`, for example `color="C1"`.
 
     Returns:
@@ -94,12 +94,12 @@ def gradient_decay(axes: Any, sensitivity: Any, label: str | None = None, **styl
     values = np.asarray(sensitivity, np.float64)
     if values.ndim != 2:
         raise ValueError(
-            f"sensitivity: got shape {values.shape}, expected (T_loss, T_state). Reduce the batch first: .mean(-1)."
+            f"sensitivity: got shape {values.shape}, expected (T_loss, T_state). Reduce the batch first: sensitivity.mean(-1)."
         )
     backwards = values[-1][::-1]
     nonfinite = int((~np.isfinite(backwards)).sum())
     label = f"{label or ''} ({nonfinite} not finite)".strip() if nonfinite else label
     drawn = np.where(np.isfinite(backwards), backwards, np.nan)
     (line,) = axes.plot(np.arange(len(drawn)), drawn, label=label, **style)
-    axes.set(yscale="log", xlabel="steps back from the last loss", ylabel="‖∂J_T/∂h_k‖")
+    axes.set(yscale="log", xlabel="steps back from the last loss", ylabel="‖∂L_T/∂h_k‖")
     return line

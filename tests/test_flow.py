@@ -1,4 +1,4 @@
-"""Tests of `gj.flow`: terms, their sums and Jacobians against autodiff."""
+"""`gj.flow`: the terms, their sum, the sensitivities and the Jacobians agree with autodiff."""
 
 from functools import partial
 
@@ -18,7 +18,7 @@ TARGETS = jax.random.normal(jax.random.key(9), (T, B, H))
 
 
 def loss(t, y):
-    """Computes a nonlinear loss that differs at every step."""
+    """Computes the loss of step t: nonlinear, and different at every step."""
     return jnp.sum(jnp.sin(y - TARGETS[t]) * (1 + t))
 
 
@@ -38,8 +38,8 @@ def test_the_terms_sum_to_the_gradient(cell, derived):
 
 
 @pytest.mark.parametrize("name", ["linear_rnn", "elman_tanh", "gru", "lstm_peephole"])
-def test_every_term_is_the_derivative_of_its_loss_with_respect_to_the_parameters_of_its_step(name):
-    """Compares with autodiff of a loop in which every step has its own parameters."""
+def test_every_term_is_the_derivative_of_one_loss_with_respect_to_the_parameters_at_one_step(name):
+    """Compares with autodiff of a loop in which every step has its own copy of the parameters."""
     cell = CELLS[name]
     p = problem(cell)
 
@@ -79,7 +79,7 @@ def test_per_example_terms_are_the_terms_of_each_example_alone(batch):
 
 
 @main_cells
-def test_the_sensitivity_of_a_loss_to_a_state_is_the_norm_of_its_gradient(cell):
+def test_the_sensitivity_to_a_state_is_the_norm_of_the_gradient_at_that_state(cell):
     p = problem(cell)
     measured = gj.flow.state_sensitivity(cell, p.params, p.xs, loss, p.h0)
     assert measured.shape == (T, T, B)
@@ -140,7 +140,7 @@ def valid_steps(steps, conditions):
 
 @main_cells
 @pytest.mark.parametrize("derived", [True, False], ids=["derived", "local"])
-def test_jacobians_are_the_transposes_of_what_jax_returns(cell, derived):
+def test_jacobians_are_the_transposes_of_those_of_jax(cell, derived):
     p = problem(cell, batch=(2,))
     tested = cell if derived else without_derivation(cell)
     measured = gj.flow.jacobians(tested, p.params, p.xs, p.h0)
@@ -155,7 +155,7 @@ def test_jacobians_are_the_transposes_of_what_jax_returns(cell, derived):
     assert_close(norms, jnp.asarray(np.linalg.svd(measured, compute_uv=False)[..., 0]))
 
 
-def test_the_exponents_of_a_linear_rnn_are_the_logarithms_of_its_eigenvalues():
+def test_the_lyapunov_exponents_of_a_linear_rnn_are_the_logarithms_of_its_eigenvalues():
     cell = gj.linear_rnn()
     params = cell.init(jax.random.key(0), D, H, dtype=jnp.result_type(float))
     rotation = jnp.linalg.qr(jax.random.normal(jax.random.key(1), (H, H)))[0]
@@ -181,7 +181,7 @@ def test_terms_that_take_too_many_bytes_raise():
     gj.flow.contributions(cell, p.params, p.xs, lambda t, y: y.sum(), max_bytes=needed)
 
 
-def test_norms_are_right_for_very_large_and_small_values_and_nonfinite_ones_stay_so():
+def test_norms_are_right_for_very_large_and_small_values_and_keep_nonfinite_ones():
     cell = gj.linear_rnn()
     p = problem(cell, dtype=jnp.float32)
     at_scale = lambda scale: p.params._replace(U=scale * jnp.eye(H, dtype=jnp.float32))

@@ -37,7 +37,7 @@ def test_dense_equals_its_formula_with_every_activation():
 
 
 @pytest.mark.derivative
-def test_the_gradients_of_dense_need_the_current_step_only():
+def test_the_gradients_of_dense_depend_on_the_current_step_only():
     """V̄ = Σ_t h_tᵀ ȳ_pre,t, b̄_y = Σ ȳ_pre and h̄_t = ȳ_pre,t Vᵀ, through an Elman RNN and g₂ = σ."""
     p = problem(gj.elman())
     for seed in SEEDS:
@@ -71,7 +71,7 @@ def test_the_losses_equal_their_formulas():
     np.testing.assert_allclose(heads.softmax_cross_entropy(Y_HATS, jax.nn.one_hot(LABELS, K)), picked, rtol=1e-5)
 
 
-def test_88_fair_coins_have_88_ln_2_nats():
+def test_the_cross_entropy_of_88_fair_coins_is_88_ln_2():
     np.testing.assert_allclose(
         heads.sigmoid_binary_cross_entropy(jnp.zeros((T, 88)), jnp.ones((T, 88))), 88 * np.log(2), rtol=1e-6
     )
@@ -94,7 +94,7 @@ def test_the_reductions_equal_their_formulas():
     np.testing.assert_allclose(heads.sum_over_steps(losses.T, axis=1), heads.sum_over_steps(losses), **EXACT)
 
 
-def test_a_sequence_without_steps_costs_0():
+def test_the_cost_of_a_sequence_without_steps_is_0():
     empty = jnp.zeros((0, B))
     for reduce in (heads.sum_over_steps, heads.mean_over_steps, heads.last_step):
         np.testing.assert_array_equal(reduce(empty), np.zeros(B))
@@ -196,7 +196,7 @@ BAD = {
     "bias as a number": (lambda: heads.init_dense(jax.random.key(0), H, K, bias=1), TypeError, r"bias: got 1 \(int\), expected True or False"),
     "shapes that broadcast": (lambda: heads.squared_error(jnp.ones((3, 1)), jnp.ones(3)), ValueError, r"targets: got shape \(3,\), expected \(3, 1\) like predictions"),
     "shapes of logits": (lambda: heads.sigmoid_binary_cross_entropy(Y_HATS, TARGETS[0]), ValueError, r"labels: got shape .* like logits"),
-    "class indices with too many axes": (lambda: heads.softmax_cross_entropy(Y_HATS, jnp.zeros((T, B, 1), int)), ValueError, r"labels: got class indices of shape \(7, 3, 1\), expected \(7, 3\)"),
+    "class indices with an extra axis": (lambda: heads.softmax_cross_entropy(Y_HATS, jnp.zeros((T, B, 1), int)), ValueError, r"labels: got class indices of shape \(7, 3, 1\), expected \(7, 3\)"),
     "a class index out of range": (lambda: heads.softmax_cross_entropy(Y_HATS, LABELS.at[0, 0].set(-1)), ValueError, r"labels: got class indices from -1 .*expected 0 to 5.*mask"),
     "mask dtype": (lambda: heads.squared_error(Y_HATS, TARGETS, jnp.ones((T, B))), TypeError, r"mask: got dtype float.*expected bool"),
     "mask shape": (lambda: heads.squared_error(Y_HATS, TARGETS, MASK.T), ValueError, r"mask: got shape \(3, 7\), expected \(7, 3\)"),

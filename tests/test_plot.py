@@ -1,4 +1,4 @@
-"""Plots show all values: zeros, very large values, and nonfinite ones."""
+"""Plots show every value: zeros, very large numbers, infinity and NaN."""
 
 import matplotlib as mpl
 import numpy as np

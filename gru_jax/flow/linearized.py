@@ -63,7 +63,7 @@ def linearize_along(cell: Any, params: Any, xs: Any, h0: Any, conditions: Condit
     """
     check_cell(cell)
     if not isinstance(cell, Cell):
-        raise TypeError(f"cell: got {cell.name}, expected a gj.Cell. Pass the layers one by one, each with its own inputs.")
+        raise TypeError(f"cell: got {cell.name}, expected a gj.Cell. Pass its layers one by one, each with its own inputs.")
     if cell.needs_key:
         raise ValueError(f"cell: got {cell.name}, which draws noise, expected a cell without noise: cell.deterministic().")
     params, arrays = validated(cell, params, Arrays(xs, h0, *conditions, None), time_major=True)
@@ -103,7 +103,7 @@ def params_vjp(cell: Any, params: Any, x: Any, h_prev: Any, g: Any, k: Any, h_ba
 def state_jvp(cell: Any, params: Any, x: Any, h_prev: Any, k: Any, h_dot: Any) -> Any:
     """Applies the tangent of one step with respect to the state: ḣ = ḣ₋ J.
 
-    Uses the derivation of the cell if it has one, and `jax.jvp` otherwise.
+    Uses the tangent of the cell if it has one, and `jax.jvp` of its step otherwise.
     """
     if cell.tangent is not None:
         return cell.tangent.state_jvp(params, k, h_dot)

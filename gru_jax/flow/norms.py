@@ -1,16 +1,16 @@
-"""Computes norms of numbers that are very small or very large."""
+"""Computes norms of very small and very large numbers."""
 
 import jax
 import jax.numpy as jnp
 
 
 def norm(x: jax.Array, axis: int | tuple[int, ...] | None = None) -> jax.Array:
-    """Computes the Euclidean norm without overflow or underflow of the squares.
+    """Computes the Euclidean norm, without overflow or underflow of the squares.
 
         m √Σ (x / m)²,   m = max |x|
 
-    The square of a vanished gradient of 1e-25 or of an exploded one of 1e25 is outside the range of
-    float32; its norm is not. Infinity stays infinity and NaN stays NaN.
+    For example, a vanished gradient of 1e-25 and an exploded gradient of 1e25 are in the range of
+    float32, but their squares are not. Infinity in the array gives infinity, and NaN gives NaN.
 
     Args:
         x: An array of floating-point numbers.

@@ -1,4 +1,4 @@
-"""Computes the Jacobian of every step, its norm, and Lyapunov exponents."""
+"""Computes the Jacobian of every step, its norm, and the Lyapunov exponents of a sequence."""
 
 from typing import Any
 
@@ -28,7 +28,7 @@ def jacobians(
     Uses the tangent of the cell if it has one, and `jax.jvp` of its step otherwise.
 
     Args:
-        cell: A `gj.Cell` without noise. A stack must be split into its layers, each with its own
+        cell: A `gj.Cell` without noise. Pass the layers of a stack one by one, each with its own
             inputs.
         params: The parameters, from `cell.init`.
         xs: The inputs, of shape `(T, *batch, D)`.
@@ -39,15 +39,15 @@ def jacobians(
         reset_state: The state after a reset, as in `gj.unroll`. Defaults to zeros.
 
     Returns:
-        Matrices of shape `(T, *batch, n, n)`, where n is the size of the state; an LSTM's is h
-        followed by c. They act on row vectors, ḣ_t = ḣ_{t-1} J_t, so J_t is the transpose of what
-        `jax.jacobian` returns. A masked step holds the state, so its matrix is the identity; that
-        of a step after a reset is 0.
+        Matrices of shape `(T, *batch, n, n)`, where n is the size of the state. The state of an
+        LSTM is h followed by c. The matrices act on row vectors, ḣ_t = ḣ_{t-1} J_t, so J_t is the
+        transpose of what `jax.jacobian` returns. The matrix of a masked step is the identity, because
+        the step holds the state. That of a step after a reset is 0.
 
     Raises:
         TypeError, ValueError: If `cell` is a stack or draws noise, and as `gj.unroll` does.
 
-    Cost: n tangents of every step, and T·B·n² numbers.
+    Cost: n Jacobian-vector products per step, and memory for T·B·n² numbers.
 
     Example:
         >>> import jax
@@ -87,10 +87,12 @@ def jacobian_norms(
     resets: Any = None,
     reset_state: Any = None,
 ) -> jax.Array:
-    """Computes the spectral norm of every J_t: by how much the step stretches a change at most.
+    """Computes the spectral norm of the Jacobian J_t of every step.
+
+    It is the largest factor by which the step can stretch a small change of the state.
 
     Args:
-        cell: A `gj.Cell` without noise. A stack must be split into its layers, each with its own
+        cell: A `gj.Cell` without noise. Pass the layers of a stack one by one, each with its own
             inputs.
         params: The parameters, from `cell.init`.
         xs: The inputs, of shape `(T, *batch, D)`.
@@ -106,7 +108,7 @@ def jacobian_norms(
     Raises:
         TypeError, ValueError: If `cell` is a stack or draws noise, and as `gj.unroll` does.
 
-    Cost: As `jacobians`.
+    Cost: That of `jacobians`, and one singular value decomposition per step.
 
     Example:
         >>> import jax
@@ -137,16 +139,17 @@ def lyapunov_exponents(
 ) -> jax.Array:
     """Computes the Lyapunov exponents along a sequence.
 
-    They say how fast small changes of the state grow, in nats per step:
+    The exponents measure how fast small changes of the state grow, in nats per step:
 
         Q_t R_t = J_tᵀ Q_{t-1},    λ_i = 1/T Σ_t log |(R_t)_ii|
 
-    Where an exponent is above 0, changes grow and gradients explode; near 0, they last; far below
-    0, both vanish. The exponents are limits for T → ∞ (Oseledets' theorem). In a short sequence the
-    first directions have not converged yet.
+    If an exponent is positive, changes grow and gradients explode. If it is near 0, both persist.
+    If it is far below 0, both vanish. The exponents are limits for T → ∞ (Oseledets' theorem).
+    Short sequences give rough estimates, because the directions Q_t have not converged at the first
+    steps.
 
     Args:
-        cell: A `gj.Cell` without noise. A stack must be split into its layers, each with its own
+        cell: A `gj.Cell` without noise. Pass the layers of a stack one by one, each with its own
             inputs.
         params: The parameters, from `cell.init`.
         xs: The inputs, of shape `(T, *batch, D)`.
@@ -157,13 +160,14 @@ def lyapunov_exponents(
         reset_state: The state after a reset, as in `gj.unroll`. Defaults to zeros.
 
     Returns:
-        The n exponents of each sequence, of shape `(*batch, n)`, the largest first unless T is too
-        small. They are -inf if a step forgets a direction completely, and NaN for T = 0.
+        The n exponents of each sequence, of shape `(*batch, n)`. The largest comes first unless T
+        is too small. An exponent is -inf if a step forgets a direction completely, that is, if its
+        Jacobian is singular. All are NaN for T = 0.
 
     Raises:
         TypeError, ValueError: If `cell` is a stack or draws noise, and as `gj.unroll` does.
 
-    Cost: As `jacobians`, and one QR decomposition per step, n³.
+    Cost: That of `jacobians`, and one QR decomposition per step, of order n³.
 
     Example:
         >>> import jax

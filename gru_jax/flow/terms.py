@@ -34,34 +34,34 @@ def contributions(
 ) -> Any:
     """Splits the gradient of Σ_t loss(t, y_t) into its terms (loss step, use step).
 
-    Summed over both steps, and over the batch if `per_example` is True, the terms are the gradient,
-    up to rounding. Terms whose use step comes after the loss step are exactly 0.
+    The term (t, k) is the derivative of the loss of step t with respect to the parameters as step k
+    uses them. The sum of all terms is the gradient, up to rounding. Terms with k > t are exactly 0.
 
     Args:
-        cell: A `gj.Cell` without noise. A stack must be split into its layers, each with its own
+        cell: A `gj.Cell` without noise. Pass the layers of a stack one by one, each with its own
             inputs.
         params: The parameters, from `cell.init`.
         xs: The inputs, of shape `(T, *batch, D)`.
-        loss: A function `loss(t, y_t)` that returns the loss of step t, a scalar, from the traced
-            step and the output `(*batch, H)`.
+        loss: A function `loss(t, y_t)` that returns the loss of step t, a scalar. t is a traced
+            integer, and y_t is the output of step t, of shape `(*batch, H)`.
         h0: The initial state. Defaults to zeros.
         lengths: The number of valid steps of each sequence, as in `gj.unroll`. Defaults to all.
         mask: Which steps are valid, as in `gj.unroll`. Defaults to all.
         resets: Before which steps the state is reset, as in `gj.unroll`. Defaults to none.
         reset_state: The state after a reset, as in `gj.unroll`. Defaults to zeros.
-        per_example: Whether to return the terms of each example instead of their sum over the
-            batch. The loss must then be a sum over examples. Defaults to False.
-        max_bytes: The largest result to allow, in bytes. Defaults to 1 GiB.
+        per_example: If True, returns the terms of each example. The loss must then be a sum over
+            examples. Defaults to False, which returns the sums over the batch.
+        max_bytes: The maximum size of the result, in bytes. Defaults to 1 GiB.
 
     Returns:
-        The tree of `params`, with leaves of shape `(T_loss, T_use, *leaf)`. With `per_example`, the
-        shape is `(T_loss, T_use, *batch, *leaf)`.
+        A pytree like `params`, with leaves of shape `(T_loss, T_use, *leaf)`. If `per_example` is
+        True, the shape is `(T_loss, T_use, *batch, *leaf)`.
 
     Raises:
         ValueError: If the result would take more than `max_bytes`.
         TypeError, ValueError: If `cell` is a stack or draws noise, and as `gj.unroll` does.
 
-    Cost: T reverse scans, T² times the weight gradient of a single step, and T²·|params| numbers.
+    Cost: T reverse scans, T² weight gradients of a single step, and memory for T²·|params| numbers.
 
     Example:
         >>> import jax
@@ -85,8 +85,8 @@ def contributions(
     if size > max_bytes:
         raise ValueError(
             f"xs: got {T} steps, whose terms take {size:,} bytes, expected at most max_bytes={max_bytes:,}. Use "
-            "gj.flow.contribution_norms, which keeps one norm for each term and parameter, or pass a shorter sequence or a "
-            "larger max_bytes."
+            "gj.flow.contribution_norms, which returns only the norm of each term, or pass a shorter sequence or a larger "
+            "max_bytes."
         )
     term = partial(params_vjp, cell, trajectory.params)
     if per_example:
@@ -111,18 +111,18 @@ def contribution_norms(
     resets: Any = None,
     reset_state: Any = None,
 ) -> Any:
-    """Computes the Frobenius norm of every term of `contributions`.
+    """Computes the Frobenius norm of every term that `contributions` returns.
 
-    Holds only one term at a time.
+    Keeps only one term in memory at a time, so that it works for longer sequences.
 
     Args:
-        cell: A `gj.Cell` without noise. A stack must be split into its layers, each with its own
+        cell: A `gj.Cell` without noise. Pass the layers of a stack one by one, each with its own
             inputs.
         params: The parameters, from `cell.init`.
         xs: The inputs, of shape `(T, *batch, D)`. Each term is summed over the batch before its
             norm is taken.
-        loss: A function `loss(t, y_t)` that returns the loss of step t, a scalar, from the traced
-            step and the output `(*batch, H)`.
+        loss: A function `loss(t, y_t)` that returns the loss of step t, a scalar. t is a traced
+            integer, and y_t is the output of step t, of shape `(*batch, H)`.
         h0: The initial state. Defaults to zeros.
         lengths: The number of valid steps of each sequence, as in `gj.unroll`. Defaults to all.
         mask: Which steps are valid, as in `gj.unroll`. Defaults to all.
@@ -130,12 +130,12 @@ def contribution_norms(
         reset_state: The state after a reset, as in `gj.unroll`. Defaults to zeros.
 
     Returns:
-        The tree of `params`, with leaves of shape `(T_loss, T_use)`.
+        A pytree like `params`, with leaves of shape `(T_loss, T_use)`.
 
     Raises:
         TypeError, ValueError: If `cell` is a stack or draws noise, and as `gj.unroll` does.
 
-    Cost: The time of `contributions`, and T·B·H numbers in addition to the result.
+    Cost: The time of `contributions`, and memory for T·B·H numbers besides the result.
 
     Example:
         >>> import jax
@@ -173,15 +173,15 @@ def state_sensitivity(
     resets: Any = None,
     reset_state: Any = None,
 ) -> jax.Array:
-    """Computes ‖∂J_t/∂h_k‖, how strongly the loss at step t depends on the state after step k.
+    """Computes ‖∂L_t/∂h_k‖: how strongly the loss of step t depends on the state after step k.
 
     Args:
-        cell: A `gj.Cell` without noise. A stack must be split into its layers, each with its own
+        cell: A `gj.Cell` without noise. Pass the layers of a stack one by one, each with its own
             inputs.
         params: The parameters, from `cell.init`.
         xs: The inputs, of shape `(T, *batch, D)`.
-        loss: A function `loss(t, y_t)` that returns the loss of step t, a scalar, from the traced
-            step and the output `(*batch, H)`.
+        loss: A function `loss(t, y_t)` that returns the loss of step t, a scalar. t is a traced
+            integer, and y_t is the output of step t, of shape `(*batch, H)`.
         h0: The initial state. Defaults to zeros.
         lengths: The number of valid steps of each sequence, as in `gj.unroll`. Defaults to all.
         mask: Which steps are valid, as in `gj.unroll`. Defaults to all.
@@ -189,13 +189,13 @@ def state_sensitivity(
         reset_state: The state after a reset, as in `gj.unroll`. Defaults to zeros.
 
     Returns:
-        Euclidean norms of shape `(T_loss, T_state, *batch)`, over the whole state (both h and c of
-        an LSTM). They are 0 for k > t.
+        Euclidean norms over the whole state, of shape `(T_loss, T_state, *batch)`. The state of an
+        LSTM is h and c. The norms are 0 for k > t.
 
     Raises:
         TypeError, ValueError: If `cell` is a stack or draws noise, and as `gj.unroll` does.
 
-    Cost: T reverse scans, and T²·B numbers.
+    Cost: T reverse scans, and memory for T²·B numbers.
 
     Example:
         >>> import jax
@@ -225,7 +225,7 @@ def _outputs_bar(cell: Any, trajectory: Trajectory, loss: Loss) -> Any:
 
 
 def _state_cotangents(cell: Any, trajectory: Trajectory, outputs_bar: Any, t: jax.Array) -> tuple[Any, Any]:
-    """Computes ∂J_t/∂h_k for every k, and the part of it that step k itself receives: zero on a
+    """Computes ∂L_t/∂h_k for every k, and the part of it that step k itself receives: zero on a
     masked step.
 
     A reverse scan with the loss of step t alone. Its lines are those of `step_flags`.

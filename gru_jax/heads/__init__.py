@@ -1,10 +1,10 @@
-"""A dense read-out, losses for each time step, and their reductions over time.
+"""Turns hidden states into a cost: a dense read-out, losses per time step, reductions over time.
 
     dense            ŷ_t = g₂(h_t V + b_y)
     a loss           L_t = L(ŷ_t, y_t), one number per step and sequence
     a reduction      J = Σ_t L_t,  J = (1/T) Σ_t L_t,  or J = L_T
 
-A cost is a reduction of a loss, for example `mean_over_steps(softmax_cross_entropy(logits, labels))`.
+A cost J is a reduced loss, for example `mean_over_steps(softmax_cross_entropy(logits, labels))`.
 Losses and reductions are computed and returned in at least float32. Masked steps contribute nothing
 to a cost or its gradients, even if they contain NaN.
 """

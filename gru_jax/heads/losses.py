@@ -1,4 +1,4 @@
-"""Losses: one number per time step and sequence. The arithmetic is optax's."""
+"""Losses that return one number per time step and sequence. They call the losses of optax."""
 
 from typing import Any
 
@@ -66,7 +66,7 @@ def sigmoid_binary_cross_entropy(logits: ArrayLike, labels: ArrayLike, mask: Arr
 
         L_t = −Σ_k [y_k log σ(a_k) + (1 − y_k) log(1 − σ(a_k))]
 
-    Chung et al. (2014) evaluate polyphonic music with this loss, where k counts notes.
+    Chung et al. (2014) evaluate models of polyphonic music with this loss. There, k is a note.
 
     Args:
         logits: The pre-activations a, `(…, K)`.
@@ -84,7 +84,7 @@ def sigmoid_binary_cross_entropy(logits: ArrayLike, labels: ArrayLike, mask: Arr
     Example:
         >>> import jax.numpy as jnp, gru_jax as gj
         >>> loss = gj.heads.sigmoid_binary_cross_entropy(jnp.zeros((1, 88)), jnp.ones((1, 88)))
-        >>> round(float(loss[0] / jnp.log(2)), 3)  # 88 fair coins have 88 bits
+        >>> round(float(loss[0] / jnp.log(2)), 3)  # in bits: one for each of 88 fair coins
         88.0
     """
     logits, labels, mask = _aligned("logits", logits, labels, mask, targets_name="labels")
@@ -96,13 +96,14 @@ def softmax_cross_entropy(logits: ArrayLike, labels: ArrayLike, mask: ArrayLike 
 
     Args:
         logits: The pre-activations a, `(…, K)`.
-        labels: Class indices from 0 to K−1, integers of shape `(…)`. Or probabilities y, of the
-            same floating dtype and shape `(…, K)` as `logits`.
-        mask: Booleans of shape `(…)`, True at valid steps. The loss of other steps is 0, and their
+        labels: Integer class indices from 0 to K−1, of shape `(…)`. Alternatively probabilities y,
+            floating-point numbers of shape `(…, K)`.
+        mask: Booleans of shape `(…)`, True at valid steps. At other steps the loss is 0, and the
             class index may have any value. Defaults to None, for all steps.
 
     Returns:
-        L, `(…)`, one number per step and sequence. Under `jit`, a class index out of range gives NaN.
+        L, `(…)`, one number per step and sequence. Under `jit`, a class index that is
+            out of range gives NaN.
 
     Raises:
         ValueError: If shapes differ, or a concrete class index is out of range.
@@ -131,7 +132,7 @@ def softmax_cross_entropy(logits: ArrayLike, labels: ArrayLike, mask: ArrayLike 
     if not isinstance(in_range, jax.core.Tracer) and not in_range.all():
         raise ValueError(
             f"labels: got class indices from {labels.min()} to {labels.max()}, expected 0 to {logits.shape[-1] - 1}. "
-            "Mask the steps without a class: mask=…"
+            "Pass a mask if some steps have no class."
         )
     losses = optax.softmax_cross_entropy_with_integer_labels(logits, jnp.where(in_range, labels, 0))
     return masked(jnp.where(in_range, losses, jnp.nan), mask)

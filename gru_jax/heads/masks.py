@@ -1,4 +1,4 @@
-"""Masks over time steps."""
+"""Checks and applies masks over time steps."""
 
 from typing import Any
 
@@ -7,17 +7,17 @@ import jax.numpy as jnp
 
 
 def checked_mask(mask: Any, shape: tuple[int, ...]) -> jax.Array | None:
-    """Returns a boolean mask of the given shape.
+    """Returns the mask as a boolean array of the given shape, or None if it is None.
 
     Raises:
         TypeError: If the mask is not boolean.
-        ValueError: If it has another shape.
+        ValueError: If the mask has another shape.
     """
     if mask is None:
         return None
     mask = jnp.asarray(mask)
     if mask.dtype != bool:
-        raise TypeError(f"mask: got dtype {mask.dtype}, expected bool. Compare it: mask > 0.")
+        raise TypeError(f"mask: got dtype {mask.dtype}, expected bool. Convert it: mask > 0.")
     if mask.shape != shape:
         raise ValueError(f"mask: got shape {mask.shape}, expected {shape}, one value per step and sequence.")
     return mask

@@ -1,4 +1,4 @@
-"""The dense read-out from hidden states to outputs."""
+"""A dense layer that reads outputs from hidden states."""
 
 from collections.abc import Callable
 from typing import Any, Literal, NamedTuple, get_args
@@ -25,7 +25,7 @@ _ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
 
 @serializable
 class DenseParams(NamedTuple):
-    """The parameters of a read-out, and the type of their gradient.
+    """The parameters of a read-out. Their gradient has the same type.
 
     Attributes:
         V: The weights, `(H, K)`.
@@ -54,7 +54,7 @@ def init_dense(
         output_size: K, the number of outputs.
         bias: Whether to add a bias. Defaults to True.
         dtype: The dtype of the parameters. Defaults to float32.
-        kernel_init: An initialiser of `jax.nn.initializers` for V. Defaults to Glorot uniform.
+        kernel_init: An initialiser for V, from `jax.nn.initializers`. Defaults to Glorot uniform.
         bias_init: An initialiser for b_y. Defaults to zeros.
 
     Returns:
@@ -77,11 +77,11 @@ def init_dense(
 
 
 def dense(params: DenseParams, hs: Float[Array, "*t_b H"], activation: Activation = "identity") -> Float[Array, "*t_b K"]:
-    """Computes the read-out ŷ = g₂(h V + b_y) of one time step or of all of them.
+    """Computes the read-out ŷ = g₂(h V + b_y), at one time step or at all of them.
 
-    The gradients need no path through time:
+    Each step is independent of the others. With the cotangent ȳ_pre of h V + b_y, the gradients are
 
-        V̄ = Σ hᵀ ȳ_pre,  b̄_y = Σ ȳ_pre,  h̄ += ȳ_pre Vᵀ
+        V̄ = Σ hᵀ ȳ_pre,  b̄_y = Σ ȳ_pre,  h̄ = ȳ_pre Vᵀ
 
     Args:
         params: The parameters, from `init_dense`.

@@ -1,4 +1,4 @@
-"""Reductions of losses over time."""
+"""Reduces losses over time, to one number per sequence."""
 
 import jax
 import jax.numpy as jnp
@@ -9,7 +9,7 @@ from gru_jax.heads.precision import as_floating, widened
 
 
 def sum_over_steps(losses: ArrayLike, *, axis: int = 0) -> jax.Array:
-    """Sums losses over time, J = Σ_t L_t. Masked losses are 0 already.
+    """Sums losses over time, J = Σ_t L_t. Takes no mask, because masked losses are already 0.
 
     Args:
         losses: L, one number per step and sequence, for example `(T, B)`.
@@ -31,8 +31,8 @@ def mean_over_steps(losses: ArrayLike, mask: ArrayLike | None = None, *, axis: i
 
     Args:
         losses: L, one number per step and sequence, for example `(T, B)`.
-        mask: Booleans of the same shape as `losses`, True at valid steps. T is then the number of
-            valid steps of each sequence. Defaults to None, for all steps.
+        mask: Booleans of the same shape as `losses`, True at valid steps. The mean of each sequence
+            is then over its valid steps. Defaults to None, for all steps.
         axis: The time axis. Defaults to 0.
 
     Returns:
@@ -59,8 +59,8 @@ def last_step(losses: ArrayLike, mask: ArrayLike | None = None, *, axis: int = 0
 
     Args:
         losses: L, one number per step and sequence, for example `(T, B)`.
-        mask: Booleans of the same shape as `losses`, True at valid steps. The last valid step of each
-            sequence is selected. Defaults to None, for all steps.
+        mask: Booleans of the same shape as `losses`, True at valid steps. The last valid step of
+            each sequence is selected. Defaults to None, for all steps.
         axis: The time axis. Defaults to 0.
 
     Returns:

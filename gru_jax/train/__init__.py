@@ -1,21 +1,24 @@
 """Trains any JAX model with optax: compiled loops, checkpoints that survive crashes, exact resumes.
 
-The package knows no cell. Its modules, from the outside in:
+The package does not depend on the recurrent cells: a model is any `loss_fn` and its parameters.
+
+Its modules, from the outside in:
 
     fit, ensemble           the public functions `fit` and `fit_ensemble`
     make_plan, arguments    check the arguments, and describe the run as a `TrainingPlan`
-    plans                   the types that describe a run
+    plans                   the types that describe a run before it starts
+    results                 the types that users receive: `FitResult` and `CallbackInfo`
     host_loop               what happens on the host between executions of the compiled program
     train_step, gradients   the compiled program: a loop of optimiser steps
     user_functions          calls the user's loss, and checks what it returns
-    batch_sources           which examples each step sees; `epoch_order` shuffles them
+    batch_sources           which examples each step uses; `epoch_order` shuffles them
     bucketed, windows       sequences of different lengths, and windows over long sequences
-    run_directory           saves and restores a run; `run_config` recognises it
+    run_directory           saves and restores a run; `run_config` refuses to resume a different one
     checkpoint              checkpoint files: atomic writes and verified reads
     history                 losses, metrics and evaluations, in memory and as a file
     early_stopping          keeps the best parameters
-    signals                 saves and exits on SIGTERM and SIGINT
-    nonfinite_report        the error message after too many updates with NaN
+    signals                 lets a run save and exit on SIGTERM and SIGINT
+    nonfinite_report        the error message for too many updates with NaN or infinity
     data_parallel           spreads batches over devices and processes
 """
 

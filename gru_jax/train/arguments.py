@@ -1,4 +1,4 @@
-"""Checks of arguments that several public functions share."""
+"""Checks that the public functions share for their arguments."""
 
 import operator
 from typing import Any
@@ -12,8 +12,8 @@ def checked_count(name: str, value: Any, *, least: int = 1) -> int:
     """Returns `value` as a Python integer.
 
     Raises:
-        TypeError: If `value` is not an integer; booleans and floats are not.
-        ValueError: If it is smaller than `least`.
+        TypeError: If `value` is not an integer. Booleans and floats are rejected.
+        ValueError: If `value` is smaller than `least`.
     """
     if isinstance(value, bool | np.bool_ | str) or not _is_index(value):
         raise TypeError(
@@ -26,7 +26,7 @@ def checked_count(name: str, value: Any, *, least: int = 1) -> int:
 
 
 def optional_count(name: str, value: Any, *, least: int = 1) -> int | None:
-    """Returns `value` as a Python integer, or None if it is None. Raises as `checked_count`."""
+    """Returns `value` as a Python integer, or None if it is None. Raises like `checked_count`."""
     return None if value is None else checked_count(name, value, least=least)
 
 
@@ -45,7 +45,7 @@ def check_callable(name: str, value: Any, signature: str) -> None:
     """Checks that `value` can be called.
 
     Raises:
-        TypeError: If it cannot.
+        TypeError: If `value` cannot be called.
     """
     if not callable(value):
         raise TypeError(f"{name}: got {type(value).__name__}, expected a function {signature}.")
@@ -55,7 +55,7 @@ def check_optimizer(optimizer: Any) -> None:
     """Checks that `optimizer` is an optax transformation.
 
     Raises:
-        TypeError: If it is something else, for example a function that makes one.
+        TypeError: If it is something else, for example the function `optax.adam` itself.
     """
     if not (hasattr(optimizer, "init") and hasattr(optimizer, "update")):
         fix = f" Call it: {optimizer.__name__}(learning_rate)." if hasattr(optimizer, "__name__") else ""
@@ -63,7 +63,7 @@ def check_optimizer(optimizer: Any) -> None:
 
 
 def check_key(name: str, key: Any, *, axes: int = 0) -> None:
-    """Checks that `key` is a `jax.random` key, or an array of keys with that many axes.
+    """Checks that `key` is a `jax.random` key, or an array of keys with `axes` axes.
 
     Raises:
         TypeError: If it is not.

@@ -1,15 +1,15 @@
-"""Batch sources: the arrays on the device, and for each step the indices of its batch within them.
+"""Batch sources: hold the training data, and say which examples each step uses.
 
     source             given as `data`                      batch indices of a step
     WholeData          arrays, without `batch_size`         empty
     ShuffledData       arrays, with `batch_size`            the rows of the batch
-    GeneratedData      a function of a key                  empty; the step's key decides
+    GeneratedData      a function of a key                  empty: the key determines the batch
     BucketedSource     `gj.train.bucketed(…)`               the rows of the batch within its bucket
     WindowSource       `gj.train.windows(…)`                the number of the window
 
-A source holds its data in buckets, one for each shape of batch; all but `BucketedSource` have a
-single bucket. The batch indices are a pure function of the key and the step. The compiled program
-receives the data and the indices of many steps, and makes each batch.
+A source holds its data in buckets, one for each batch shape. All sources but `BucketedSource` have
+a single bucket. The batch indices are a pure function of the key and the step. The compiled program
+receives the data and the batch indices of many steps, and makes each batch from them.
 """
 
 from collections.abc import Callable
@@ -26,7 +26,7 @@ from gru_jax.train.epoch_order import batch_rows, count_examples
 
 
 class Shard(NamedTuple):
-    """Which part of a batch a device makes. The default is the whole batch."""
+    """The part of a batch that one device makes. Defaults to the whole batch."""
 
     shard_index: Any = 0  # a tracer on a mesh
     num_shards: int = 1
@@ -34,24 +34,26 @@ class Shard(NamedTuple):
 
 @dataclass(frozen=True)
 class BatchMaker:
-    """Makes the batches of one bucket, and tells how they are spread over devices.
+    """Makes the batches of one bucket, and says how its inputs are spread over devices.
 
     Attributes:
         make: A function `make(data, batch_indices, key, shard) -> batch` that makes one shard of a
             batch.
-        data_is_sharded: If True, each device holds a part of the data along its first axis.
-            Otherwise each holds all of it.
-        indices_are_sharded: If True, each device gets a part of the batch indices along their first
-            axis. Otherwise all of them.
+        data_is_sharded: If True, each device holds a part of the data, split along the first axis.
+            Otherwise each device holds all of it.
+        indices_are_sharded: If True, each device gets a part of the batch indices, split along the
+            first axis. Otherwise each device gets all of them.
+        indices_name: What the batch indices count, for error messages.
     """
 
     make: Callable[[Any, Any, jax.Array, Shard], Any]
     data_is_sharded: bool = False
     indices_are_sharded: bool = False
+    indices_name: str = "examples"
 
 
 class StepIndices(NamedTuple):
-    """Where the batches of consecutive steps are in the data of a source."""
+    """The buckets and the batch indices of consecutive steps."""
 
     bucket_index: Any  # (steps,) int32
     batch_indices: Any  # (steps, …)
@@ -67,7 +69,7 @@ class BatchSource(Protocol):
     def batch_makers(self) -> tuple[BatchMaker, ...]:
         """Returns one maker per bucket.
 
-        Calls on the same source return equal makers, because the program is compiled for them.
+        Every call on a source returns equal makers, so that the program is compiled only once.
         """
 
     def step_indices(self, key: jax.Array, step: int, steps: int) -> StepIndices:
@@ -88,7 +90,7 @@ class WholeData(NamedTuple):
         return (self.data,)
 
     def batch_makers(self) -> tuple[BatchMaker, ...]:
-        """Returns a maker whose devices each hold a part of the examples."""
+        """Returns a maker with which each device holds a part of the examples."""
         return (_WHOLE,)
 
     def step_indices(self, key: jax.Array, step: int, steps: int) -> StepIndices:
@@ -101,7 +103,7 @@ class WholeData(NamedTuple):
 
 
 class ShuffledData(NamedTuple):
-    """A batch of `batch_size` examples per step, drawn without replacement epoch after epoch."""
+    """Batches of `batch_size` examples, drawn without replacement in each epoch."""
 
     data: Any
     batch_size: int
@@ -112,7 +114,7 @@ class ShuffledData(NamedTuple):
         return (self.data,)
 
     def batch_makers(self) -> tuple[BatchMaker, ...]:
-        """Returns a maker whose devices hold all examples and gather their part of the batch."""
+        """Returns a maker with which each device holds all data and gathers its part."""
         return (_ROWS,)
 
     def step_indices(self, key: jax.Array, step: int, steps: int) -> StepIndices:
@@ -137,7 +139,7 @@ class GeneratedData(NamedTuple):
         return (None,)
 
     def batch_makers(self) -> tuple[BatchMaker, ...]:
-        """Returns a maker whose devices each make the whole batch and keep their part."""
+        """Returns a maker with which each device makes the whole batch and keeps its part."""
         return (_generating(self.function),)
 
     def step_indices(self, key: jax.Array, step: int, steps: int) -> StepIndices:
@@ -153,15 +155,15 @@ def as_batch_source(data: Any, batch_size: Any) -> BatchSource:
     """Returns the source that the arguments `data` and `batch_size` of `fit` describe.
 
     Raises:
-        TypeError: If `data` is neither arrays, nor a function, nor a source, or `batch_size` is not
-            an integer.
-        ValueError: If `batch_size` is out of range, or is given although the data has its own.
+        TypeError: If `data` is not arrays, a function or a source, or `batch_size` is not an
+            integer.
+        ValueError: If `batch_size` is out of range, or is given for data that determines it.
     """
     is_source = hasattr(data, "step_indices") and hasattr(data, "batch_makers")
     if is_source or callable(data):
         if batch_size is not None:
             what = "bucketed or windowed data, which has its own" if is_source else "a function, which makes whole batches"
-            raise ValueError(f"batch_size: got {batch_size} beside {what}, expected None.")
+            raise ValueError(f"batch_size: got {batch_size} for {what}, expected None. Remove batch_size.")
         return data if is_source else GeneratedData(data)
     examples = count_examples(data)
     if batch_size is None:

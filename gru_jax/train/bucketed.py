@@ -1,6 +1,6 @@
 """Makes batches of sequences of different lengths.
 
-Sequences of similar length share a bucket and are padded to its longest.
+Sequences of similar length share a bucket. They are padded to the longest sequence in the bucket.
 """
 
 from collections.abc import Iterator, Sequence
@@ -18,14 +18,15 @@ from gru_jax.train.sequence_arrays import sequence_length
 class PaddedBatch(NamedTuple):
     """A batch of B sequences padded to T steps, batch-major.
 
-    Pass it on as `gj.unroll(cell, params, xs, time_major=False, lengths=batch.lengths)`. If the
-    last batch of a bucket is not full, it is filled with sequences of length 0.
+    In a `loss_fn`, unroll a cell over it with
+    `gj.unroll(cell, params, batch.sequences, time_major=False, lengths=batch.lengths)`. If the last
+    batch of a bucket is not full, it is filled with sequences of length 0.
 
     Attributes:
-        sequences: The pytree of the sequences that were given, each leaf of shape `(B, T, …)`, zero
-            at padding.
-        labels: The pytree of the labels that were given, each leaf of shape `(B, …)`. None without
-            labels.
+        sequences: The sequences, a pytree like each one passed to `bucketed`. Each leaf has shape
+            `(B, T, …)`, with zeros at padding.
+        labels: The labels, a pytree like each one passed to `bucketed`. Each leaf has shape
+            `(B, …)`. None if no labels were passed.
         lengths: The length of each sequence, `(B,)`.
         mask: Booleans of shape `(B, T)`, True at valid steps and False at padding.
     """
@@ -52,7 +53,7 @@ class BucketedSource:
     """
 
     def __init__(self, buckets: tuple[Bucket, ...], original_indices: list[np.ndarray], batch_size: int) -> None:
-        """Takes padded buckets, and the original index of each of their sequences."""
+        """Takes padded buckets, and for each bucket the original indices of its sequences."""
         self.bucket_data, self.batch_size = buckets, batch_size
         self._original_indices = original_indices
 
@@ -67,7 +68,7 @@ class BucketedSource:
         return sum(-(-len(bucket.lengths) // self.batch_size) for bucket in self.bucket_data)
 
     def batch_makers(self) -> tuple[BatchMaker, ...]:
-        """Returns one maker per bucket. Each device holds all sequences and gathers its part."""
+        """Returns one maker per bucket. Each device holds all data and gathers its part."""
         return (_PADDED,) * len(self.bucket_data)
 
     def epoch_indices(self, key: jax.Array, epoch: int) -> StepIndices:
@@ -82,7 +83,7 @@ class BucketedSource:
         return StepIndices(np.asarray(bucket_index, np.int32)[order], np.concatenate(rows)[order])
 
     def step_indices(self, key: jax.Array, step: int, steps: int) -> StepIndices:
-        """Returns the bucket and the rows of each step's batch, one epoch after another."""
+        """Returns the bucket of each step's batch, and the rows of the batch within the bucket."""
         per_epoch = self.batches_per_epoch
         first, last = step // per_epoch, (step + steps - 1) // per_epoch
         epochs = [self.epoch_indices(key, epoch) for epoch in range(first, last + 1)]
@@ -93,8 +94,8 @@ class BucketedSource:
         """Yields every sequence once, without shuffling.
 
         Yields:
-            A batch, and for each of its sequences the index under which it was given, or −1 for the
-            sequences of length 0 that fill the batch.
+            A batch, and the index of each of its sequences in the list passed to `bucketed`. The
+            index is −1 for the sequences of length 0 that fill the batch.
         """
         for bucket, indices in zip(self.bucket_data, self._original_indices, strict=True):
             on_device = bucket._replace(lengths=jnp.asarray(bucket.lengths))
@@ -117,31 +118,31 @@ def bucketed(
 ) -> BucketedSource:
     """Makes batches of sequences of different lengths, with little padding.
 
-    Sequences of similar length share a bucket and are padded to its longest. Every sequence is seen
-    once per epoch; none is cut or dropped. The batches of all buckets come in one shuffled order,
-    which depends only on the key and the epoch.
+    Sequences of similar length share a bucket. They are padded to the longest sequence in the
+    bucket. Every sequence is used once per epoch; none is cut or dropped. The batches of all
+    buckets are shuffled together, in an order that depends only on the key and the epoch.
 
     Args:
         sequences: The sequences, each a pytree of arrays with a leading time axis, for example
             `(xs, ys)` with shapes `(T, D)` and `(T, K)`. T may differ.
         batch_size: The number of sequences per batch.
-        labels: One pytree of arrays without a time axis per sequence, for example a class. Defaults
-            to None.
-        num_buckets: The largest number of buckets, which hold about equally many sequences.
-            Defaults to 4. More buckets mean less padding, but the training step is compiled once
-            per bucket.
-        pad_to: The length to pad the last bucket to, so that other data with longer sequences has
-            the same shapes. Defaults to the longest sequence.
+        labels: One label per sequence, for example its class: a pytree of arrays without a time
+            axis. Defaults to None.
+        num_buckets: The maximum number of buckets. All buckets hold about the same number of
+            sequences. More buckets mean less padding, but the training step is compiled once per
+            bucket. Defaults to 4.
+        pad_to: The padded length of the bucket with the longest sequences. Set it to use the same
+            shape for another data set with longer sequences. Defaults to the longest sequence.
 
     Returns:
         A source to pass to `fit` as `data`. `loss_fn` then receives a `PaddedBatch`.
 
     Raises:
-        TypeError: If a sequence is not a pytree of arrays with a time axis, or a count is not an
-            integer.
-        ValueError: If there is no sequence, the arrays of a sequence differ in length, a count is
-            below 1, the number of labels differs from the number of sequences, or a sequence is
-            longer than `pad_to`.
+        TypeError: If a sequence is not a pytree of arrays with a time axis, or `batch_size`,
+            `num_buckets` or `pad_to` is not an integer.
+        ValueError: If there is no sequence, the arrays of a sequence differ in length, one of these
+            integers is below 1, the number of labels differs from the number of sequences, or a
+            sequence is longer than `pad_to`.
 
     Example:
         >>> import numpy as np, gru_jax as gj
@@ -186,7 +187,7 @@ def _make_padded(bucket: Bucket, rows: Any, key: Any, shard: Shard) -> PaddedBat
     return PaddedBatch(jax.tree.map(gather, bucket.sequences), jax.tree.map(gather, bucket.labels), lengths, mask)
 
 
-_PADDED = BatchMaker(_make_padded, indices_are_sharded=True)
+_PADDED = BatchMaker(_make_padded, indices_are_sharded=True, indices_name="rows (in order of length)")
 
 
 def _full_batches(rows: np.ndarray, batch_size: int) -> np.ndarray:

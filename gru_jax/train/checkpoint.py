@@ -1,12 +1,12 @@
-"""Checkpoint files: written atomically, verified when they are read.
+"""Writes checkpoint files atomically, and verifies them when they are read.
 
     directory/step_000000001000/arrays/…         written by Orbax
-    directory/step_000000001000/manifest.json    sizes and SHA-256 of all files, names of the arrays
+    directory/step_000000001000/manifest.json    size and SHA-256 of every file, names of the arrays
 
 Orbax writes into a temporary directory. Then the manifest is added, everything is synced to the
 disk, and a single rename turns the temporary directory into a checkpoint. Only then are older
-checkpoints deleted. A directory whose files do not match its manifest is not used, so that even a
-single flipped bit is noticed.
+checkpoints deleted. A checkpoint whose files do not match its manifest is ignored. This detects
+even a single flipped bit.
 """
 
 import hashlib
@@ -25,7 +25,7 @@ PREFIX, TEMPORARY_PREFIX = "step_", ".tmp_"
 
 
 class Checkpoint(NamedTuple):
-    """The content of a checkpoint: arrays by name, and everything else as JSON values."""
+    """The content of a checkpoint: its arrays by name, and everything else as JSON values."""
 
     step: int
     arrays: dict[str, np.ndarray]
@@ -37,7 +37,7 @@ def save(directory: Path, checkpoint: Checkpoint, *, max_to_keep: int) -> None:
 
     Raises:
         OSError: If the disk is full or the directory cannot be written to. Earlier checkpoints are
-            still there.
+            unchanged.
         ImportError: If Orbax is not installed.
     """
     temporary = directory / f"{TEMPORARY_PREFIX}{checkpoint.step:012d}_{os.getpid()}"
@@ -53,7 +53,7 @@ def save(directory: Path, checkpoint: Checkpoint, *, max_to_keep: int) -> None:
         number = error.errno if isinstance(error, OSError) else None
         text = (
             f"checkpoint_dir: the checkpoint of step {checkpoint.step} could not be written to {directory}; earlier checkpoints are "
-            f"unchanged. ({error})"
+            f"unchanged. Check the free space and the permissions of the directory. ({error})"
         )
         raise (OSError(number, text) if number else OSError(text)) from error
     prune(directory, max_to_keep)
@@ -73,38 +73,41 @@ def load_latest(directory: Path) -> Checkpoint | None:
         except ImportError:
             raise
         except Exception as error:  # a damaged file may raise anything
-            warnings.warn(f"{path} is damaged and ignored: {error}. The checkpoint before it is used.", stacklevel=2)
+            warnings.warn(
+                f"checkpoint_dir: {path} is damaged and ignored: {error}. The newest intact checkpoint before it is used, if any.",
+                stacklevel=2,
+            )
     return None
 
 
 def checkpoint_paths(directory: Path) -> list[Path]:
-    """Returns the paths that have a checkpoint's name, oldest first."""
+    """Returns the paths of all checkpoints, damaged ones included, oldest first."""
     if not directory.is_dir():
         return []
     return sorted(path for path in directory.glob(f"{PREFIX}*") if path.name.removeprefix(PREFIX).isdigit())
 
 
 def load(path: Path) -> Checkpoint:
-    """Reads a checkpoint after comparing every file with its digest.
+    """Reads a checkpoint, after comparing every file with the manifest.
 
     Raises:
-        ValueError: If a file is not what was written.
+        ValueError: If a file was changed, added or removed.
         OSError: If a file cannot be read.
     """
     manifest = json.loads((path / MANIFEST).read_text("utf-8"))
     if manifest.pop("digest", None) != _digest(json.dumps(manifest, sort_keys=True).encode()):
-        raise ValueError("its manifest is not what was written")
+        raise ValueError("the manifest has changed since it was written")
     if manifest["format"] != FORMAT:
-        raise ValueError(f"its format is {manifest['format']}, expected {FORMAT}")
+        raise ValueError(f"its format version is {manifest['format']}, expected {FORMAT}")
     found, written = _file_table(path), manifest["files"]
     if found != written:
         changed = sorted(name for name in found.keys() | written.keys() if found.get(name) != written.get(name))
-        raise ValueError(f"{', '.join(changed)} not as written")
+        raise ValueError(f"these files have changed since it was written: {', '.join(changed)}")
     return Checkpoint(manifest["step"], _read_arrays(path / ARRAYS, manifest["arrays"]), manifest["metadata"])
 
 
 def write_manifest(path: Path, checkpoint: Checkpoint) -> None:
-    """Adds the manifest to a temporary directory, and syncs all of it to the disk."""
+    """Adds the manifest to a temporary directory, and syncs the whole directory to the disk."""
     content = {
         "format": FORMAT,
         "step": checkpoint.step,
@@ -120,7 +123,7 @@ def write_manifest(path: Path, checkpoint: Checkpoint) -> None:
 
 def publish(temporary: Path, path: Path) -> None:
     """Turns a temporary directory into the checkpoint `path`, in one rename."""
-    if path.exists():  # it is damaged, or an earlier run got as far
+    if path.exists():  # for example a damaged checkpoint of the same step
         aside = path.with_name(f"{TEMPORARY_PREFIX}{path.name}_{os.getpid()}")
         shutil.rmtree(aside, ignore_errors=True)
         os.rename(path, aside)
@@ -129,7 +132,7 @@ def publish(temporary: Path, path: Path) -> None:
 
 
 def prune(directory: Path, max_to_keep: int) -> None:
-    """Deletes all but the newest `max_to_keep` checkpoints, and what crashes have left."""
+    """Deletes all but the newest `max_to_keep` checkpoints, and the leftovers of crashes."""
     for path in checkpoint_paths(directory)[:-max_to_keep]:
         os.rename(path, path.with_name(f"{TEMPORARY_PREFIX}{path.name}"))
     for path in directory.glob(f"{TEMPORARY_PREFIX}*"):
@@ -137,7 +140,7 @@ def prune(directory: Path, max_to_keep: int) -> None:
 
 
 def _file_table(path: Path) -> dict[str, list[Any]]:
-    """Returns size and SHA-256 of every file but the manifest, by relative path."""
+    """Maps the relative path of every file except the manifest to its size and SHA-256."""
     return {name: [len(content), _digest(content)] for name, content in _files(path)}
 
 
@@ -175,7 +178,7 @@ def import_orbax() -> Any:
 
 
 def _checkpointer(ocp: Any) -> Any:
-    """Returns an Orbax checkpointer for this process alone: one process writes for all."""
+    """Returns an Orbax checkpointer that does not wait for other processes."""
     import jax
 
     process = jax.process_index()
@@ -187,8 +190,8 @@ def _checkpointer(ocp: Any) -> Any:
 
 
 def _write_arrays(path: Path, arrays: dict[str, np.ndarray]) -> None:
-    # Names are numbers here, because a parameter's name may hold any character. Orbax does not
-    # write arrays without entries.
+    # The names in the files are numbers, because a parameter's name may contain any character.
+    # Empty arrays are left out, because Orbax cannot write them.
     with _checkpointer(import_orbax()) as checkpointer:
         checkpointer.save(path.absolute(), {str(i): array for i, array in enumerate(arrays.values()) if array.size})
 

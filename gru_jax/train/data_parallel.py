@@ -16,9 +16,10 @@ from gru_jax.train.batch_sources import BatchSource
 def data_mesh(devices: Sequence[jax.Device] | None = None) -> Mesh:
     """Makes a mesh with one axis over several devices, to pass to `fit` as `mesh`.
 
-    On a CPU, call `jax.config.update("jax_num_cpu_devices", os.cpu_count())` before anything else
-    uses JAX, for one device per core. On several hosts, call `jax.distributed.initialize()` first,
-    and run the same program in every process.
+    To get one device per core on a CPU, call
+    `jax.config.update("jax_num_cpu_devices", os.cpu_count())` before anything else uses JAX. To use
+    several hosts, run the same program in every process, and call `jax.distributed.initialize()`
+    first.
 
     Args:
         devices: The devices. Defaults to all devices of all processes.
@@ -45,10 +46,10 @@ def check_mesh(mesh: Any) -> None:
 
 
 def check_divisible(mesh: Mesh, source: BatchSource, batch_indices: Any, carry: Any) -> None:
-    """Checks that everything that is spread over the devices divides among them.
+    """Checks that every axis that is spread over the devices divides evenly among them.
 
     Raises:
-        ValueError: If an array does not; the message names the argument.
+        ValueError: If an axis does not. The message names the argument.
     """
     makers = source.batch_makers()
     sizes = [
@@ -63,12 +64,13 @@ def check_divisible(mesh: Mesh, source: BatchSource, batch_indices: Any, carry: 
     for name, size in sizes:
         if not size or size[0] % mesh.size:
             raise ValueError(
-                f"{name}: got {size[0] if size else 'a scalar'}, expected a multiple of {mesh.size}, the devices of the mesh."
+                f"{name}: got {size[0] if size else 'a scalar'}, expected a multiple of {mesh.size}, the number of "
+                "devices in the mesh."
             )
 
 
 def replicate(mesh: Mesh | None, tree: Any) -> Any:
-    """Places the whole `tree` on every device of the mesh, or on the default device without one."""
+    """Copies `tree` to every device of the mesh, or to the default device if there is no mesh."""
     return jax.tree.map(jax.numpy.asarray, tree) if mesh is None else _place(NamedSharding(mesh, P()), tree)
 
 
@@ -87,21 +89,21 @@ def _place(sharding: NamedSharding, tree: Any) -> Any:
 def _place_leaf(sharding: NamedSharding, leaf: Any) -> jax.Array:
     if jax.process_count() == 1:
         return jax.device_put(leaf, sharding)
-    # with several processes only host arrays can be placed
+    # with several processes, device_put accepts only host arrays
     if jax.dtypes.issubdtype(jax.typeof(leaf).dtype, jax.dtypes.prng_key):
         return jax.random.wrap_key_data(_place_leaf(sharding, jax.random.key_data(leaf)), impl=jax.random.key_impl(leaf))
     return jax.device_put(np.asarray(leaf), sharding)
 
 
 def gather_to_host(tree: Any) -> Any:
-    """Gathers the leaves that are spread over processes. Every process must call it."""
+    """Gathers leaves that are spread over processes. Every process must call this function."""
     if jax.process_count() == 1:
         return tree
     return jax.tree.map(lambda leaf: leaf if leaf.is_fully_replicated else gathered(leaf), tree)
 
 
 def any_process(flag: bool) -> bool:
-    """Tells whether `flag` is true in any process. Every process must call it."""
+    """Tells whether `flag` is true in any process. Every process must call this function."""
     return flag if jax.process_count() == 1 else bool(from_every_process(flag).any())
 
 
@@ -111,6 +113,6 @@ def is_first_process() -> bool:
 
 
 def wait_for_all_processes(name: str) -> None:
-    """Returns when every process has called it."""
+    """Waits until every process has called this function with the same name."""
     if jax.process_count() > 1:
         wait_for_processes(name)

@@ -1,4 +1,4 @@
-"""Keeps the best parameters of a run, and ends it once an evaluation metric stops improving."""
+"""Keeps the best parameters of a run, and ends the run when a metric stops improving."""
 
 import math
 from dataclasses import dataclass
@@ -9,12 +9,12 @@ from gru_jax.train.arguments import checked_count
 
 @dataclass(frozen=True)
 class EarlyStopping:
-    """Keeps the parameters with the best evaluation, and stops once they no longer improve.
+    """Keeps the parameters with the best evaluation, and stops training when it stops improving.
 
     Attributes:
         metric: The name of a metric that `evaluate` returns.
-        patience: The number of evaluations without improvement before training stops. Defaults to
-            None, which never stops and only keeps the best parameters.
+        patience: The number of evaluations without improvement after which training stops. Defaults
+            to None, which never stops training and only keeps the best parameters.
         mode: "min" if smaller is better, "max" if larger is better. Defaults to "min".
         min_delta: The smallest change that counts as an improvement. Defaults to 0.
 

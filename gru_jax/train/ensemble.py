@@ -40,7 +40,7 @@ def fit_ensemble(  # noqa: D417 (the docstring of fit describes the other argume
     mesh: Mesh | None = None,
     steps_per_execution: int = 100,
 ) -> FitResult:
-    """Trains N models at once, for example with other seeds or learning rates.
+    """Trains N models at once, for example with different seeds or learning rates.
 
         rates = {"learning_rate": jnp.logspace(-4, -1, N)}
         result = gj.train.fit_ensemble(
@@ -48,24 +48,26 @@ def fit_ensemble(  # noqa: D417 (the docstring of fit describes the other argume
             keys=keys, hyperparameters=rates, steps=1000,
         )
 
-    One compiled program trains all models, under `jax.vmap`. Each becomes what `fit` alone would
-    make of it, up to rounding. A model with a NaN or infinite loss, gradient or new parameter skips
-    that update, and the others continue.
+    One compiled program trains all models, under `jax.vmap`. The result of each model equals that
+    of `fit`, up to rounding. If the loss, the gradient or a new parameter of a model is NaN or
+    infinite, that model skips the update, and the others continue. The arguments `carry`,
+    `early_stopping` and `max_consecutive_nonfinite` exist only in `fit`.
 
     Args:
         loss_fn: The loss of one model, as for `fit`.
         params: The initial parameters of all models, each leaf with a leading axis of length N.
-        optimizer: An optax transformation for all models. With `hyperparameters`, a function of
-            them that makes one, for example `optax.adam`.
-        data: As for `fit`. From arrays with `batch_size`, and from a function, each model gets its
-            own batches. From `bucketed` and `windows`, all models get the batches of the first key.
+        optimizer: An optax transformation, used for all models. With `hyperparameters`, a function
+            that takes them by name and returns a transformation, for example `optax.adam`.
+        data: As for `fit`. If `data` is a function, or arrays with a `batch_size`, each model gets
+            its own batches. If it comes from `bucketed` or `windows`, all models get the batches of
+            the first key.
         keys: N `jax.random` keys, one per model, for example `jax.random.split(key, N)`.
-        steps: The total number of optimiser steps, including those before a resume.
-        hyperparameters: A dict with an array of N values per name, passed to `optimizer` by name.
-            Defaults to None, for none.
+        steps: The total number of optimiser steps, as for `fit`.
+        hyperparameters: A dict from the name of each hyperparameter to an array of its N values.
+            Defaults to None, which gives all models the same `optimizer`.
         batch_size, grad_accumulation_steps, weight_fn: As for `fit`.
         evaluate, evaluate_every, callbacks: As for `fit`. `evaluate` receives the parameters of one
-            model, a callback those of all.
+            model. A callback receives the parameters of all models.
         progress: As for `fit`. The progress bar shows the mean loss.
         checkpoint_dir, save_every, max_to_keep, config, resume, mesh, steps_per_execution: As for
             `fit`.
@@ -75,8 +77,9 @@ def fit_ensemble(  # noqa: D417 (the docstring of fit describes the other argume
         length N, and whose history has arrays of shape `(steps, N)`.
 
     Raises:
-        ValueError: If a leading axis differs from the number of keys, and as `fit`.
-        TypeError, OSError, RuntimeError, ImportError: As `fit`.
+        ValueError: If the length of a leading axis differs from the number of keys, and as `fit`
+            does.
+        TypeError, OSError, RuntimeError, ImportError: As `fit` does.
 
     Example:
         >>> import jax, jax.numpy as jnp, optax, gru_jax as gj
@@ -91,7 +94,8 @@ def fit_ensemble(  # noqa: D417 (the docstring of fit describes the other argume
     models = len(keys)
     values = {name: jnp.asarray(given) for name, given in (hyperparameters or {}).items()}
     if values:
-        check_callable("optimizer", optimizer, f"of {', '.join(values)} that makes an optax transformation")
+        names = ", ".join(values)
+        check_callable("optimizer", optimizer, f"of {names} that returns an optax transformation, for example optax.adam")
     else:
         check_optimizer(optimizer)
     _check_leading_axes(models, {"params": params, **{f"hyperparameters[{name!r}]": array for name, array in values.items()}})
@@ -111,14 +115,14 @@ def fit_ensemble(  # noqa: D417 (the docstring of fit describes the other argume
 
 
 def _check_leading_axes(models: int, arguments: dict[str, Any]) -> None:
-    """Checks that every array has a leading axis for the models.
+    """Checks that every array has a leading axis of length `models`.
 
     Raises:
-        ValueError: If one has another length.
+        ValueError: If an array does not.
     """
     for name, tree in arguments.items():
         for leaf in jax.tree.leaves(tree):
             if jnp.shape(leaf)[:1] != (models,):
                 raise ValueError(
-                    f"{name}: got shape {jnp.shape(leaf)}, expected {models} on its first axis, one for each of keys."
+                    f"{name}: got shape {jnp.shape(leaf)}, expected a first axis of length {models}, one entry for each key."
                 )

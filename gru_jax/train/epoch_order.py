@@ -1,6 +1,6 @@
 """Shuffles the examples of each epoch.
 
-The order is a pure function of the key and the step, so that a run can be resumed and repeated.
+The order is a pure function of the key and the epoch, so that a run can be resumed and repeated.
 """
 
 from functools import partial
@@ -20,7 +20,8 @@ def count_examples(data: Any) -> int:
     leaves = jax.tree.leaves(data)
     if not leaves or any(getattr(leaf, "ndim", 0) == 0 for leaf in leaves):
         raise TypeError(
-            f"data: got {type(data).__name__}, expected arrays whose leading axis counts examples, or a function of a key."
+            f"data: got {type(data).__name__}, expected arrays whose leading axis counts examples, a function of a key, "
+            "gj.train.bucketed(…) or gj.train.windows(…)."
         )
     counts = {leaf.shape[0] for leaf in leaves}
     if len(counts) > 1:
@@ -29,11 +30,11 @@ def count_examples(data: Any) -> int:
 
 
 def batch_rows(key: jax.Array, step: int, *, examples: int, batch_size: int, steps: int) -> jax.Array:
-    """Returns the rows of `steps` consecutive batches, `(steps, batch_size)`.
+    """Returns the rows of the batches of steps `step` to `step + steps - 1`, `(steps, batch_size)`.
 
-    The first batch is that of `step`. The permutations of epochs 0, 1, 2, … are concatenated and
-    cut into batches. Each example is seen once per epoch, none is dropped, and a batch may span two
-    epochs. Epoch e is permuted with `fold_in(key, e)`.
+    Epoch e is a permutation of all examples, drawn with `fold_in(key, e)`. The epochs 0, 1, 2, …
+    are concatenated and cut into batches. Each example is therefore used once per epoch, none is
+    dropped, and a batch may span two epochs.
     """
     first_epoch, offset = divmod(step * batch_size, examples)  # Python integers do not overflow
     return _rows(key, first_epoch, offset, examples=examples, batch_size=batch_size, steps=steps)
@@ -41,7 +42,7 @@ def batch_rows(key: jax.Array, step: int, *, examples: int, batch_size: int, ste
 
 @partial(jax.jit, static_argnames=("examples", "batch_size", "steps"))
 def _rows(key: jax.Array, first_epoch: int, offset: int, *, examples: int, batch_size: int, steps: int) -> jax.Array:
-    epochs = 2 + steps * batch_size // examples  # the most that so many positions touch
+    epochs = 2 + steps * batch_size // examples  # the most epochs that these steps can span
     keys = jax.vmap(partial(jax.random.fold_in, key))(first_epoch + jnp.arange(epochs))
     order = jax.vmap(lambda k: jax.random.permutation(k, examples))(keys).ravel()
     return order[offset + jnp.arange(steps * batch_size)].reshape(steps, batch_size)

@@ -49,74 +49,78 @@ def fit(
         result.params, result.history["loss"]
 
     The steps run in one compiled loop, which returns to Python only for evaluations, checkpoints
-    and callbacks. It is compiled once for each shape of batch, and again only if `loss_fn`,
-    `optimizer`, `weight_fn`, `evaluate` or a `data` function is another object.
+    and callbacks. The loop is compiled once for each batch shape. Later calls reuse it if they pass
+    the same objects as `loss_fn`, `optimizer`, `weight_fn` and `data` function.
 
     Args:
         loss_fn: A function `loss_fn(params, batch, key) -> (loss, metrics)` that returns a scalar
-            and a dict of scalars to record. With `carry` it is
+            and a dict of scalars to record. If `carry` is given, it must be a function
             `loss_fn(params, batch, key, carry) -> (loss, metrics, carry)`.
         params: The initial parameters, any pytree of arrays. They are copied, not changed.
         optimizer: An optax transformation, for example `optax.adam(1e-3)`. Transformations that
             need the loss receive it as `value`.
         data: One of the following.
-            - A pytree of arrays whose leading axis counts examples, so that sequences have shape
-              `(N, T, D)`.
+            - A pytree of arrays whose leading axis counts examples. Sequences, for example, have
+              shape `(N, T, D)`.
             - A function `data(key) -> batch`, which generates a batch inside the compiled loop.
             - `gj.train.bucketed(…)`, for sequences of different lengths.
             - `gj.train.windows(…)`, for long sequences with a `carry`.
-        key: A `jax.random` key. It decides the order of the examples and the keys that `loss_fn`
-            and `data` receive.
-        steps: The total number of optimiser steps, including those before a resume.
+        key: A `jax.random` key. It determines the order of the examples, and the keys that
+            `loss_fn` and a `data` function receive.
+        steps: The total number of optimiser steps. A resumed run takes only the steps that remain.
 
     Data:
-        batch_size: The number of examples per step. They are drawn without replacement, epoch after
-            epoch. Defaults to None, which uses all examples in every step.
-        carry: The carry that the first batch receives, each leaf with a leading batch axis, for
-            example `cell.initial_state(params, batch_size)`. Gradients do not flow through it.
-            Defaults to None, for none.
+        batch_size: The number of examples per step. In each epoch, the examples are drawn without
+            replacement. Defaults to None, which uses all examples in every step.
+        carry: The carry for the first batch, for example `cell.initial_state(params, batch_size)`.
+            Each leaf has a leading batch axis. Gradients do not flow through the carry from one
+            batch into the previous one. Defaults to None, for a `loss_fn` without a carry.
 
     Optimisation:
         grad_accumulation_steps: The number of microbatches that each batch is split into, to save
             memory. Defaults to 1.
-        weight_fn: A function `weight_fn(batch) -> scalar` that weights microbatches and shards when
-            averaging, for example by their number of valid steps, `lambda batch: batch.mask.sum()`.
-            Defaults to None, which weights them equally.
-        max_consecutive_nonfinite: The number of consecutive updates with a NaN or infinite loss,
-            gradient or new parameter after which an error is raised. Such updates are skipped and
-            counted in `FitResult.skipped_updates`. Defaults to 10.
+        weight_fn: A function `weight_fn(batch) -> scalar` that weights the parts of a batch
+            (microbatches and shares of devices) when averaging. For example,
+            `lambda batch: batch.mask.sum()` weights them by their number of valid steps. Defaults
+            to None, which weights them equally.
+        max_consecutive_nonfinite: The number of consecutive skipped updates after which an error is
+            raised. An update is skipped if the loss, a gradient or a new parameter is NaN or
+            infinite. `FitResult.skipped_updates` counts them. Defaults to 10.
 
     Evaluation:
         evaluate: A function `evaluate(params) -> metrics` that returns a dict of scalars. It is
-            compiled, and called before the first and after the last step. Defaults to None.
-        evaluate_every: The number of steps between further evaluations. Defaults to None: only at
-            the start and end.
-        early_stopping: `gj.train.EarlyStopping(metric, …)` keeps the parameters with the best
+            compiled, and runs before the first and after the last step. Defaults to None, which
+            evaluates nothing.
+        evaluate_every: The number of steps between further evaluations. Defaults to None, for no
+            further evaluations.
+        early_stopping: A `gj.train.EarlyStopping(metric, …)`. It keeps the parameters with the best
             evaluation in `FitResult.best_params`, and may stop the run. Defaults to None.
-        callbacks: Functions that are called with a `CallbackInfo` after each execution of the
-            compiled loop. If one returns True, training stops. Defaults to none.
-        progress: If True, shows a progress bar with the loss, which needs tqdm. Defaults to False.
+        callbacks: Functions `callback(info)` that receive a `CallbackInfo` after each execution of
+            the compiled loop. If one returns True, training stops. Defaults to none.
+        progress: If True, shows a progress bar with the loss. This needs tqdm. Defaults to False.
 
     Checkpoints:
-        checkpoint_dir: A directory for checkpoints and `history.jsonl`. SIGTERM and SIGINT then
-            save before the process exits, with status 143 or 130. Defaults to None, which saves
-            nothing.
+        checkpoint_dir: A directory for checkpoints and `history.jsonl`. On SIGTERM or SIGINT, the
+            run then saves a checkpoint before the process exits, with status 143 or 130. Defaults
+            to None, which saves nothing.
         save_every: The number of steps between checkpoints. Defaults to None, which saves after the
             last step only.
-        max_to_keep: The number of newest checkpoints to keep, at least 2. Defaults to 2.
+        max_to_keep: The number of checkpoints to keep, at least 2. Older ones are deleted. Defaults
+            to 2.
         config: JSON values that identify the run, for example hyperparameters. A run is resumed
             only with an equal `config`, and with the same data, key and batch size. Defaults to
             None.
-        resume: If True, the default, continues the run that the directory contains, bit for bit as
-            if it had not been interrupted. If False, raises when the directory already contains a
-            run.
+        resume: If True, continues the run that the directory contains. The result is bit for bit
+            that of an uninterrupted run. If False, raises when the directory already contains a
+            run. Defaults to True.
 
     Devices:
-        mesh: A mesh with one axis, for example `gj.train.data_mesh()`, over which each batch is
-            spread, with one reduction per step. The result is that of one device up to rounding,
-            but the keys that `loss_fn` receives differ between devices. Each device computes all of
-            `evaluate`, unless that constrains its shardings. Defaults to None, for one device.
-        steps_per_execution: The largest number of steps in one execution of the compiled loop.
+        mesh: A mesh with one axis, for example `gj.train.data_mesh()`. Each batch is spread over
+            its devices, which exchange gradients once per step. The result equals that of one
+            device up to rounding, unless `loss_fn` uses its key, which differs between devices.
+            Each device runs all of `evaluate`, unless `evaluate` applies
+            `jax.lax.with_sharding_constraint`. Defaults to None, for one device.
+        steps_per_execution: The maximum number of steps in one execution of the compiled loop.
             Larger values reduce overhead but delay callbacks and the response to signals. Defaults
             to 100.
 
@@ -124,13 +128,13 @@ def fit(
         A `FitResult` with `params`, `opt_state`, `history`, `evaluations` and more.
 
     Raises:
-        TypeError: If an argument has the wrong type, or `loss_fn` or `evaluate` returns something
-            else than described.
-        ValueError: If a number is out of range or does not divide the batch, or the directory
-            contains a run with another configuration or with arrays of other shapes; the message
-            lists the differences.
-        FloatingPointError: If too many consecutive updates are not finite. The message names the
-            step, the batch and the norms of gradients and parameters.
+        TypeError: If an argument has the wrong type, or `loss_fn` or `evaluate` does not return
+            what is described above.
+        ValueError: If a number is out of range, or a batch cannot be split into equal microbatches
+            or among the devices. Also if the directory contains a run with another configuration or
+            arrays of other shapes. The message then lists the differences.
+        FloatingPointError: If `max_consecutive_nonfinite` consecutive updates were skipped. The
+            message states the step, the batch, and the norms of gradients and parameters.
         OSError: If a checkpoint cannot be written. Earlier checkpoints are unchanged.
         RuntimeError: If another process is training in `checkpoint_dir`.
         ImportError: If `progress` needs tqdm or `checkpoint_dir` needs Orbax:

@@ -1,10 +1,8 @@
 """Computes the loss and the gradient of one batch.
 
-Both are summed over the microbatches on each device, then over the devices, and divided by the
-total weight.
-
-On a mesh each device computes the gradient of its shard of the batch, and a single reduction per
-step adds the shards up.
+On a mesh, each device handles its own shard of the batch. A device splits its shard into
+microbatches, and sums their weighted losses and gradients. One reduction per step adds the sums of
+all devices. The total is then divided by the total weight.
 """
 
 from collections.abc import Callable
@@ -23,7 +21,7 @@ from gru_jax.train.user_functions import call_loss_fn
 
 
 class BatchAddress(NamedTuple):
-    """The batch of one step: its bucket, and its indices there."""
+    """The batch of one step: its bucket, and its batch indices within the bucket."""
 
     bucket_index: jax.Array
     batch_indices: Any
@@ -39,9 +37,9 @@ class BatchGradient(NamedTuple):
 
 
 class WeightedSum(NamedTuple):
-    """Sums over microbatches and shards, to be divided by the total weight.
+    """Weighted sums over microbatches and shards, to be divided by the total weight.
 
-    The carry is not summed.
+    The carry is not summed: it has an entry for each example.
     """
 
     loss: Any
@@ -59,7 +57,7 @@ class BatchKeys(NamedTuple):
 
 
 class DeviceInputs(NamedTuple):
-    """What a device needs for the gradient of its shard."""
+    """What a device needs to compute the gradient of its shard."""
 
     params: Any
     carry: Any
@@ -86,6 +84,7 @@ def batch_gradient(
 
 
 def _mean(total: WeightedSum, *, microbatches: int) -> BatchGradient:
+    """Divides the sums by the total weight, or by the number of microbatches without weights."""
     if total.weight is None and microbatches == 1:
         return BatchGradient(total.loss, total.metrics, total.grads, total.carry)
 
@@ -108,7 +107,7 @@ def _mean_over_mesh(spec: ProgramSpec, mesh: Mesh, maker: BatchMaker, inputs: De
         shard = Shard(jax.lax.axis_index(axis), mesh.size)
         key_loss = inputs.keys.loss if mesh.size == 1 else jax.random.fold_in(inputs.keys.loss, shard.shard_index)
         inputs = inputs._replace(
-            params=varying(inputs.params, axis),  # keeps gradients local until the one reduction
+            params=varying(inputs.params, axis),  # keeps gradients local until the psum below
             keys=inputs.keys._replace(loss=key_loss),
         )
         sums = _sum_on_device(spec, maker, inputs, shard)
@@ -126,7 +125,7 @@ def _mean_over_mesh(spec: ProgramSpec, mesh: Mesh, maker: BatchMaker, inputs: De
 
 
 def _sum_on_device(spec: ProgramSpec, maker: BatchMaker, inputs: DeviceInputs, shard: Shard) -> WeightedSum:
-    """Makes one shard of the batch, and sums over its microbatches in at least float32."""
+    """Makes one shard of the batch, and sums over its microbatches, in at least float32."""
     params, carry, data, batch_indices, keys = inputs
     batch = maker.make(data, batch_indices, keys.data, shard)
     weighted = partial(_weighted, spec, params)
@@ -150,7 +149,7 @@ def _sum_on_device(spec: ProgramSpec, maker: BatchMaker, inputs: DeviceInputs, s
 
 
 def _weighted(spec: ProgramSpec, params: Any, batch: Any, carry: Any, key: jax.Array) -> WeightedSum:
-    """Computes loss, metrics and gradients of one microbatch, times its weight."""
+    """Computes the loss, metrics and gradients of one microbatch, multiplied by its weight."""
 
     def loss_and_rest(params: Any) -> tuple[jax.Array, Any]:
         output = call_loss_fn(spec.loss_fn, params, batch, key, carry, has_carry=spec.has_carry)
@@ -173,13 +172,14 @@ def _weighted(spec: ProgramSpec, params: Any, batch: Any, carry: Any, key: jax.A
 def _split(microbatches: int, leaf: jax.Array) -> jax.Array:
     if leaf.ndim == 0 or leaf.shape[0] % microbatches:
         raise ValueError(
-            f"grad_accumulation_steps: got {microbatches} for a batch of shape {leaf.shape}, expected a divisor of its first axis."
+            f"grad_accumulation_steps: got {microbatches} for a batch of shape {leaf.shape}, expected a divisor of the length of "
+            "its first axis."
         )
     return leaf.reshape(microbatches, -1, *leaf.shape[1:])
 
 
 def _inexact(dtype: Any) -> Any:
-    """Returns the dtype of a mean: that of the values, or the default one for integers."""
+    """Returns the dtype of a mean: `dtype` if floating, otherwise the default floating dtype."""
     return dtype if jnp.issubdtype(dtype, jnp.inexact) else jnp.result_type(float)
 
 

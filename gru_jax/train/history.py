@@ -1,9 +1,9 @@
-"""The history of a run: arrays in memory, and JSON lines in a file that can be read at any time.
+"""Records the history of a run in memory, and in a file of JSON lines that can be read at any time.
 
     {"step": 17, "loss": 0.25, "accuracy": 0.9}    computed at step 17, before its update
     {"step": 20, "evaluation": {"nats": 0.3}}      the evaluation of the parameters after 20 steps
 
-Numbers that are not finite are written as null.
+NaN and infinite numbers are written as null.
 """
 
 import json
@@ -22,10 +22,10 @@ FILE_NAME = "history.jsonl"
 
 
 class HistoryFormat(NamedTuple):
-    """The dtypes and shapes of recorded values, which the JSON lines do not hold."""
+    """The dtypes and shapes of recorded values, which the JSON lines do not contain."""
 
-    metrics: Mapping[str, tuple[str, list[int]]] = MappingProxyType({})  # dtype, shape of a step
-    evaluations: Mapping[str, str] = MappingProxyType({})  # dtype
+    metrics: Mapping[str, tuple[str, list[int]]] = MappingProxyType({})  # name: (dtype, shape at one step)
+    evaluations: Mapping[str, str] = MappingProxyType({})  # name: dtype
 
 
 _EMPTY_FORMAT = HistoryFormat()
@@ -43,16 +43,16 @@ class History:
         last_evaluation: int = -1,
         previous_format: HistoryFormat = _EMPTY_FORMAT,
     ) -> None:
-        """Opens the history, and reads what the file holds of a run that is resumed.
+        """Opens the history. If a run is resumed, first restores its earlier entries from the file.
 
         Args:
             directory: The directory of the file. If None, the history is kept in memory only.
-            writes_file: Whether this process writes the file. Otherwise it only reads what is
-                there.
-            first_step: The step at which the run resumes. Lines of later steps are dropped.
-            last_evaluation: The step of the last evaluation before. Lines of later evaluations are
-                dropped.
-            previous_format: The format of what was recorded before.
+            writes_file: Whether this process writes the file. Otherwise it only reads the file.
+            first_step: The number of steps taken before the resume. Lines of steps from this number
+                on are dropped, because the run takes these steps again.
+            last_evaluation: The step of the last evaluation before the resume. Lines of later
+                evaluations are dropped.
+            previous_format: The format of the earlier entries, from the checkpoint.
         """
         self.metrics: dict[str, list[np.ndarray]] = defaultdict(list)
         self.evaluations: dict[str, list[Any]] = defaultdict(list)
@@ -105,7 +105,7 @@ class History:
             self._file.flush()
 
     def sync(self) -> None:
-        """Returns when the file is on the disk."""
+        """Writes the file to the disk, and waits until it is there."""
         if self._file is not None:
             self._file.flush()
             os.fsync(self._file.fileno())
@@ -124,7 +124,7 @@ class History:
         return {name: np.asarray(values) for name, values in self.evaluations.items()}
 
     def format(self) -> HistoryFormat:
-        """Returns the format that reading the file again needs."""
+        """Returns the dtypes and shapes, which are needed to read the file again."""
         metrics = {name: (str(parts[-1].dtype), list(parts[-1].shape[1:])) for name, parts in self.metrics.items()}
         return HistoryFormat(metrics, {name: str(np.asarray(values[-1]).dtype) for name, values in self.evaluations.items()})
 
@@ -139,7 +139,7 @@ def _as_float64(value: Any) -> np.ndarray:
 
 
 def _read_lines(path: Path, first_step: int, last_evaluation: int) -> list[dict[str, Any]]:
-    """Reads the lines that belong to a checkpoint. A line that a crash cut off is ignored."""
+    """Reads the lines before `first_step`, and ignores a line that a crash cut off."""
     if not path.exists():
         return []
     kept = []

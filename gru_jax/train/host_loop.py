@@ -28,7 +28,7 @@ def train(plan: TrainingPlan, model: ModelState) -> FitResult:
     directory = None if plan.checkpoints is None else plan.checkpoints.directory
     writes_files = data_parallel.is_first_process()
     if directory is not None:
-        import_orbax()  # raises before a step is taken
+        import_orbax()  # fail before the first step if it is not installed
         if writes_files:
             directory.mkdir(parents=True, exist_ok=True)
     with ExitStack() as stack:
@@ -47,7 +47,7 @@ class TrainingRun:
         step: The number of optimiser steps taken.
         state: The state on the device.
         best: The best evaluation so far.
-        best_params: Its parameters. None without early stopping.
+        best_params: The parameters of the best evaluation. None without early stopping.
         last_evaluation: The step of the last evaluation; -1 before the first.
         last_checkpoint: The step of the last checkpoint; -1 before the first.
         history: The losses, metrics and evaluations.
@@ -87,7 +87,11 @@ class TrainingRun:
         )
 
     def run(self, signals: StopSignals, bar: Any) -> FitResult:
-        """Alternates executions of the compiled program with evaluations, saves and callbacks."""
+        """Alternates executions of the compiled program with evaluations, saves and callbacks.
+
+        Raises:
+            SystemExit: If a signal was received. A checkpoint has then been saved.
+        """
         plan, stop_reason = self.plan, None
         bar.update(self.step)
         while True:
@@ -106,11 +110,15 @@ class TrainingRun:
             bar.update(len(metrics["loss"]))
             bar.set_postfix(loss=f"{np.mean(metrics['loss'][-1]):.4g}")
             info = CallbackInfo(self.step, self.state.model.params, self.state.model.opt_state, metrics)
-            if any([callback(info) is True for callback in plan.callbacks]):  # a list: every callback is called
+            if any([callback(info) is True for callback in plan.callbacks]):  # a list, so that every callback is called
                 stop_reason = "callback"
 
     def _execute(self) -> dict[str, np.ndarray]:
-        """Executes the compiled program once, and records the metrics of its steps."""
+        """Executes the compiled program once, and records the metrics of its steps.
+
+        Raises:
+            FloatingPointError: If too many consecutive updates were skipped.
+        """
         plan, mesh = self.plan, self.spec.mesh
         requested = plan.end_of_execution(self.step) - self.step
         indices = self._step_indices(self.step, plan.steps_per_execution)
@@ -159,9 +167,10 @@ class TrainingRun:
         data_parallel.wait_for_all_processes(f"saved {self.step}")
 
     def _step_indices(self, step: int, steps: int) -> StepIndices:
-        """Returns the indices of `steps` batches, starting at `step`.
+        """Returns the indices of `steps` consecutive batches, starting with that of `step`.
 
-        If the models of an ensemble have their own batches, the second axis counts models.
+        If the models of an ensemble have their own batches, the second axis of the batch indices
+        counts models.
         """
         source = self.plan.source
         if not self.spec.is_ensemble:
@@ -202,5 +211,5 @@ def _evaluate(params: Any, *, evaluate: Any) -> dict[str, jax.Array]:
 
 
 def _copied(tree: Any) -> Any:
-    # in memory of its own, because the state is donated to the next execution
+    # a copy, because the next execution reuses the memory of the state (it is donated)
     return jax.tree.map(partial(jnp.array, copy=True), tree)

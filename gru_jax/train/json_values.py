@@ -1,4 +1,4 @@
-"""Converts values to what JSON can hold."""
+"""Converts values to the types that JSON supports."""
 
 import math
 from collections.abc import Callable
@@ -9,12 +9,13 @@ import numpy as np
 
 
 def to_json_value(value: Any, *, nonfinite: Callable[[float], Any] = lambda number: None) -> Any:
-    """Converts arrays, NumPy scalars, tuples and non-finite numbers to JSON's own types.
+    """Converts arrays, NumPy scalars, tuples and non-finite numbers to types that JSON supports.
 
     Args:
         value: Nested dicts, lists and tuples of numbers, strings, NumPy or JAX arrays.
-        nonfinite: What to write for NaN and infinities, which JSON does not have. Defaults to null;
-            `str` writes their names.
+        nonfinite: A function that converts NaN and infinities, which JSON does not support.
+            Defaults to a function that returns None, which JSON writes as null. `str` gives their
+            names.
 
     Returns:
         Nested dicts and lists of Python numbers and strings, ready for

@@ -1,4 +1,4 @@
-"""Turns the arguments of `fit` and `fit_ensemble` into a `TrainingPlan`, after checking them."""
+"""Checks the arguments of `fit` and `fit_ensemble`, and turns them into a `TrainingPlan`."""
 
 import os
 from collections.abc import Callable, Mapping, Sequence
@@ -46,14 +46,14 @@ def make_training_plan(
     models: int | None = None,
     hyperparameters: Mapping[str, jax.Array] | None = None,
 ) -> TrainingPlan:
-    """Checks the arguments and describes the run.
+    """Checks the arguments of `fit` or `fit_ensemble`, and describes the run.
 
-    The arguments are those of `fit` and `fit_ensemble`, and `models`, the number of models of an
-    ensemble, or None for `fit`.
+    Two further arguments are set by the caller: `models` is the number of models of an ensemble, or
+    None for `fit`, and `has_carry` says whether `fit` received a carry.
 
     Raises:
         TypeError: If an argument has the wrong type.
-        ValueError: If an argument is out of range or makes no sense without another one.
+        ValueError: If an argument is out of range, or needs another argument that is missing.
     """
     signature = "loss_fn(params, batch, key, carry)" if has_carry else "loss_fn(params, batch, key)"
     check_callable("loss_fn", loss_fn, signature)
@@ -106,10 +106,13 @@ def _evaluation_plan(
         if not isinstance(early_stopping, EarlyStopping):
             raise TypeError(f"early_stopping: got {type(early_stopping).__name__}, expected gj.train.EarlyStopping(metric, …).")
         if evaluate is None:
-            raise ValueError("early_stopping: got a rule without evaluate, expected evaluate=… that returns its metric.")
+            raise ValueError(
+                f"early_stopping: got the metric {early_stopping.metric!r} without evaluate, expected a function that returns "
+                "this metric. Pass evaluate=…"
+            )
     if evaluate is None:
         if every is not None:
-            raise ValueError(f"evaluate_every: got {every} without evaluate, expected evaluate=… too.")
+            raise ValueError(f"evaluate_every: got {every} without evaluate, expected both or neither. Pass evaluate=…")
         return None
     check_callable("evaluate", evaluate, "evaluate(params) -> metrics")
     checked = _checked_evaluation(evaluate, is_ensemble=is_ensemble)
@@ -118,7 +121,7 @@ def _evaluation_plan(
 
 @cache
 def _checked_evaluation(evaluate: Callable[[Any], Any], *, is_ensemble: bool) -> Callable[[Any], dict[str, jax.Array]]:
-    # the same object for the same function, so that it is compiled once
+    # cached: the same `evaluate` gives the same object, which is therefore compiled only once
     of_one_model = lambda params: checked_metrics("evaluate", evaluate(params), reserved=("step",))
     return jax.vmap(of_one_model) if is_ensemble else of_one_model
 
@@ -137,7 +140,9 @@ def _checkpoint_plan(
     if checkpoint_dir is None:
         for name, value in (("save_every", save_every), ("config", config)):
             if value is not None:
-                raise ValueError(f"{name}: got {value!r} without checkpoint_dir, expected checkpoint_dir=… too.")
+                raise ValueError(
+                    f"{name}: got {value!r} without checkpoint_dir, expected both or neither. Pass checkpoint_dir=…"
+                )
         return None
     if not isinstance(checkpoint_dir, str | os.PathLike):
         raise TypeError(f"checkpoint_dir: got {type(checkpoint_dir).__name__}, expected the path of a directory.")

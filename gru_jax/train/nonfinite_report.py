@@ -1,4 +1,4 @@
-"""Writes the error message after too many consecutive skipped updates."""
+"""Writes the error message for too many consecutive skipped updates."""
 
 from functools import partial
 from typing import Any
@@ -16,9 +16,9 @@ from gru_jax.train.tree_paths import named_leaves
 def nonfinite_report(
     spec: ProgramSpec, model: ModelState, step: int, data: tuple[Any, ...], batch: BatchAddress, key: jax.Array
 ) -> str:
-    """Describes the last step: its loss, its examples, and the norms of gradients and parameters.
+    """Describes the last step: its loss, its batch, and the norms of gradients and parameters.
 
-    The gradient is computed once more, because the compiled program does not return it.
+    Computes the gradient again, because the compiled program does not return it.
     """
     found = _gradient_again(model, jnp.asarray(step), data, jax.tree.map(jnp.asarray, batch), key, spec=spec)
     gradient_norms = {name: float(norm) for name, norm in named_leaves(jax.tree.map(_norm, found.grads)).items()}
@@ -27,16 +27,23 @@ def nonfinite_report(
         f"{name or 'params'}: gradient {gradient_norms[name]:.3g}, parameter {parameter_norms[name]:.3g}"
         for name in gradient_norms
     ]
-    index_leaves = jax.tree.leaves(batch.batch_indices)
-    examples = np.asarray(index_leaves[0]) if index_leaves else np.zeros(0)
-    which = f"examples {examples.tolist()}" if examples.size else "all of data, or generated from the step's key"
     return (
         f"loss_fn: got {spec.max_consecutive_nonfinite} consecutive updates, up to step {step}, with a "
-        "loss, gradient or parameter that is not finite, expected finite numbers. These updates were "
-        f"skipped. At step {step} the loss was {float(found.loss):.6g}, the batch was {which}. Norms: "
-        f"{'; '.join(norms)}. The parameters are those of the last finite update. Lower the learning rate "
-        "or clip the gradients, or raise max_consecutive_nonfinite."
+        "loss, gradient or parameter that is NaN or infinite, expected finite numbers. These updates were "
+        f"skipped. At step {step} the loss was {float(found.loss):.6g}, and the batch was {_batch_name(spec, batch)}. "
+        f"Norms: {'; '.join(norms)}. The parameters are those after the last finite update. Lower the learning "
+        "rate, clip the gradients, or raise max_consecutive_nonfinite."
     )
+
+
+def _batch_name(spec: ProgramSpec, batch: BatchAddress) -> str:
+    index_leaves = jax.tree.leaves(batch.batch_indices)
+    indices = np.asarray(index_leaves[0]) if index_leaves else np.zeros(0)
+    if not indices.size:
+        return "all of data, or generated from the step's key"
+    bucket = int(batch.bucket_index)
+    of_bucket = f" of bucket {bucket}" if len(spec.batch_makers) > 1 else ""
+    return f"{spec.batch_makers[bucket].indices_name} {indices.tolist()}{of_bucket}"
 
 
 @partial(jax.jit, static_argnames=("spec",))
@@ -47,5 +54,5 @@ def _gradient_again(
 
 
 def _norm(leaf: jax.Array) -> jax.Array:
-    # half precision would overflow
+    # in half precision the squares would overflow
     return jnp.linalg.norm(leaf.astype(jnp.float32) if leaf.dtype.itemsize < 4 else leaf)

@@ -15,20 +15,18 @@ from gru_jax.train.results import CallbackInfo
 
 @dataclass(frozen=True, kw_only=True)
 class ProgramSpec:
-    """Everything that the compiled program depends on apart from its arguments.
-
-    Equal specs share one compiled program.
+    """The static settings of the compiled program. Equal specs share one compiled program.
 
     Attributes:
         loss_fn: The user's loss.
-        optimizer: An optax transformation, or with hyperparameters a function of them that makes
-            one.
+        optimizer: An optax transformation. For an ensemble with hyperparameters, a function of them
+            that returns a transformation.
         batch_makers: One for each bucket of the data.
         grad_accumulation_steps: The number of microbatches.
         weight_fn: The weight of a microbatch or shard in averages. None weights them equally.
         has_carry: Whether `loss_fn` takes and returns a carry.
-        max_consecutive_nonfinite: After this many consecutive updates that were skipped, the program
-            returns. None never does.
+        max_consecutive_nonfinite: The number of consecutive skipped updates after which the program
+            returns early. None never returns early.
         is_ensemble: Whether the state has a leading axis for several models.
         models_have_own_batches: Whether the batch indices have an axis for the models too.
         mesh: The mesh over which batches are spread. None for one device.
@@ -51,11 +49,12 @@ class EvaluationPlan:
     """When parameters are evaluated, and whether the evaluations may stop the run.
 
     Attributes:
-        evaluate: The checked evaluation, for all models of an ensemble at once. The same object for
-            the same function of the user, because it is compiled for it.
+        evaluate: The user's `evaluate`, with a check of its result. For an ensemble, it evaluates
+            all models at once. The same `evaluate` gives the same object, so that it is compiled
+            only once.
         every: The number of steps between evaluations. None evaluates before the first and after
             the last step only.
-        early_stopping: The rule for the best parameters. None keeps none.
+        early_stopping: The rule for keeping the best parameters. None does not keep them.
     """
 
     evaluate: Callable[[Any], dict[str, jax.Array]]
@@ -63,7 +62,7 @@ class EvaluationPlan:
     early_stopping: EarlyStopping | None = None
 
     def is_due(self, step: int) -> bool:
-        """Tells whether an evaluation is due after `step` steps. One after the last always is."""
+        """Tells whether to evaluate after `step` steps. After the last step, it is always done."""
         return step == 0 if self.every is None else step % self.every == 0
 
 
@@ -74,9 +73,9 @@ class CheckpointPlan:
     Attributes:
         directory: The absolute path of the run's directory.
         save_every: The number of steps between checkpoints. None saves after the last step only.
-        max_to_keep: The number of newest checkpoints that are kept.
-        run_config: The configuration that a resumed run must share.
-        resume: Whether to continue a run that the directory already contains. Otherwise such a run
+        max_to_keep: The number of checkpoints to keep. Older ones are deleted.
+        run_config: The configuration of the run. A resumed run must have an equal one.
+        resume: Whether to continue a run that the directory already contains. If False, such a run
             is an error.
     """
 
@@ -87,23 +86,23 @@ class CheckpointPlan:
     resume: bool
 
     def is_due(self, step: int) -> bool:
-        """Tells whether a checkpoint is due after `step` steps. One after the last always is."""
+        """Tells whether to save after `step` steps. After the last step, it is always done."""
         return step > 0 and self.save_every is not None and step % self.save_every == 0
 
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingPlan:
-    """A run.
+    """Everything that `fit` or `fit_ensemble` was asked to do, except the initial parameters.
 
     Attributes:
-        program: What the compiled program depends on.
+        program: The static settings of the compiled program.
         source: The source of batches.
         key: The key of the run, or one per model of an ensemble.
         hyperparameters: For an ensemble, one value per model and name; otherwise empty.
-        steps: The number of optimiser steps in all.
-        steps_per_execution: The largest number of steps per execution of the compiled program.
-        evaluation: None if nothing is evaluated.
-        checkpoints: None if nothing is saved.
+        steps: The total number of optimiser steps.
+        steps_per_execution: The maximum number of steps per execution of the compiled program.
+        evaluation: When to evaluate. None evaluates nothing.
+        checkpoints: Where and when to save checkpoints. None saves nothing.
         callbacks: The functions that are called after each execution.
         progress: Whether to show a progress bar.
     """
@@ -121,11 +120,11 @@ class TrainingPlan:
 
     @property
     def early_stopping(self) -> EarlyStopping | None:
-        """The rule for the best parameters."""
+        """The rule for keeping the best parameters, or None."""
         return None if self.evaluation is None else self.evaluation.early_stopping
 
     def end_of_execution(self, step: int) -> int:
-        """Returns the step at which an execution that starts at `step` has to end."""
+        """Returns the step at which an execution that starts at `step` must end."""
         ends = [self.steps, step + self.steps_per_execution]
         for every in (self.evaluation and self.evaluation.every, self.checkpoints and self.checkpoints.save_every):
             if every:

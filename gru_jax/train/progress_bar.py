@@ -14,10 +14,10 @@ class _NoBar:
 
 
 def progress_bar(*, show: bool, total: int) -> Any:
-    """Makes a progress bar over `total` steps, or one that shows nothing.
+    """Makes a progress bar over `total` steps. If `show` is False, it shows nothing.
 
     Raises:
-        ImportError: If `show` is true and tqdm is not installed.
+        ImportError: If `show` is True and tqdm is not installed.
     """
     if not show:
         return _NoBar()

@@ -8,8 +8,9 @@ import numpy as np
 class FitResult(NamedTuple):
     """The result of `fit` and `fit_ensemble`.
 
-    `fit_ensemble` adds an axis for the N models: the first of `params`, `opt_state` and
-    `skipped_updates`, the second of the arrays in `history` and `evaluations`.
+    `fit_ensemble` adds an axis for the N models. It is the first axis of `params`, `opt_state` and
+    `skipped_updates`, and the second axis of the arrays in `history` and `evaluations`, except
+    `"step"`.
 
     Attributes:
         params: The parameters after the last step.
@@ -23,9 +24,9 @@ class FitResult(NamedTuple):
             new parameter was not finite.
         carry: The carry after the last step. None without a carry.
         best_params: The parameters with the best evaluation. None without `early_stopping`.
-        best_step: The number of steps after which they were found. None without `early_stopping`.
-        stop_reason: Why training ended before `steps`: "early_stopping" or "callback". None if it
-            ran to the end.
+        best_step: The number of steps that led to `best_params`. None without `early_stopping`.
+        stop_reason: Why training stopped early: "early_stopping" or "callback". None if it took all
+            steps.
     """
 
     params: Any
@@ -45,8 +46,9 @@ class CallbackInfo(NamedTuple):
 
     Attributes:
         step: The number of optimiser steps taken so far.
-        params: The current parameters. Copy what you keep: the next execution reuses their memory.
-        opt_state: The optimiser's current state. The same holds for it.
+        params: The current parameters. Copy them to keep them: the next execution reuses their
+            memory.
+        opt_state: The optimiser's current state. Copy it to keep it, as for `params`.
         metrics: The loss and the metrics of the steps since the last callback, each an array of
             shape `(steps,)`.
     """

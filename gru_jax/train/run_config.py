@@ -1,4 +1,4 @@
-"""Describes what must be the same for a run to be resumed."""
+"""Describes the settings of a run that must be the same when it is resumed."""
 
 import hashlib
 import json
@@ -11,12 +11,12 @@ from gru_jax.train.batch_sources import BatchSource
 
 
 def make_run_config(user_config: Any, source: BatchSource, key: jax.Array, **settings: Any) -> dict[str, Any]:
-    """Describes a run as JSON values.
+    """Describes a run as a dict of JSON values.
 
-    They hold the user's `config`, a digest of the data, the key, and the settings.
+    The dict contains the user's `config`, a digest of the data, the key, and the settings.
 
     Raises:
-        TypeError: If `user_config` is not made of JSON values.
+        TypeError: If JSON cannot hold `user_config`.
     """
     try:
         config = json.loads(json.dumps(user_config))
@@ -32,19 +32,19 @@ def make_run_config(user_config: Any, source: BatchSource, key: jax.Array, **set
 
 
 def digest_of(tree: Any) -> str:
-    """Returns a SHA-256 of the structure of a tree, and of each array's shape, dtype and bytes."""
+    """Returns the SHA-256 of a tree's structure and of each array's dtype, shape and bytes."""
     digest = hashlib.sha256(str(jax.tree.structure(tree)).encode())
     for leaf in jax.tree.leaves(tree):
         array = np.asarray(leaf)
         digest.update(f"{array.dtype}{array.shape}".encode())
         digest.update(np.ascontiguousarray(array).tobytes())
-    return digest.hexdigest()
+    return f"sha256:{digest.hexdigest()}"
 
 
 def config_differences(saved: dict[str, Any], current: dict[str, Any]) -> list[str]:
-    """Describes each setting that differs between a saved and the current configuration."""
+    """Describes each setting that differs between the saved and the current configuration."""
     return [
-        f"{name}: {saved.get(name)!r} there, {current.get(name)!r} here"
+        f"{name}: {saved.get(name)!r} in the checkpoint, {current.get(name)!r} in this call"
         for name in sorted(saved.keys() | current.keys())
         if saved.get(name) != current.get(name)
     ]

@@ -1,4 +1,4 @@
-"""Saves and restores a run in its directory, which admits one process at a time."""
+"""Saves and restores a run in its directory, which only one process may use at a time."""
 
 import os
 from pathlib import Path
@@ -28,7 +28,7 @@ class RunArrays(NamedTuple):
 
 
 class RunRecord(NamedTuple):
-    """What a checkpoint holds besides arrays."""
+    """The part of a run that a checkpoint holds besides arrays."""
 
     best: BestEvaluation = BestEvaluation()
     last_evaluation: int = -1  # the step of the last evaluation; -1 before the first
@@ -36,7 +36,7 @@ class RunRecord(NamedTuple):
 
 
 class RestoredRun(NamedTuple):
-    """A run as a checkpoint restored it."""
+    """A run that was restored from a checkpoint."""
 
     step: int
     arrays: RunArrays
@@ -44,7 +44,7 @@ class RestoredRun(NamedTuple):
 
 
 def save_run(plan: CheckpointPlan, step: int, arrays: RunArrays, record: RunRecord) -> None:
-    """Saves a checkpoint of a run after `step` steps."""
+    """Saves a checkpoint of a run that has taken `step` steps."""
     named = {path: np.asarray(leaf) for path, leaf in named_leaves(arrays).items()}
     metadata = {
         "run_config": plan.run_config,
@@ -61,8 +61,8 @@ def restore_run(plan: CheckpointPlan, like: RunArrays) -> RestoredRun | None:
     Returns None if there is none.
 
     Raises:
-        ValueError: If the checkpoint has another configuration, or arrays of other names, shapes or
-            dtypes; the message lists the differences. Also if there is a checkpoint and
+        ValueError: If the checkpoint has another configuration, or arrays with other names, shapes
+            or dtypes. The message then lists the differences. Also if there is a checkpoint and
             `plan.resume` is False.
     """
     saved = checkpoint.load_latest(plan.directory)
@@ -71,8 +71,8 @@ def restore_run(plan: CheckpointPlan, like: RunArrays) -> RestoredRun | None:
     differences = config_differences(saved.metadata["run_config"], plan.run_config)
     if differences:
         raise ValueError(
-            f"checkpoint_dir: {plan.directory} contains a run of another configuration, at step {saved.step}. "
-            f"{'; '.join(differences)}. Resume it with its own configuration, or use another directory."
+            f"checkpoint_dir: {plan.directory} contains a run with another configuration, at step {saved.step}. "
+            f"{'; '.join(differences)}. Pass the configuration of the checkpoint, or use another directory."
         )
     arrays = _in_structure_of(like, saved, plan.directory)
     if not plan.resume:
@@ -94,16 +94,16 @@ def load_params(checkpoint_dir: str | os.PathLike[str], like: Any, *, best: bool
         checkpoint_dir: The directory that was passed to `fit`.
         like: A pytree of arrays with the structure, shapes and dtypes of the parameters, for
             example freshly initialised ones.
-        best: If True, loads the parameters with the best evaluation of a run with `early_stopping`.
-            Defaults to False, which loads those of the last step.
+        best: If True, loads the parameters with the best evaluation, from a run with
+            `early_stopping`. Defaults to False, which loads the parameters of the last saved step.
 
     Returns:
         The parameters, in the structure of `like`.
 
     Raises:
         FileNotFoundError: If the directory contains no valid checkpoint.
-        ValueError: If names, shapes or dtypes differ from `like`; the message lists the
-            differences. Also if `best` is True and the run kept no best parameters.
+        ValueError: If names, shapes or dtypes differ from `like`. The message lists the
+            differences. Also if `best` is True and the run had no `early_stopping`.
         TypeError: If `best` is not a boolean.
 
     Example:
@@ -118,11 +118,13 @@ def load_params(checkpoint_dir: str | os.PathLike[str], like: Any, *, best: bool
     best = checked_flag("best", best)
     saved = checkpoint.load_latest(Path(checkpoint_dir))
     if saved is None:
-        raise FileNotFoundError(f"checkpoint_dir: {checkpoint_dir} contains no valid checkpoint.")
+        raise FileNotFoundError(
+            f"checkpoint_dir: {checkpoint_dir} contains no valid checkpoint, expected a directory that was passed to fit."
+        )
     prefix = ".best_params" if best else ".model.params"
     params = {name.removeprefix(prefix): array for name, array in saved.arrays.items() if name.startswith(prefix)}
     if best and not params:
-        raise ValueError(f"best: got True, expected a run with early_stopping: {checkpoint_dir} has no best parameters.")
+        raise ValueError(f"best: got True for {checkpoint_dir}, a run without early_stopping, expected False.")
     return jax.tree.map(jnp.asarray, _in_structure_of(like, saved._replace(arrays=params), Path(checkpoint_dir)))
 
 
@@ -137,18 +139,19 @@ def _in_structure_of(like: Any, saved: Checkpoint, directory: Path) -> Any:
     """
     named = named_leaves(like)
     describe = lambda leaf: f"{np.dtype(leaf.dtype).name}{list(leaf.shape)}"
-    there = {name: describe(array) for name, array in saved.arrays.items()}
-    here = {name: describe(leaf) for name, leaf in named.items()}
-    different = [name for name in dict.fromkeys([*there, *here]) if there.get(name) != here.get(name)]
+    saved_form = {name: describe(array) for name, array in saved.arrays.items()}
+    expected_form = {name: describe(leaf) for name, leaf in named.items()}
+    names = dict.fromkeys([*saved_form, *expected_form])
+    different = [name for name in names if saved_form.get(name) != expected_form.get(name)]
     if different:
         listed = "; ".join(
-            f"{name}: {there.get(name, 'nothing')} there, {here.get(name, 'nothing')} here"
+            f"{name}: {saved_form.get(name, 'nothing')} in the checkpoint, {expected_form.get(name, 'nothing')} expected"
             for name in different[:_LISTED_DIFFERENCES]
         )
         more = "; …" if len(different) > _LISTED_DIFFERENCES else ""
         raise ValueError(
             f"checkpoint_dir: {directory} contains a checkpoint with other arrays, at step {saved.step}. {listed}{more}. "
-            "Resume it with the model and the optimiser it was made with, or use another directory."
+            "Use the model and the optimiser that the checkpoint was made with, or another directory."
         )
     leaves, structure = jax.tree.flatten(like)
 
@@ -159,10 +162,10 @@ def _in_structure_of(like: Any, saved: Checkpoint, directory: Path) -> Any:
 
 
 class DirectoryLock:
-    """A context that admits one process at a time to a directory.
+    """A context manager that locks a directory against other processes.
 
-    The operating system releases the lock when the process ends, however it ends. On Windows, and
-    without a directory, nothing is locked.
+    The operating system releases the lock when the process ends, even after a crash. Nothing is
+    locked on Windows, or if the directory is None.
     """
 
     def __init__(self, directory: Path | None) -> None:
@@ -179,7 +182,7 @@ class DirectoryLock:
             return self
         import fcntl
 
-        self._file = open(self.directory / ".lock", "w")  # open for as long as the directory is locked
+        self._file = open(self.directory / ".lock", "w")  # stays open while the directory is locked
         try:
             fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:

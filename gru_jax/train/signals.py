@@ -1,9 +1,8 @@
-"""Ends a run cleanly on SIGTERM and SIGINT.
+"""Lets a run end cleanly on SIGTERM and SIGINT.
 
-The current execution finishes, a checkpoint is saved, and the process exits.
-
-The exit status is 143 after SIGTERM and 130 after SIGINT. A second signal exits at once, without
-saving.
+The current execution of the compiled program finishes, a checkpoint is saved, and the process
+exits. The exit status is 143 after SIGTERM and 130 after SIGINT. A second signal exits at once,
+without saving.
 """
 
 import signal
@@ -13,11 +12,14 @@ from typing import Any
 
 
 class StopSignals:
-    """Records the first SIGTERM or SIGINT while it is entered.
+    """A context manager that records the first SIGTERM or SIGINT, and lets the process continue.
 
-    `received` is then its number, and the process goes on. The handler does nothing else, because
-    it may run between any two instructions. Outside the main thread, where Python allows no signal
-    handlers, signals keep their usual effect.
+    The handler only records the signal, because it may run between any two instructions. The host
+    loop saves and exits later. Outside the main thread, where Python allows no signal handlers,
+    signals keep their usual effect.
+
+    Attributes:
+        received: The number of the first signal. None if there was none.
     """
 
     CAUGHT = (signal.SIGTERM, signal.SIGINT)

@@ -1,8 +1,8 @@
 """The compiled program: many optimiser steps in one `while_loop`.
 
-The number of iterations is an argument, so that one program serves for all numbers of steps. Each
-iteration makes a batch, computes its gradient, and updates the parameters. An update is skipped
-unless the loss, the gradients and the new parameters are all finite.
+Each iteration makes a batch, computes its gradient, and updates the parameters. An update is
+skipped unless the loss, the gradients and the new parameters are all finite. The number of
+iterations is an argument, so that one compiled program can take any number of steps.
 """
 
 from functools import partial
@@ -25,22 +25,22 @@ class ModelState(NamedTuple):
 
     params: Any
     opt_state: Any
-    carry: Any  # the recurrent state that goes from window to window; None without a carry
-    skipped_updates: jax.Array  # because the loss, a gradient or a new parameter was not finite
-    consecutive_skipped: jax.Array  # those since the last update that was applied
+    carry: Any  # what loss_fn passes to the next batch, such as a recurrent state; may be None
+    skipped_updates: jax.Array  # the number of updates in which something was not finite
+    consecutive_skipped: jax.Array  # the number of these since the last update that was applied
 
 
 class TrainState(NamedTuple):
-    """What one execution of the program hands to the next. Its memory is donated to the program."""
+    """The state between executions of the program. Its memory is donated to the next execution."""
 
     model: ModelState
     step: jax.Array
 
 
 def initial_model_state(params: Any, opt_state: Any, carry: Any = None, *, models: int | None = None) -> ModelState:
-    """Makes the state before the first step, in memory of its own.
+    """Makes the state before the first step, from copies of the arguments.
 
-    If `models` is given, the state is that of an ensemble with so many models.
+    `models` is the number of models of an ensemble, or None for a single model.
     """
     zeros = lambda: jnp.zeros(() if models is None else models, jnp.int32)
     params, opt_state, carry = jax.tree.map(_strongly_typed_copy, (params, opt_state, carry))
@@ -48,8 +48,8 @@ def initial_model_state(params: Any, opt_state: Any, carry: Any = None, *, model
 
 
 def _strongly_typed_copy(leaf: Any) -> jax.Array:
-    # Weak types, as of jnp.full(8, -3.0), would compile a second time: the results of the program
-    # are never weakly typed.
+    # The program returns strongly typed arrays. A weakly typed input, such as jnp.full(8, -3.0),
+    # would make the second execution compile the program again.
     return jnp.array(leaf, jnp.result_type(leaf), copy=True)
 
 
@@ -69,19 +69,20 @@ def run_steps(
     Args:
         state: The state to start from.
         data: The data of each bucket.
-        indices: The batches of the steps, at least `steps` of them.
+        indices: The batch indices of at least `steps` steps.
         steps: The number of steps to take.
         key: The key of the run's steps, or one per model.
         hyperparameters: The hyperparameters of an ensemble, one value per model and name.
-        spec: What the program is compiled for.
+        spec: The static settings that the program is compiled for.
 
     Returns:
-        The new state, and the metrics of each step, padded to the number of batches in `indices`.
+        The new state, and the metrics of each step. The metrics are padded to the number of steps
+        in `indices`.
     """
     train_one = partial(_train_step, spec)
     batch_axes = BatchAddress(None, 0) if spec.models_have_own_batches else None  # type: ignore[arg-type]
     train_all = jax.vmap(train_one, in_axes=(0, None, None, batch_axes, 0, 0)) if spec.is_ensemble else train_one
-    train_step = jax.jit(train_all)  # traced once, for its shapes and in the loop
+    train_step = jax.jit(train_all)  # so that eval_shape and the loop share one trace
 
     def take_step(i: Any, step: jax.Array, model: ModelState) -> tuple[ModelState, dict[str, jax.Array]]:
         batch = BatchAddress(*jax.tree.map(lambda leaf: leaf[i], indices))
@@ -133,6 +134,6 @@ def _train_step(
 
 
 def _all_finite(tree: Any) -> jax.Array:
-    """Tells whether every floating-point entry is finite."""
+    """Tells whether every floating-point number in a tree is finite."""
     leaves = [jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(tree) if jnp.issubdtype(leaf.dtype, jnp.inexact)]
     return jnp.stack(leaves).all() if leaves else jnp.array(True)

@@ -1,4 +1,4 @@
-"""Names for the leaves of a pytree."""
+"""Names the leaves of a pytree by their paths."""
 
 from typing import Any
 
@@ -6,9 +6,9 @@ import jax
 
 
 def named_leaves(tree: Any) -> dict[str, Any]:
-    """Returns the leaves of a tree by their paths, in the order of the tree.
+    """Maps the path of each leaf of a tree to the leaf, in the order of the tree.
 
-    Random keys are returned as their integers.
+    Typed random keys are converted to their integer data.
     """
     return {
         jax.tree_util.keystr(path): jax.random.key_data(leaf) if is_random_key(leaf) else leaf

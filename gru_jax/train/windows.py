@@ -15,11 +15,13 @@ from gru_jax.train.sequence_arrays import sequence_length
 class WindowBatch(NamedTuple):
     """A batch of B windows of W steps, batch-major.
 
-    Pass it on as
-    `gj.unroll(cell, params, xs, carry, time_major=False, resets=batch.resets, mask=batch.mask)`.
+    In a `loss_fn`, unroll a cell over it with
+    `gj.unroll(cell, params, batch.sequences, carry, time_major=False, resets=batch.resets,
+    mask=batch.mask)`.
 
     Attributes:
-        sequences: The pytree of the sequences that were given, each leaf of shape `(B, W, …)`.
+        sequences: The sequences, a pytree like each one passed to `windows`. Each leaf has shape
+            `(B, W, …)`.
         resets: Booleans of shape `(B, W)`, True at the first step of a sequence or of a stream.
         mask: Booleans of shape `(B, W)`, True at valid steps and False at padding.
     """
@@ -30,7 +32,7 @@ class WindowBatch(NamedTuple):
 
 
 class Streams(NamedTuple):
-    """All windows of all streams: B streams of N windows of W steps."""
+    """All windows of all streams: B streams, each of N windows, each of W steps."""
 
     sequences: Any  # (B, N, W, …) each
     resets: Any  # (B, N, W)
@@ -43,7 +45,7 @@ class WindowSource:
     Attributes:
         batch_size: The number of streams.
         window: The number of steps per window.
-        windows_per_epoch: The number of batches that cover every step once.
+        windows_per_epoch: The number of batches that cover every time step once.
     """
 
     def __init__(self, streams: Streams, *, batch_size: int, window: int, windows_per_epoch: int) -> None:
@@ -51,19 +53,19 @@ class WindowSource:
         self.batch_size, self.window, self.windows_per_epoch = batch_size, window, windows_per_epoch
 
     def batch_makers(self) -> tuple[BatchMaker, ...]:
-        """Returns a maker whose devices each hold a part of the streams."""
+        """Returns a maker with which each device holds a part of the streams."""
         return (_WINDOWS,)
 
     def step_indices(self, key: jax.Array, step: int, steps: int) -> StepIndices:
-        """Returns the number of the window of each step.
+        """Returns the number of the window that each step uses.
 
-        After the last window the first follows.
+        After the last window, the first one follows again.
         """
         number = (step % self.windows_per_epoch + np.arange(steps)) % self.windows_per_epoch
         return StepIndices(np.zeros(steps, np.int32), number.astype(np.int32))
 
     def evaluation_batches(self) -> Iterator[WindowBatch]:
-        """Yields the windows of one epoch in order, to evaluate with the state carried on."""
+        """Yields the windows of one epoch in order. Carry the state from each to the next."""
         for number in range(self.windows_per_epoch):
             yield WindowBatch(*jax.tree.map(lambda leaf, number=number: jnp.asarray(leaf[:, number]), self.bucket_data[0]))
 
@@ -73,19 +75,19 @@ class WindowSource:
 
 
 def windows(sequences: Sequence[Any], batch_size: int, window: int) -> WindowSource:
-    """Cuts long sequences into windows, to train with the state carried from window to window.
+    """Cuts long sequences into windows, for training with a state carried from window to window.
 
-    The sequences are concatenated and cut into `batch_size` streams of equal length. Step i of
-    training sees the i-th window of every stream. No time step is dropped: where a stream ends
-    within a window, the rest of the window is padding.
+    The sequences are concatenated and cut into `batch_size` streams of equal length. Training step
+    i uses the i-th window of every stream. No time step is dropped: if a stream ends within a
+    window, the rest of the window is padding.
 
     Args:
         sequences: The sequences, each a pytree of arrays with a leading time axis, for example
             `(xs, ys)` with shapes `(T, D)` and `(T,)`. T may differ. For a single sequence, pass
             `[sequence]`.
         batch_size: The number of streams.
-        window: The number of steps per window. Gradients do not cross from one window to the one
-            before.
+        window: The number of time steps per window. Gradients do not flow from one window into the
+            previous one.
 
     Returns:
         A source to pass to `fit` as `data`, with `carry=cell.initial_state(params, batch_size)`.
@@ -93,9 +95,10 @@ def windows(sequences: Sequence[Any], batch_size: int, window: int) -> WindowSou
         `(loss, metrics, carry)`.
 
     Raises:
-        TypeError: If a sequence is not a pytree of arrays with a time axis, or a count is not an
-            integer.
-        ValueError: If a count is below 1, or there are fewer time steps than streams.
+        TypeError: If a sequence is not a pytree of arrays with a time axis, or `batch_size` or
+            `window` is not an integer.
+        ValueError: If `batch_size` or `window` is below 1, or there are fewer time steps than
+            streams.
 
     Example:
         >>> import numpy as np, gru_jax as gj
@@ -108,7 +111,7 @@ def windows(sequences: Sequence[Any], batch_size: int, window: int) -> WindowSou
     total = sum(lengths)
     if total < batch_size:
         raise ValueError(
-            f"sequences: got {total} steps in all, expected at least {batch_size}, one for each stream of batch_size."
+            f"sequences: got {total} time steps in total, expected at least {batch_size}, one for each of the batch_size streams."
         )
     stream_length = -(-total // batch_size)
     windows_per_epoch = -(-stream_length // window)
@@ -134,4 +137,4 @@ def _make_window(streams: Streams, number: jax.Array, key: Any, shard: Shard) ->
     return WindowBatch(*jax.tree.map(lambda leaf: leaf[:, number], streams))
 
 
-_WINDOWS = BatchMaker(_make_window, data_is_sharded=True)
+_WINDOWS = BatchMaker(_make_window, data_is_sharded=True, indices_name="window")

@@ -1,13 +1,15 @@
-"""Trains on several devices or processes, in a process that test_parallel.py starts.
+"""A program that trains on several devices or processes. test_parallel.py runs it.
 
     python -m tests.train.distributed MODE DEVICES PROCESS PROCESSES PORT DIRECTORY
 
 Prints one JSON line, whose content depends on MODE:
 
     compare    how much training on a mesh differs from training on one device, and the number of
-               all-reduces in the compiled program; DIRECTORY is "all" or the names of RUNS to compare
+               all-reduces in the compiled program. DIRECTORY is then "all", or the names of the RUNS
+               to compare.
     train      the parameters and losses of a run that is resumed once
-    errors     the messages for batches that do not divide among the devices
+    errors     the messages for batches that the devices cannot share equally, whether noise is
+               reproducible, and whether an evaluation can be sharded
 """
 
 import json
@@ -40,14 +42,14 @@ CELL = gj.gru()
 
 
 def quiet(params, batch, key):
-    """A loss without noise, because noise differs between devices."""
+    """Computes a loss without noise, because noise would differ between devices."""
     xs, targets = batch
     h_last, _ = gj.unroll(CELL, params.cell, xs, time_major=False)
     return gj.heads.squared_error(gj.heads.dense(params.readout, h_last), targets).mean(), {"mean": h_last.mean()}
 
 
 def masked(params, batch, key):
-    """The mean over the valid steps, whose number differs between devices."""
+    """Computes the mean over the valid steps, whose number differs between devices."""
     _, hs = gj.unroll(CELL, params.cell, batch.sequences, lengths=batch.lengths, time_major=False)
     return gj.heads.squared_error(hs, jnp.ones_like(hs), batch.mask).sum() / jnp.maximum(batch.mask.sum(), 1), {}
 

@@ -2,8 +2,8 @@
 
     python -m tests.train.problem DIRECTORY STEPS PAUSE
 
-trains it, pauses after each execution of the compiled program, and prints one JSON line with digests of
-the parameters, the optimiser's state and the history.
+trains on it, and pauses for PAUSE seconds after each execution of the compiled program. At the end
+it prints one JSON line with digests of the parameters, the optimiser's state and the history.
 """
 
 import hashlib

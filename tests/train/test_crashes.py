@@ -20,7 +20,7 @@ ROOT = Path(__file__).parents[2]
 
 
 class Killed(BaseException):
-    """Stands for the end of the process, without handlers or clean-up."""
+    """Simulates a killed process: `except Exception` does not catch it, so nothing is cleaned up."""
 
 
 def saved(step):
@@ -30,7 +30,7 @@ def saved(step):
 
 
 def is_intact(found):
-    """Tells whether a checkpoint is one of those that were saved, in full."""
+    """Tells whether a checkpoint equals the one that `saved` makes for its step."""
     return (
         found.metadata == {"at": found.step} and (found.arrays["W"] == found.step).all() and found.arrays["count"] == found.step
     )
@@ -62,7 +62,7 @@ def test_a_crash_at_any_point_of_a_save_leaves_the_newest_valid_checkpoint(modul
             patch.setattr(module, name, crash)
             try:
                 checkpoint.save(directory, saved(4), max_to_keep=2)
-                break  # there are fewer calls than nth
+                break  # a save makes fewer than nth calls
             except Killed:
                 pass
         found = checkpoint.load_latest(directory)
@@ -101,8 +101,8 @@ def test_a_crash_while_replacing_a_damaged_checkpoint_leaves_a_valid_one(nth, tm
 
 
 @pytest.mark.parametrize(("module", "name"), [(checkpoint, "_write_arrays"), (checkpoint, "_sync"), (os, "rename")])
-@pytest.mark.parametrize("number", [28, 13, 30], ids=["full", "denied", "read only"])
-def test_a_disk_that_does_not_write_raises_and_no_checkpoint_is_lost(module, name, number, tmp_path, monkeypatch):
+@pytest.mark.parametrize("number", [28, 13, 30], ids=["disk full", "permission denied", "read only"])
+def test_a_failed_write_raises_and_no_checkpoint_is_lost(module, name, number, tmp_path, monkeypatch):
     checkpoint.save(tmp_path, saved(1), max_to_keep=2)
 
     def fails(*args):
@@ -119,7 +119,7 @@ def test_a_disk_that_does_not_write_raises_and_no_checkpoint_is_lost(module, nam
     assert not list(tmp_path.glob(".tmp_*"))
 
 
-# Tests with processes of their own
+# Tests that train in a child process
 
 
 def process(directory, steps=40, pause=0.0):
@@ -140,7 +140,7 @@ def finished(directory, steps=40):
 
 
 def until(child, line):
-    """Reads the child's output up to this line."""
+    """Reads the output of the child up to and including `line`."""
     for said in child.stdout:
         if said.strip() == line:
             return
@@ -187,8 +187,8 @@ def test_a_killed_run_resumes_from_its_newest_checkpoint(tmp_path, uninterrupted
 
 
 @pytest.mark.slow
-def test_a_run_that_is_killed_at_random_moments_ends_like_an_uninterrupted_one(tmp_path):
-    """Half of the kills come while the process starts, half while it trains."""
+def test_a_run_that_is_killed_at_random_moments_ends_with_the_same_result(tmp_path):
+    """Kills half of the processes while they start, and half while they train."""
     began = time.monotonic()
     uninterrupted = finished(tmp_path / "uninterrupted", steps=200)
     took = time.monotonic() - began

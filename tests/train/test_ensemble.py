@@ -1,4 +1,4 @@
-"""`fit_ensemble`: each model becomes what `fit` alone would make of it."""
+"""`fit_ensemble` trains each model as `fit` would train it alone."""
 
 from functools import partial
 
@@ -20,7 +20,7 @@ DATA = data()
 run = partial(gj.train.fit_ensemble, loss_fn, PARAMS, optax.adam, DATA, keys=KEYS, hyperparameters={"learning_rate": RATES}, batch_size=6, steps_per_execution=5)  # fmt: skip
 
 
-def of(tree, i):
+def model_of(tree, i):
     return jax.tree.map(lambda leaf: leaf[i], tree)
 
 
@@ -29,7 +29,7 @@ def assert_near(ours, theirs):
         np.testing.assert_allclose(a, b, rtol=2e-4, atol=2e-5)
 
 
-def test_each_model_equals_a_run_of_fit_with_its_key_rate_and_parameters():
+def test_each_model_equals_a_fit_with_the_same_key_learning_rate_and_parameters():
     evaluate = lambda params: {"size": jnp.abs(params.readout.V).sum()}
     found = run(steps=12, evaluate=evaluate, evaluate_every=4)
     assert found.history["loss"].shape == (12, 3)
@@ -38,7 +38,7 @@ def test_each_model_equals_a_run_of_fit_with_its_key_rate_and_parameters():
     for i in range(3):
         alone = gj.train.fit(
             loss_fn,
-            of(PARAMS, i),
+            model_of(PARAMS, i),
             optax.adam(RATES[i]),
             DATA,
             key=KEYS[i],
@@ -47,7 +47,7 @@ def test_each_model_equals_a_run_of_fit_with_its_key_rate_and_parameters():
             evaluate=evaluate,
             evaluate_every=4,
         )
-        assert_near(of(found.params, i), alone.params)
+        assert_near(model_of(found.params, i), alone.params)
         assert_near(found.history["loss"][:, i], alone.history["loss"])
         assert_near(found.evaluations["size"][:, i], alone.evaluations["size"])
     assert len({float(loss) for loss in found.history["loss"][0]}) == 3
@@ -59,15 +59,16 @@ def test_an_ensemble_of_seeds_is_traced_once():
     assert len(traces) == 1
     for i in range(3):
         assert_near(
-            of(found.params, i), gj.train.fit(loss_fn, of(PARAMS, i), optax.sgd(1e-3), DATA, key=KEYS[i], steps=4).params
+            model_of(found.params, i),
+            gj.train.fit(loss_fn, model_of(PARAMS, i), optax.sgd(1e-3), DATA, key=KEYS[i], steps=4).params,
         )
 
 
-def test_a_model_that_is_not_finite_keeps_its_parameters_and_the_others_continue():
+def test_a_model_with_nan_updates_keeps_its_parameters_and_the_others_continue():
     rates = jnp.array([1e-3, jnp.nan, 1e-2])
     found = run(steps=6, hyperparameters={"learning_rate": rates})
     assert found.skipped_updates.tolist() == [0, 6, 0]
-    jax.tree.map(np.testing.assert_array_equal, of(found.params, 1), of(PARAMS, 1))
+    jax.tree.map(np.testing.assert_array_equal, model_of(found.params, 1), model_of(PARAMS, 1))
     assert np.isfinite(found.history["loss"]).all()
 
 
@@ -88,7 +89,7 @@ def test_an_ensemble_resumes_bit_for_bit(tmp_path):
     )
 
 
-def test_an_ensemble_trains_on_buckets():
+def test_an_ensemble_trains_on_buckets_in_the_order_of_the_first_key():
     sequences = [np.ones((length, 2), np.float32) * length for length in (2, 5, 3, 6, 4)]
     source = gj.train.bucketed(sequences, 2, num_buckets=2)
 
@@ -109,14 +110,14 @@ def test_leading_axes_must_equal_the_number_of_keys(wrong):
     change = {"hyperparameters": {"learning_rate": RATES[:2]}} if wrong == "rates" else {}
     keys = KEYS if wrong == "rates" else KEYS[:2]
     message = (
-        r"hyperparameters\['learning_rate'\]: got shape \(2,\), expected 3"
+        r"hyperparameters\['learning_rate'\]: got shape \(2,\), expected a first axis of length 3"
         if wrong == "rates"
-        else r"params: got shape \(3, .*expected 2"
+        else r"params: got shape \(3, .*expected a first axis of length 2"
     )
     assert_raises(lambda: run(steps=1, keys=keys, **change), ValueError, message)
 
 
-def test_one_key_is_not_an_array_of_keys():
+def test_a_single_key_raises():
     assert_raises(lambda: run(steps=1, keys=KEYS[0]), TypeError, r"keys: got key<fry>\[\], expected one key per model")
 
 

@@ -40,7 +40,7 @@ def test_fit_learns_to_count_ones():
     assert fitted.history["loss"][-50:].mean() < 0.1
 
 
-def test_fit_takes_the_steps_of_a_plain_loop():
+def test_fit_takes_the_same_steps_as_a_plain_loop():
     params, opt_state = init(), OPTIMIZER.init(init())
     losses, gradient = [], jax.jit(jax.value_and_grad(loss_fn, has_aux=True))
     for _ in range(7):
@@ -87,19 +87,19 @@ def test_every_epoch_has_each_example_once_and_batches_depend_only_on_key_and_st
 
 
 def counted(loss_fn):
-    """Returns the function, and a list that grows each time it is traced."""
+    """Returns the function, and a list that gets an entry each time the function is traced."""
     traces = []
 
-    def of(*args):
+    def counting(*args):
         traces.append(1)
         return loss_fn(*args)
 
-    return of, traces
+    return counting, traces
 
 
 def test_fit_compiles_once_per_batch_shape_for_any_number_of_steps(tmp_path):
-    of, traces = counted(loss_fn)
-    run = partial(gj.train.fit, of, init(), OPTIMIZER, DATA, key=KEY, steps_per_execution=5, batch_size=4)
+    counting, traces = counted(loss_fn)
+    run = partial(gj.train.fit, counting, init(), OPTIMIZER, DATA, key=KEY, steps_per_execution=5, batch_size=4)
     run(steps=20)
     run(steps=22)
     run(steps=3, evaluate=lambda params: {}, evaluate_every=2)
@@ -112,11 +112,11 @@ def test_fit_compiles_once_per_batch_shape_for_any_number_of_steps(tmp_path):
 
 
 def test_a_weakly_typed_parameter_does_not_compile_a_second_time():
-    of, traces = counted(lambda params, batch, key: (jnp.square(params - 1.0).sum(), {}))
+    counting, traces = counted(lambda params, batch, key: (jnp.square(params - 1.0).sum(), {}))
     params = jnp.full(3, -3.0)
     assert params.weak_type
     fitted = gj.train.fit(
-        of, params, optax.sgd(0.1), lambda key: jax.random.normal(key), key=KEY, steps=15, steps_per_execution=5
+        counting, params, optax.sgd(0.1), lambda key: jax.random.normal(key), key=KEY, steps=15, steps_per_execution=5
     )
     assert len(traces) == 1
     assert not fitted.params.weak_type
@@ -192,7 +192,7 @@ def test_microbatches_give_the_gradient_of_the_whole_batch(parts):
 
 
 def test_weight_fn_makes_microbatches_of_a_masked_mean_equal_the_whole_batch():
-    """The microbatches have different numbers of valid steps, so that an equal mean is wrong."""
+    """The microbatches have different numbers of valid steps, so that equal weights are wrong."""
     mask = jnp.arange(T) < jnp.array([1, 2, 6, 6])[:, None]
     batch = (jax.random.normal(KEY, (4, T)), mask)
 
@@ -211,7 +211,7 @@ def test_weight_fn_makes_microbatches_of_a_masked_mean_equal_the_whole_batch():
 def test_early_stopping_keeps_the_best_parameters():
     values = jnp.array([5.0, 3.0, 4.0, jnp.nan, 3.5, 1.0])
     drift = lambda params, batch, key: (-params, {})  # the parameter counts the steps
-    of = lambda rule, steps=6: gj.train.fit(
+    fit_with = lambda rule, steps=6: gj.train.fit(
         drift,
         jnp.float32(0),
         optax.sgd(1.0),
@@ -222,13 +222,13 @@ def test_early_stopping_keeps_the_best_parameters():
         evaluate_every=1,
         early_stopping=rule,
     )
-    stopped = of(gj.train.EarlyStopping("metric", patience=3), steps=5)
+    stopped = fit_with(gj.train.EarlyStopping("metric", patience=3), steps=5)
     assert (stopped.steps, stopped.stop_reason, stopped.best_step, float(stopped.best_params)) == (4, "early_stopping", 1, 1.0)
-    kept = of(gj.train.EarlyStopping("metric"), steps=5)
+    kept = fit_with(gj.train.EarlyStopping("metric"), steps=5)
     assert (kept.steps, kept.stop_reason, kept.best_step) == (5, None, 5)
-    most = of(gj.train.EarlyStopping("metric", mode="max"), steps=5)
+    most = fit_with(gj.train.EarlyStopping("metric", mode="max"), steps=5)
     assert (most.best_step, float(most.best_params)) == (0, 0.0)
-    assert of(gj.train.EarlyStopping("metric", min_delta=2.5), steps=5).best_step == 5
+    assert fit_with(gj.train.EarlyStopping("metric", min_delta=2.5), steps=5).best_step == 5
     assert fit(steps=2).best_params is None
 
 
@@ -250,7 +250,7 @@ def test_a_callback_is_called_after_every_execution_and_may_stop_training():
     ids=["plain", "microbatches"],
 )
 def test_fit_works_under_strict_dtype_and_rank_promotion(options):
-    """The model is a read-out alone, and one metric is an integer with a real mean."""
+    """The model is only a read-out. One metric is an integer, whose mean is a floating-point number."""
 
     def dense_loss_fn(params, batch, key):
         xs, targets = batch
@@ -281,45 +281,46 @@ def constant(result):
 
 
 BAD = {
-    "a loss without metrics": (lambda: gj.train.fit(constant(jnp.ones(())), jnp.ones(1), OPTIMIZER, DATA, key=KEY, steps=1), TypeError, r"loss_fn: got .*expected \(loss, metrics\)"),
+    "a loss without metrics": (lambda: gj.train.fit(constant(jnp.ones(())), jnp.ones(1), OPTIMIZER, DATA, key=KEY, steps=1), TypeError, r"loss_fn: got .* as its result, expected \(loss, metrics\)"),
+    "three results without a carry": (lambda: gj.train.fit(constant((jnp.ones(()), {}, 0)), jnp.ones(1), OPTIMIZER, DATA, key=KEY, steps=1), TypeError, r"loss_fn: got a tuple of length 3 as its result, expected \(loss, metrics\)"),
     "a loss per example": (lambda: gj.train.fit(constant((jnp.ones(3), {})), jnp.ones(1), OPTIMIZER, DATA, key=KEY, steps=1), TypeError, r"loss_fn: got a loss of shape \(3,\), expected a scalar.*mean"),
-    "metrics that are arrays": (lambda: gj.train.fit(constant((jnp.ones(()), {"a": jnp.ones(2)})), jnp.ones(1), OPTIMIZER, DATA, key=KEY, steps=1), TypeError, r"loss_fn: got the metric 'a' of shape \(2,\), expected a scalar"),
+    "metrics that are arrays": (lambda: gj.train.fit(constant((jnp.ones(()), {"a": jnp.ones(2)})), jnp.ones(1), OPTIMIZER, DATA, key=KEY, steps=1), TypeError, r"loss_fn: got the metric 'a' of shape \(2,\), expected a scalar.*mean"),
     "a metric named loss": (lambda: gj.train.fit(constant((jnp.ones(()), {"loss": jnp.ones(())})), jnp.ones(1), OPTIMIZER, DATA, key=KEY, steps=1), ValueError, r"loss_fn: got a metric named 'loss'"),
     "a metric named step": (lambda: gj.train.fit(constant((jnp.ones(()), {"step": jnp.ones(())})), jnp.ones(1), OPTIMIZER, DATA, key=KEY, steps=1), ValueError, r"loss_fn: got a metric named 'step'"),
     "steps": (lambda: fit(steps=0), ValueError, r"steps: got 0, expected at least 1"),
     "steps per execution": (lambda: fit(steps=1, steps_per_execution=0), ValueError, r"steps_per_execution: got 0"),
     "evaluate every": (lambda: fit(steps=1, evaluate_every=-1), ValueError, r"evaluate_every: got -1"),
-    "evaluate every without evaluate": (lambda: fit(steps=1, evaluate_every=5), ValueError, "evaluate_every: got 5 without evaluate, expected evaluate=… too"),
+    "evaluate every without evaluate": (lambda: fit(steps=1, evaluate_every=5), ValueError, "evaluate_every: got 5 without evaluate, expected both or neither. Pass evaluate=…"),
     "batch too large": (lambda: fit(steps=1, batch_size=N + 1), ValueError, r"batch_size: got 21, expected 1 to 20"),
     "an empty batch": (lambda: fit(steps=1, batch_size=0), ValueError, r"batch_size: got 0, expected 1 to 20"),
     "data of different lengths": (lambda: gj.train.fit(loss_fn, init(), OPTIMIZER, (XS, XS[:3]), key=KEY, steps=1), ValueError, r"data: got leading axes \[3, 20\]"),
     "steps as a float": (lambda: fit(steps=4.0), TypeError, r"steps: got 4.0 \(float\), expected an integer of at least 1. Pass int\(4.0\)"),
     "steps as a bool": (lambda: fit(steps=True), TypeError, r"steps: got True \(bool\), expected an integer"),
-    "steps as text": (lambda: fit(steps="4"), TypeError, r"steps: got '4' \(str\), expected an integer"),
+    "steps as a string": (lambda: fit(steps="4"), TypeError, r"steps: got '4' \(str\), expected an integer"),
     "batch size as a fraction": (lambda: fit(steps=1, batch_size=2.5), TypeError, r"batch_size: got 2.5 \(float\), expected an integer"),
     "microbatches as a float": (lambda: fit(steps=1, grad_accumulation_steps=2.0), TypeError, r"grad_accumulation_steps: got 2.0 \(float\), expected an integer"),
     "skipped updates as a float": (lambda: fit(steps=1, max_consecutive_nonfinite=1e3), TypeError, r"max_consecutive_nonfinite: got 1000.0 \(float\)"),
     "a patience of zero": (lambda: gj.train.EarlyStopping("loss", patience=0), ValueError, "patience: got 0, expected at least 1"),
     "a negative min_delta": (lambda: gj.train.EarlyStopping("loss", min_delta=-1.0), ValueError, "min_delta: got -1.0, expected"),
     "progress as a number": (lambda: fit(steps=1, progress=1), TypeError, r"progress: got 1 \(int\), expected True or False"),
-    "resume as text": (lambda: fit(steps=1, resume="no"), TypeError, r"resume: got 'no' \(str\), expected True or False"),
+    "resume as a string": (lambda: fit(steps=1, resume="no"), TypeError, r"resume: got 'no' \(str\), expected True or False"),
     "a key as a number": (lambda: gj.train.fit(loss_fn, init(), OPTIMIZER, DATA, key=0, steps=1), TypeError, r"key: got int, expected a jax.random key, for example jax.random.key\(0\)"),
     "several keys": (lambda: gj.train.fit(loss_fn, init(), OPTIMIZER, DATA, key=jax.random.split(KEY), steps=1), TypeError, r"key: got key<fry>\[2\], expected a jax.random key"),
     "an optimiser that was not called": (lambda: gj.train.fit(loss_fn, init(), optax.adam, DATA, key=KEY, steps=1), TypeError, r"optimizer: got function, expected an optax.GradientTransformation. Call it: adam\(learning_rate\)"),
-    "no loss": (lambda: gj.train.fit(None, init(), OPTIMIZER, DATA, key=KEY, steps=1), TypeError, r"loss_fn: got NoneType, expected a function loss_fn\(params, batch, key\)"),
-    "a callback alone": (lambda: fit(steps=1, callbacks=print), TypeError, r"callbacks: got builtin_function_or_method, expected a sequence of functions"),
+    "no loss function": (lambda: gj.train.fit(None, init(), OPTIMIZER, DATA, key=KEY, steps=1), TypeError, r"loss_fn: got NoneType, expected a function loss_fn\(params, batch, key\)"),
+    "a callback outside a list": (lambda: fit(steps=1, callbacks=print), TypeError, r"callbacks: got builtin_function_or_method, expected a sequence of functions"),
     "no data": (lambda: gj.train.fit(loss_fn, init(), OPTIMIZER, None, key=KEY, steps=1), TypeError, r"data: got NoneType, expected arrays"),
-    "save_every without checkpoint_dir": (lambda: fit(steps=1, save_every=5), ValueError, "save_every: got 5 without checkpoint_dir"),
+    "save_every without checkpoint_dir": (lambda: fit(steps=1, save_every=5), ValueError, "save_every: got 5 without checkpoint_dir, expected both or neither"),
     "max_to_keep": (lambda: fit(steps=1, max_to_keep=1), ValueError, "max_to_keep: got 1, expected at least 2"),
     "grad_accumulation_steps": (lambda: fit(steps=1, batch_size=10, grad_accumulation_steps=3), ValueError, r"grad_accumulation_steps: got 3 for a batch of shape \(10, 6, 2\)"),
-    "early stopping without evaluate": (lambda: fit(steps=1, early_stopping=gj.train.EarlyStopping("loss")), ValueError, "early_stopping: got a rule without evaluate"),
+    "early stopping without evaluate": (lambda: fit(steps=1, early_stopping=gj.train.EarlyStopping("loss")), ValueError, "early_stopping: got the metric 'loss' without evaluate"),
     "early stopping as a number": (lambda: fit(steps=1, early_stopping=3, evaluate=lambda p: {}), TypeError, "early_stopping: got int"),
     "an unknown mode": (lambda: fit(steps=1, early_stopping=gj.train.EarlyStopping("loss", mode="most"), evaluate=lambda p: {}), ValueError, "mode: got 'most', expected 'min' or 'max'"),
     "an unknown metric": (lambda: fit(steps=1, early_stopping=gj.train.EarlyStopping("a"), evaluate=lambda p: {"b": jnp.ones(())}), ValueError, "the metric 'a', expected one that evaluate returns: b"),
     "a mesh with two axes": (lambda: fit(steps=1, mesh=jax.sharding.Mesh(np.array(jax.devices()[:1]).reshape(1, 1), ("a", "b"))), TypeError, "mesh: got .*one axis"),
     "a carry of another shape": (lambda: gj.train.fit(lambda p, b, k, c: (jnp.ones(()), {}, c[:1]), jnp.ones(1), OPTIMIZER, DATA, key=KEY, steps=1, carry=jnp.ones(2)), TypeError, r"got a carry of float\d\d\[1\], expected float\d\d\[2\]"),
     "a result without the carry": (lambda: gj.train.fit(lambda p, b, k, c: (jnp.ones(()), {}), jnp.ones(1), OPTIMIZER, DATA, key=KEY, steps=1, carry=jnp.ones(2)), TypeError, r"expected \(loss, metrics, carry\)"),
-    "batch size beside a function": (lambda: gj.train.fit(loss_fn, init(), OPTIMIZER, lambda key: DATA, key=KEY, steps=1, batch_size=4), ValueError, r"batch_size: got 4 beside a function"),
+    "batch size with a data function": (lambda: gj.train.fit(loss_fn, init(), OPTIMIZER, lambda key: DATA, key=KEY, steps=1, batch_size=4), ValueError, r"batch_size: got 4 for a function, .*expected None. Remove batch_size"),
 }  # fmt: skip
 
 

@@ -1,4 +1,4 @@
-"""Updates that are not finite are skipped and counted; too many consecutive ones raise."""
+"""Updates with NaN or infinity are skipped and counted. Too many consecutive ones raise."""
 
 import json
 
@@ -9,11 +9,15 @@ import pytest
 
 import gru_jax as gj
 from gru_jax.train.batch_sources import BatchMaker, StepIndices
+from tests.problems import assert_raises
 from tests.train.problem import KEY, digest
 
 
 def quadratic(values, kind="loss"):
-    """Makes a loss that is not finite at the steps where `values` is not."""
+    """Makes a loss function that is finite only at steps where `values` is.
+
+    If `kind` is "gradient", the loss itself is finite, and the gradient is not.
+    """
 
     def loss_fn(params, batch, key):
         (step,) = batch
@@ -41,7 +45,7 @@ def run(values, kind="loss", optimizer=None, **options):
 
 
 class Counter:
-    """A batch source whose batch is the number of the step."""
+    """A batch source in which each batch is the number of its step."""
 
     def __init__(self, steps):
         self.bucket_data = (steps,)
@@ -61,7 +65,7 @@ MAKER = BatchMaker(lambda data, number, key, shard: (number,))
 
 @pytest.mark.parametrize("kind", ["loss", "gradient"])
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
-def test_an_update_that_is_not_finite_is_skipped_and_counted(bad, kind):
+def test_an_update_with_nan_or_infinity_is_skipped_and_counted(bad, kind):
     values = [0.0, bad, 0.0, 0.0, bad, bad, 0.0, 0.0, 0.0]
     fitted = run(values, kind)
     finite = [value for value in values if np.isfinite(value)]
@@ -81,7 +85,7 @@ def test_an_update_that_overflows_the_parameters_is_skipped():
     assert digest(fitted.params) == digest(PARAMS)
 
 
-def test_the_history_file_has_null_for_nan_and_the_count_survives_a_resume(tmp_path):
+def test_the_history_file_has_null_for_nan_and_skipped_updates_are_counted_across_a_resume(tmp_path):
     values = [0.0, np.nan, 0.0, np.nan, np.nan, 0.0]
     run(values[:4], checkpoint_dir=tmp_path)
     lines = [json.loads(line) for line in (tmp_path / "history.jsonl").read_text().splitlines()]
@@ -109,12 +113,31 @@ def test_the_history_file_has_null_for_nan_and_the_count_survives_a_resume(tmp_p
 @pytest.mark.parametrize("kind", ["loss", "gradient"])
 def test_too_many_consecutive_skipped_updates_raise_with_the_step_the_batch_and_the_norms(kind):
     values = [0.0, np.nan, 0.0, 0.0, 0.0, np.nan, np.nan, np.nan, np.nan, 0.0]
-    message = r"3 consecutive updates, up to step 7.*At step 7 the loss was .*, the batch was examples 7.*\['a'\]: gradient .*\['b'\]: gradient nan, parameter"
+    message = r"3 consecutive updates, up to step 7.*At step 7 the loss was .*, and the batch was examples 7.*\['a'\]: gradient .*\['b'\]: gradient nan, parameter"
     if kind == "loss":
         message = message.replace("gradient nan", r"gradient \S+")
     with pytest.raises(FloatingPointError, match=message):
         run(values, kind, max_consecutive_nonfinite=3)
     assert run(values, kind, max_consecutive_nonfinite=5).skipped_updates == 5
+
+
+SEQUENCES = [np.full((length, 1), 2.0, np.float32) for length in (5, 2, 9)]
+BATCHES = {
+    "arrays": (np.ones((3, 1), np.float32), {"batch_size": 3}, r"examples \[\d, \d, \d\]\."),
+    "whole": (np.ones((3, 1), np.float32), {}, "all of data, or generated"),
+    "buckets": (gj.train.bucketed(SEQUENCES, 1, num_buckets=3), {}, r"rows \(in order of length\) \[0\] of bucket [012]\."),
+    "windows": (gj.train.windows(SEQUENCES, 2, 4), {}, r"window 1\."),
+}
+
+
+@pytest.mark.parametrize("kind", BATCHES)
+def test_the_error_names_the_batch_in_the_terms_of_its_source(kind):
+    source, options, name = BATCHES[kind]
+    loss_fn = lambda params, batch, key: (params * jnp.nan, {})
+    fit = lambda: gj.train.fit(
+        loss_fn, jnp.ones(()), optax.sgd(0.1), source, key=KEY, steps=5, max_consecutive_nonfinite=2, **options
+    )
+    assert_raises(fit, FloatingPointError, f"and the batch was {name}")
 
 
 def test_the_last_checkpoint_before_the_error_is_finite(tmp_path):
@@ -125,7 +148,7 @@ def test_the_last_checkpoint_before_the_error_is_finite(tmp_path):
     assert digest(found) == digest(run(values[:4]).params)
 
 
-def test_updates_are_skipped_with_microbatches_too():
+def test_updates_are_also_skipped_with_microbatches():
     batch = jnp.array([1.0, 2.0, jnp.nan, 4.0])
     loss_fn = lambda params, batch, key: ((params * batch).mean(), {})
     fitted = gj.train.fit(loss_fn, jnp.ones(()), optax.sgd(0.1), batch, key=KEY, steps=3, grad_accumulation_steps=2)

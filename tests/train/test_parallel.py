@@ -36,7 +36,7 @@ def test_every_batch_source_trains_the_same_parameters_on_a_mesh_as_on_one_devic
 
 def test_indivisible_batches_raise_noise_is_reproducible_and_an_evaluation_can_be_sharded():
     found = result_of(start("errors", 2))
-    assert "batch_size: got 7, expected a multiple of 2, the devices of the mesh" in found["messages"]["batch_size"]
+    assert "batch_size: got 7, expected a multiple of 2, the number of devices" in found["messages"]["batch_size"]
     assert "data: got 7, expected a multiple of 2" in found["messages"]["data"]
     assert found["repeats"]
     assert found["evaluation_is_sharded"]

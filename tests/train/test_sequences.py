@@ -1,4 +1,4 @@
-"""Buckets and windows drop nothing, have exact masks, and depend only on the key and the epoch."""
+"""Buckets and windows drop no step, and have exact masks. Their order depends on key and epoch."""
 
 from functools import partial
 
@@ -35,7 +35,7 @@ def batches(data, key, start, steps):
 
 @pytest.mark.parametrize("buckets", [1, 3, 20])
 @pytest.mark.parametrize("batch_size", [1, 4, 30])
-def test_every_epoch_has_each_sequence_once_in_full_with_its_label(batch_size, buckets):
+def test_every_epoch_contains_each_whole_sequence_once_with_its_label(batch_size, buckets):
     data = source(batch_size, buckets)
     for epoch in range(3):
         seen = []
@@ -83,10 +83,10 @@ def loss_fn(params, batch, key):
 
 
 def test_training_on_buckets_compiles_once_per_shape_and_learns():
-    of, traces = counted(loss_fn)
+    counting, traces = counted(loss_fn)
     data = source(num_buckets=3)
     params = CELL.init(KEY, D, H)
-    run = partial(gj.train.fit, of, params, optax.adam(1e-2), data, key=KEY, steps_per_execution=7)
+    run = partial(gj.train.fit, counting, params, optax.adam(1e-2), data, key=KEY, steps_per_execution=7)
     fitted = run(steps=60)
     run(steps=45)
     assert len(traces) == 3
@@ -105,7 +105,7 @@ def test_a_padded_batch_has_the_loss_of_its_sequences_without_padding():
         np.testing.assert_allclose(float(loss_fn(params, batch, KEY)[0]) * float(batch.mask.sum()), total, rtol=1e-5)
 
 
-def test_evaluation_batches_have_every_sequence_once_with_its_index():
+def test_evaluation_batches_contain_every_sequence_once_with_its_index():
     indices = []
     for batch, batch_indices in source(batch_size=3).evaluation_batches():
         for b, i in enumerate(batch_indices):
@@ -122,7 +122,7 @@ def test_evaluation_batches_have_every_sequence_once_with_its_index():
 
 
 def numbered_sequences(*lengths):
-    """Makes sequences of numbers that tell their place: 100 · sequence + step."""
+    """Makes sequences whose entry at each step is 100 · (index of the sequence) + step."""
     return [np.array([100 * p + t for t in range(length)], np.int32) for p, length in enumerate(lengths)]
 
 
@@ -142,24 +142,24 @@ def test_windows_follow_each_other_in_every_stream_and_no_step_is_dropped():
     assert rows[mask].tolist() == expected.tolist()
     assert mask.sum(1).tolist() == [11, 11]
     assert rows[0][:11].tolist() == list(range(11))
-    # both streams begin, and the sequence of 9 begins within the second
+    # the start of both streams, and of the sequence of 9 steps within the second stream
     np.testing.assert_array_equal(np.argwhere(resets), [[0, 0], [1, 0], [1, 2]])
 
 
 def test_windows_with_a_carry_equal_one_long_unroll():
-    """Without updates in between, the windows have the loss of the whole sequences."""
+    """With a learning rate of 0, the losses of the windows sum to that of the whole sequences."""
     rng = np.random.default_rng(1)
     data = [(rng.normal(size=(length, D)).astype(np.float32),) for length in (13, 9)]
     params = CELL.init(KEY, D, H)
 
-    def of_window(params, batch, key, carry):
+    def window_loss(params, batch, key, carry):
         (xs,) = batch.sequences
         h_last, hs = gj.unroll(CELL, params, xs, carry, resets=batch.resets, mask=batch.mask, time_major=False)
         return jnp.where(batch.mask[..., None], hs, 0).sum(), {}, h_last
 
     source = gj.train.windows(data, 1, 4)
-    run = partial(gj.train.fit, of_window, params, optax.sgd(0.0), source, key=KEY, carry=CELL.initial_state(params, 1))
-    fitted = run(steps=12)  # two epochs; the second starts from a reset
+    run = partial(gj.train.fit, window_loss, params, optax.sgd(0.0), source, key=KEY, carry=CELL.initial_state(params, 1))
+    fitted = run(steps=12)  # two epochs; the second one starts with a reset
     alone = sum(float(gj.unroll(CELL, params, xs)[1].sum()) for (xs,) in data)
     np.testing.assert_allclose(fitted.history["loss"][:6].sum(), alone, rtol=1e-4)
     np.testing.assert_allclose(fitted.history["loss"][6:], fitted.history["loss"][:6], rtol=1e-5)
@@ -172,11 +172,11 @@ def test_the_carry_survives_a_resume_and_microbatches(tmp_path):
     source = gj.train.windows([rng.normal(size=(60, D)).astype(np.float32)], 4, 5)
     params = CELL.init(KEY, D, H)
 
-    def of_window(params, batch, key, carry):
+    def window_loss(params, batch, key, carry):
         h_last, hs = gj.unroll(CELL, params, batch.sequences, carry, resets=batch.resets, mask=batch.mask, time_major=False)
         return ((hs - 1) ** 2).mean(), {}, h_last
 
-    run = partial(gj.train.fit, of_window, params, optax.adam(1e-2), source, key=KEY, carry=CELL.initial_state(params, 4))
+    run = partial(gj.train.fit, window_loss, params, optax.adam(1e-2), source, key=KEY, carry=CELL.initial_state(params, 4))
     whole = run(steps=8)
     run(steps=5, checkpoint_dir=tmp_path)
     resumed = run(steps=8, checkpoint_dir=tmp_path)
@@ -189,19 +189,19 @@ def test_the_carry_survives_a_resume_and_microbatches(tmp_path):
 
 
 def test_buckets_and_windows_train_under_strict_dtype_and_rank_promotion():
-    """The model is a weight for each feature."""
+    """The model has one weight for each feature."""
 
-    def of_bucket(w, batch, key):
+    def bucket_loss(w, batch, key):
         losses = gj.heads.squared_error(batch.sequences[0] * w[None, None], jnp.ones_like(batch.sequences[0]), batch.mask)
         return losses.sum() / jnp.maximum(batch.mask.sum(), 1).astype(losses.dtype), {}
 
-    def of_window(w, batch, key, carry):
+    def window_loss(w, batch, key, carry):
         return jnp.square(batch.sequences * w[None, None] - carry[:, None]).mean(), {}, batch.sequences[:, -1]
 
     w, windows = jnp.ones(D, jnp.float32), gj.train.windows([xs for xs, _ in SEQUENCES], 2, 4)
     run = lambda: (
-        gj.train.fit(of_bucket, w, optax.sgd(1e-2), source(), key=KEY, steps=5).params,
-        gj.train.fit(of_window, w, optax.sgd(0.1), windows, key=KEY, steps=5, carry=jnp.zeros((2, D), jnp.float32)).params,
+        gj.train.fit(bucket_loss, w, optax.sgd(1e-2), source(), key=KEY, steps=5).params,
+        gj.train.fit(window_loss, w, optax.sgd(0.1), windows, key=KEY, steps=5, carry=jnp.zeros((2, D), jnp.float32)).params,
     )
     expected = run()
     with jax.numpy_dtype_promotion("strict"), jax.numpy_rank_promotion("raise"):
@@ -217,8 +217,8 @@ BAD = {
     "batch size": (lambda: source(batch_size=0), ValueError, "batch_size: got 0"),
     "buckets": (lambda: source(num_buckets=0), ValueError, "num_buckets: got 0"),
     "pad to": (lambda: source(pad_to=5), ValueError, r"pad_to: got 5, expected at least 12, the length of sequences\[7\]"),
-    "batch size of fit": (lambda: gj.train.fit(loss_fn, CELL.init(KEY, D, H), optax.sgd(1.0), source(), key=KEY, steps=1, batch_size=3), ValueError, "batch_size: got 3 beside bucketed"),
-    "streams": (lambda: gj.train.windows(numbered_sequences(3), 4, 2), ValueError, "sequences: got 3 steps in all, expected at least 4"),
+    "batch size of fit": (lambda: gj.train.fit(loss_fn, CELL.init(KEY, D, H), optax.sgd(1.0), source(), key=KEY, steps=1, batch_size=3), ValueError, "batch_size: got 3 for bucketed or windowed data.*expected None"),
+    "streams": (lambda: gj.train.windows(numbered_sequences(3), 4, 2), ValueError, "sequences: got 3 time steps in total, expected at least 4"),
     "buckets as a float": (lambda: source(num_buckets=2.0), TypeError, r"num_buckets: got 2.0 \(float\), expected an integer"),
     "streams as a bool": (lambda: gj.train.windows(numbered_sequences(9), True, 2), TypeError, r"batch_size: got True \(bool\), expected an integer"),
     "window": (lambda: gj.train.windows(numbered_sequences(9), 2, 0), ValueError, "window: got 0"),
