@@ -19,7 +19,7 @@ from gru_jax._engine.noise import check_key, keys_of_step
 from gru_jax._engine.plan import current_platform, joins_in_step
 from gru_jax._engine.products import joined_products
 from gru_jax._engine.step_flags import StepFlags, apply_resets
-from gru_jax._engine.validate_cell import float_dtype
+from gru_jax._engine.validate_cell import default_reset_state, float_dtype
 
 
 def step(
@@ -57,8 +57,8 @@ def step(
         reset: Where the state is replaced before the step: booleans `(*batch,)`, or one bool for
             the whole batch. It is True at t if the observation at t is the first of its episode:
             the `done` that came with the last transition. Defaults to None: nowhere.
-        reset_state: The state that a reset sets, leaves `(*batch, H)` or `(H,)`. Defaults to None,
-            which stands for zeros. Gradients flow to it.
+        reset_state: The state that a reset sets, leaves `(*batch, H)` or `(H,)`. Gradients flow to
+            it. Defaults to the cell's initial state, as in `gj.unroll`.
         key: For a cell that draws noise: a `jax.random` key, another one at each step. Noise that
             holds for a whole sequence, as that of `gj.variational_dropout`, needs a pair
             `(sequence_key, step_key)`, whose first key is the same at all steps of the sequence.
@@ -113,6 +113,8 @@ def _compiled(
     """Takes a validated step. Inside another `jit` it is inlined."""
     params, h, x = jax.tree.map(jnp.asarray, (params, h, x))
     x = x.astype(float_dtype(params))
+    if reset is not None and reset_state is None:
+        reset_state = default_reset_state(cell, params)
     h = apply_resets(StepFlags(resets=reset), reset_state, h)
     with joined_products(joins_in_step(platform)):
         return cell._step(params, h, x, keys_of_step(key), compute_dtype)

@@ -88,8 +88,9 @@ def unroll(
         resets: Where the state is replaced by `reset_state` before the step, booleans `(T,
             *batch)`. In reinforcement learning: the observation at t is the first of its episode,
             `resets[t] = done[t - 1]`. Resets on masked steps are ignored. Defaults to None.
-        reset_state: The state that a reset sets, leaves `(*batch, H)` or `(H,)`. Defaults to zeros.
-            Gradients flow to it from every reset.
+        reset_state: The state that a reset sets, leaves `(*batch, H)` or `(H,)`. Gradients flow to
+            it from every reset. Defaults to the cell's initial state: zeros, or the `zero_state` of
+            a cell that has another, whose params then get these gradients.
         reverse: If True, runs from the last step to the first. `ys` stays aligned with `xs`, and
             `lengths` are still measured from step 0. Defaults to False.
         time_major: If False, `xs` and `ys` are `(*batch, T, ·)`, and `mask` and `resets` are
@@ -130,7 +131,7 @@ def unroll(
     check_option("outputs", outputs, ("all", "last", "states"))
     reverse, time_major = check_flag("reverse", reverse), check_flag("time_major", time_major)
     arrays = Arrays(xs, h0, lengths, mask, resets, reset_state, key)
-    params, arrays = validated(cell, params, arrays, time_major)
+    params, arrays = _validated(cell, params, arrays, time_major)
     compute_dtype = validate.check_compute_dtype(compute_dtype, validate_cell.float_dtype(params))
     options = CallOptions(derivative, probe(arrays.xs, (params, arrays)), compute_dtype)
     lengths_are_traced = lengths is not None and is_traced(lengths)
@@ -143,7 +144,7 @@ def unroll(
         raise
 
 
-def validated(cell: Layer, params: PyTree, arrays: Arrays, time_major: bool) -> tuple[PyTree, Arrays]:
+def _validated(cell: Layer, params: PyTree, arrays: Arrays, time_major: bool) -> tuple[PyTree, Arrays]:
     """Validates the arguments.
 
     Returns the params in the cell's own types, and lengths as int32 or int64.
@@ -185,14 +186,13 @@ def _compiled(
         xs = jnp.moveaxis(xs, -2, 0)
         mask, resets = (None if flags is None else jnp.moveaxis(flags, -1, 0) for flags in (mask, resets))
     steps, batch_rank = xs.shape[0], xs.ndim - 2
-    h0 = (
-        cell.initial_state(params, xs.shape[1:-1])
-        if h0 is None
-        else validate_cell.broadcast_state(cell, params, h0, xs.shape[1:-1])
-    )
+    batch = xs.shape[1:-1]
+    start = cell.initial_state(params, batch) if h0 is None else validate_cell.broadcast_state(cell, params, h0, batch)
+    if resets is not None and reset_state is None:
+        reset_state = validate_cell.default_reset_state(cell, params)
     if reset_state is not None:
-        reset_state = jax.tree.map(lambda leaf, h: jnp.broadcast_to(leaf, h.shape), reset_state, h0)
-    params, h0, reset_state = vary_like((params, h0, reset_state), params, xs, h0, reset_state, lengths, mask, resets)
+        reset_state = jax.tree.map(lambda leaf, h: jnp.broadcast_to(leaf, h.shape), reset_state, start)
+    params, h0, reset_state = vary_like((params, start, reset_state), params, xs, h0, reset_state, lengths, mask, resets)
     h0, reset_state = shard_like((h0, reset_state), xs, batch_rank)
     sequence = Sequence(xs, h0, reset_state, step_flags(mask, lengths, resets, steps), keys_of_sequence(key))
     request = LayerRequest(reverse, outputs=outputs == "all", states=outputs == "states")

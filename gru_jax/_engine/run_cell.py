@@ -13,6 +13,7 @@ from gru_jax._engine.layer import CallOptions, LayerOutput, LayerRequest, Sequen
 from gru_jax._engine.noise import noise_of_step
 from gru_jax._engine.plan import Plan, Shapes, make_plan
 from gru_jax._engine.recursion import Loop, Returns, outputs_of, recursion, recursion_ref
+from gru_jax._engine.structures import check_same_form
 from gru_jax._engine.weights import lower_matrices
 from gru_jax._jax.tracing import reverse_only
 from gru_jax.derivative import CustomJVP, CustomVJP
@@ -44,8 +45,9 @@ def step_cell(cell: Any, params: Any, h: Any, x: Any, keys: Any, compute_dtype: 
     if cell.sample_noise is not None:
         params, x = noise_of_step(cell, keys, params, x)
     weights = lower_matrices(params, compute_dtype)
-    h = cell.update(cell.gates(weights, cell.project(weights, x), h), h)
-    return h, cell.output(h)
+    new = cell.update(cell.gates(weights, cell.project(weights, x), h), h)
+    check_same_form(cell.name, new, h)
+    return new, cell.output(new)
 
 
 def plan_for(cell: Any, options: CallOptions, xs: Any, h0: Any, *, last_only: bool = False) -> Plan:

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 
 from gru_jax._engine.arguments import describe, is_array
 
@@ -77,15 +78,16 @@ def check_same_form(cell_name: str, new: Any, old: Any) -> None:
             f"cell: update of cell {cell_name} returned {describe_structure(new)}, expected {describe_structure(old)}, the state "
             "it was given. Return the same structure, or give the cell a zero_state of this one."
         )
-    for after, before in zip(jax.tree.leaves(new), jax.tree.leaves(old), strict=True):
-        if after.shape != before.shape:
+    for (path, after), before in zip(jax.tree_util.tree_leaves_with_path(new), jax.tree.leaves(old), strict=True):
+        state, shape, dtype = "state" + jax.tree_util.keystr(path), jnp.shape(after), jnp.result_type(after)
+        if shape != before.shape:
             raise ValueError(
-                f"cell: update of cell {cell_name} returned a state of shape {after.shape}, expected {before.shape}, the shape "
+                f"cell: update of cell {cell_name} returned a {state} of shape {shape}, expected {before.shape}, the shape "
                 "it was given. Check zero_state, h0 and the axes that update sums over."
             )
-        if after.dtype != before.dtype:
+        if dtype != before.dtype:
             raise TypeError(
-                f"cell: update of cell {cell_name} returned a state of dtype {after.dtype} from one of dtype {before.dtype}, "
+                f"cell: update of cell {cell_name} returned a {state} of dtype {dtype} from one of dtype {before.dtype}, "
                 "expected the same. Make zero_state (or h0) in the dtype that update returns, for example "
-                f"jnp.zeros(size, '{after.dtype}'), or cast the result of update."
+                f"jnp.zeros(size, '{dtype}'), or cast the result of update."
             )

@@ -32,11 +32,7 @@ def check_input(name: str, x: Any, input_size: int | None, *, least_rank: int) -
     if not is_array(x):
         fix = f"Stack the steps: jnp.stack({name})" if isinstance(x, list | tuple) else f"Convert it: jnp.asarray({name})"
         raise TypeError(f"{name}: got {describe(x)}, expected an array. {fix}.")
-    if isinstance(x, np.ma.MaskedArray):
-        raise TypeError(
-            f"{name}: got a NumPy masked array, expected an array. Pass {name}.filled(0), and mask=~{name}.mask.any(-1), which "
-            "is True at valid steps."
-        )
+    check_not_masked(name, x)
     if is_torch(x) or is_big_endian(x):
         check_float_array(name, x)
     if str(x.dtype) not in FLOATS:
@@ -56,6 +52,13 @@ def check_input(name: str, x: Any, input_size: int | None, *, least_rank: int) -
         )
 
 
+def check_not_masked(name: str, x: Any) -> None:
+    """Raises for a NumPy masked array, whose hidden values would be used. JAX refuses it too."""
+    if isinstance(x, np.ma.MaskedArray):
+        padding = ", and mask=~xs.mask.any(-1), which is True at valid steps" if name == "xs" else ""
+        raise TypeError(f"{name}: got a NumPy masked array, expected an array. Pass {name}.filled(0){padding}.")
+
+
 def check_state(name: str, h: Any, layer: Any, params: Any, batch: tuple[int, ...], *, broadcasts: bool = False) -> None:
     """Raises unless `h` has the structure, shapes and dtypes of the layer's state.
 
@@ -71,6 +74,7 @@ def check_state(name: str, h: Any, layer: Any, params: Any, batch: tuple[int, ..
         )
     for (path, leaf), like in zip(jax.tree_util.tree_leaves_with_path(h), jax.tree.leaves(expected), strict=True):
         shape, own = batch + like.shape, name + jax.tree_util.keystr(path)
+        check_not_masked(own, leaf)
         if not is_array(leaf) or not (_broadcasts(leaf.shape, shape) if broadcasts else leaf.shape == shape):
             fix = f", or one that broadcasts to it such as {like.shape}. {make}" if broadcasts else f". {make}"
             fix += "" if broadcasts else f", or broadcast yours: jnp.broadcast_to({own}, {shape})"
@@ -94,6 +98,7 @@ def check_lengths(lengths: Any, batch: tuple[int, ...], steps: int) -> Any:
     """Returns `lengths` as an array of one integer per sequence, from 0 to the number of steps
     (checked where concrete).
     """
+    check_not_masked("lengths", lengths)
     traced = is_traced(lengths)
     lengths = lengths if traced else np.asarray(lengths)
     if not np.issubdtype(lengths.dtype, np.integer):
@@ -115,6 +120,7 @@ def check_lengths(lengths: Any, batch: tuple[int, ...], steps: int) -> Any:
 
 def check_flags(name: str, flags: Any, shape: tuple[int, ...], axes: str) -> None:
     """Raises unless `flags` are booleans of `shape`, whose axes are called `axes`."""
+    check_not_masked(name, flags)
     if not is_array(flags) or flags.dtype != bool:
         raise TypeError(
             f"{name}: got {describe(flags)}, expected booleans. Check what its values mean, then convert it: "

@@ -146,26 +146,47 @@ def default_zero_state(cell_name: str, params: Any) -> jax.Array:
     )
 
 
-def check_functions(cell: Any, params: Any, xs: Any, h0: Any) -> None:
-    """Raises if a step of a custom cell fails or does not return a state.
-    Evaluates shapes only.
+@lru_cache(maxsize=1024)
+def _is_zeros(layer: Any, structure: Any, forms: tuple[Any, ...]) -> bool:
+    params = structure.unflatten([jax.ShapeDtypeStruct(shape, dtype) for shape, dtype in forms])
+    try:
+        with jax.ensure_compile_time_eval():
+            return not any(np.any(leaf) for leaf in jax.tree.leaves(layer._zeros(params)))
+    except Exception:  # it reads values of params, which may be anything, or makes keys
+        return False
 
-    A cell with `check_params` has been checked already.
-    """
-    if cell.check_params is not None:
-        return
+
+def default_reset_state(layer: Any, params: Any) -> Any:
+    """The initial state, without batch axes. None, which stands for zeros, where it is zeros."""
+    leaves, structure = jax.tree.flatten(params)
+    is_zeros = _is_zeros(layer, structure, tuple((leaf.shape, leaf.dtype) for leaf in leaves))
+    return None if is_zeros or state_shapes(layer, params) is None else layer._zeros(params)
+
+
+def check_functions(cell: Any, params: Any, xs: Any, h0: Any) -> None:
+    """Raises if a step fails or does not return a state. Evaluates shapes only."""
     at_one_step = lambda tree: jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype), tree)
     x, h = at_one_step(xs), jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), h0)
-    shapes = lambda tree: ", ".join(str(leaf.shape) for leaf in jax.tree.leaves(tree))
-    try:
-        u = jax.eval_shape(cell.project, params, x)
-    except (TypeError, ValueError) as error:
-        raise type(error)(
-            f"xs: got steps of shape {shapes(x)}, which project of cell {cell.name} does not take ({error}). "
-            "Expected the input size that params were made for: the features are the last axis of xs."
-        ) from error
+    u = _projected(cell, params, x)
     new = jax.eval_shape(lambda params, u, h: cell.update(cell.gates(params, u, h), h), params, u, h)
     check_same_form(cell.name, new, h)
+    if cell.check_params is None:  # a cell of one's own
+        _check_output_is_linear(cell, h)
+
+
+def _projected(cell: Any, params: Any, x: Any) -> Any:
+    """The shapes of what `project` returns for one step."""
+    try:
+        return jax.eval_shape(cell.project, params, x)
+    except (TypeError, ValueError) as error:
+        shapes = ", ".join(str(leaf.shape) for leaf in jax.tree.leaves(x))
+        raise type(error)(
+            f"xs: got steps of shape {shapes}, which project of cell {cell.name} does not take ({error}). "
+            "Expected the input size that params were made for: the features are the last axis of xs."
+        ) from error
+
+
+def _check_output_is_linear(cell: Any, h: Any) -> None:
     try:
         y = jax.eval_shape(lambda h: differentiable(cell.output(h)), h)
         jax.eval_shape(partial(transpose_output, cell.output), h, y)
