@@ -13,72 +13,23 @@ function can be tested on its own (tests/cells/test_cell_functions.py does).
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from typing import Any
 
 import jax
 
 from gru_jax._engine import run_cell, validate_cell
-from gru_jax._engine.functions import comparable
+from gru_jax._engine.functions import make_comparable
+from gru_jax._engine.inputs import checked_feature_axes
 from gru_jax._engine.layer import CallOptions, Layer, LayerOutput, LayerRequest, Sequence
 from gru_jax._engine.noise import NoiseKeys as NoiseKeys
+from gru_jax.adjoint import Adjoint as Adjoint
+from gru_jax.adjoint import Tangent as Tangent
 
 
 def _identity(state: Any) -> Any:
     """Returns the state: the default output."""
     return state
-
-
-@jax.tree_util.register_static
-@dataclass(frozen=True)
-class Adjoint:
-    """The derived backward pass of a cell: the functions that propagate cotangents back one step.
-
-    See `Cell` for an example with its derivation.
-
-    Args:
-        linearize: `linearize(g, h_prev) -> k`. Computes the coefficients of the linearised step
-            from the values; elementwise, for all steps of a block at once.
-        input_vjp: `input_vjp(params, xs, h_prevs, g, k, h_bars) -> (params_bar, xs_bar)`. The
-            cotangents of params and inputs from `h_bars`, the total cotangent of each new state,
-            zero on masked steps; for all steps of a block at once. `params_bar` has the type of
-            `params`, and None where that is None. Linear in `h_bars`.
-        state_vjp: `state_vjp(params_T, k, h_bar) -> h_prev_bar`. The cotangent of the previous
-            state, one step at a time. `params_T` is `params` with every matrix transposed, once and
-            outside the loop. Linear in `h_bar`.
-        gates_from_state: `gates_from_state(h) -> g`. Recovers what `gates` returned from the new
-            state, where the state determines it. It spares the backward pass a matmul. Defaults to
-            None.
-    """
-
-    linearize: Callable[[Any, Any], Any]
-    input_vjp: Callable[[Any, Any, Any, Any, Any, Any], tuple[Any, Any]]
-    state_vjp: Callable[[Any, Any, Any], Any]
-    gates_from_state: Callable[[Any], Any] | None = None
-
-    def __post_init__(self) -> None:
-        _make_comparable(self)
-
-
-@jax.tree_util.register_static
-@dataclass(frozen=True)
-class Tangent:
-    """The derived tangent of a cell, for `derivative=gj.CustomJVP()`. It needs the cell's `Adjoint`
-    beside it.
-
-    Args:
-        input_jvp: `input_jvp(params, params_dot, xs, xs_dot, h_prevs, g, k) -> ws`. The tangent of
-            each step by params and input, for all steps at once. A None in `params` is a None in
-            `params_dot`.
-        state_jvp: `state_jvp(params, k, h_dot) -> h_dot`. The tangent of a step by the previous
-            state.
-    """
-
-    input_jvp: Callable[[Any, Any, Any, Any, Any, Any, Any], Any]
-    state_jvp: Callable[[Any, Any, Any], Any]
-
-    def __post_init__(self) -> None:
-        _make_comparable(self)
 
 
 @jax.tree_util.register_static
@@ -210,15 +161,20 @@ class Cell(Layer):
             of one step. Defaults to None.
         evaluation_cell: The cell without its noise, which `deterministic` returns. Defaults to
             None, the cell itself.
+        num_feature_axes: How many trailing axes of the inputs are features. The axes before them
+            are `(T, *batch)`. An int for all arrays of `xs`, or one for each in a tuple, NamedTuple
+            or dict of the structure of `xs`: 0 for integer tokens `(T, *batch)`, 3 for images,
+            `(1, 0)` for features and the time since the last step. Defaults to 1.
         params_type: The NamedTuple of the parameters. Parameters that arrive as a dict with the
             same names, as from a msgpack file, are rebuilt into it. Defaults to None.
         check_params: `check_params(params) -> D`. Raises if `params` do not belong to this cell,
-            and returns the input size that they are for. Defaults to None.
+            and returns the input size that they are for: then `xs` must be one array of floats of
+            this size. Defaults to None.
         name: The name in error messages. Defaults to `"cell"`.
 
     Raises:
-        TypeError: If a required function is not callable, or `adjoint` or `tangent` is of another
-            type.
+        TypeError: If a required function is not callable, or `adjoint`, `tangent` or
+            `num_feature_axes` is of another type.
         ValueError: If there is a `tangent` without an `adjoint`.
     """
 
@@ -232,6 +188,7 @@ class Cell(Layer):
     zero_state: Callable[[Any], Any] | None = field(default=None, kw_only=True)
     sample_noise: Callable[[NoiseKeys, Any, Any], tuple[Any, Any]] | None = field(default=None, kw_only=True)
     evaluation_cell: "Cell | None" = field(default=None, kw_only=True)
+    num_feature_axes: Any = field(default=1, kw_only=True)
     params_type: Any = field(default=None, kw_only=True)
     check_params: Callable[[Any], int] | None = field(default=None, kw_only=True)
     name: str = field(default="cell", kw_only=True)
@@ -247,7 +204,8 @@ class Cell(Layer):
             raise ValueError(
                 "tangent: got a gj.Tangent without adjoint, expected both: its transpose is the adjoint's state_vjp."
             )
-        _make_comparable(self)
+        object.__setattr__(self, "num_feature_axes", checked_feature_axes(self.num_feature_axes))
+        make_comparable(self)
 
     def __repr__(self) -> str:
         return f"<gj.Cell {self.name}>"
@@ -289,11 +247,3 @@ class Cell(Layer):
         `gj.step` and `Cell.step` are the public ways.
         """
         return run_cell.step_cell(self, params, h, x, keys, compute_dtype)
-
-
-def _make_comparable(value: Any) -> None:
-    """Replaces `functools.partial` in the fields of a frozen dataclass by functions that compare
-    by value.
-    """
-    for each in fields(value):
-        object.__setattr__(value, each.name, comparable(getattr(value, each.name)))

@@ -14,6 +14,7 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, PyTree
 
 from gru_jax._engine import validate
+from gru_jax._engine.inputs import cast_inputs, leading_shape
 from gru_jax._engine.layer import Layer, check_cell
 from gru_jax._engine.noise import check_key, keys_of_step
 from gru_jax._engine.plan import current_platform, joins_in_step
@@ -26,7 +27,7 @@ def step(
     cell: Layer,
     params: PyTree,
     h: PyTree,
-    x: ArrayLike,
+    x: PyTree,
     *,
     reset: ArrayLike | None = None,
     reset_state: PyTree = None,
@@ -53,7 +54,7 @@ def step(
         cell: A cell such as `gj.gru()`, or a `gj.stack`.
         params: The parameters, from `cell.init`.
         h: The state, leaves `(*batch, H)`.
-        x: The input, `(*batch, D)`. Cast to the dtype of `params`.
+        x: The input, `(*batch, D)`, or a pytree, as one step of the `xs` of `gj.unroll`.
         reset: Where the state is replaced before the step: booleans `(*batch,)`, or one bool for
             the whole batch. It is True at t if the observation at t is the first of its episode:
             the `done` that came with the last transition. Defaults to None: nowhere.
@@ -96,7 +97,7 @@ def step(
     check_key(key, cell, in_step=True)
     params, h, x = validate.check_step(cell, params, h, x)
     compute_dtype = validate.check_compute_dtype(compute_dtype, float_dtype(params))
-    batch = np.shape(x)[:-1]
+    batch = leading_shape(cell, x)
     if isinstance(reset, bool | np.bool_):
         reset = np.full(batch, reset)
     if reset is not None:
@@ -112,7 +113,7 @@ def _compiled(
 ) -> tuple[Any, Any]:
     """Takes a validated step. Inside another `jit` it is inlined."""
     params, h, x = jax.tree.map(jnp.asarray, (params, h, x))
-    x = x.astype(float_dtype(params))
+    x = cast_inputs(x, float_dtype(params))
     if reset is not None and reset_state is None:
         reset_state = default_reset_state(cell, params)
     h = apply_resets(StepFlags(resets=reset), reset_state, h)

@@ -15,6 +15,7 @@ from jaxtyping import Array, PyTree
 
 from gru_jax._engine import validate, validate_cell
 from gru_jax._engine.arguments import check_positive_int
+from gru_jax._engine.inputs import leading_shape
 from gru_jax._engine.layer import Layer, check_cell
 from gru_jax._engine.noise import keys_of_sequence
 from gru_jax._jax.sharding import vary_like
@@ -25,7 +26,7 @@ from gru_jax.unroll import unroll
 def unroll_truncated(
     cell: Layer,
     params: PyTree,
-    xs: ArrayLike,
+    xs: PyTree,
     h0: PyTree = None,
     *,
     window: int,
@@ -89,9 +90,9 @@ def unroll_truncated(
     run: Any = partial(unroll, cell, params, reverse=reverse, time_major=time_major, **options)
     # the arguments are checked as a whole: inside the windows messages would speak of parts
     jax.eval_shape(partial(run, key=key, lengths=lengths, mask=mask, resets=resets), xs, h0)
-    axis = 0 if time_major else jnp.ndim(xs) - 2
-    xs = jnp.asarray(xs)
-    steps, batch = xs.shape[axis], xs.shape[1:-1] if time_major else xs.shape[:-2]
+    xs, leading = jax.tree.map(jnp.asarray, xs), leading_shape(cell, xs)
+    axis = 0 if time_major else len(leading) - 1
+    steps, batch = leading[axis], leading[1:] if time_major else leading[:-1]
     windows = -(-steps // window)
     if windows <= 1:
         return run(xs, h0, key=key, lengths=lengths, mask=mask, resets=resets)
@@ -108,14 +109,15 @@ def unroll_truncated(
             within = jnp.clip(lengths - start, 0, size)
             within = jnp.where((lengths < 0) | (lengths > steps), -1, within) if is_traced(lengths) else within
         own_key = None if keys is None else (keys.of_sequence, jax.random.fold_in(keys.per_step, number))
-        return run(part(xs), h, lengths=within, mask=part(mask), resets=part(resets), key=own_key)
+        return run(jax.tree.map(part, xs), h, lengths=within, mask=part(mask), resets=part(resets), key=own_key)
 
     def scan_step(h, number):
         h, ys = run_window(h, number, window)
         return lax.stop_gradient(h), ys
 
     if h0 is None:
-        h0 = cell.initial_state(params, batch, like=xs if time_major else jnp.moveaxis(xs, -2, 0))
+        time_first = lambda leaf: jnp.moveaxis(leaf, axis, 0)
+        h0 = cell.initial_state(params, batch, like=jax.tree.map(time_first, xs))
     else:
         h0 = validate_cell.broadcast_state(cell, validate_cell.check_params(cell, params)[0], h0, batch)
     h0 = vary_like(h0, params, xs, h0, lengths, mask, resets)

@@ -15,12 +15,14 @@ from jaxtyping import Array, Int, PyTree
 
 from gru_jax._engine import validate, validate_cell
 from gru_jax._engine.arguments import check_flag, check_option
+from gru_jax._engine.differentiable import is_inexact
+from gru_jax._engine.inputs import cast_inputs, leading_shape, shard_state_like, with_one_feature_axis
 from gru_jax._engine.layer import CallOptions, Layer, LayerRequest, Sequence, check_cell
 from gru_jax._engine.noise import check_key, keys_of_sequence
 from gru_jax._engine.plan import probe
 from gru_jax._engine.run_cell import FORWARD_MODE_MESSAGE
 from gru_jax._engine.step_flags import step_flags
-from gru_jax._jax.sharding import shard_like, vary_like
+from gru_jax._jax.sharding import vary_like
 from gru_jax._jax.tracing import is_forward_mode_error, is_traced
 from gru_jax.derivative import CustomVJP, Derivative
 
@@ -42,7 +44,7 @@ class Arrays(NamedTuple):
 def unroll(
     cell: Layer,
     params: PyTree,
-    xs: ArrayLike,
+    xs: PyTree,
     h0: PyTree = None,
     *,
     lengths: ArrayLike | None = None,
@@ -75,8 +77,10 @@ def unroll(
             own.
         params: The parameters, from `cell.init`. Floating-point arrays of one dtype, which is the
             dtype of the computation.
-        xs: The inputs, `(T, *batch, D)` with any number of batch axes. Cast to the dtype of
-            `params`. A network without input has D = 0: `jnp.zeros((T, *batch, 0))`.
+        xs: The inputs, `(T, *batch, D)` with any number of batch axes. Floats are cast to the dtype
+            of `params`. A network without input has D = 0: `jnp.zeros((T, *batch, 0))`. For a cell
+            of your own: any pytree of arrays that share the axes `(T, *batch)`, integers and
+            booleans too. The cell's `num_feature_axes` says how many axes follow these.
         h0: The state before the first step, leaves `(*batch, H)` or `(H,)`, which all sequences
             then share. Defaults to `cell.initial_state(params, batch)`.
         lengths: The number of valid steps of each padded sequence, integers `(*batch,)` from 0 to
@@ -131,9 +135,9 @@ def unroll(
     check_option("outputs", outputs, ("all", "last", "states"))
     reverse, time_major = check_flag("reverse", reverse), check_flag("time_major", time_major)
     arrays = Arrays(xs, h0, lengths, mask, resets, reset_state, key)
-    params, arrays = _validated(cell, params, arrays, time_major)
+    params, arrays = validated(cell, params, arrays, time_major)
     compute_dtype = validate.check_compute_dtype(compute_dtype, validate_cell.float_dtype(params))
-    options = CallOptions(derivative, probe(arrays.xs, (params, arrays)), compute_dtype)
+    options = CallOptions(derivative, probe(with_one_feature_axis(cell, arrays.xs), (params, arrays)), compute_dtype)
     lengths_are_traced = lengths is not None and is_traced(lengths)
     static = (cell, options, reverse, time_major, outputs, lengths_are_traced)
     try:
@@ -144,16 +148,16 @@ def unroll(
         raise
 
 
-def _validated(cell: Layer, params: PyTree, arrays: Arrays, time_major: bool) -> tuple[PyTree, Arrays]:
+def validated(cell: Layer, params: PyTree, arrays: Arrays, time_major: bool) -> tuple[PyTree, Arrays]:
     """Validates the arguments.
 
     Returns the params in the cell's own types, and lengths as int32 or int64.
     """
     xs, h0, lengths, mask, resets, reset_state, key = arrays
     params, input_size = validate_cell.check_params(cell, params)
-    validate.check_input("xs", xs, input_size, least_rank=2)
+    leading = validate.check_input("xs", xs, cell, input_size)
     check_key(key, cell)
-    steps, batch = (xs.shape[0], xs.shape[1:-1]) if time_major else (xs.shape[-2], xs.shape[:-2])
+    steps, batch = (leading[0], leading[1:]) if time_major else (leading[-1], leading[:-1])
     if lengths is not None:
         lengths = validate.check_lengths(lengths, batch, steps)
     for name, flags in (("mask", mask), ("resets", resets)):
@@ -181,19 +185,19 @@ def _compiled(
 ) -> tuple[PyTree, PyTree]:
     """Runs a validated call. Inside another `jit` it is inlined."""
     xs, h0, lengths, mask, resets, reset_state, key = jax.tree.map(jnp.asarray, arrays)
-    xs = xs.astype(validate_cell.float_dtype(params))
+    xs, batch_rank = cast_inputs(xs, validate_cell.float_dtype(params)), len(leading_shape(cell, xs)) - 1
     if not time_major:
-        xs = jnp.moveaxis(xs, -2, 0)
+        xs = jax.tree.map(lambda leaf: jnp.moveaxis(leaf, batch_rank, 0), xs)
         mask, resets = (None if flags is None else jnp.moveaxis(flags, -1, 0) for flags in (mask, resets))
-    steps, batch_rank = xs.shape[0], xs.ndim - 2
-    batch = xs.shape[1:-1]
+    steps, *batch_axes = leading_shape(cell, xs)
+    batch = tuple(batch_axes)
     start = cell.initial_state(params, batch) if h0 is None else validate_cell.broadcast_state(cell, params, h0, batch)
     if resets is not None and reset_state is None:
         reset_state = validate_cell.default_reset_state(cell, params)
     if reset_state is not None:
         reset_state = jax.tree.map(lambda leaf, h: jnp.broadcast_to(leaf, h.shape), reset_state, start)
     params, h0, reset_state = vary_like((params, start, reset_state), params, xs, h0, reset_state, lengths, mask, resets)
-    h0, reset_state = shard_like((h0, reset_state), xs, batch_rank)
+    h0, reset_state = shard_state_like(cell, (h0, reset_state), xs, batch_rank)
     sequence = Sequence(xs, h0, reset_state, step_flags(mask, lengths, resets, steps), keys_of_sequence(key))
     request = LayerRequest(reverse, outputs=outputs == "all", states=outputs == "states")
     h_last, ys, states = cell._run(options, request, params, sequence)
@@ -211,6 +215,8 @@ def _nan_where_out_of_range(result: tuple[PyTree, PyTree], lengths: Int[Array, "
     factor = jnp.where((lengths < 0) | (lengths > steps), jnp.nan, 1.0)
 
     def poison(leaf, first_axis):
+        if not is_inexact(leaf):  # an integer cannot say that it is undefined
+            return leaf
         axes = (*range(first_axis), *range(first_axis + factor.ndim, leaf.ndim))
         return leaf * jnp.expand_dims(factor, axes).astype(leaf.dtype)
 

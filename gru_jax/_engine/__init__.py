@@ -12,6 +12,8 @@ Read in this order:
     custom_jvp     forward mode from the same derivation
     weights        weights transposed and lowered, once per call
     products       whether products of one operand are joined
+    inputs         which axes of the inputs are time, batch and features
+    noise          the keys that noise is drawn from
     validate       checks of the arguments; validate_cell of the cell and its params
     arguments      checks of plain values, which the others share
     structures     pytrees in messages, and params rebuilt from dicts

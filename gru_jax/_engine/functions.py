@@ -3,7 +3,7 @@ equal after a copy.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import partial
 from typing import Any
 
@@ -43,3 +43,11 @@ def comparable(value: Any) -> Any:
     except TypeError:  # an argument such as an array or a list: compared by identity, as before
         return value
     return bound
+
+
+def make_comparable(value: Any) -> None:
+    """Replaces `functools.partial` in the fields of a frozen dataclass by functions that compare
+    by value.
+    """
+    for each in fields(value):
+        object.__setattr__(value, each.name, comparable(getattr(value, each.name)))

@@ -14,10 +14,11 @@ from jaxtyping import Array
 
 from gru_jax._engine import validate, validate_cell
 from gru_jax._engine.arguments import describe
+from gru_jax._engine.inputs import cast_inputs, shard_state_like
 from gru_jax._engine.noise import NoiseKeys
 from gru_jax._engine.plan import Device
 from gru_jax._engine.step_flags import StepFlags
-from gru_jax._jax.sharding import shard_like, vary_like
+from gru_jax._jax.sharding import vary_like
 from gru_jax.derivative import Derivative
 
 
@@ -77,6 +78,11 @@ class Layer(ABC):
     def needs_key(self) -> bool:
         """Whether the layer draws noise, and therefore needs a `key`."""
 
+    @property
+    @abstractmethod
+    def num_feature_axes(self) -> Any:
+        """How many trailing axes of each array of the inputs are features."""
+
     @abstractmethod
     def _validated_params(self, params: Any, path: str = "params") -> tuple[Any, int | None]:
         """Returns the params in this layer's own types, and the input size they are for (None if
@@ -123,7 +129,7 @@ class Layer(ABC):
         Args:
             params: From `cell.init`. They determine H and the dtype.
             batch_shape: The batch axes. An int stands for one axis. Defaults to none.
-            like: An array `(…, *batch_shape, D)`, for example `xs`, The state's batch
+            like: An array `(…, *batch_shape, D)`, for example `xs`. The state's batch
                 axes get its sharding over a mesh. A carry of `lax.scan` inside `shard_map` needs
                 this. Defaults to None.
 
@@ -134,7 +140,7 @@ class Layer(ABC):
         params, _ = validate_cell.check_params(self, params)
         batch = validate.check_batch_shape(batch_shape)
         state = jax.tree.map(lambda leaf: jnp.broadcast_to(leaf, batch + leaf.shape), self._zeros(params))
-        return state if like is None else shard_like(vary_like(state, like), like, len(batch))
+        return state if like is None else shard_state_like(self, vary_like(state, like), like, len(batch))
 
     def step(self, params: Any, h: Any, x: Array) -> tuple[Any, Array]:
         """Takes one time step: (state, input) to (new state, output), the carry and the output of
@@ -169,4 +175,4 @@ class Layer(ABC):
                 "gj.step(cell, …, key=…), or the cell for evaluation: cell.deterministic()."
             )
         params, h, x = jax.tree.map(jnp.asarray, validate.check_step(self, params, h, x))
-        return self._step(params, h, x.astype(validate_cell.float_dtype(params)))
+        return self._step(params, h, cast_inputs(x, validate_cell.float_dtype(params)))

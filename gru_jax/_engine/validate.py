@@ -14,8 +14,17 @@ import jax.numpy as jnp
 import numpy as np
 
 from gru_jax._engine.arguments import describe, is_array
+from gru_jax._engine.inputs import check_leading_axes
 from gru_jax._engine.structures import describe_structure
-from gru_jax._engine.validate_cell import FLOATS, check_float_array, check_params, is_big_endian, is_torch, state_shapes
+from gru_jax._engine.validate_cell import (
+    FLOATS,
+    check_array,
+    check_float_array,
+    check_params,
+    is_big_endian,
+    is_torch,
+    state_shapes,
+)
 from gru_jax._jax.tracing import is_traced
 from gru_jax.derivative import Autodiff, CustomJVP, CustomVJP
 
@@ -27,10 +36,29 @@ def check_derivative(derivative: Any) -> None:
         raise TypeError(f"derivative: got {derivative!r}, expected gj.CustomVJP(…), gj.CustomJVP() or gj.Autodiff().{hint}")
 
 
-def check_input(name: str, x: Any, input_size: int | None, *, least_rank: int) -> None:
+def check_input(name: str, xs: Any, layer: Any, input_size: int | None, *, of_step: bool = False) -> tuple[Any, ...]:
+    """Returns the leading axes of the inputs: (T, *batch) in the layout of `xs`, or *batch of one
+    step.
+
+    A cell whose params tell its input size takes one array of floats, whose last axis has this
+    size. Other cells take any pytree of arrays.
+    """
+    if isinstance(xs, list):
+        raise TypeError(f"{name}: got {describe(xs)}, expected an array. Stack the steps: jnp.stack({name}).")
+    if input_size is not None:
+        _check_features(name, xs, input_size, of_step=of_step)
+    else:
+        for path, leaf in jax.tree_util.tree_leaves_with_path(xs):
+            own = name + jax.tree_util.keystr(path)
+            check_not_masked(own, leaf)
+            check_array(own, leaf)
+    return check_leading_axes(layer, xs, name, least=0 if of_step else 1)
+
+
+def _check_features(name: str, x: Any, input_size: int, *, of_step: bool) -> None:
     """Raises unless `x` is an array of floats whose last axis is the input size."""
     if not is_array(x):
-        fix = f"Stack the steps: jnp.stack({name})" if isinstance(x, list | tuple) else f"Convert it: jnp.asarray({name})"
+        fix = f"Stack the steps: jnp.stack({name})" if isinstance(x, tuple) else f"Convert it: jnp.asarray({name})"
         raise TypeError(f"{name}: got {describe(x)}, expected an array. {fix}.")
     check_not_masked(name, x)
     if is_torch(x) or is_big_endian(x):
@@ -40,12 +68,7 @@ def check_input(name: str, x: Any, input_size: int | None, *, least_rank: int) -
             f"{name}: got dtype {x.dtype}, expected a floating dtype. Convert it with {name}.astype(jnp.float32), or encode "
             f"symbols first: jax.nn.one_hot({name}, number_of_symbols)."
         )
-    if x.ndim < least_rank:
-        wanted = "(T, *batch, D), or (*batch, T, D) with time_major=False" if least_rank == 2 else "(*batch, D)"
-        raise ValueError(
-            f"{name}: got shape {x.shape}, expected {wanted}. Give a single feature an axis of its own: {name}[..., None]."
-        )
-    if input_size not in (None, x.shape[-1]):
+    if x.ndim >= (1 if of_step else 2) and x.shape[-1] != input_size:
         raise ValueError(
             f"{name}: got {x.shape[-1]} features on the last axis (shape {x.shape}), expected {input_size}, the input size of "
             f"params. The features come last. Otherwise make params with cell.init(key, {x.shape[-1]}, hidden_size)."
@@ -89,8 +112,8 @@ def check_state(name: str, h: Any, layer: Any, params: Any, batch: tuple[int, ..
 def check_step(layer: Any, params: Any, h: Any, x: Any) -> tuple[Any, Any, Any]:
     """Returns `params` in the layer's own types, `h` and `x` of one time step."""
     params, input_size = check_params(layer, params)
-    check_input("x", x, input_size, least_rank=1)
-    check_state("h", h, layer, params, x.shape[:-1])
+    batch = check_input("x", x, layer, input_size, of_step=True)
+    check_state("h", h, layer, params, batch)
     return params, h, x
 
 

@@ -25,12 +25,12 @@ def varying(tree: Any, *axes: str) -> Any:
     return jax.tree.map(cast, tree) if axes else tree
 
 
-def shard_like(tree: Any, like: jax.Array, batch_rank: int) -> Any:
-    """Shards the leading `batch_rank` axes of `tree` like the batch axes of `like`, on Explicit mesh axes.
+def shard_like(tree: Any, like: jax.Array, batch_axes: slice) -> Any:
+    """Shards the leading axes of `tree` like the axes `batch_axes` of `like`, on Explicit mesh axes.
 
-    The batch axes of `like` are those before its last. Without Explicit axes it returns `tree`.
+    Without Explicit axes it returns `tree`.
     """
-    batch = _explicit_spec(like)[like.ndim - 1 - batch_rank : like.ndim - 1]
+    batch = _explicit_spec(like)[batch_axes]
     return jax.tree.map(lambda leaf: jax.sharding.reshard(leaf, PartitionSpec(*batch)), tree) if any(batch) else tree
 
 

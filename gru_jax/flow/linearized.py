@@ -10,6 +10,7 @@ import jax.numpy as jnp
 
 from gru_jax._engine import validate_cell
 from gru_jax._engine.differentiable import differentiable, fill, partial_vjp
+from gru_jax._engine.inputs import cast_inputs, leading_shape
 from gru_jax._engine.layer import check_cell
 from gru_jax._engine.local_vjp import backward_functions, one_step, project_all
 from gru_jax._engine.plan import Plan
@@ -68,12 +69,16 @@ def linearize_along(cell: Any, params: Any, xs: Any, h0: Any, conditions: Condit
         raise ValueError(f"cell: got {cell.name}, which draws noise, expected a cell without noise: cell.deterministic().")
     params, arrays = validated(cell, params, Arrays(xs, h0, *conditions, None), time_major=True)
     params, arrays = jax.tree.map(jnp.asarray, (params, arrays))
-    xs = arrays.xs.astype(validate_cell.float_dtype(params))
-    steps, batch = xs.shape[0], xs.shape[1:-1]
+    xs = cast_inputs(arrays.xs, validate_cell.float_dtype(params))
+    steps, *batch_axes = leading_shape(cell, xs)
+    batch = tuple(batch_axes)
     zeros = cell.initial_state(params, batch)
     over_batch = lambda state: jax.tree.map(lambda leaf, zero: jnp.broadcast_to(leaf, zero.shape), state, zeros)
     h0 = zeros if h0 is None else over_batch(arrays.h0)
-    reset_state = None if arrays.reset_state is None else over_batch(arrays.reset_state)
+    resets_to = arrays.reset_state
+    if arrays.resets is not None and resets_to is None:
+        resets_to = validate_cell.default_reset_state(cell, params)
+    reset_state = None if resets_to is None else over_batch(resets_to)
     flags = step_flags(arrays.mask, arrays.lengths, arrays.resets, steps)
     validate_cell.check_functions(cell, params, xs, h0)
     xs = zero_masked(flags, xs)

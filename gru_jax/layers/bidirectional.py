@@ -51,6 +51,11 @@ class Bidirectional(Layer):
         """Whether `unroll` must be given a key."""
         return self.forward_cell.needs_key or self.backward_cell.needs_key
 
+    @property
+    def num_feature_axes(self) -> Any:
+        """How many trailing axes of each array of the inputs are features."""
+        return self.forward_cell.num_feature_axes
+
     def init(self, key: Array, input_size: int, hidden_size: int, **options: Any) -> BidirectionalParams:
         """Draws the parameters of both cells, each with `hidden_size` units.
 
@@ -149,7 +154,7 @@ def bidirectional(forward_cell: Any, backward_cell: Any = None, merge: Merge = "
 
     Raises:
         TypeError: If an argument is not a cell.
-        ValueError: If `merge` is unknown.
+        ValueError: If `merge` is unknown, or the two cells take inputs of different forms.
 
     Note:
         Each sequence is read backward from its own last valid step. `resets` act on each direction
@@ -162,4 +167,9 @@ def bidirectional(forward_cell: Any, backward_cell: Any = None, merge: Merge = "
     backward_cell = forward_cell if backward_cell is None else backward_cell
     check_cell(backward_cell)
     check_option("merge", merge, get_args(Merge))
+    forward_axes, backward_axes = forward_cell.num_feature_axes, backward_cell.num_feature_axes
+    if forward_axes != backward_axes:
+        raise ValueError(
+            f"backward_cell: got num_feature_axes={backward_axes}, expected {forward_axes} as of the forward cell: both read xs."
+        )
     return Bidirectional(forward_cell, backward_cell, merge)

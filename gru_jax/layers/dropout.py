@@ -16,8 +16,11 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool
 
+from gru_jax._engine.arguments import is_array
 from gru_jax._engine.functions import bind
+from gru_jax._engine.inputs import leading_shape
 from gru_jax._engine.noise import NoiseKeys, split_keys
+from gru_jax._engine.structures import describe_structure
 from gru_jax.cell import Cell
 from gru_jax.layers.parts import check_rate, check_single_cell
 
@@ -33,8 +36,13 @@ def sample_noise(cell: Cell, p_x: float, p_h: float, keys: NoiseKeys, params: An
     """Draws a mask per sequence for the inputs, applies it, and draws one for the state."""
     own, of_cell = split_keys(keys, 2)
     key_x, key_h = jax.random.split(own.per_sequence)
-    keep = jax.random.bernoulli(key_h, 1 - p_h, xs.shape[1:-1] + _hidden(cell._zeros(params)).shape)
+    keep = jax.random.bernoulli(key_h, 1 - p_h, leading_shape(cell, xs)[1:] + _hidden(cell._zeros(params)).shape)
     if p_x:
+        if not is_array(xs):
+            raise TypeError(
+                f"xs: got {describe_structure(xs)}, expected one array for dropout of inputs. Drop what shall be dropped before "
+                "unroll, or in a sample_noise of the cell's own."
+            )
         xs = jnp.where(jax.random.bernoulli(key_x, 1 - p_x, (1, *xs.shape[1:])), xs / (1 - p_x), 0)
     if cell.sample_noise is not None:
         params, xs = cell.sample_noise(of_cell, params, xs)
@@ -87,7 +95,8 @@ def variational_dropout(cell: Cell, *, inputs: float = 0.0, state: float = 0.0) 
         A `gj.Cell`; `cell` unchanged if both probabilities are 0.
 
     Raises:
-        TypeError: If `cell` is not a `gj.Cell`.
+        TypeError: If `cell` is not a `gj.Cell`; in `unroll`, if inputs of several arrays were to be
+            dropped.
         ValueError: If a probability is not in [0, 1).
     """
     check_single_cell(cell, "the dropout")

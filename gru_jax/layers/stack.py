@@ -39,6 +39,11 @@ class Stack(Layer):
         """Whether `unroll` must be given a key."""
         return self.dropout > 0 or any(cell.needs_key for cell in self.cells)
 
+    @property
+    def num_feature_axes(self) -> Any:
+        """How many trailing axes of each array of the inputs are features: of the first layer."""
+        return self.cells[0].num_feature_axes
+
     def init(self, key: Array, input_size: int, hidden_size: int | tuple[int, ...], **options: Any) -> tuple[Any, ...]:
         """Draws the parameters of every layer.
 
@@ -186,11 +191,18 @@ def stack(cells: Any, *, dropout: float = 0.0, variational: bool = False, residu
         A `Stack`.
 
     Raises:
-        TypeError: If `cells` is not a list of cells, or a flag is not a bool.
+        TypeError: If `cells` is not a list of cells, a layer above the first takes inputs of several
+            arrays, or a flag is not a bool.
         ValueError: If a probability is not in [0, 1), or a single layer gets dropout, which has
             nothing to act on.
     """
     layers = check_cells(cells)
+    for i, layer in enumerate(layers[1:], 1):
+        if not isinstance(layer.num_feature_axes, int):
+            raise TypeError(
+                f"cells[{i}]: got {layer.name}, which takes inputs of several arrays, expected a layer that takes one array, the "
+                "outputs of the layer below. Only the first layer may take several."
+            )
     if check_rate("dropout", dropout) and len(layers) == 1:
         raise ValueError(
             f"dropout: got {dropout} with one layer, expected at least two, because it acts between layers. For one layer use "

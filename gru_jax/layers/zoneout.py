@@ -19,6 +19,7 @@ import jax.numpy as jnp
 from jaxtyping import Array
 
 from gru_jax._engine.functions import bind
+from gru_jax._engine.inputs import leading_shape
 from gru_jax._engine.noise import NoiseKeys, split_keys
 from gru_jax.cell import Adjoint, Cell, Tangent
 from gru_jax.layers.parts import check_rate, check_single_cell
@@ -37,9 +38,9 @@ class Zoned(NamedTuple):
 def sample_noise(cell: Cell, rates: Any, keys: NoiseKeys, params: Any, xs: Array) -> tuple[Any, Zoned]:
     """Draws z for every step, sequence and unit."""
     own, of_cell = split_keys(keys, 2)
-    state = cell._zeros(params)
+    state, leading = cell._zeros(params), leading_shape(cell, xs)
     leaf_keys = iter(jax.random.split(own.per_step, len(jax.tree.leaves(state))))
-    draw = lambda rate, leaf: jax.random.bernoulli(next(leaf_keys), rate, xs.shape[:-1] + leaf.shape)
+    draw = lambda rate, leaf: jax.random.bernoulli(next(leaf_keys), rate, leading + leaf.shape)
     z = jax.tree.map(draw, _per_leaf(rates, state), state)
     if cell.sample_noise is not None:
         params, xs = cell.sample_noise(of_cell, params, xs)
