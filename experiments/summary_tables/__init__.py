@@ -29,6 +29,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "benchmark_other": speed.benchmark_other,
     "plan_rules": speed.plan_rules,
     "derivative_cost": speed.derivative_cost,
+    "without_derivation": speed.without_derivation,
     "training_speed": speed.training_speed,
 }
 _BLOCK = re.compile(r"(<!-- table: (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)

@@ -132,6 +132,16 @@ def derivative_cost() -> str:
     return markdown(("", "expected", "plain", "with lengths and resets"), rows)
 
 
+def without_derivation() -> str:
+    """Tabulates the cost of cells without a derivation beside scans of their step."""
+    show = lambda figures: f"{figures['ms']:.1f} ms, {figures['temp_mib']:.1f} MiB"
+    rows = [
+        (case["cell"], str(tuple(case["shape"])), *(show(case["measured"][kind]) for kind in ("ours", "checkpointed", "plain")))
+        for case in record("derivative_cost")["results"]["without_derivation"]
+    ]
+    return markdown(("cell", "(T, B, D, H)", "`gj.unroll`", "checkpointed scan", "plain scan"), rows)
+
+
 def training_speed() -> str:
     """Tabulates the speed of training on one device per core, and the time to start."""
     found = summary("training_speed")
