@@ -108,6 +108,30 @@ class Cell(Layer):
         >>> ys = gj.unroll(noisy, params, xs, key=jax.random.key(2))[1]
         >>> ys_without_noise = gj.unroll(noisy.deterministic(), params, xs)[1]
 
+    **States.** A state is an array of any shape after the batch axes, for example a matrix or an
+    image, or a NamedTuple, tuple or dict of arrays. Integers and booleans are carried along without a
+    gradient. `zero_state` gives the state at the start of a sequence, and at a reset, without batch
+    axes; it need not be zeros, and may be a parameter. `output` reads the output from a state:
+
+        >>> class State(NamedTuple):
+        ...     h: jax.Array
+        ...     largest: jax.Array
+        >>> running_max = replace(
+        ...     leaky,
+        ...     name="running_max",
+        ...     gates=lambda params, u, state: jnp.tanh(u + state.h @ params.U),
+        ...     update=lambda g, state: State(g, jnp.maximum(state.largest, g)),
+        ...     zero_state=lambda params: State(jnp.zeros(4), jnp.full(4, -jnp.inf)),
+        ...     output=lambda state: state.largest,
+        ... )
+        >>> h_last, ys = gj.unroll(running_max, params, xs)
+
+    **Inputs.** `xs` may be a pytree, and hold integers and booleans. `num_feature_axes` says how
+    many axes of each array follow `(T, *batch)`, here none of integer tokens:
+
+        >>> by_token = replace(leaky, name="by_token", project=lambda params, token: params.W[token], num_feature_axes=0)
+        >>> h_last, ys = gj.unroll(by_token, params, jnp.zeros((20, 2), int))
+
     **A cell inside a cell.** Its functions are called like any other. A residual around any cell
     whose state is one array:
 
