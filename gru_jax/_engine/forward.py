@@ -37,7 +37,6 @@ class Save:
     states: bool = False
     gates: bool = False
     block_starts: bool = False
-    project_in_loop: bool = False  # and how: for the gradient of a cell without a derivation
 
 
 class Saved(NamedTuple):
@@ -75,7 +74,7 @@ def forward_block(
 
     def step(h_prev, at_t):
         u, flags_t = at_t
-        if save.project_in_loop:
+        if loop.plan.step_by_step:
             u = cell.project(weights, u)
         h_prev = apply_resets(flags_t, reset_state, h_prev)  # (R)
         with joined_products(loop.plan.join_in_loop):
@@ -84,7 +83,7 @@ def forward_block(
         return h, Saved(h if save.states else None, backward.saved_gates(u, g) if backward else None)
 
     with joined_products(loop.plan.join_outside):
-        us = xs if save.project_in_loop else project_all(cell, weights, xs)
+        us = xs if loop.plan.step_by_step else project_all(cell, weights, xs)
     return lax.scan(step, h_start, (us, flags), reverse=loop.reverse)
 
 

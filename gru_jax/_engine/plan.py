@@ -85,9 +85,9 @@ class Plan:
         join_in_loop: Whether products of one operand are taken as one matmul inside the loop over
             steps.
         join_outside: The same outside it, where they are taken for all steps of a block at once.
-        step_by_step: Whether the gradient of a cell without a derivation is taken step by step, as
-            `jax.grad` of a checkpointed scan does: each step projects its input, and adds to the
-            gradient of the weights. Otherwise both are done for all steps of a block at once.
+        step_by_step: Whether a cell without a derivation is run step by step, as a checkpointed
+            scan is: each step projects its input, and in the backward pass adds to the gradient of
+            the weights. Otherwise both are done for all steps of a block at once.
     """
 
     residuals: SavedResiduals = "states"
@@ -105,23 +105,20 @@ def probe(xs: Any, arguments: Any) -> Device:
     `vmap` are included if the tracers show them: a loop, a `jit` or a `checkpoint` in between hides
     them.
     """
-    platform = current_platform()
-    mesh = jax.sharding.get_abstract_mesh()
-    placed = len(xs.sharding.device_set) if isinstance(xs, jax.Array) and not is_traced(xs) else 1
-    if mesh.manual_axes or platform != "cpu":
-        batch_shards = 1
+    platform, mesh = current_platform(), jax.sharding.get_abstract_mesh()
+    if mesh.manual_axes:
+        devices = 1
     elif is_traced(xs):
-        batch_shards = jax.device_count() if mesh.empty else mesh.size
+        devices = jax.device_count() if mesh.empty else mesh.size
     else:
-        batch_shards = placed
+        devices = len(xs.sharding.device_set) if isinstance(xs, jax.Array) else 1
     explicit_batch = replicated(xs) is not None
-    devices = jax.device_count() if is_traced(xs) else placed
     return Device(
         platform,
         vmapped(arguments),
-        batch_shards,
+        batch_shards=devices if platform == "cpu" else 1,
         explicit_batch=explicit_batch,
-        sums_over_devices=explicit_batch or (devices > 1 and not mesh.manual_axes),
+        sums_over_devices=explicit_batch or devices > 1,
         slow_half_precision_loops=platform == "cpu" and jax.__version_info__ < (0, 12),
     )
 
@@ -151,7 +148,10 @@ def make_plan(shapes: Shapes, device: Device, request: CustomVJP, *, last_only: 
         return Plan(kept, None, join, step_by_step=step_by_step)
     steps, states_per_step = shapes.steps, _states_per_step(shapes, device)
     slow_half = shapes.itemsize < 4 and device.slow_half_precision_loops
-    block_size = request.block_size or _block_size(shapes, device, states_per_step, request, slow_half)
+    if step_by_step and not (last_only or slow_half) and steps <= LONGEST_LOOP:
+        block_size = request.block_size  # nothing is computed for all steps of a block at once
+    else:
+        block_size = request.block_size or _block_size(shapes, device, states_per_step, request, slow_half)
     if block_size is not None and block_size >= steps:
         block_size = None
     residuals: SavedResiduals

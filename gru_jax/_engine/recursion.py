@@ -85,7 +85,7 @@ def recursion_fwd(
     kind = loop.plan.residuals
     gates = kind == "gates" and backward_functions(cell).gates_from_state is None  # the states hold them otherwise
     starts = kind == "block_starts"
-    save = Save(states=not starts, gates=gates, block_starts=starts, project_in_loop=loop.plan.step_by_step)
+    save = Save(states=not starts, gates=gates, block_starts=starts)
     h_last, saved = forward(cell, loop, save, params, xs, h0, reset_state, flags)
     return (h_last, outputs_of(cell, loop, flags, saved.states)), Residuals(params, xs, h0, reset_state, flags, saved)
 
@@ -158,7 +158,7 @@ def _compiled_bwd(cell: Any, loop: Loop, residuals: Residuals, cotangents: tuple
     def step_by_step_block(carry, over_time, h_start):
         xs, flags, bars, hs, _ = over_time
         if kind == "block_starts":
-            save = Save(states=True, project_in_loop=True)
+            save = Save(states=True)
             _, (hs, _, _) = forward_block(cell, loop, save, weights, zero_masked(flags, xs), h_start, reset_state, flags)
 
         def vjp(at_t, flags_t, h_bar, params_bar):

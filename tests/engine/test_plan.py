@@ -101,6 +101,17 @@ def test_half_precision_has_blocks_of_root_t_steps_where_its_loops_are_slow(requ
         assert decisions(request_, steps, 64, units, device=device, itemsize=itemsize, last_only=last_only) == as_usual
 
 
+def test_a_cell_without_a_derivation_runs_step_by_step_unless_sums_may_cross_devices():
+    def plan(steps, device=None, request=AUTO, **options):
+        return make_plan(Shapes(steps, 64, 256), device or Device(), request, derived=False, **options)
+
+    joined = {"join_in_loop": True}
+    assert plan(2_000) == plan(2_000, request=GATES) == Plan(step_by_step=True, **joined)
+    assert plan(2_000, request=gj.CustomVJP(block_size=7)) == Plan(block_size=7, step_by_step=True, **joined)
+    assert plan(2_000, last_only=True) == Plan("block_starts", 10, step_by_step=True, **joined)
+    assert plan(2_000, Device(sums_over_devices=True)) == Plan(block_size=10, **joined)
+
+
 @pytest.mark.parametrize(
     ("platform", "steps", "sequences", "units", "expected"),
     [
@@ -127,7 +138,7 @@ def test_the_batch_is_spread_over_all_devices_unless_it_is_known_to_be_on_one(mo
     mesh = jax.make_mesh((1,), ("batch",), devices=jax.devices()[:1])
     monkeypatch.setattr(jax, "device_count", lambda: 4)
     xs, found = jnp.ones((2, 3, 1)), []
-    of = lambda xs: (found.append(probe(xs, (xs,)).batch_shards), xs)[1]
+    of = lambda xs: (found.append(probe(xs, (xs,))), xs)[1]
     traced = lambda: jax.jit(lambda xs: of(xs))(xs)  # traced again at each call
     of(xs)
     traced()
@@ -136,7 +147,8 @@ def test_the_batch_is_spread_over_all_devices_unless_it_is_known_to_be_on_one(mo
         traced()
     monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
     traced()
-    assert found == [1, 4, 1, 1, 1]
+    assert [device.batch_shards for device in found] == [1, 4, 1, 1, 1]
+    assert [device.sums_over_devices for device in found] == [False, True, False, False, True]
 
 
 @pytest.mark.parametrize(
