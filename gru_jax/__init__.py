@@ -23,6 +23,7 @@ from gru_jax.derivative import CustomJVP as CustomJVP
 from gru_jax.derivative import CustomVJP as CustomVJP
 from gru_jax.layers.bidirectional import bidirectional as bidirectional
 from gru_jax.layers.dropout import variational_dropout as variational_dropout
+from gru_jax.layers.feedforward import feedforward as feedforward
 from gru_jax.layers.stack import stack as stack
 from gru_jax.layers.zoneout import zoneout as zoneout
 from gru_jax.step import step as step

@@ -251,7 +251,7 @@ class Cell(Layer):
         """
         return self if self.evaluation_cell is None else self.evaluation_cell
 
-    def output_size(self, params: Any) -> int:
+    def _output_size(self, params: Any, input_size: int | None) -> int:
         """Returns the size of the last axis of the outputs."""
         return jax.eval_shape(self.output, self._zeros(params)).shape[-1]
 

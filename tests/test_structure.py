@@ -136,7 +136,7 @@ def test_the_public_names_exist():
     assert {"verify_vjp", "assert_vjp", "verify.Report", "verify.Check"} <= here
     core = {"Cell", "Adjoint", "Tangent", "CustomVJP", "CustomJVP", "Autodiff", "ops.dot", "ops.outer_sum"}
     cells = {"gru", "lstm", "elman", "linear_rnn", "initializers.chrono"}
-    wrappers = {"stack", "bidirectional", "zoneout", "variational_dropout"}
+    wrappers = {"stack", "bidirectional", "feedforward", "zoneout", "variational_dropout"}
     libraries = {"pytorch", "keras", "flax_linen", "flax_nnx", "haiku", "equinox", "onnx"}
     assert {f"convert.{way}_{library}" for way in ("from", "to") for library in libraries} <= here
     assert {f"convert.{way}_{kind}" for way in ("load", "save") for kind in ("onnx", "safetensors")} <= here

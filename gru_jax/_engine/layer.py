@@ -106,8 +106,27 @@ class Layer(ABC):
         """Takes one time step with validated arguments, drawing noise from `keys`."""
 
     @abstractmethod
-    def output_size(self, params: Any) -> int:
-        """Returns the size of the last axis of the outputs."""
+    def _output_size(self, params: Any, input_size: int | None) -> int | None:
+        """Returns the size of the last axis of the outputs, or None if neither argument tells it."""
+
+    def output_size(self, params: Any, input_size: int | None = None) -> int:
+        """Returns the size of the last axis of the outputs.
+
+        Args:
+            params: From `init`.
+            input_size: The size of the last axis of the inputs, for a layer without state, whose
+                params may not tell. Defaults to None.
+
+        Raises:
+            ValueError: If the size depends on an `input_size` that is not given.
+        """
+        size = self._output_size(params, input_size)
+        if size is None:
+            raise ValueError(
+                f"input_size: got {input_size}, expected the size of the last axis of inputs that {self.name} takes: its params "
+                "alone do not tell the size of its outputs."
+            )
+        return size
 
     @abstractmethod
     def deterministic(self) -> "Layer":

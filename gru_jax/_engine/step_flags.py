@@ -58,6 +58,25 @@ def step_flags(
     return StepFlags(mask, resets)
 
 
+def flags_of_opposite_direction(flags: StepFlags, *, reverse: bool) -> StepFlags:
+    """The flags of the same segments in the opposite processing order.
+
+    `flags.resets` mark the step at which each segment starts in the direction `reverse`. In the
+    opposite one a segment starts at its last valid step, if another segment follows: the valid step
+    after it, whatever masked steps lie between, has a reset.
+    """
+    if flags.resets is None:
+        return flags
+
+    def step(next_resets, at_t):
+        valid, resets = at_t
+        return jnp.where(valid, resets, next_resets), valid & next_resets
+
+    mask = jnp.ones_like(flags.resets) if flags.mask is None else flags.mask
+    none = (mask & flags.resets).any(0) & False  # placed on a mesh as the flags are
+    return flags._replace(resets=jax.lax.scan(step, none, (mask, flags.resets), reverse=not reverse)[1])
+
+
 def tree_where(condition: Bool[Array, "*t_b"] | None, if_true: Any, if_false: Any) -> Any:
     """Selects leaf by leaf.
 

@@ -109,8 +109,8 @@ def check_composition(cell: Any, library: str, merges: tuple[str, ...] = ("conca
     check_cell(cell)
     if isinstance(cell, Stack) and cell.residual:
         raise TypeError(
-            f"cell: got {cell.name} with residual=True, expected residual=False: {library} has no residual stack. Convert the "
-            "layers one by one."
+            f"cell: got {cell.name} with residual={cell.residual!r}, expected residual=False: {library} has no residual stack. "
+            "Convert the layers one by one."
         )
     for layer in _layers(cell):
         if isinstance(layer, Stack):

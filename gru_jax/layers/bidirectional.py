@@ -1,6 +1,6 @@
 """Both directions: one cell reads the sequence forward, one backward.
 
-    y_t = [forward(x_1 … x_t), backward(x_T … x_t)]        concatenated, or added
+    y_t = [forward(x_1 … x_t), backward(x_T … x_t)]        concatenated, added, averaged or multiplied
 
 With `lengths` each sequence is read backward from its own last step, and the outputs of both
 directions stay aligned with `xs`.
@@ -18,10 +18,11 @@ from jaxtyping import Array
 from gru_jax._engine.arguments import check_option
 from gru_jax._engine.layer import CallOptions, Layer, LayerOutput, LayerRequest, Sequence, check_cell
 from gru_jax._engine.noise import split_keys
+from gru_jax._engine.step_flags import flags_of_opposite_direction
 from gru_jax._engine.structures import rebuild
 from gru_jax._jax.export import serializable
 
-Merge = Literal["concat", "sum"]
+Merge = Literal["concat", "sum", "mean", "mul"]
 
 
 @serializable
@@ -80,11 +81,11 @@ class Bidirectional(Layer):
         backward, backward_size = self.backward_cell._validated_params(params.backward, f"{path}.backward")
         if None not in (forward_size, backward_size) and forward_size != backward_size:
             raise ValueError(f"{path}: got the input sizes {forward_size} forward and {backward_size} backward, expected one.")
-        hidden = self.forward_cell.output_size(forward), self.backward_cell.output_size(backward)
-        if self.merge == "sum" and hidden[0] != hidden[1]:
+        hidden = self.forward_cell._output_size(forward, None), self.backward_cell._output_size(backward, None)
+        if self.merge != "concat" and None not in hidden and hidden[0] != hidden[1]:
             raise ValueError(
-                f'{path}: got {hidden[0]} units forward and {hidden[1]} backward, expected equal numbers with merge="sum". '
-                'Use merge="concat".'
+                f"{path}: got {hidden[0]} units forward and {hidden[1]} backward, expected equal numbers with "
+                f'merge="{self.merge}". Use merge="concat".'
             )
         return BidirectionalParams(forward, backward), forward_size
 
@@ -92,10 +93,13 @@ class Bidirectional(Layer):
         """Returns the zero states (forward, backward), without batch axes."""
         return self.forward_cell._zeros(params.forward), self.backward_cell._zeros(params.backward)
 
-    def output_size(self, params: Any) -> int:
-        """Returns the size of the last axis of the outputs."""
-        forward = self.forward_cell.output_size(params.forward)
-        return forward if self.merge == "sum" else forward + self.backward_cell.output_size(params.backward)
+    def _output_size(self, params: Any, input_size: int | None) -> int | None:
+        """Returns the size of the last axis of the outputs, or None if it is unknown."""
+        forward = self.forward_cell._output_size(params.forward, input_size)
+        backward = self.backward_cell._output_size(params.backward, input_size)
+        if self.merge != "concat":
+            return forward if backward is None else backward
+        return None if forward is None or backward is None else forward + backward
 
     def deterministic(self) -> "Bidirectional":
         """Returns the layer without its noise, for evaluation. The params are the same."""
@@ -117,15 +121,23 @@ class Bidirectional(Layer):
         keys = split_keys(sequence.keys, 2)
         reset_states = sequence.reset_state or (None, None)
         parts = [sequence._replace(h0=sequence.h0[i], reset_state=reset_states[i], keys=keys[i]) for i in range(2)]
+        parts[1] = parts[1]._replace(flags=flags_of_opposite_direction(sequence.flags, reverse=request.reverse))
         backwards = replace(request, reverse=not request.reverse)
         forward = self.forward_cell._run(options, request, params.forward, parts[0])
         backward = self.backward_cell._run(options, backwards, params.backward, parts[1])
         ys = None
         if request.outputs:
-            pair = (forward.ys, backward.ys)
-            ys = jnp.concatenate(pair, axis=-1) if self.merge == "concat" else pair[0] + pair[1]
+            ys = _merged(self.merge, forward.ys, backward.ys)
         states = (forward.states, backward.states) if request.states else None
         return LayerOutput((forward.h_last, backward.h_last), ys, states)
+
+
+def _merged(merge: Merge, forward: Array, backward: Array) -> Array:
+    if merge == "concat":
+        return jnp.concatenate([forward, backward], axis=-1)
+    if merge == "mul":
+        return forward * backward
+    return forward + backward if merge == "sum" else (forward + backward) / 2
 
 
 def bidirectional(forward_cell: Any, backward_cell: Any = None, merge: Merge = "concat") -> Bidirectional:
@@ -146,8 +158,8 @@ def bidirectional(forward_cell: Any, backward_cell: Any = None, merge: Merge = "
         forward_cell: A cell such as `gj.gru()`, or a `gj.stack`.
         backward_cell: The cell of the other direction. Defaults to None: the same as
             `forward_cell`, with parameters of its own.
-        merge: `"concat"` puts the outputs of both side by side, `"sum"` adds them. Defaults to
-            `"concat"`.
+        merge: `"concat"` puts the outputs of both side by side, `"sum"` adds, `"mean"` averages and
+            `"mul"` multiplies them. Defaults to `"concat"`.
 
     Returns:
         A `Bidirectional`, whose params are `BidirectionalParams(forward, backward)`.
@@ -156,12 +168,9 @@ def bidirectional(forward_cell: Any, backward_cell: Any = None, merge: Merge = "
         TypeError: If an argument is not a cell.
         ValueError: If `merge` is unknown, or the two cells take inputs of different forms.
 
-    Note:
-        Each sequence is read backward from its own last valid step. `resets` act on each direction
-        before its step t: forward that starts a segment at t, backward it starts one that ends at
-        t. For segments packed into one row the backward direction must reset at each segment's last
-        step instead. Unroll the two cells apart, the second with `reverse=True` and
-        `resets=jnp.concatenate([resets[1:], jnp.ones_like(resets[:1])])`.
+    Each sequence is read backward from its own last valid step. `resets` mark the first steps of
+    segments that are packed into one row. The forward cell resets there, and the backward cell at
+    the last valid step of each segment before another, so no direction sees a neighbour.
     """
     check_cell(forward_cell)
     backward_cell = forward_cell if backward_cell is None else backward_cell

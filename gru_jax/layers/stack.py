@@ -6,15 +6,16 @@ matmul for all t.
 
 from dataclasses import dataclass, replace
 from numbers import Integral
-from typing import Any
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
-from gru_jax._engine.arguments import check_flag
+from gru_jax._engine.arguments import check_flag, check_option
 from gru_jax._engine.layer import CallOptions, Layer, LayerOutput, LayerRequest, Sequence
 from gru_jax._engine.noise import NoiseKeys, split_keys
+from gru_jax._engine.step_flags import zero_masked
 from gru_jax._engine.structures import rebuild_tuple
 from gru_jax.layers.parts import check_cells, check_rate
 
@@ -27,7 +28,7 @@ class Stack(Layer):
     cells: tuple[Any, ...]
     dropout: float = 0.0
     variational: bool = False
-    residual: bool = False
+    residual: bool | Literal["block"] = False
 
     @property
     def name(self) -> str:
@@ -73,7 +74,7 @@ class Stack(Layer):
         params = []
         for cell, k, size in zip(self.cells, jax.random.split(key, len(self.cells)), sizes, strict=True):
             params.append(cell.init(k, input_size, size, **options))
-            input_size = cell.output_size(params[-1])
+            input_size = cell.output_size(params[-1], input_size)
         return tuple(params)
 
     def _validated_params(self, params: Any, path: str = "params") -> tuple[Any, int | None]:
@@ -92,25 +93,36 @@ class Stack(Layer):
             cell._validated_params(p, f"{path}[{i}]") for i, (cell, p) in enumerate(zip(self.cells, params, strict=True))
         ]
         parts, inputs = tuple(p for p, _ in validated), [size for _, size in validated]
-        outputs = [cell.output_size(p) for cell, p in zip(self.cells, parts, strict=True)]
+        outputs = self._sizes(parts, inputs[0])
         for i in range(1, len(inputs)):
-            if inputs[i] not in (None, outputs[i - 1]):
+            if None not in (inputs[i], outputs[i - 1]) and inputs[i] != outputs[i - 1]:
                 raise ValueError(
                     f"{path}[{i}]: got an input size of {inputs[i]}, expected {outputs[i - 1]}, the output size of the layer below."
                 )
-            if self.residual and outputs[i] != outputs[i - 1]:
+            if self.residual is True and None not in outputs and outputs[i] != outputs[i - 1]:
                 raise ValueError(
                     f"{path}[{i}]: got {outputs[i]} outputs over {outputs[i - 1]} inputs, expected equal sizes with residual=True."
                 )
+        if self.residual == "block" and None not in (inputs[0], outputs[-1]) and inputs[0] != outputs[-1]:
+            raise ValueError(
+                f'{path}: got {outputs[-1]} outputs over {inputs[0]} inputs, expected equal sizes with residual="block".'
+            )
         return parts, inputs[0]
+
+    def _sizes(self, params: Any, input_size: int | None) -> list[int | None]:
+        """The output size of each layer. None where it is unknown."""
+        sizes: list[int | None] = []
+        for cell, own in zip(self.cells, params, strict=True):
+            sizes.append(cell._output_size(own, sizes[-1] if sizes else input_size))
+        return sizes
 
     def _zeros(self, params: Any) -> tuple[Any, ...]:
         """Returns the zero state of each layer, without batch axes."""
         return tuple(cell._zeros(p) for cell, p in zip(self.cells, params, strict=True))
 
-    def output_size(self, params: Any) -> int:
-        """Returns the size of the last axis of the outputs."""
-        return self.cells[-1].output_size(params[-1])
+    def _output_size(self, params: Any, input_size: int | None) -> int | None:
+        """Returns the size of the last axis of the outputs, or None if it is unknown."""
+        return self._sizes(params, input_size)[-1]
 
     def deterministic(self) -> "Stack":
         """Returns the stack without its noise, for evaluation and for `step`.
@@ -132,6 +144,8 @@ class Stack(Layer):
                 xs = self._add_residual(i, xs, results[-1].ys)
                 xs = xs if i == top else self._drop(keys[2 * i + 1], xs)
         ys = xs if request.outputs else None
+        if request.outputs and self.residual == "block":
+            ys = zero_masked(sequence.flags, sequence.xs) + xs
         states = tuple(layer.states for layer in results) if request.states else None
         return LayerOutput(tuple(layer.h_last for layer in results), ys, states)
 
@@ -139,17 +153,17 @@ class Stack(Layer):
         """Takes one time step through all layers with validated arguments."""
         top = len(self.cells) - 1
         layer_keys = split_keys(keys, 2 * len(self.cells))
-        states = []
+        states, block_input = [], x
         for i, cell in enumerate(self.cells):
             state, y = cell._step(params[i], h[i], x, layer_keys[2 * i], compute_dtype)
             states.append(state)
             x = self._add_residual(i, x, y)
             x = x if i == top else self._drop(layer_keys[2 * i + 1], x[None])[0]
-        return tuple(states), x
+        return tuple(states), block_input + x if self.residual == "block" else x
 
     def _add_residual(self, layer: int, x: Array, y: Array) -> Array:
         """Adds a layer's input to its output in a residual stack, from the second layer on."""
-        return x + y if self.residual and layer else y
+        return x + y if self.residual is True and layer else y
 
     def _drop(self, keys: NoiseKeys, ys: Array) -> Array:
         """Applies dropout between layers: one mask per step, or one per sequence."""
@@ -160,7 +174,7 @@ class Stack(Layer):
         return jnp.where(keep, ys / (1 - self.dropout), 0)
 
 
-def stack(cells: Any, *, dropout: float = 0.0, variational: bool = False, residual: bool = False) -> Stack:
+def stack(cells: Any, *, dropout: float = 0.0, variational: bool = False, residual: bool | Literal["block"] = False) -> Stack:
     """Puts layers on top of each other.
 
         y⁰ = xs,   yˡ = layer_l(dropout(yˡ⁻¹))  (+ yˡ⁻¹ with residual, from the second layer on)
@@ -177,15 +191,17 @@ def stack(cells: Any, *, dropout: float = 0.0, variational: bool = False, residu
         (5, 2, 4)
 
     Args:
-        cells: At least one cell, `gj.bidirectional`, or what `gj.zoneout` and
-            `gj.variational_dropout` make of a cell.
+        cells: At least one layer: a cell, what `gj.zoneout` and `gj.variational_dropout` make of a
+            cell, `gj.bidirectional`, `gj.feedforward`, or another stack.
         dropout: The probability of zeroing an output between two layers; the others are scaled by 1
             / (1 - dropout). As in PyTorch, it acts neither on the inputs of the first layer nor on
             the outputs of the last. `unroll` then needs a `key`. Defaults to 0.
         variational: If True, one dropout mask holds for all steps of a sequence (Gal and Ghahramani
             2016, arXiv 1512.05287). Defaults to False: one mask per step.
         residual: If True, adds to each layer's output its input, from the second layer on. The
-            layers must have equal sizes. Defaults to False.
+            layers must have equal sizes. If `"block"`, adds the input of the stack to its output:
+            the stack is then a residual block, which may be a layer of another stack. Defaults to
+            False.
 
     Returns:
         A `Stack`.
@@ -193,8 +209,8 @@ def stack(cells: Any, *, dropout: float = 0.0, variational: bool = False, residu
     Raises:
         TypeError: If `cells` is not a list of cells, a layer above the first takes inputs of several
             arrays, or a flag is not a bool.
-        ValueError: If a probability is not in [0, 1), or a single layer gets dropout, which has
-            nothing to act on.
+        ValueError: If a probability is not in [0, 1), `residual` is an unknown string, or a single
+            layer gets dropout, which has nothing to act on.
     """
     layers = check_cells(cells)
     for i, layer in enumerate(layers[1:], 1):
@@ -208,4 +224,8 @@ def stack(cells: Any, *, dropout: float = 0.0, variational: bool = False, residu
             f"dropout: got {dropout} with one layer, expected at least two, because it acts between layers. For one layer use "
             "gj.variational_dropout(cell, inputs=…, state=…), or apply dropout to xs or ys."
         )
-    return Stack(layers, float(dropout), check_flag("variational", variational), check_flag("residual", residual))
+    if isinstance(residual, str):
+        check_option("residual", residual, ("block",))
+    else:
+        residual = check_flag("residual", residual)
+    return Stack(layers, float(dropout), check_flag("variational", variational), residual)

@@ -1,5 +1,6 @@
 """Bidirectional layers equal two calls of `unroll`, also with padding, resets and noise."""
 
+import itertools
 from functools import partial
 
 import jax
@@ -21,8 +22,27 @@ def random_problem(cell):
     return params, xs, normal_like(KEYS[2], cell.initial_state(params, B)), normal_like(KEYS[3], cell.initial_state(params))
 
 
+MERGES = {
+    "concat": lambda f, b: jnp.concatenate([f, b], -1),
+    "sum": lambda f, b: f + b,
+    "mean": lambda f, b: 0.5 * f + 0.5 * b,
+    "mul": lambda f, b: f * b,
+}
+
+
+def resets_at_ends(resets, mask=None, lengths=None, reverse=False):
+    """Marks the last valid step of each segment before another, by a loop over single steps."""
+    ends = np.zeros_like(resets)
+    for b in range(B):
+        valid = [t for t in range(T) if (mask is None or mask[t, b]) and (lengths is None or t < lengths[b])]
+        order = valid[::-1] if reverse else valid
+        for step, following in itertools.pairwise(order):
+            ends[step, b] = resets[following, b]
+    return ends
+
+
 @pytest.mark.derivative
-@pytest.mark.parametrize("merge", ["concat", "sum"])
+@pytest.mark.parametrize("merge", ["concat", "sum", "mean", "mul"])
 @pytest.mark.parametrize("reverse", [False, True])
 @pytest.mark.parametrize("derivative", [gj.CustomVJP(), gj.CustomJVP()], ids=["CustomVJP", "CustomJVP"])
 def test_a_bidirectional_layer_equals_two_unrolls(merge, reverse, derivative):
@@ -30,8 +50,9 @@ def test_a_bidirectional_layer_equals_two_unrolls(merge, reverse, derivative):
 
     def two_unrolls(params, xs, h0, reset_state):
         f, ys_f = gj.unroll(gj.gru(), params.forward, xs, h0[0], reset_state=reset_state[0], reverse=reverse, **ALL_THREE)
-        b, ys_b = gj.unroll(gj.lstm(), params.backward, xs, h0[1], reset_state=reset_state[1], reverse=not reverse, **ALL_THREE)
-        return (f, b), jnp.concatenate([ys_f, ys_b], -1) if merge == "concat" else ys_f + ys_b
+        opposite = ALL_THREE | {"resets": resets_at_ends(**ALL_THREE, reverse=reverse)}
+        b, ys_b = gj.unroll(gj.lstm(), params.backward, xs, h0[1], reset_state=reset_state[1], reverse=not reverse, **opposite)
+        return (f, b), MERGES[merge](ys_f, ys_b)
 
     def one_layer(params, xs, h0, reset_state):
         return gj.unroll(cell, params, xs, h0, reset_state=reset_state, reverse=reverse, derivative=derivative, **ALL_THREE)
@@ -74,16 +95,43 @@ def test_states_are_returned_for_both_directions():
     assert gj.unroll(cell, params, xs, h0, outputs="last")[1] is None
 
 
-def test_packed_segments_reset_the_backward_cell_at_their_last_steps_as_documented():
-    forward, backward = gj.gru(), gj.gru()
-    params, xs, _, _ = random_problem(gj.bidirectional(forward))
-    resets = jnp.zeros((T, B), bool).at[jnp.array([0, 3, 5])].set(True)
-    ends = jnp.concatenate([resets[1:], jnp.ones_like(resets[:1])])
-    _, ys_f = gj.unroll(forward, params.forward, xs, resets=resets)
-    _, ys_b = gj.unroll(backward, params.backward, xs, resets=ends, reverse=True)
-    for start, stop in ((0, 3), (3, 5), (5, T)):
-        _, alone = gj.unroll(gj.bidirectional(gj.gru()), params, xs[start:stop])
-        assert_close(jnp.concatenate([ys_f, ys_b], -1)[start:stop], alone)
+@pytest.mark.parametrize("gap", [0, 1], ids=["side by side", "with padding between"])
+@pytest.mark.parametrize("reverse", [False, True])
+def test_packed_segments_do_not_see_each_other(gap, reverse):
+    """Segments at 0–1, 2–4 and 5–6 in the first row, others in the second, one in the third."""
+    cell = gj.bidirectional(gj.gru(), gj.lstm())
+    params, xs, *_ = random_problem(cell)
+    segments = [[(0, 2), (2, 5), (5, T)], [(0, 4), (4, T)], [(0, T)]]
+    resets, mask = np.zeros((T, B), bool), np.zeros((T, B), bool)
+    for b, of_row in enumerate(segments):
+        for start, stop in of_row:
+            mask[start : stop - gap if stop < T else stop, b] = True
+            valid = np.flatnonzero(mask[start:stop, b]) + start
+            resets[valid[-1] if reverse else valid[0], b] = True
+    options = {"resets": resets, "reverse": reverse} | ({"mask": mask} if gap else {})
+    _, ys = gj.unroll(cell, params, xs, **options)
+    for b, of_row in enumerate(segments):
+        for start, stop in of_row:
+            end = stop - gap if stop < T else stop
+            _, alone = gj.unroll(cell, params, xs[start:end, b : b + 1], reverse=reverse)
+            assert_close(ys[start:end, b : b + 1], alone)
+
+
+@pytest.mark.derivative
+@pytest.mark.parametrize("resets_of", ["all steps", "no step"])
+def test_resets_of_all_or_no_steps_and_a_sequence_of_no_steps_work(resets_of):
+    cell = gj.bidirectional(gj.gru())
+    params, xs, h0, _ = random_problem(cell)
+    resets = np.full((T, B), resets_of == "all steps")
+    h_last, ys = gj.unroll(cell, params, xs, h0, resets=resets)
+    if resets_of == "no step":
+        assert_close((h_last, ys), gj.unroll(cell, params, xs, h0), tol=0)
+    else:  # the last step of the backward cell starts from h0, all others of both cells from zeros
+        alone = jnp.stack([gj.unroll(cell, params, xs[t : t + 1])[1][0] for t in range(T)])
+        assert_close(ys[:-1], alone[:-1])
+        assert_close(ys[-1, :, :H], alone[-1, :, :H])
+        assert_close(ys[-1, :, H:], gj.unroll(gj.gru(), params.backward, xs[-1:], h0[1])[1][0])
+    assert_close(gj.unroll(cell, params, xs[:0], h0, resets=resets[:0])[0], h0, tol=0)
 
 
 def test_noise_differs_between_directions_and_keys():
@@ -106,7 +154,7 @@ BAD = {
     "two input sizes": (lambda: gj.unroll(TWO, PARAMS._replace(backward=gj.gru().init(KEYS[0], D + 1, H, dtype=XS.dtype)), XS), ValueError, r"params: got the input sizes 4 forward and 5 backward"),
     "a sum of unequal sizes": (lambda: gj.unroll(gj.bidirectional(gj.gru(), merge="sum"), PARAMS._replace(backward=gj.gru().init(KEYS[0], D, H + 1, dtype=XS.dtype)), XS), ValueError, r'params: got 5 units forward and 6 backward.*merge="concat"'),
     "one state": (lambda: gj.unroll(TWO, PARAMS, XS, H0[0]), TypeError, r"h0: got one array, expected a tuple of 2 \(one array, one array\), the state of cell bidirectional"),
-    "merge": (lambda: gj.bidirectional(gj.gru(), merge="mean"), ValueError, r"merge: got 'mean', expected one of 'concat', 'sum'"),
+    "merge": (lambda: gj.bidirectional(gj.gru(), merge="max"), ValueError, r"merge: got 'max', expected one of 'concat', 'sum', 'mean', 'mul'"),
     "the function that makes the cell": (lambda: gj.bidirectional(gj.gru), TypeError, r"cell: got function, expected a gj\.Cell"),
 }  # fmt: skip
 

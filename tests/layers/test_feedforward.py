@@ -1,0 +1,192 @@
+"""Layers without state, and stacks of residual blocks, against plain functions and single cells."""
+
+import copy
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import gru_jax as gj
+from tests.conditions import ALL_THREE, LENGTHS, MASK, RESETS
+from tests.problems import B, D, H, T, assert_close, assert_raises, normal_like
+
+FLOAT = jnp.result_type(float)
+KEYS = jax.random.split(jax.random.key(13), 4)
+DERIVATIVES = {"CustomVJP": gj.CustomVJP(), "CustomJVP": gj.CustomJVP(), "Autodiff": gj.Autodiff()}
+
+
+def init_norm(key, input_size, hidden_size, dtype=jnp.float32):
+    return {"scale": jnp.ones(input_size, dtype), "offset": jnp.zeros(input_size, dtype)}
+
+
+def normalize(params, x):
+    centred = x - x.mean(-1, keepdims=True)
+    return params["scale"] * centred / jnp.sqrt((centred**2).mean(-1, keepdims=True) + 1e-3) + params["offset"]
+
+
+def init_dense(key, input_size, hidden_size, dtype=jnp.float32):
+    return jax.random.normal(key, (input_size, hidden_size), dtype) / input_size**0.5
+
+
+def multiply(W, x):
+    return x @ W
+
+
+def gelu(params, x):
+    return jax.nn.gelu(x)
+
+
+NORM = gj.feedforward(init_norm, normalize, name="norm")
+DENSE = gj.feedforward(init_dense, multiply, name="dense")
+GELU = gj.feedforward(None, gelu, name="gelu")
+BLOCK = gj.stack([NORM, gj.gru(), DENSE, GELU], residual="block")
+NETWORK = gj.stack([DENSE, BLOCK, BLOCK])
+
+
+def draw(layer, hidden_size=H):
+    """Draws random params, xs and a state."""
+    params = normal_like(KEYS[0], layer.init(KEYS[0], D, hidden_size, dtype=FLOAT))
+    xs = jax.random.normal(KEYS[1], (T, B, D), FLOAT)
+    return params, xs, normal_like(KEYS[2], layer.initial_state(params, B))
+
+
+def by_hand(params, xs, h0, valid, **conditions):
+    """The network written out, with the cells unrolled by plain autodiff."""
+    zeroed = lambda x: jnp.where(valid[..., None], x, 0.0)
+    dense, *blocks = params
+    x, lasts = zeroed(zeroed(xs) @ dense), [()]
+    for (norm, gru, weights, _), (_, h, _, _) in zip(blocks, h0[1:], strict=True):
+        y = zeroed(normalize(norm, x))
+        h_last, y = gj.unroll(gj.gru(), gru, y, h, derivative=gj.Autodiff(), **conditions)
+        x = x + zeroed(jax.nn.gelu(zeroed(y @ weights)))
+        lasts.append(((), h_last, (), ()))
+    return tuple(lasts), x
+
+
+VALID = MASK & (np.arange(T)[:, None] < LENGTHS)
+CONDITIONS = {"plain": ({}, np.ones((T, B), bool)), "all three": (ALL_THREE, VALID)}
+
+
+@pytest.mark.derivative
+@pytest.mark.parametrize("name", CONDITIONS)
+@pytest.mark.parametrize("reverse", [False, True])
+@pytest.mark.parametrize("derivative", DERIVATIVES.values(), ids=DERIVATIVES.keys())
+def test_a_network_of_residual_blocks_equals_the_same_written_out(name, reverse, derivative):
+    conditions, valid = CONDITIONS[name]
+    options = {**conditions, "reverse": reverse}
+    args = draw(NETWORK)
+
+    def value_and_gradients(run):
+        loss = lambda args: sum(jnp.sin(2 * leaf).sum() for leaf in jax.tree.leaves(run(*args)))
+        return jax.jit(lambda args: (run(*args), jax.grad(loss)(args)))(args)
+
+    expected = value_and_gradients(partial(by_hand, valid=valid, **options))
+    assert_close(value_and_gradients(partial(gj.unroll, NETWORK, derivative=derivative, **options)), expected)
+    assert all(leaf.any() for leaf in jax.tree.leaves(expected[1]))
+
+
+def test_steps_of_a_network_of_blocks_equal_unroll():
+    params, xs, h = draw(NETWORK)
+    expected = gj.unroll(NETWORK, params, xs, h, resets=RESETS)
+    ys = []
+    for t in range(T):
+        h, y = gj.step(NETWORK, params, h, xs[t], reset=RESETS[t])
+        ys.append(y)
+    assert_close((h, jnp.stack(ys)), expected)
+
+
+def test_layouts_windows_and_last_outputs_equal_unroll():
+    params, xs, h0 = draw(NETWORK)
+    h_last, ys = gj.unroll(NETWORK, params, xs, h0, lengths=LENGTHS)
+    turned = gj.unroll(NETWORK, params, jnp.moveaxis(xs, 0, 1), h0, lengths=LENGTHS, time_major=False)
+    assert_close((turned[0], jnp.moveaxis(turned[1], 1, 0)), (h_last, ys))
+    assert_close(gj.unroll_truncated(NETWORK, params, xs, h0, window=3, lengths=LENGTHS), (h_last, ys))
+    assert_close(gj.unroll(NETWORK, params, xs, h0, lengths=LENGTHS, outputs="last"), (h_last, None))
+    states = gj.unroll(NETWORK, params, xs, h0, lengths=LENGTHS, outputs="states")[1]
+    assert jax.tree.structure(states) == jax.tree.structure(h0)
+
+
+def test_nan_in_the_padding_reaches_nothing():
+    params, xs, h0 = draw(BLOCK, hidden_size=D)
+    padded = jnp.where((np.arange(T)[:, None] < LENGTHS)[..., None], xs, jnp.nan)
+    loss = lambda params, xs: gj.unroll(BLOCK, params, xs, h0, lengths=LENGTHS)[1].sum()
+    run = jax.value_and_grad(loss, (0, 1))
+    assert_close(run(params, padded), run(params, xs), tol=0)
+    assert not gj.unroll(BLOCK, params, padded, h0, lengths=LENGTHS)[1][LENGTHS[1] :, 1].any()
+
+
+def test_a_layer_alone_is_its_function():
+    params, xs, h0 = draw(NORM)
+    assert h0 == ()
+    assert_close(gj.unroll(NORM, params, xs), ((), normalize(params, xs)), tol=0)
+    assert_close(gj.step(NORM, params, (), xs[0]), ((), normalize(params, xs[0])), tol=0)
+
+
+def test_a_table_of_tokens_may_be_the_first_layer():
+    embed = gj.feedforward(
+        lambda key, n, size, **options: jax.random.normal(key, (n, size), jnp.float32), lambda E, t: E[t], num_feature_axes=0
+    )
+    layers = gj.stack([embed, gj.lstm()])
+    params = layers.init(KEYS[0], 6, (D, H))
+    tokens = jax.random.randint(KEYS[1], (T, B), 0, 6)
+    expected = gj.unroll(gj.lstm(), params[1], params[0][tokens], lengths=LENGTHS)
+    h_last, ys = gj.unroll(layers, params, tokens, lengths=LENGTHS)
+    assert_close((h_last[1], ys), expected)
+
+
+def test_both_directions_and_noise_take_layers_without_state():
+    cell = gj.bidirectional(gj.stack([NORM, gj.zoneout(gj.gru(), 0.3), DENSE], dropout=0.2), merge="mul")
+    params, xs, _ = draw(cell)
+    one, other = (gj.unroll(cell, params, xs, key=key)[1] for key in KEYS[:2])
+    assert (one != other).any()
+    plain = cell.deterministic()
+    halves = [
+        gj.unroll(plain.forward_cell, own, xs, reverse=reverse)[1] for own, reverse in zip(params, (False, True), strict=True)
+    ]
+    assert_close(gj.unroll(plain, params, xs)[1], halves[0] * halves[1])
+
+
+def test_the_compute_dtype_lowers_the_weights():
+    params, xs, h0 = draw(NETWORK)
+    params, xs, h0 = jax.tree.map(lambda leaf: leaf.astype(jnp.float32), (params, xs, h0))
+    run = lambda dtype: gj.unroll(NETWORK, params, xs, h0, compute_dtype=dtype)[1]
+    assert (run(jnp.bfloat16) != run(None)).any()
+    lowered = gj.unroll(DENSE, params[0], xs, compute_dtype=jnp.bfloat16)[1]
+    assert_close(lowered, xs @ params[0].astype(jnp.bfloat16), tol=1e-6)
+
+
+def test_output_sizes_follow_from_the_size_of_the_input():
+    params, *_ = draw(NETWORK)
+    assert NETWORK.output_size(params) == H  # the cells inside the blocks tell
+    assert DENSE.output_size(params[0], D) == H
+    assert GELU.output_size((), 3) == 3
+    assert_raises(
+        lambda: GELU.output_size(()), ValueError, r"input_size: got None.*inputs that gelu takes: its params alone do not tell"
+    )
+
+
+def test_equal_layers_are_equal_and_static():
+    assert gj.feedforward(init_norm, normalize, name="norm") == NORM == copy.deepcopy(NORM)
+    assert hash(NORM) == hash(copy.deepcopy(NORM))
+    assert jax.tree.leaves(NETWORK) == []
+
+
+WRONG = gj.feedforward(init_dense, lambda W, x: (x @ W).sum(1), name="wrong")
+NARROW = gj.stack([gj.gru(), DENSE], residual="block")
+XS = jnp.zeros((T, B, D), jnp.float32)
+BAD = {
+    "apply": (lambda: gj.feedforward(init_norm, 3), TypeError, r"apply: got 3, expected a function apply\(params, x\)"),
+    "init": (lambda: gj.feedforward(3, normalize), TypeError, r"init: got 3, expected a function init\(key"),
+    "a batch that is summed": (lambda: gj.unroll(WRONG, WRONG.init(KEYS[0], D, H), XS), ValueError, r"apply: got outputs of shape \(7, 5\) from wrong, expected \(7, 3\) and then features"),
+    "sizes of a block": (lambda: gj.unroll(NARROW, NARROW.init(KEYS[0], D, H), XS), ValueError, r'params: got 5 outputs over 4 inputs.*residual="block"'),
+    "the size of a layer above": (lambda: gj.unroll(gj.stack([gj.gru(), DENSE, gj.gru()]), (*gj.stack([gj.gru(), DENSE]).init(KEYS[0], D, H), gj.gru().init(KEYS[0], D, H)), XS), ValueError, r"params\[2\]: got an input size of 4, expected 5, the output size of the layer below"),
+    "residual": (lambda: gj.stack([gj.gru()], residual="all"), ValueError, r"residual: got 'all', expected one of 'block'"),
+    "a number for residual": (lambda: gj.stack([gj.gru()], residual=1), TypeError, r"residual: got 1, expected True or False"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_bad_layers_raise_and_name_the_fix(case):
+    assert_raises(*BAD[case])
