@@ -1,19 +1,22 @@
 """Short examples to copy: `gru_jax` inside other libraries, and small complete programs.
 
-| file             | shows                                                        | needs       |
-|------------------|--------------------------------------------------------------|-------------|
-| equinox_module   | a recurrent layer as an Equinox module                       | Equinox     |
-| flax_nnx         | a recurrent layer as a Flax NNX module                       | Flax        |
-| flax_linen       | a recurrent layer as a Flax linen module                     | Flax        |
-| haiku_transform  | a recurrent layer as a Haiku module                          | Haiku       |
-| scanned_rnn      | a replacement for the `ScannedRNN` of PureJaxRL              | Flax        |
-| torch_finetune   | a GRU trained in PyTorch and fine-tuned here                 | PyTorch     |
-| keras_layer      | a Keras layer trained here, with its weights put back        | Keras       |
-| serve_onnx       | a network trained here and served by onnxruntime             | onnxruntime |
-| dreamer_gru      | a custom cell: the block GRU of DreamerV3                    |             |
-| padded_sentences | a bidirectional classifier for padded sentences              |             |
-| recurrent_policy | a recurrent policy with episode resets, stepped and unrolled |             |
+| file              | shows                                                         | needs       |
+|-------------------|---------------------------------------------------------------|-------------|
+| equinox_module    | a recurrent layer as an Equinox module                        | Equinox     |
+| flax_nnx          | a recurrent layer as a Flax NNX module                        | Flax        |
+| flax_linen        | a recurrent layer as a Flax linen module                      | Flax        |
+| haiku_transform   | a recurrent layer as a Haiku module                           | Haiku       |
+| scanned_rnn       | a replacement for the `ScannedRNN` of PureJaxRL               | Flax        |
+| torch_finetune    | a GRU trained in PyTorch and fine-tuned here                  | PyTorch     |
+| keras_layer       | a Keras layer trained here, with its weights put back         | Keras       |
+| serve_onnx        | a network trained here and served by onnxruntime              | onnxruntime |
+| dreamer_gru       | a custom cell: the block GRU of DreamerV3                     |             |
+| new_cells         | custom cells: minGRU, sLSTM, LRU, the delta rule              |             |
+| cells_for_science | custom cells: ConvGRU, GRU-D, a noisy network with Dale's law |             |
+| padded_sentences  | a bidirectional classifier for padded sentences               |             |
+| recurrent_policy  | a recurrent policy with episode resets, stepped and unrolled  |             |
 
 `pip install -e ".[peers]" --extra-index-url https://download.pytorch.org/whl/cpu` installs all of
-these libraries, with PyTorch for CPUs. Each recipe is tested in tests/experiments/test_recipes.py.
+these libraries, with PyTorch for CPUs. Each recipe is tested in tests/experiments/test_recipes.py,
+or in test_new_cells.py.
 """

@@ -57,7 +57,8 @@ class Stack(Layer):
         Args:
             key: A `jax.random` key, consumed here.
             input_size: D of the first layer.
-            hidden_size: H of every layer, or a tuple with one for each.
+            hidden_size: H of every layer, or a tuple with one for each. For a stack inside, it may
+                again be a tuple.
             options: The options of a cell's `init`, for all layers.
 
         Returns:

@@ -1,0 +1,235 @@
+"""Cells of the recipes: NumPy loops after the papers, and autodiff of a plain scan."""
+
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import gru_jax as gj
+from experiments.recipes import cells_for_science as science
+from experiments.recipes import new_cells as new
+from gru_jax._engine.noise import keys_of_sequence
+from tests.conditions import LENGTHS, RESETS
+from tests.problems import B, D, H, T, assert_close, normal_like
+
+FLOAT = jnp.result_type(float)
+KEYS = jax.random.split(jax.random.key(31), 6)
+KEY_SIZE, HEIGHT, WIDTH, DT = 2, 4, 3, 0.05
+CELLS = {
+    "min_gru": new.MIN_GRU,
+    "slstm": new.SLSTM,
+    "lru": new.LRU,
+    "delta_rule": new.delta_rule(KEY_SIZE),
+    "conv_gru": science.conv_gru(HEIGHT, WIDTH),
+    "gru_d": science.GRU_D,
+    "dale_rnn": science.dale_rnn(DT),
+}
+every_cell = pytest.mark.parametrize("name", CELLS)
+CONDITIONS = {"plain": {}, "lengths and resets": {"lengths": LENGTHS, "resets": RESETS}}
+DERIVATIVES = {"CustomVJP": gj.CustomVJP(), "CustomJVP": gj.CustomJVP(), "Autodiff": gj.Autodiff()}
+
+
+def draw(name):
+    """Draws params and xs. Integers among the params stay as `init` makes them."""
+    params = CELLS[name].init(KEYS[0], D, H, dtype=FLOAT)
+    vary = lambda leaf, noise: leaf + 0.3 * noise if leaf.dtype == FLOAT else leaf
+    params = jax.tree.map(vary, params, normal_like(KEYS[1], jax.tree.map(lambda leaf: leaf.astype(FLOAT), params)))
+    features = (HEIGHT, WIDTH, D) if name == "conv_gru" else (D,)
+    xs = jax.random.normal(KEYS[2], (T, B, *features), FLOAT)
+    if name == "gru_d":
+        observed = jax.random.bernoulli(KEYS[3], 0.6, xs.shape)
+        xs = science.Measured(xs, observed, jax.random.uniform(KEYS[4], xs.shape, FLOAT))
+    return params, xs
+
+
+def sigmoid(a):
+    return 1 / (1 + np.exp(-a))
+
+
+def np_min_gru(p, h, x):
+    z = sigmoid(x @ p.W_z)
+    h = (1 - z) * h + z * (x @ p.W_h)
+    return h, h
+
+
+def np_slstm(p, state, x):
+    """Without the stabiliser m: the gates are exponentials as they are."""
+    h, c, n = state
+    a_z, a_i, a_f, a_o = np.split(x @ p.W + h @ p.U + p.b, 4)
+    c, n = sigmoid(a_f) * c + np.exp(a_i) * np.tanh(a_z), sigmoid(a_f) * n + np.exp(a_i)
+    h = sigmoid(a_o) * c / n
+    return (h, c, n), h
+
+
+def np_lru(p, h, x):
+    eigenvalues = np.exp(-np.exp(p.nu)) * (np.cos(np.exp(p.theta)) + 1j * np.sin(np.exp(p.theta)))
+    h = eigenvalues * h + np.sqrt(1 - np.abs(eigenvalues) ** 2) * (x @ (p.W_re + 1j * p.W_im))
+    return h, np.concatenate([h.real, h.imag])
+
+
+def np_delta_rule(p, S, x):
+    k, q = (a / np.sqrt((a**2).sum() + 1e-6) for a in (x @ p.W_k, x @ p.W_q))
+    beta = sigmoid(x @ p.W_b)
+    S = S - beta * np.outer(k, k) @ S + beta * np.outer(k, x @ p.W_v)
+    return S, q @ S
+
+
+def np_convolve(image, filters):
+    padded = np.pad(image, ((1, 1), (1, 1), (0, 0)))
+    return sum(
+        padded[i : i + HEIGHT, j : j + WIDTH] @ filters[i, j] for i in range(3) for j in range(3)
+    )  # a sum over the pixels around each pixel
+
+
+def np_conv_gru(p, h, x):
+    x_z, x_r, x_h = np.split(np_convolve(x, p.W), 3, axis=-1)
+    h_z, h_r = np.split(np_convolve(h, p.U), 2, axis=-1)
+    z, r = sigmoid(x_z + h_z), sigmoid(x_r + h_r)
+    h = (1 - z) * h + z * np.tanh(x_h + np_convolve(r * h, p.U_h))
+    return h, h
+
+
+def np_gru_d(p, state, x):
+    h, last = state
+    decay = np.exp(-np.maximum(0, p.w_x * x.gap))
+    m = x.observed.astype(float)
+    value = m * x.value + (1 - m) * (decay * last + (1 - decay) * p.mean)
+    h = np.exp(-np.maximum(0, x.gap @ p.w_h)) * h
+    g, both = p.gru, np.concatenate([value, m])
+    z, r = (sigmoid(both @ W + h @ U + b) for W, U, b in ((g.W_z, g.U_z, g.b_z), (g.W_r, g.U_r, g.b_r)))
+    h = (1 - z) * h + z * np.tanh(both @ g.W_h + (r * h) @ g.U_h + g.b_h)
+    return (h, m * x.value + (1 - m) * last), h
+
+
+def np_dale_rnn(p, v, x):
+    rate, alpha = np.maximum(0, v), 1 - np.exp(-DT / np.exp(p.log_tau))
+    v = (1 - alpha) * v + alpha * (x @ p.W + sum(p.sign[j] * rate[j] * np.abs(p.U[j]) for j in range(H)) + p.b)
+    return v, np.maximum(0, v)
+
+
+# For each cell a step after its paper, and the state at the start of a sequence.
+REFERENCES: dict[str, Any] = {
+    "min_gru": (np_min_gru, lambda p: np.zeros(H)),
+    "slstm": (np_slstm, lambda p: (np.zeros(H),) * 3),
+    "lru": (np_lru, lambda p: np.zeros(H, complex)),
+    "delta_rule": (np_delta_rule, lambda p: np.zeros((KEY_SIZE, H))),
+    "conv_gru": (np_conv_gru, lambda p: np.zeros((HEIGHT, WIDTH, H))),
+    "gru_d": (np_gru_d, lambda p: (np.zeros(H), p.mean)),
+    "dale_rnn": (np_dale_rnn, lambda p: np.zeros(H)),
+}
+
+
+@every_cell
+@pytest.mark.parametrize("conditions", CONDITIONS.values(), ids=CONDITIONS.keys())
+def test_outputs_equal_a_numpy_loop_after_the_paper(name, conditions, needs_x64):
+    cell, (step, start) = CELLS[name].deterministic(), REFERENCES[name]
+    params, xs = draw(name)
+    ys = np.asarray(gj.unroll(cell, params, xs, **conditions)[1])
+    p, xs = jax.tree.map(np.asarray, (params, xs))
+    for b in range(B):
+        state = start(p)
+        for t in range(conditions.get("lengths", [T] * B)[b]):
+            if conditions and RESETS[t, b]:
+                state = start(p)
+            state, y = step(p, state, jax.tree.map(lambda leaf: leaf[t, b], xs))
+            np.testing.assert_allclose(ys[t, b], y, rtol=1e-10, atol=1e-11)
+        assert not ys[t + 1 :, b].any()
+
+
+def scan(cell, params, xs, *, lengths=None, resets=None, key=None):
+    """Runs a `lax.scan` over the cell's functions, which shares no line with the engine."""
+    start = jax.tree.map(lambda leaf: jnp.broadcast_to(leaf, (B, *leaf.shape)), cell.zero_state(params))
+    if key is not None:
+        params, xs = cell.sample_noise(keys_of_sequence(key), params, xs)
+    lengths = np.full(B, T) if lengths is None else lengths
+    valid = np.arange(T)[:, None] < lengths
+    resets = (np.zeros((T, B), bool) if resets is None else resets) & valid
+
+    def where(flag, one, other):
+        choose = lambda a, b: jnp.where(flag.reshape(B, *(1,) * (a.ndim - 1)), a, b)
+        return jax.tree.map(choose, one, other)
+
+    def step(h, at_t):
+        x, valid_t, reset = at_t
+        h = where(reset, start, h)
+        new = where(valid_t, cell.update(cell.gates(params, cell.project(params, x), h), h), h)
+        y = cell.output(new)
+        return new, where(valid_t, y, jnp.zeros_like(y))
+
+    return jax.lax.scan(step, start, (xs, valid, resets))
+
+
+@pytest.mark.derivative
+@every_cell
+@pytest.mark.parametrize("conditions", CONDITIONS.values(), ids=CONDITIONS.keys())
+@pytest.mark.parametrize("derivative", DERIVATIVES.values(), ids=DERIVATIVES.keys())
+def test_values_and_gradients_equal_autodiff_of_a_plain_scan(name, conditions, derivative):
+    cell, (params, xs) = CELLS[name], draw(name)
+    options = conditions | ({"key": KEYS[5]} if cell.needs_key else {})
+
+    def value_and_gradients(run):
+        loss = lambda params, xs: (jnp.cos(2 * run(params, xs)[1]) ** 2).sum()
+        value, (of_params, of_xs) = jax.jit(jax.value_and_grad(loss, (0, 1), allow_int=True))(params, xs)
+        floats = lambda tree: [leaf for leaf in jax.tree.leaves(tree) if leaf.dtype == FLOAT]
+        return value, floats(of_params), floats(of_xs)
+
+    expected = value_and_gradients(partial(scan, cell, **options))
+    assert_close(value_and_gradients(partial(gj.unroll, cell, derivative=derivative, **options)), expected)
+    assert all(leaf.any() for leaf in jax.tree.leaves(expected))
+
+
+@every_cell
+def test_steps_with_resets_equal_unroll(name):
+    cell, (params, xs) = CELLS[name].deterministic(), draw(name)
+    h, ys = cell.initial_state(params, B), []
+    for t in range(T):
+        h, y = gj.step(cell, params, h, jax.tree.map(lambda leaf: leaf[t], xs), reset=RESETS[t])
+        ys.append(y)
+    assert_close(jnp.stack(ys), gj.unroll(cell, params, xs, resets=RESETS)[1])
+
+
+def test_the_memory_of_the_slstm_is_scaled_by_its_stabiliser_and_large_gates_do_not_overflow():
+    params, xs = draw("slstm")
+    large = params._replace(b=params.b + 500.0)  # e^500 overflows float32
+    (h, *_), ys = gj.unroll(new.SLSTM, jax.tree.map(lambda leaf: leaf.astype(jnp.float32), large), xs)
+    assert jnp.isfinite(ys).all()
+    assert_close(h, ys[-1], tol=0)
+
+
+def test_a_network_of_lru_blocks_trains_in_a_stack():
+    network = gj.stack([new.lru_block(), new.lru_block()])
+    params = network.init(KEYS[0], D, ((D, H, D), (D, H, D)), dtype=FLOAT)  # H units inside
+    xs = jax.random.normal(KEYS[2], (T, B, D), FLOAT)
+
+    def by_hand(params, xs):
+        valid = (np.arange(T)[:, None] < LENGTHS)[..., None]
+        x = jnp.where(valid, xs, 0.0)
+        for _, cell, C in params:
+            normed = x / jnp.sqrt((x**2).mean(-1, keepdims=True) + 1e-6)
+            x = x + jnp.where(valid, jax.nn.gelu(scan(new.LRU, cell, normed, lengths=LENGTHS)[1] @ C), 0.0)
+        return x
+
+    run = lambda params, xs: gj.unroll(network, params, xs, lengths=LENGTHS)[1]
+    gradient = lambda run: jax.jit(jax.grad(lambda params: jnp.sin(run(params, xs)).sum()))(params)
+    assert_close(run(params, xs), by_hand(params, xs))
+    assert_close(gradient(run), gradient(by_hand))
+
+
+def test_every_neuron_of_the_dale_network_keeps_its_sign_and_the_noise_has_its_law():
+    cell = science.dale_rnn(DT, noise=0.2)
+    units, steps = 1000, 60
+    params = cell.init(KEYS[0], D, units)
+    assert int((params.sign == 1).sum()) == 800
+    silent = params._replace(W=0 * params.W, U=0 * params.U)
+    xs = jnp.zeros((steps, 2, D), jnp.float32)
+    alpha = 1 - np.exp(-DT / 0.1)
+    std = np.sqrt(2 * alpha * 0.2**2 / (1 - (1 - alpha) ** 2))
+    (v, _), _ = gj.unroll(cell, silent, xs, key=KEYS[1])
+    loop = lambda state, key: (gj.step(cell, silent, state, xs[0], key=key)[0], None)
+    (v_of_loop, _), _ = jax.lax.scan(loop, cell.initial_state(silent, 2), jax.random.split(KEYS[2], steps))
+    for current in (v, v_of_loop):
+        assert abs(current.std() / std - 1) < 0.08
+    assert not gj.unroll(cell.deterministic(), silent, xs)[0].v.any()
