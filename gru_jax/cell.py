@@ -253,7 +253,7 @@ class Cell(Layer):
 
     def _output_size(self, params: Any, input_size: int | None) -> int:
         """Returns the size of the last axis of the outputs."""
-        return jax.eval_shape(self.output, self._zeros(params)).shape[-1]
+        return validate_cell.output_size(self, params)
 
     def _zeros(self, params: Any) -> Any:
         """Returns the zero state without batch axes. `initial_state` adds them."""

@@ -127,6 +127,18 @@ def _state_shapes(layer: Any, structure: Any, forms: tuple[Any, ...]) -> Any:
         return None
 
 
+def output_size(cell: Any, params: Any) -> int:
+    """The size of the last axis of a cell's outputs."""
+    leaves, structure = jax.tree.flatten(params)
+    return _output_size(cell, structure, tuple((leaf.shape, leaf.dtype) for leaf in leaves))
+
+
+@lru_cache(maxsize=1024)  # asked at every call of a stack
+def _output_size(cell: Any, structure: Any, forms: tuple[Any, ...]) -> int:
+    params = structure.unflatten([jax.ShapeDtypeStruct(shape, dtype) for shape, dtype in forms])
+    return jax.eval_shape(lambda params: cell.output(cell._zeros(params)), params).shape[-1]
+
+
 def broadcast_state(layer: Any, params: Any, state: Any, batch: tuple[Any, ...]) -> Any:
     """Returns a validated state with all its batch axes."""
     expected = state_shapes(layer, params)
