@@ -87,6 +87,11 @@ def cast_inputs(xs: Any, dtype: Any) -> Any:
     return jax.tree.map(lambda leaf: cast(jnp.asarray(leaf)), xs)
 
 
+def example_input(feature_axes: int, size: int, dtype: Any) -> jax.ShapeDtypeStruct:
+    """The form of one input without batch axes: a vector, an image of one pixel, or a token."""
+    return jax.ShapeDtypeStruct((1,) * (feature_axes - 1) + (size,) * (feature_axes > 0), dtype if feature_axes else jnp.int32)
+
+
 def with_one_feature_axis(layer: Any, xs: Any) -> Any:
     """A leaf of `xs` with at least one feature axis, to ask how time and batch are sharded."""
     leaves, axes = jax.tree.leaves(xs), feature_axes(layer, xs)
