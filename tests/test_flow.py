@@ -208,9 +208,14 @@ def test_the_norm_matches_numpy_and_keeps_infinity_and_nan():
 
 
 def test_bad_input_raises():
-    p, stacked, noisy = problem(gj.gru()), gj.stack([gj.gru()]), gj.zoneout(gj.gru(), 0.1)
+    p, both, noisy = problem(gj.gru()), gj.bidirectional(gj.gru()), gj.zoneout(gj.gru(), 0.1)
     jacobians, sensitivity = gj.flow.jacobians, gj.flow.state_sensitivity
-    assert_raises(lambda: jacobians(stacked, (p.params,), p.xs), TypeError, r"cell: got stack.*one by one")
+    message = r"cell: got bidirectional.*in one direction.*one by one"
+    for layer, params in ((both, (p.params, p.params)), (gj.stack([gj.gru(), both]), (p.params, (p.params, p.params)))):
+        assert_raises(lambda: jacobians(layer, params, p.xs), TypeError, message)
+        assert_raises(lambda: sensitivity(layer, params, p.xs, loss), TypeError, message)
+    stateless = gj.feedforward(None, lambda params, x: x)
+    assert_raises(lambda: jacobians(stateless, (), p.xs), TypeError, r"cell: got feedforward, which has no state")
     assert_raises(lambda: jacobians(noisy, p.params, p.xs), ValueError, r"cell: got zoneout.*noise.*deterministic")
     assert_raises(lambda: jacobians(gj.gru(), p.params, p.xs[..., :2]), ValueError, r"xs: got 2 features")
     wrong = lambda: sensitivity(gj.gru(), p.params, p.xs, loss, p.h0[:2])
