@@ -125,7 +125,7 @@ def test_a_beam_of_one_is_greedy_and_writes_the_most_probable_token_of_each_step
         scaled = jax.tree.map(lambda leaf, scale=scale: scale * leaf, params)
         written = np.asarray(recipe.greedy(scaled, source, lengths, steps))
         beams, _ = recipe.beam_search(scaled, source, lengths, steps, 1)
-        assert (np.asarray(beams[:, 0]).T == written).all()
+        assert (written == np.asarray(beams[:, 0]).T).all()
         as_numpy = jax.tree.map(np.asarray, scaled)
         for b, length in enumerate(LENGTHS):
             log_p = np_write(as_numpy, SOURCE[:length, b], written[:, b])
@@ -137,7 +137,7 @@ def test_a_beam_of_one_is_greedy_and_writes_the_most_probable_token_of_each_step
 
 def test_the_targets_are_the_sources_backwards():
     source, lengths, target = map(np.asarray, recipe.draw_batch(np.random.default_rng(0), 50, 5, 7))
-    assert sorted(set(lengths.tolist())) == [1, 2, 3, 4, 5]
+    assert np.unique(lengths).tolist() == [1, 2, 3, 4, 5]
     for b, length in enumerate(lengths):
         assert target[:, b].tolist() == [*source[:length, b][::-1].tolist(), *[recipe.END] * (6 - length)]
     assert recipe.accuracy(target, lengths, target) == 1
