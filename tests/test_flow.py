@@ -207,6 +207,20 @@ def test_the_norm_matches_numpy_and_keeps_infinity_and_nan():
     assert gj.flow.norm(jnp.zeros((2, 0)), 1).tolist() == [0.0, 0.0]
 
 
+@pytest.mark.parametrize("derived", [True, False], ids=["derived", "local"])
+def test_no_step_has_no_terms(derived):
+    cell = gj.gru() if derived else without_derivation(gj.gru())
+    p = problem(gj.gru(), steps=0)
+    linear = lambda t, y: y.sum()
+    for layer, params, h0 in ((cell, p.params, p.h0), (gj.stack([cell]), (p.params,), (p.h0,))):
+        of_layer = lambda tree, layer=layer: tree if layer is cell else tree[0]
+        assert of_layer(gj.flow.contributions(layer, params, p.xs, linear, h0)).W_z.shape == (0, 0, D, H)
+        assert of_layer(gj.flow.contribution_norms(layer, params, p.xs, linear, h0)).W_z.shape == (0, 0)
+        assert of_layer(gj.flow.state_sensitivity(layer, params, p.xs, linear, h0)).shape == (0, 0, B)
+        assert of_layer(gj.flow.jacobian_norms(layer, params, p.xs, h0)).shape == (0, B)
+        assert jnp.isnan(of_layer(gj.flow.lyapunov_exponents(layer, params, p.xs, h0))).all()
+
+
 def test_bad_input_raises():
     p, both, noisy = problem(gj.gru()), gj.bidirectional(gj.gru()), gj.zoneout(gj.gru(), 0.1)
     jacobians, sensitivity = gj.flow.jacobians, gj.flow.state_sensitivity

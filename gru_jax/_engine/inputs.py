@@ -77,7 +77,7 @@ def leading_shape(layer: Any, xs: Any) -> tuple[Any, ...]:
 
 def cast_inputs(xs: Any, dtype: Any) -> Any:
     """Casts floating-point leaves to `dtype` and complex ones to the complex dtype of this width."""
-    complex_dtype = jnp.result_type(dtype, jnp.complex64)
+    complex_dtype = jnp.complex128 if dtype == jnp.float64 else jnp.complex64
 
     def cast(leaf: jax.Array) -> jax.Array:
         if jnp.issubdtype(leaf.dtype, jnp.floating):

@@ -19,6 +19,7 @@ from gru_jax.flow.linearized import (
     read_out_vjp,
     state_vjp,
     takes_single_examples,
+    zero_state,
 )
 
 Loss = Callable[[jax.Array, jax.Array], jax.Array]
@@ -98,7 +99,7 @@ def state_cotangents(trajectory: Trajectory, outputs_bar: Any, t: jax.Array) -> 
     A reverse scan with the loss of step t alone. Its lines are those of `step_flags`.
     """
     cell, params_T = trajectory.cell, transpose_matrices(trajectory.params)
-    state = jax.tree.map(lambda leaf: leaf[0], trajectory.h_prevs)
+    state = zero_state(trajectory)
 
     def step_back(delta, step):
         k, flags, j, y_bar = step

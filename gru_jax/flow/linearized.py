@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from gru_jax._engine import validate_cell
-from gru_jax._engine.differentiable import differentiable, fill, partial_vjp
+from gru_jax._engine.differentiable import differentiable, fill, is_number, partial_vjp
 from gru_jax._engine.forward import Loop, Save, forward, previous_states
 from gru_jax._engine.inputs import cast_inputs, leading_shape
 from gru_jax._engine.local_vjp import backward_functions, one_step, project_all
@@ -99,6 +99,12 @@ def read_out_vjp(cell: Any, params: Any, x: Any, output: Any, y_bar: Any) -> tup
     if cell.read_out is None:
         return None, y_bar
     return partial_vjp(lambda params, output: cell.read_out(params, x, output), (params, output), y_bar)
+
+
+def zero_state(trajectory: Trajectory) -> Any:
+    """A state of the batch, of which only shapes and dtypes count. It exists for T = 0 too."""
+    zeros = lambda leaf: jnp.zeros(leaf.shape[1:], leaf.dtype) if is_number(leaf) else leaf[0]
+    return jax.tree.map(zeros, trajectory.hs)
 
 
 def outputs_along(trajectory: Trajectory) -> tuple[Any, Any]:

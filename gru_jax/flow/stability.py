@@ -11,7 +11,7 @@ from gru_jax._engine.differentiable import differentiable
 from gru_jax._engine.step_flags import apply_resets, tree_where
 from gru_jax.flow.conditions import Conditions
 from gru_jax.flow.layered import check_layer, run_by_layer
-from gru_jax.flow.linearized import linearize_along, state_jvp
+from gru_jax.flow.linearized import linearize_along, state_jvp, zero_state
 from gru_jax.layers.stack import Stack
 
 
@@ -28,7 +28,8 @@ def jacobians(
 ) -> Any:
     """Computes the Jacobian J_t = ∂h_t/∂h_{t-1} of every step.
 
-    Uses the tangent of the cell if it has one, and `jax.jvp` of its step otherwise.
+    Uses the tangent of the cell if it has one, and `jax.jvp` of its step otherwise. The step of a
+    complex state must be holomorphic.
 
     Args:
         cell: A `gj.Cell` without noise, or a `gj.stack` of them.
@@ -67,7 +68,7 @@ def jacobians(
         return run_by_layer(jacobians, cell, params, xs, h0, conditions)
     trajectory = linearize_along(cell, params, xs, h0, conditions)
     params, flags, batch = trajectory.params, trajectory.flags, trajectory.batch
-    state = differentiable(jax.tree.map(lambda leaf: leaf[0], trajectory.hs))
+    state = differentiable(zero_state(trajectory))
     one_state = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape[len(batch) :], leaf.dtype), state)
     flat, unravel = ravel_pytree(one_state)
 
