@@ -48,7 +48,7 @@ def float_dtype(params: Any, *others: Any) -> Any:
     """
     arrays = (leaf for leaf in jax.tree.leaves((params, others)) if is_inexact(leaf))
     first = next(arrays, None)
-    return jnp.finfo(jnp.result_type(float if first is None else first.dtype)).dtype
+    return jnp.finfo(jax.dtypes.canonicalize_dtype(float if first is None else first.dtype)).dtype
 
 
 def check_array(name: str, x: Any) -> None:
