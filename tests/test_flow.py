@@ -221,6 +221,16 @@ def test_no_step_has_no_terms(derived):
         assert jnp.isnan(of_layer(gj.flow.lyapunov_exponents(layer, params, p.xs, h0))).all()
 
 
+def test_an_empty_batch_has_empty_results():
+    cell = gj.lstm()
+    p = problem(cell, batch=(0,))
+    linear = lambda t, y: y.sum()
+    assert gj.flow.jacobians(cell, p.params, p.xs, p.h0).shape == (T, 0, 2 * H, 2 * H)
+    assert gj.flow.lyapunov_exponents(cell, p.params, p.xs, p.h0).shape == (0, 2 * H)
+    assert gj.flow.contributions(cell, p.params, p.xs, linear, p.h0, per_example=True).W_i.shape == (T, T, 0, D, H)
+    assert not gj.flow.contributions(cell, p.params, p.xs, linear, p.h0).W_i.any()
+
+
 def test_bad_input_raises():
     p, both, noisy = problem(gj.gru()), gj.bidirectional(gj.gru()), gj.zoneout(gj.gru(), 0.1)
     jacobians, sensitivity = gj.flow.jacobians, gj.flow.state_sensitivity

@@ -80,7 +80,8 @@ def per_example_term(trajectory: Trajectory) -> Callable[[Use], Any]:
         def of_example(example: jax.Array) -> Any:
             return term(use._replace(h_bar=_only(example, use.h_bar), y_bar=_only(example, use.y_bar)))
 
-        examples = jnp.eye(math.prod(batch), dtype=bool).reshape(-1, *batch)
+        number = math.prod(batch)
+        examples = jnp.eye(number, dtype=bool).reshape(number, *batch)
         terms = lax.map(of_example, examples)
         return jax.tree.map(lambda leaf: leaf.reshape(*batch, *leaf.shape[1:]), terms)
 

@@ -1,5 +1,6 @@
 """Computes the Jacobian of every step, its norm, and the Lyapunov exponents of a sequence."""
 
+import math
 from typing import Any
 
 import jax
@@ -77,7 +78,7 @@ def jacobians(
             h_dot = jax.tree.map(lambda leaf: jnp.broadcast_to(leaf, (*batch, *leaf.shape)), unravel(e))
             stepped = state_jvp(cell, params, x, h_prev, k, apply_resets(flags, None, h_dot))
             leaves = jax.tree.leaves(tree_where(flags.mask, stepped, h_dot))
-            return jnp.concatenate([leaf.reshape(*batch, -1) for leaf in leaves], -1)
+            return jnp.concatenate([leaf.reshape(*batch, math.prod(leaf.shape[len(batch) :])) for leaf in leaves], -1)
 
         return jax.vmap(row, out_axes=-2)(jnp.eye(flat.size, dtype=flat.dtype))
 
