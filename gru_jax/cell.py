@@ -126,6 +126,12 @@ class Cell(Layer):
         ... )
         >>> h_last, ys = gj.unroll(running_max, params, xs)
 
+    **Read-outs.** `read_out` computes the output from the input too, such as y = h C + x D of a state
+    space model. Its weights are fields of `params`:
+
+        >>> with_input = replace(leaky, name="with_input", read_out=lambda params, x, y: jnp.tanh(y + x @ params.W))
+        >>> h_last, ys = gj.unroll(with_input, params, xs)
+
     **Inputs.** `xs` may be a pytree, and hold integers and booleans. `num_feature_axes` says how
     many axes of each array follow `(T, *batch)`, here none of integer tokens:
 
@@ -180,6 +186,9 @@ class Cell(Layer):
             None.
         output: `output(state) -> y`. Reads the output from a state; linear. Defaults to the state
             itself.
+        read_out: `read_out(params, x, y) -> y`. Computes the output from what `output` returns, the
+            input as `project` gets it, and `params`. It need not be linear, and is applied to all
+            steps at once, after the recursion. Defaults to None.
         zero_state: `zero_state(params) -> state` without batch axes. Defaults to zeros of size H in
             the dtype of `params`, where H is the last axis of the first leaf of `params` whose
             field name begins with `U`.
@@ -214,6 +223,7 @@ class Cell(Layer):
     adjoint: Adjoint | None = None
     tangent: Tangent | None = None
     output: Callable[[Any], Any] = field(default=_identity, kw_only=True)
+    read_out: Callable[[Any, Any, Any], Any] | None = field(default=None, kw_only=True)
     zero_state: Callable[[Any], Any] | None = field(default=None, kw_only=True)
     sample_noise: Callable[[NoiseKeys, Any, Any], tuple[Any, Any]] | None = field(default=None, kw_only=True)
     evaluation_cell: "Cell | None" = field(default=None, kw_only=True)
@@ -226,6 +236,8 @@ class Cell(Layer):
         for name in ("init", "project", "gates", "update", "output"):
             if not callable(getattr(self, name)):
                 raise TypeError(f"{name}: got {getattr(self, name)!r}, expected a function. See help(gj.Cell).")
+        if self.read_out is not None and not callable(self.read_out):
+            raise TypeError(f"read_out: got {self.read_out!r}, expected a function read_out(params, x, y), or None.")
         for name, kind in (("adjoint", Adjoint), ("tangent", Tangent)):
             if not isinstance(getattr(self, name), kind | None):
                 raise TypeError(f"{name}: got {type(getattr(self, name)).__name__}, expected gj.{kind.__name__}(…) or None.")
@@ -251,9 +263,9 @@ class Cell(Layer):
         """
         return self if self.evaluation_cell is None else self.evaluation_cell
 
-    def _output_size(self, params: Any, input_size: int | None) -> int:
-        """Returns the size of the last axis of the outputs."""
-        return validate_cell.output_size(self, params)
+    def _output_size(self, params: Any, input_size: int | None) -> int | None:
+        """Returns the size of the last axis of the outputs, or None if it depends on an unknown input size."""
+        return validate_cell.output_size(self, params, input_size)
 
     def _zeros(self, params: Any) -> Any:
         """Returns the zero state without batch axes. `initial_state` adds them."""

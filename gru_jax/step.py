@@ -96,7 +96,7 @@ def step(
     validate.check_resets(reset, reset_state, name="reset")
     check_key(key, cell, in_step=True)
     params, h, x = validate.check_step(cell, params, h, x)
-    compute_dtype = validate.check_compute_dtype(compute_dtype, float_dtype(params))
+    compute_dtype = validate.check_compute_dtype(compute_dtype, float_dtype(params, x, h))
     batch = leading_shape(cell, x)
     if isinstance(reset, bool | np.bool_):
         reset = np.full(batch, reset)
@@ -113,7 +113,7 @@ def _compiled(
 ) -> tuple[Any, Any]:
     """Takes a validated step. Inside another `jit` it is inlined."""
     params, h, x = jax.tree.map(jnp.asarray, (params, h, x))
-    x = cast_inputs(x, float_dtype(params))
+    x = cast_inputs(x, float_dtype(params, x, h))
     if reset is not None and reset_state is None:
         reset_state = default_reset_state(cell, params)
     h = apply_resets(StepFlags(resets=reset), reset_state, h)

@@ -136,7 +136,7 @@ def unroll(
     reverse, time_major = check_flag("reverse", reverse), check_flag("time_major", time_major)
     arrays = Arrays(xs, h0, lengths, mask, resets, reset_state, key)
     params, arrays = validated(cell, params, arrays, time_major)
-    compute_dtype = validate.check_compute_dtype(compute_dtype, validate_cell.float_dtype(params))
+    compute_dtype = validate.check_compute_dtype(compute_dtype, validate_cell.float_dtype(params, xs, h0))
     options = CallOptions(derivative, probe(with_one_feature_axis(cell, arrays.xs), (params, arrays)), compute_dtype)
     lengths_are_traced = lengths is not None and is_traced(lengths)
     static = (cell, options, reverse, time_major, outputs, lengths_are_traced)
@@ -185,7 +185,7 @@ def _compiled(
 ) -> tuple[PyTree, PyTree]:
     """Runs a validated call. Inside another `jit` it is inlined."""
     xs, h0, lengths, mask, resets, reset_state, key = jax.tree.map(jnp.asarray, arrays)
-    xs, batch_rank = cast_inputs(xs, validate_cell.float_dtype(params)), len(leading_shape(cell, xs)) - 1
+    xs, batch_rank = cast_inputs(xs, validate_cell.float_dtype(params, xs, h0)), len(leading_shape(cell, xs)) - 1
     if not time_major:
         xs = jax.tree.map(lambda leaf: jnp.moveaxis(leaf, batch_rank, 0), xs)
         mask, resets = (None if flags is None else jnp.moveaxis(flags, -1, 0) for flags in (mask, resets))

@@ -207,10 +207,39 @@ def test_the_norm_matches_numpy_and_keeps_infinity_and_nan():
     assert gj.flow.norm(jnp.zeros((2, 0)), 1).tolist() == [0.0, 0.0]
 
 
+@pytest.mark.parametrize("derived", [True, False], ids=["derived", "local"])
+def test_no_step_has_no_terms(derived):
+    cell = gj.gru() if derived else without_derivation(gj.gru())
+    p = problem(gj.gru(), steps=0)
+    linear = lambda t, y: y.sum()
+    for layer, params, h0 in ((cell, p.params, p.h0), (gj.stack([cell]), (p.params,), (p.h0,))):
+        of_layer = lambda tree, layer=layer: tree if layer is cell else tree[0]
+        assert of_layer(gj.flow.contributions(layer, params, p.xs, linear, h0)).W_z.shape == (0, 0, D, H)
+        assert of_layer(gj.flow.contribution_norms(layer, params, p.xs, linear, h0)).W_z.shape == (0, 0)
+        assert of_layer(gj.flow.state_sensitivity(layer, params, p.xs, linear, h0)).shape == (0, 0, B)
+        assert of_layer(gj.flow.jacobian_norms(layer, params, p.xs, h0)).shape == (0, B)
+        assert jnp.isnan(of_layer(gj.flow.lyapunov_exponents(layer, params, p.xs, h0))).all()
+
+
+def test_an_empty_batch_has_empty_results():
+    cell = gj.lstm()
+    p = problem(cell, batch=(0,))
+    linear = lambda t, y: y.sum()
+    assert gj.flow.jacobians(cell, p.params, p.xs, p.h0).shape == (T, 0, 2 * H, 2 * H)
+    assert gj.flow.lyapunov_exponents(cell, p.params, p.xs, p.h0).shape == (0, 2 * H)
+    assert gj.flow.contributions(cell, p.params, p.xs, linear, p.h0, per_example=True).W_i.shape == (T, T, 0, D, H)
+    assert not gj.flow.contributions(cell, p.params, p.xs, linear, p.h0).W_i.any()
+
+
 def test_bad_input_raises():
-    p, stacked, noisy = problem(gj.gru()), gj.stack([gj.gru()]), gj.zoneout(gj.gru(), 0.1)
+    p, both, noisy = problem(gj.gru()), gj.bidirectional(gj.gru()), gj.zoneout(gj.gru(), 0.1)
     jacobians, sensitivity = gj.flow.jacobians, gj.flow.state_sensitivity
-    assert_raises(lambda: jacobians(stacked, (p.params,), p.xs), TypeError, r"cell: got stack.*one by one")
+    message = r"cell: got bidirectional.*in one direction.*one by one"
+    for layer, params in ((both, (p.params, p.params)), (gj.stack([gj.gru(), both]), (p.params, (p.params, p.params)))):
+        assert_raises(lambda: jacobians(layer, params, p.xs), TypeError, message)
+        assert_raises(lambda: sensitivity(layer, params, p.xs, loss), TypeError, message)
+    stateless = gj.feedforward(None, lambda params, x: x)
+    assert_raises(lambda: jacobians(stateless, (), p.xs), TypeError, r"cell: got feedforward, which has no state")
     assert_raises(lambda: jacobians(noisy, p.params, p.xs), ValueError, r"cell: got zoneout.*noise.*deterministic")
     assert_raises(lambda: jacobians(gj.gru(), p.params, p.xs[..., :2]), ValueError, r"xs: got 2 features")
     wrong = lambda: sensitivity(gj.gru(), p.params, p.xs, loss, p.h0[:2])

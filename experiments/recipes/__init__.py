@@ -14,9 +14,10 @@
 | new_cells         | custom cells: minGRU, sLSTM, LRU, the delta rule              |             |
 | cells_for_science | custom cells: ConvGRU, GRU-D, a noisy network with Dale's law |             |
 | padded_sentences  | a bidirectional classifier for padded sentences               |             |
+| attention         | a decoder that attends to an encoder, and writes by beams     |             |
 | recurrent_policy  | a recurrent policy with episode resets, stepped and unrolled  |             |
 
 `pip install -e ".[peers]" --extra-index-url https://download.pytorch.org/whl/cpu` installs all of
 these libraries, with PyTorch for CPUs. Each recipe is tested in tests/experiments/test_recipes.py,
-or in test_new_cells.py.
+test_new_cells.py or test_attention.py.
 """

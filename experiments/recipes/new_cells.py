@@ -23,7 +23,7 @@ import gru_jax as gj
 from gru_jax.ops import dot
 
 
-def draw(key: jax.Array, shape: tuple[int, ...], dtype: Any) -> jax.Array:
+def draw(key: jax.Array, shape: tuple[int, ...], dtype: Any = jnp.float32) -> jax.Array:
     """Draws weights that keep the variance: the last axis is the output's."""
     return jax.nn.initializers.lecun_normal()(key, shape, dtype)
 

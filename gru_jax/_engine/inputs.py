@@ -77,7 +77,7 @@ def leading_shape(layer: Any, xs: Any) -> tuple[Any, ...]:
 
 def cast_inputs(xs: Any, dtype: Any) -> Any:
     """Casts floating-point leaves to `dtype` and complex ones to the complex dtype of this width."""
-    complex_dtype = jnp.result_type(dtype, jnp.complex64)
+    complex_dtype = jnp.complex128 if dtype == jnp.float64 else jnp.complex64
 
     def cast(leaf: jax.Array) -> jax.Array:
         if jnp.issubdtype(leaf.dtype, jnp.floating):
@@ -85,6 +85,11 @@ def cast_inputs(xs: Any, dtype: Any) -> Any:
         return leaf.astype(complex_dtype) if jnp.issubdtype(leaf.dtype, jnp.complexfloating) else leaf
 
     return jax.tree.map(lambda leaf: cast(jnp.asarray(leaf)), xs)
+
+
+def example_input(feature_axes: int, size: int, dtype: Any) -> jax.ShapeDtypeStruct:
+    """The form of one input without batch axes: a vector, an image of one pixel, or a token."""
+    return jax.ShapeDtypeStruct((1,) * (feature_axes - 1) + (size,) * (feature_axes > 0), dtype if feature_axes else jnp.int32)
 
 
 def with_one_feature_axis(layer: Any, xs: Any) -> Any:

@@ -194,4 +194,4 @@ class Layer(ABC):
                 "gj.step(cell, …, key=…), or the cell for evaluation: cell.deterministic()."
             )
         params, h, x = jax.tree.map(jnp.asarray, validate.check_step(self, params, h, x))
-        return self._step(params, h, cast_inputs(x, validate_cell.float_dtype(params)))
+        return self._step(params, h, cast_inputs(x, validate_cell.float_dtype(params, x, h)))

@@ -3,17 +3,21 @@ derivatives asked for.
 """
 
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 
 from gru_jax._engine import validate_cell
 from gru_jax._engine.custom_jvp import recursion_with_jvp
 from gru_jax._engine.forward import Loop, Returns, outputs_of
+from gru_jax._engine.inputs import leading_shape
 from gru_jax._engine.layer import CallOptions, LayerOutput, LayerRequest, Sequence
 from gru_jax._engine.noise import noise_of_step
 from gru_jax._engine.plan import Plan, Shapes, make_plan
 from gru_jax._engine.recursion import recursion, recursion_ref
+from gru_jax._engine.step_flags import zero_masked
 from gru_jax._engine.structures import check_same_form
 from gru_jax._engine.weights import lower_matrices
 from gru_jax._jax.tracing import reverse_only
@@ -35,20 +39,37 @@ def run_cell(cell: Any, options: CallOptions, request: LayerRequest, params: Any
     returns: Returns = "states" if request.states else "outputs" if request.outputs else "last"
     loop = Loop(plan_for(cell, options, xs, h0, last_only=returns == "last"), returns, request.reverse, options.compute_dtype)
     h_last, out = _recursion(cell, options, loop)(params, xs, h0, reset_state, flags)
-    if not request.states:
-        return LayerOutput(h_last, ys=out)
-    ys = outputs_of(cell, replace(loop, returns="outputs"), flags, out) if request.outputs else None
-    return LayerOutput(h_last, ys, states=out)
+    ys = outputs_of(cell, replace(loop, returns="outputs"), flags, out) if request.states and request.outputs else out
+    if request.outputs and cell.read_out is not None:
+        weights = lower_matrices(params, options.compute_dtype)
+        ys = jax.vmap(partial(cell.read_out, weights))(zero_masked(flags, xs), ys)
+        ys = zero_masked(flags, check_read_out(cell, ys, leading_shape(cell, sequence.xs)))
+    return LayerOutput(h_last, ys if request.outputs else None, out if request.states else None)
 
 
 def step_cell(cell: Any, params: Any, h: Any, x: Any, keys: Any, compute_dtype: Any) -> tuple[Any, Any]:
     """Takes one step of `cell` with validated arguments. Returns the new state and the output."""
+    batch = leading_shape(cell, x)
     if cell.sample_noise is not None:
         params, x = noise_of_step(cell, keys, params, x)
     weights = lower_matrices(params, compute_dtype)
     new = cell.update(cell.gates(weights, cell.project(weights, x), h), h)
     check_same_form(cell.name, new, h)
-    return new, cell.output(new)
+    y = cell.output(new)
+    if cell.read_out is not None:
+        y = check_read_out(cell, cell.read_out(weights, x, y), batch)
+    return new, y
+
+
+def check_read_out(cell: Any, ys: Any, leading: tuple[Any, ...]) -> Any:
+    """Returns the outputs of `read_out`, or raises if it changed the axes of time and batch."""
+    for y in jax.tree.leaves(ys):
+        if jnp.shape(y)[: len(leading)] != leading:
+            raise ValueError(
+                f"read_out: got outputs of shape {jnp.shape(y)} from cell {cell.name}, expected {leading} and then features: "
+                "read_out acts on the feature axes only, whatever the axes before them."
+            )
+    return ys
 
 
 def plan_for(cell: Any, options: CallOptions, xs: Any, h0: Any, *, last_only: bool = False) -> Plan:

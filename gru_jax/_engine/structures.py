@@ -16,13 +16,18 @@ def describe_structure(tree: Any) -> str:
     array.
     """
     if hasattr(tree, "_fields"):
-        prefix = "gj.cells." if type(tree).__module__.startswith("gru_jax.cells") else ""
-        return f"{prefix}{type(tree).__name__}({', '.join(tree._fields)})"
+        return f"{_public_name(type(tree))}({', '.join(tree._fields)})"
     if isinstance(tree, tuple | list):
         return f"a {type(tree).__name__} of {len(tree)} ({', '.join(map(describe_structure, tree))})"
     if isinstance(tree, Mapping):
         return f"a dict with the keys {', '.join(map(str, tree))}"
     return "one array" if is_array(tree) else describe(tree)
+
+
+def _public_name(kind: type) -> str:
+    """How a user writes a NamedTuple: those of this library with their module."""
+    part = kind.__module__.split(".")[1] if kind.__module__.startswith("gru_jax.") else ""
+    return f"gj.{part}.{kind.__name__}" if part in ("cells", "layers") else kind.__name__
 
 
 def rebuild(params: Any, params_type: Any, path: str) -> Any:
@@ -36,23 +41,23 @@ def rebuild(params: Any, params_type: Any, path: str) -> Any:
     if params_type is None or isinstance(params, params_type):
         return params
     fields = params_type._fields
-    name, signature = params_type.__name__, f"{params_type.__name__}({', '.join(fields)})"
+    name, signature = _public_name(params_type), f"{params_type.__name__}({', '.join(fields)})"
     if isinstance(params, Mapping):
         if set(params) <= set(fields) and set(params):
             return params_type(**{field: params.get(field) for field in fields})
         raise TypeError(
             f"{path}: got a dict with the keys {', '.join(map(str, params))}, expected {signature}. "
-            f"If the arrays are these under other names: gj.cells.{name}(W=…, U=…, …) with the names on the right."
+            f"If the arrays are these under other names: {name}(W=…, U=…, …) with the names on the right."
             if not set(params) & set(fields)
             else f"{path}: got a dict with the keys {', '.join(map(str, params))}, expected those of {signature}."
         )
     if isinstance(params, tuple | list) and not hasattr(params, "_fields"):
         raise TypeError(
             f"{path}: got a {type(params).__name__} of {len(params)}, expected {signature}. "
-            f"If it holds these fields in this order: gj.cells.{name}(*{path})."
+            f"If it holds these fields in this order: {name}(*{path})."
         )
     raise TypeError(
-        f"{path}: got {describe(params)}, expected {name}. "
+        f"{path}: got {describe(params)}, expected {params_type.__name__}. "
         "Use the cell that made them, or make new ones with cell.init(key, input_size, hidden_size)."
     )
 

@@ -9,6 +9,7 @@ import numpy as np
 
 from gru_jax._engine.arguments import describe, is_array
 from gru_jax._engine.differentiable import differentiable, is_inexact, transpose_output
+from gru_jax._engine.inputs import example_input
 from gru_jax._engine.structures import check_same_form, rebuild
 
 FLOATS = ("float64", "float32", "bfloat16", "float16")
@@ -18,20 +19,15 @@ def check_params(layer: Any, params: Any) -> tuple[Any, int | None]:
     """Returns the params in the layer's own types, and the input size they are for (None if
     unknown).
     """
-    leaves = jax.tree_util.tree_leaves_with_path(params)
-    if not leaves:
+    if params is None:
         raise TypeError(
-            f"params: got {describe(params)} without arrays, expected the parameters of cell {layer.name}. "
-            "Make them with cell.init(key, input_size, hidden_size)."
+            f"params: got NoneType without arrays, expected the parameters of cell {layer.name}. "
+            "Make them with cell.init(key, input_size, hidden_size). A cell without parameters has the params ()."
         )
+    leaves = jax.tree_util.tree_leaves_with_path(params)
     for path, leaf in leaves:
         check_array("params" + jax.tree_util.keystr(path), leaf)
     dtypes = {str(real_dtype(leaf)) for _, leaf in leaves if is_inexact(leaf)}
-    if not dtypes:
-        raise TypeError(
-            f"params: got only integers or booleans, expected floating-point weights of cell {layer.name}. "
-            "Cast them: jax.tree.map(lambda p: p.astype(jnp.float32), params)."
-        )
     if len(dtypes) > 1:
         raise TypeError(
             f"params: got the dtypes {', '.join(sorted(dtypes))}, expected one for all leaves that are not integers or booleans. "
@@ -45,9 +41,14 @@ def real_dtype(leaf: Any) -> Any:
     return jnp.finfo(leaf.dtype).dtype
 
 
-def float_dtype(params: Any) -> Any:
-    """The floating dtype that all inexact leaves of validated params share."""
-    return next(real_dtype(leaf) for leaf in jax.tree.leaves(params) if is_inexact(leaf))
+def float_dtype(params: Any, *others: Any) -> Any:
+    """The floating dtype that all inexact leaves of validated params share.
+
+    Where there is none, that of the first inexact leaf of `others`, the inputs and the state.
+    """
+    arrays = (leaf for leaf in jax.tree.leaves((params, others)) if is_inexact(leaf))
+    first = next(arrays, None)
+    return jnp.finfo(jax.dtypes.canonicalize_dtype(float if first is None else first.dtype)).dtype
 
 
 def check_array(name: str, x: Any) -> None:
@@ -127,16 +128,27 @@ def _state_shapes(layer: Any, structure: Any, forms: tuple[Any, ...]) -> Any:
         return None
 
 
-def output_size(cell: Any, params: Any) -> int:
-    """The size of the last axis of a cell's outputs."""
+def output_size(cell: Any, params: Any, input_size: int | None) -> int | None:
+    """The size of the last axis of a cell's outputs. None if it depends on an unknown input size."""
+    if cell.read_out is not None and input_size is None:
+        input_size = cell._validated_params(params)[1]
     leaves, structure = jax.tree.flatten(params)
-    return _output_size(cell, structure, tuple((leaf.shape, leaf.dtype) for leaf in leaves))
+    return _output_size(cell, structure, tuple((leaf.shape, leaf.dtype) for leaf in leaves), input_size)
 
 
 @lru_cache(maxsize=1024)  # asked at every call of a stack
-def _output_size(cell: Any, structure: Any, forms: tuple[Any, ...]) -> int:
+def _output_size(cell: Any, structure: Any, forms: tuple[Any, ...], input_size: int | None) -> int | None:
     params = structure.unflatten([jax.ShapeDtypeStruct(shape, dtype) for shape, dtype in forms])
-    return jax.eval_shape(lambda params: cell.output(cell._zeros(params)), params).shape[-1]
+    output = lambda params: cell.output(cell._zeros(params))
+    if cell.read_out is None:
+        return jax.eval_shape(output, params).shape[-1]
+    if input_size is None or not isinstance(cell.num_feature_axes, int):
+        return None
+    x = example_input(cell.num_feature_axes, input_size, float_dtype(params))
+    try:
+        return jax.eval_shape(lambda params, x: cell.read_out(params, x, output(params)), params, x).shape[-1]
+    except Exception:  # the run raises it, or the function takes no single pixel
+        return None
 
 
 def broadcast_state(layer: Any, params: Any, state: Any, batch: tuple[Any, ...]) -> Any:

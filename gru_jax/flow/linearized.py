@@ -3,36 +3,29 @@
 This is the only file of `flow` that calls the engine.
 """
 
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
 from gru_jax._engine import validate_cell
-from gru_jax._engine.differentiable import differentiable, fill, partial_vjp
+from gru_jax._engine.differentiable import differentiable, fill, is_number, partial_vjp
 from gru_jax._engine.forward import Loop, Save, forward, previous_states
 from gru_jax._engine.inputs import cast_inputs, leading_shape
-from gru_jax._engine.layer import check_cell
 from gru_jax._engine.local_vjp import backward_functions, one_step, project_all
 from gru_jax._engine.plan import Plan
 from gru_jax._engine.step_flags import StepFlags, apply_resets, step_flags, zero_masked
-from gru_jax.cell import Cell
+from gru_jax.flow.conditions import Conditions
+from gru_jax.flow.layered import as_cell, check_layer
 from gru_jax.unroll import Arrays, validated
-
-
-class Conditions(NamedTuple):
-    """Lengths, mask, resets and reset state of a sequence, as `gj.unroll` takes them."""
-
-    lengths: Any = None
-    mask: Any = None
-    resets: Any = None
-    reset_state: Any = None
 
 
 class Trajectory(NamedTuple):
     """The values at every step of a sequence.
 
     Attributes:
+        cell: The cell, or a stack as one cell.
         params: The parameters, the same at every step.
         xs: The inputs, leaves `(T, *batch, D)`, zero on masked steps.
         hs: The state after each step.
@@ -44,6 +37,7 @@ class Trajectory(NamedTuple):
         batch: The batch axes.
     """
 
+    cell: Any
     params: Any
     xs: Any
     hs: Any
@@ -55,29 +49,26 @@ class Trajectory(NamedTuple):
     batch: tuple[int, ...]
 
 
-def linearize_along(cell: Any, params: Any, xs: Any, h0: Any, conditions: Conditions) -> Trajectory:
+def linearize_along(layer: Any, params: Any, xs: Any, h0: Any, conditions: Conditions) -> Trajectory:
     """Checks the arguments as `gj.unroll` does, runs the forward pass, and linearises every step.
 
     Raises:
-        TypeError, ValueError: If `cell` is a stack or draws noise, and as `gj.unroll` does.
+        TypeError, ValueError: If `layer` is bidirectional or draws noise, and as `gj.unroll` does.
     """
-    check_cell(cell)
-    if not isinstance(cell, Cell):
-        raise TypeError(f"cell: got {cell.name}, expected a gj.Cell. Pass its layers one by one, each with its own inputs.")
-    if cell.needs_key:
-        raise ValueError(f"cell: got {cell.name}, which draws noise, expected a cell without noise: cell.deterministic().")
-    params, arrays = validated(cell, params, Arrays(xs, h0, *conditions, None), time_major=True)
+    check_layer(layer)
+    params, arrays = validated(layer, params, Arrays(xs, h0, *conditions, None), time_major=True)
     params, arrays = jax.tree.map(jnp.asarray, (params, arrays))
-    xs = cast_inputs(arrays.xs, validate_cell.float_dtype(params))
-    steps, *batch_axes = leading_shape(cell, xs)
-    zeros = cell.initial_state(params, tuple(batch_axes))
+    xs = cast_inputs(arrays.xs, validate_cell.float_dtype(params, arrays.xs, arrays.h0))
+    steps, *batch_axes = leading_shape(layer, xs)
+    zeros = layer.initial_state(params, tuple(batch_axes))
     over_batch = lambda state: jax.tree.map(lambda leaf, zero: jnp.broadcast_to(leaf, zero.shape), state, zeros)
     h0 = zeros if h0 is None else over_batch(arrays.h0)
     reset_state = arrays.reset_state
     if arrays.resets is not None and reset_state is None:
-        reset_state = validate_cell.default_reset_state(cell, params)
+        reset_state = validate_cell.default_reset_state(layer, params)
     reset_state = None if reset_state is None else over_batch(reset_state)
     flags = step_flags(arrays.mask, arrays.lengths, arrays.resets, steps)
+    cell = as_cell(layer)
     validate_cell.check_functions(cell, params, xs, h0)
     xs = zero_masked(flags, xs)
     hs = forward(cell, Loop(Plan()), Save(states=True), params, xs, h0, reset_state, flags)[1].states
@@ -85,7 +76,7 @@ def linearize_along(cell: Any, params: Any, xs: Any, h0: Any, conditions: Condit
     backward = backward_functions(cell)
     g = backward.gates(params, project_all(cell, params, xs), h_prevs)
     k = backward.linearize(g, h_prevs)
-    return Trajectory(params, xs, hs, h_prevs, g, k, flags, steps, tuple(batch_axes))
+    return Trajectory(cell, params, xs, hs, h_prevs, g, k, flags, steps, tuple(batch_axes))
 
 
 def state_vjp(cell: Any, params_T: Any, k: Any, h_bar: Any) -> Any:
@@ -98,6 +89,57 @@ def params_vjp(cell: Any, params: Any, x: Any, h_prev: Any, g: Any, k: Any, h_ba
     if cell.adjoint is None:
         return partial_vjp(lambda params: one_step(cell, params, x, h_prev), (params,), h_bar)[0]
     return cell.adjoint.input_vjp(params, x, h_prev, g, k, h_bar)[0]
+
+
+def read_out_vjp(cell: Any, params: Any, x: Any, output: Any, y_bar: Any) -> tuple[Any, Any]:
+    """Applies the adjoint of the read-out of one step, with respect to parameters and `output`.
+
+    The former is None where the cell has no read-out.
+    """
+    if cell.read_out is None:
+        return None, y_bar
+    return partial_vjp(lambda params, output: cell.read_out(params, x, output), (params, output), y_bar)
+
+
+def zero_state(trajectory: Trajectory) -> Any:
+    """A state of the batch, of which only shapes and dtypes count. It exists for T = 0 too."""
+    zeros = lambda leaf: jnp.zeros(leaf.shape[1:], leaf.dtype) if is_number(leaf) else leaf[0]
+    return jax.tree.map(zeros, trajectory.hs)
+
+
+def outputs_along(trajectory: Trajectory) -> tuple[Any, Any]:
+    """What `output` reads at every step, and the outputs, zero on masked steps."""
+    cell = trajectory.cell
+    read = cell.output(trajectory.hs)
+    ys = read if cell.read_out is None else jax.vmap(partial(cell.read_out, trajectory.params))(trajectory.xs, read)
+    return read, zero_masked(trajectory.flags, ys)
+
+
+def takes_single_examples(trajectory: Trajectory) -> bool:
+    """Whether a step works for one example of the batch with the same params.
+
+    It does not if params have batch axes.
+    """
+    rank = 1 + len(trajectory.batch)
+    x, h = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape[rank:], leaf.dtype), (trajectory.xs, trajectory.h_prevs))
+
+    def step(params: Any, x: Any, h: Any) -> Any:
+        new = one_step(trajectory.cell, params, x, h)
+        return new, outputs_of_step(trajectory.cell, params, x, new)
+
+    try:
+        new, y = jax.eval_shape(step, trajectory.params, x, h)
+    except Exception:  # whatever the cell raises for shapes that do not fit
+        return False
+    of_batch = jax.eval_shape(lambda: outputs_along(trajectory)[1])
+    shapes = lambda tree, rank: [leaf.shape[rank:] for leaf in jax.tree.leaves(tree)]
+    return shapes((new, y), 0) == shapes(h, 0) + shapes(of_batch, rank)
+
+
+def outputs_of_step(cell: Any, params: Any, x: Any, h: Any) -> Any:
+    """The output of one step from the state after it."""
+    y = cell.output(h)
+    return y if cell.read_out is None else cell.read_out(params, x, y)
 
 
 def state_jvp(cell: Any, params: Any, x: Any, h_prev: Any, k: Any, h_dot: Any) -> Any:

@@ -1,5 +1,6 @@
 """Computes the Jacobian of every step, its norm, and the Lyapunov exponents of a sequence."""
 
+import math
 from typing import Any
 
 import jax
@@ -9,7 +10,10 @@ from jax.flatten_util import ravel_pytree
 
 from gru_jax._engine.differentiable import differentiable
 from gru_jax._engine.step_flags import apply_resets, tree_where
-from gru_jax.flow.linearized import Conditions, linearize_along, state_jvp
+from gru_jax.flow.conditions import Conditions
+from gru_jax.flow.layered import check_layer, run_by_layer
+from gru_jax.flow.linearized import linearize_along, state_jvp, zero_state
+from gru_jax.layers.stack import Stack
 
 
 def jacobians(
@@ -22,14 +26,14 @@ def jacobians(
     mask: Any = None,
     resets: Any = None,
     reset_state: Any = None,
-) -> jax.Array:
+) -> Any:
     """Computes the Jacobian J_t = ∂h_t/∂h_{t-1} of every step.
 
-    Uses the tangent of the cell if it has one, and `jax.jvp` of its step otherwise.
+    Uses the tangent of the cell if it has one, and `jax.jvp` of its step otherwise. The step of a
+    complex state must be holomorphic.
 
     Args:
-        cell: A `gj.Cell` without noise. Pass the layers of a stack one by one, each with its own
-            inputs.
+        cell: A `gj.Cell` without noise, or a `gj.stack` of them.
         params: The parameters, from `cell.init`.
         xs: The inputs, of shape `(T, *batch, D)`.
         h0: The initial state. Defaults to zeros.
@@ -42,10 +46,11 @@ def jacobians(
         Matrices of shape `(T, *batch, n, n)`, where n is the size of the state. The state of an
         LSTM is h followed by c. The matrices act on row vectors, ḣ_t = ḣ_{t-1} J_t, so J_t is the
         transpose of what `jax.jacobian` returns. The matrix of a masked step is the identity, because
-        the step holds the state. That of a step after a reset is 0.
+        the step holds the state. That of a step after a reset is 0. For a stack: a tuple with the
+        matrices of each layer for itself, its inputs held fixed, and `()` for a layer without state.
 
     Raises:
-        TypeError, ValueError: If `cell` is a stack or draws noise, and as `gj.unroll` does.
+        TypeError, ValueError: If `cell` is bidirectional or draws noise, and as `gj.unroll` does.
 
     Cost: n Jacobian-vector products per step, and memory for T·B·n² numbers.
 
@@ -58,9 +63,13 @@ def jacobians(
         >>> gj.flow.jacobians(cell, params, xs).shape
         (10, 2, 4, 4)
     """
-    trajectory = linearize_along(cell, params, xs, h0, Conditions(lengths, mask, resets, reset_state))
+    conditions = Conditions(lengths, mask, resets, reset_state)
+    check_layer(cell)
+    if isinstance(cell, Stack):
+        return run_by_layer(jacobians, cell, params, xs, h0, conditions)
+    trajectory = linearize_along(cell, params, xs, h0, conditions)
     params, flags, batch = trajectory.params, trajectory.flags, trajectory.batch
-    state = differentiable(jax.tree.map(lambda leaf: leaf[0], trajectory.hs))
+    state = differentiable(zero_state(trajectory))
     one_state = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape[len(batch) :], leaf.dtype), state)
     flat, unravel = ravel_pytree(one_state)
 
@@ -69,7 +78,7 @@ def jacobians(
             h_dot = jax.tree.map(lambda leaf: jnp.broadcast_to(leaf, (*batch, *leaf.shape)), unravel(e))
             stepped = state_jvp(cell, params, x, h_prev, k, apply_resets(flags, None, h_dot))
             leaves = jax.tree.leaves(tree_where(flags.mask, stepped, h_dot))
-            return jnp.concatenate([leaf.reshape(*batch, -1) for leaf in leaves], -1)
+            return jnp.concatenate([leaf.reshape(*batch, math.prod(leaf.shape[len(batch) :])) for leaf in leaves], -1)
 
         return jax.vmap(row, out_axes=-2)(jnp.eye(flat.size, dtype=flat.dtype))
 
@@ -86,14 +95,13 @@ def jacobian_norms(
     mask: Any = None,
     resets: Any = None,
     reset_state: Any = None,
-) -> jax.Array:
+) -> Any:
     """Computes the spectral norm of the Jacobian J_t of every step.
 
     It is the largest factor by which the step can stretch a small change of the state.
 
     Args:
-        cell: A `gj.Cell` without noise. Pass the layers of a stack one by one, each with its own
-            inputs.
+        cell: A `gj.Cell` without noise, or a `gj.stack` of them.
         params: The parameters, from `cell.init`.
         xs: The inputs, of shape `(T, *batch, D)`.
         h0: The initial state. Defaults to zeros.
@@ -103,10 +111,10 @@ def jacobian_norms(
         reset_state: The state after a reset, as in `gj.unroll`. Defaults to zeros.
 
     Returns:
-        Norms of shape `(T, *batch)`.
+        Norms of shape `(T, *batch)`. For a stack: a tuple with those of each layer, as `jacobians`.
 
     Raises:
-        TypeError, ValueError: If `cell` is a stack or draws noise, and as `gj.unroll` does.
+        TypeError, ValueError: If `cell` is bidirectional or draws noise, and as `gj.unroll` does.
 
     Cost: That of `jacobians`, and one singular value decomposition per step.
 
@@ -119,11 +127,8 @@ def jacobian_norms(
         >>> gj.flow.jacobian_norms(cell, params, xs).shape
         (10, 2)
     """
-    return jnp.linalg.norm(
-        jacobians(cell, params, xs, h0, lengths=lengths, mask=mask, resets=resets, reset_state=reset_state),
-        ord=2,
-        axis=(-2, -1),
-    )
+    Js = jacobians(cell, params, xs, h0, lengths=lengths, mask=mask, resets=resets, reset_state=reset_state)
+    return jax.tree.map(lambda Js: jnp.linalg.norm(Js, ord=2, axis=(-2, -1)), Js)
 
 
 def lyapunov_exponents(
@@ -136,7 +141,7 @@ def lyapunov_exponents(
     mask: Any = None,
     resets: Any = None,
     reset_state: Any = None,
-) -> jax.Array:
+) -> Any:
     """Computes the Lyapunov exponents along a sequence.
 
     The exponents measure how fast small changes of the state grow, in nats per step:
@@ -149,8 +154,7 @@ def lyapunov_exponents(
     steps.
 
     Args:
-        cell: A `gj.Cell` without noise. Pass the layers of a stack one by one, each with its own
-            inputs.
+        cell: A `gj.Cell` without noise, or a `gj.stack` of them.
         params: The parameters, from `cell.init`.
         xs: The inputs, of shape `(T, *batch, D)`.
         h0: The initial state. Defaults to zeros.
@@ -162,10 +166,11 @@ def lyapunov_exponents(
     Returns:
         The n exponents of each sequence, of shape `(*batch, n)`. The largest comes first unless T
         is too small. An exponent is -inf if a step forgets a direction completely, that is, if its
-        Jacobian is singular. All are NaN for T = 0.
+        Jacobian is singular. All are NaN for T = 0. For a stack: a tuple with those of each layer;
+        the exponents of the stack are all of them, because no layer acts on one below.
 
     Raises:
-        TypeError, ValueError: If `cell` is a stack or draws noise, and as `gj.unroll` does.
+        TypeError, ValueError: If `cell` is bidirectional or draws noise, and as `gj.unroll` does.
 
     Cost: That of `jacobians`, and one QR decomposition per step, of order n³.
 
@@ -179,6 +184,11 @@ def lyapunov_exponents(
         (2, 4)
     """
     Js = jacobians(cell, params, xs, h0, lengths=lengths, mask=mask, resets=resets, reset_state=reset_state)
+    return jax.tree.map(_exponents, Js)
+
+
+def _exponents(Js: jax.Array) -> jax.Array:
+    """Computes the exponents of the matrices of one cell."""
     identity = jnp.broadcast_to(jnp.eye(Js.shape[-1], dtype=Js.dtype), Js.shape[1:])
 
     def step(Q, J):

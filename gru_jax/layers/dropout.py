@@ -9,6 +9,7 @@ step.
 Source: Gal and Ghahramani 2016 (arXiv 1512.05287).
 """
 
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any, NamedTuple
 
@@ -16,13 +17,11 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool
 
-from gru_jax._engine.arguments import is_array
 from gru_jax._engine.functions import bind
 from gru_jax._engine.inputs import leading_shape
 from gru_jax._engine.noise import NoiseKeys, split_keys
-from gru_jax._engine.structures import describe_structure
 from gru_jax.cell import Cell
-from gru_jax.layers.parts import check_rate, check_single_cell
+from gru_jax.layers.parts import any_rate, check_rate, check_rates, check_single_cell, rate_of_each
 
 
 class DroppedParams(NamedTuple):
@@ -32,21 +31,30 @@ class DroppedParams(NamedTuple):
     keep: Bool[Array, "*b H"]
 
 
-def sample_noise(cell: Cell, p_x: float, p_h: float, keys: NoiseKeys, params: Any, xs: Array) -> tuple[Any, Any]:
+def sample_noise(cell: Cell, p_x: Any, p_h: float, keys: NoiseKeys, params: Any, xs: Any) -> tuple[Any, Any]:
     """Draws a mask per sequence for the inputs, applies it, and draws one for the state."""
     own, of_cell = split_keys(keys, 2)
     key_x, key_h = jax.random.split(own.per_sequence)
-    keep = jax.random.bernoulli(key_h, 1 - p_h, leading_shape(cell, xs)[1:] + _hidden(cell._zeros(params)).shape)
-    if p_x:
-        if not is_array(xs):
-            raise TypeError(
-                f"xs: got {describe_structure(xs)}, expected one array for dropout of inputs. Drop what shall be dropped before "
-                "unroll, or in a sample_noise of the cell's own."
-            )
-        xs = jnp.where(jax.random.bernoulli(key_x, 1 - p_x, (1, *xs.shape[1:])), xs / (1 - p_x), 0)
+    keep = None
+    if p_h:
+        keep = jax.random.bernoulli(key_h, 1 - p_h, leading_shape(cell, xs)[1:] + _hidden(cell._zeros(params)).shape)
+    if any_rate(p_x):
+        xs = drop_inputs(p_x, key_x, xs)
     if cell.sample_noise is not None:
         params, xs = cell.sample_noise(of_cell, params, xs)
-    return (DroppedParams(params, keep) if p_h else params), xs
+    return (params if keep is None else DroppedParams(params, keep)), xs
+
+
+def drop_inputs(rates: Any, key: Array, xs: Any) -> Any:
+    """Drops features of each array of the inputs, the same at all steps of a sequence."""
+    arrays = len(jax.tree.leaves(xs))
+    keys = iter([key] if arrays == 1 else jax.random.split(key, arrays))
+
+    def drop(rate: float, x: Array) -> Array:
+        own = next(keys)
+        return jnp.where(jax.random.bernoulli(own, 1 - rate, (1, *x.shape[1:])), x / (1 - rate), 0) if rate else x
+
+    return jax.tree.map(drop, rate_of_each(rates, xs, "inputs", "xs"), xs)
 
 
 def project(cell: Cell, params: DroppedParams, xs: Any) -> Any:
@@ -59,7 +67,15 @@ def gates(cell: Cell, p_h: float, params: DroppedParams, u: Any, h: Any) -> Any:
     hidden = _hidden(h)
     keep = jnp.expand_dims(params.keep, tuple(range(hidden.ndim - params.keep.ndim)))
     dropped = jnp.where(keep, hidden / (1 - p_h), 0)
+    if isinstance(h, Mapping):
+        return cell.gates(params.params, u, {**h, "h": dropped})
     return cell.gates(params.params, u, h._replace(h=dropped) if hasattr(h, "_replace") else dropped)
+
+
+def read_out(cell: Cell, params: DroppedParams, xs: Any, ys: Any) -> Any:
+    """Calls the cell's own."""
+    assert cell.read_out is not None
+    return cell.read_out(params.params, xs, ys)
 
 
 def zero_state(cell: Cell, params: Any) -> Any:
@@ -67,7 +83,7 @@ def zero_state(cell: Cell, params: Any) -> Any:
     return cell._zeros(params.params if isinstance(params, DroppedParams) else params)
 
 
-def variational_dropout(cell: Cell, *, inputs: float = 0.0, state: float = 0.0) -> Cell:
+def variational_dropout(cell: Cell, *, inputs: Any = 0.0, state: float = 0.0) -> Cell:
     """Adds variational dropout to a cell (Gal and Ghahramani 2016, arXiv 1512.05287).
 
     One mask per sequence, the same at all its steps, is drawn from the `key` that `unroll` then
@@ -85,7 +101,9 @@ def variational_dropout(cell: Cell, *, inputs: float = 0.0, state: float = 0.0) 
     Args:
         cell: A cell such as `gj.gru()`.
         inputs: The probability of zeroing an input feature; the others are scaled by 1 / (1 -
-            inputs). Defaults to 0.
+            inputs). For inputs of several arrays: one for all arrays but integers and booleans,
+            which stay, or one for each array in the structure of `xs`, for example `(0.2, 0.0)` for
+            features and time gaps. Defaults to 0.
         state: The probability of hiding a unit from the gates, an LSTM's h. The old state and the
             memory that a gate carries over stay whole. With it the cell loses its derivation, which
             has a single h₋: the engine's local one takes its place and evaluates the gates once
@@ -95,13 +113,13 @@ def variational_dropout(cell: Cell, *, inputs: float = 0.0, state: float = 0.0) 
         A `gj.Cell`; `cell` unchanged if both probabilities are 0.
 
     Raises:
-        TypeError: If `cell` is not a `gj.Cell`; in `unroll`, if inputs of several arrays were to be
-            dropped.
+        TypeError: If `cell` is not a `gj.Cell`, or a probability is not a number; in `unroll`, if
+            `inputs` has another structure than `xs`.
         ValueError: If a probability is not in [0, 1).
     """
     check_single_cell(cell, "the dropout")
-    p_x, p_h = check_rate("inputs", inputs), check_rate("state", state)
-    if not p_x and not p_h:
+    p_x, p_h = check_rates("inputs", inputs), check_rate("state", state)
+    if not any_rate(p_x) and not p_h:
         return cell
     dropped = replace(
         cell,
@@ -115,6 +133,7 @@ def variational_dropout(cell: Cell, *, inputs: float = 0.0, state: float = 0.0) 
         dropped,
         project=bind(project, cell),
         gates=bind(gates, cell, p_h),
+        read_out=None if cell.read_out is None else bind(read_out, cell),
         adjoint=None,
         tangent=None,
         zero_state=bind(zero_state, cell),
@@ -123,6 +142,8 @@ def variational_dropout(cell: Cell, *, inputs: float = 0.0, state: float = 0.0) 
 
 def _hidden(state: Any) -> Any:
     """The part of a state that the recurrent matmuls see."""
+    if isinstance(state, Mapping) and "h" in state:
+        return state["h"]
     if hasattr(state, "h"):
         return state.h
     if isinstance(state, tuple | dict | list):

@@ -9,11 +9,11 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
-from gru_jax._engine.differentiable import is_inexact
 from gru_jax._engine.functions import make_comparable
-from gru_jax._engine.inputs import checked_feature_axes, leading_shape
+from gru_jax._engine.inputs import checked_feature_axes, example_input, leading_shape
 from gru_jax._engine.layer import CallOptions, Layer, LayerOutput, LayerRequest, Sequence
 from gru_jax._engine.step_flags import zero_masked
+from gru_jax._engine.validate_cell import float_dtype
 from gru_jax._engine.weights import lower_matrices
 
 
@@ -85,10 +85,7 @@ class FeedForward(Layer):
 @lru_cache(maxsize=1024)
 def _output_size(layer: FeedForward, structure: Any, forms: tuple[Any, ...], input_size: int) -> int | None:
     params = structure.unflatten([jax.ShapeDtypeStruct(shape, dtype) for shape, dtype in forms])
-    axes = layer.num_feature_axes
-    dtype = next((leaf.dtype for leaf in jax.tree.leaves(params) if is_inexact(leaf)), jnp.float32)
-    # a token, or an image of one pixel
-    x = jax.ShapeDtypeStruct((1,) * (axes - 1) + (input_size,) * (axes > 0), dtype if axes else jnp.int32)
+    x = example_input(layer.num_feature_axes, input_size, float_dtype(params))
     try:
         return jax.eval_shape(layer.apply, params, x).shape[-1]
     except Exception:  # the run raises it, or the function takes no single pixel

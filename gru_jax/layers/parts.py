@@ -1,9 +1,15 @@
 """Helpers that the layers share: checks of cells and rates."""
 
+from collections.abc import Mapping
 from numbers import Real
 from typing import Any
 
+import jax
+
+from gru_jax._engine.differentiable import is_inexact
+from gru_jax._engine.inputs import FrozenDict
 from gru_jax._engine.layer import check_cell
+from gru_jax._engine.structures import describe_structure
 from gru_jax.cell import Cell
 
 
@@ -30,3 +36,56 @@ def check_rate(name: str, rate: Any) -> float:
     if not 0 <= float(rate) < 1:
         raise ValueError(f"{name}: got {rate!r}, expected a probability in [0, 1).")
     return float(rate)
+
+
+def check_rates(name: str, rates: Any) -> Any:
+    """Returns one probability, or a tuple, NamedTuple or dict of them, in a form that can be hashed.
+
+    Raises:
+        TypeError, ValueError: If one is not a number in [0, 1).
+    """
+    if isinstance(rates, Mapping):
+        return FrozenDict({key: check_rates(f"{name}[{key!r}]", own) for key, own in rates.items()})
+    if hasattr(rates, "_fields"):
+        return type(rates)(*(check_rates(f"{name}.{field}", own) for field, own in zip(rates._fields, rates, strict=True)))
+    if isinstance(rates, tuple):
+        return tuple(check_rates(f"{name}[{i}]", own) for i, own in enumerate(rates))
+    return check_rate(name, rates)
+
+
+def any_rate(rates: Any) -> bool:
+    """Whether one of the rates is above 0."""
+    return any(jax.tree.leaves(_as_pytree(rates)))
+
+
+def rate_of_each(rates: Any, tree: Any, name: str, tree_name: str) -> Any:
+    """One rate for each leaf of `tree`. A single one holds for all that are not integers or booleans.
+
+    Raises:
+        TypeError: If there is not one for each, or one above 0 for an integer or a boolean.
+    """
+    if isinstance(rates, float):
+        return jax.tree.map(lambda leaf: rates if is_inexact(leaf) else 0.0, tree)
+    rates = _as_pytree(rates)
+    if jax.tree.structure(rates) != jax.tree.structure(tree):  # type: ignore[operator] # jax: PyTreeDef has no stub
+        raise TypeError(
+            f"{tree_name}: got {describe_structure(tree)}, expected the structure of {name}={rates}. Give one probability for all "
+            f"arrays, or one for each array of {tree_name}."
+        )
+    for (path, leaf), rate in zip(jax.tree_util.tree_leaves_with_path(tree), jax.tree.leaves(rates), strict=True):
+        if rate and not is_inexact(leaf):
+            own = jax.tree_util.keystr(path)
+            raise TypeError(
+                f"{name}{own}: got {rate} for {tree_name}{own} of dtype {leaf.dtype}, expected 0: integers and booleans are not "
+                "scaled."
+            )
+    return rates
+
+
+def _as_pytree(rates: Any) -> Any:
+    """The rates with dicts that JAX knows."""
+    if isinstance(rates, Mapping):
+        return {key: _as_pytree(own) for key, own in rates.items()}
+    if hasattr(rates, "_fields"):
+        return type(rates)(*map(_as_pytree, rates))
+    return tuple(map(_as_pytree, rates)) if isinstance(rates, tuple) else rates

@@ -11,18 +11,18 @@ Source: Krueger et al. 2017 (arXiv 1606.01305).
 """
 
 from dataclasses import replace
-from functools import partial
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
+from gru_jax._engine.differentiable import is_inexact
 from gru_jax._engine.functions import bind
 from gru_jax._engine.inputs import leading_shape
 from gru_jax._engine.noise import NoiseKeys, split_keys
 from gru_jax.cell import Adjoint, Cell, Tangent
-from gru_jax.layers.parts import check_rate, check_single_cell
+from gru_jax.layers.parts import any_rate, check_rates, check_single_cell, rate_of_each
 
 
 class Zoned(NamedTuple):
@@ -61,6 +61,12 @@ def gates(cell: Cell, params: Any, u: Zoned, h: Any) -> Zoned:
 def update(cell: Cell, rates: Any, g: Zoned, h: Any) -> Any:
     """Computes the new state, (Z)."""
     return _mix(rates, g.z, h, cell.update(g.inner, h))  # (Z)
+
+
+def read_out(cell: Cell, params: Any, xs: Any, ys: Any) -> Any:
+    """Calls the cell's own."""
+    assert cell.read_out is not None
+    return cell.read_out(params, _zoned(xs).inner, ys)
 
 
 def linearize(adjoint: Adjoint, g: Zoned, h_prev: Any) -> Zoned:
@@ -115,7 +121,8 @@ def zoneout(cell: Cell, rate: Any) -> Cell:
     Args:
         cell: A cell such as `gj.gru()`.
         rate: The probability of keeping the old state, below 1; or one for each part of the state,
-            for example `gj.cells.LSTMState(h=0.05, c=0.5)`.
+            for example `gj.cells.LSTMState(h=0.05, c=0.5)`. Integers and booleans of a state always
+            change.
 
     Returns:
         A `gj.Cell`; `cell` unchanged if all rates are 0.
@@ -125,8 +132,8 @@ def zoneout(cell: Cell, rate: Any) -> Cell:
         ValueError: If a rate is not in [0, 1).
     """
     check_single_cell(cell, "zoneout")
-    rates = jax.tree.map(partial(check_rate, "rate"), rate, is_leaf=lambda leaf: leaf is None)
-    if not any(jax.tree.leaves(rates)):
+    rates = check_rates("rate", rate)
+    if not any_rate(rates):
         return cell
     expectation = replace(_with_zoneout(cell.deterministic(), rates), sample_noise=None)
     return replace(_with_zoneout(cell, rates), evaluation_cell=expectation)
@@ -146,6 +153,7 @@ def _with_zoneout(cell: Cell, rates: Any) -> Cell:
         project=bind(project, cell),
         gates=bind(gates, cell),
         update=bind(update, cell, rates),
+        read_out=None if cell.read_out is None else bind(read_out, cell),
         adjoint=adjoint,
         tangent=tangent,
         zero_state=bind(zero_state, cell),
@@ -162,7 +170,7 @@ def _zoned(xs: Any) -> Zoned:
 
 
 def _per_leaf(rates: Any, state: Any) -> Any:
-    return jax.tree.map(lambda leaf: rates, state) if isinstance(rates, int | float) else rates
+    return rate_of_each(rates, state, "rate", "state")
 
 
 def _z(rates: Any, z: Any, like: Any) -> Any:
@@ -174,7 +182,8 @@ def _number(z: Any, like: Array) -> Any:
 
 
 def _mix(rates: Any, z: Any, old: Any, new: Any) -> Any:
-    return jax.tree.map(lambda z, h, n: _number(z, h) * h + (1 - _number(z, h)) * n, _z(rates, z, old), old, new)
+    mix = lambda z, h, n: _number(z, h) * h + (1 - _number(z, h)) * n if is_inexact(n) else n
+    return jax.tree.map(mix, _z(rates, z, old), old, new)
 
 
 def _renewed(rates: Any, z: Any, tree: Any) -> Any:

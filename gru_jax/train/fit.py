@@ -14,6 +14,7 @@ from gru_jax.train.host_loop import train
 from gru_jax.train.make_plan import make_training_plan
 from gru_jax.train.results import CallbackInfo, FitResult
 from gru_jax.train.train_step import initial_model_state
+from gru_jax.train.trainable import trainable
 
 
 def fit(
@@ -56,7 +57,8 @@ def fit(
         loss_fn: A function `loss_fn(params, batch, key) -> (loss, metrics)` that returns a scalar
             and a dict of scalars to record. If `carry` is given, it must be a function
             `loss_fn(params, batch, key, carry) -> (loss, metrics, carry)`.
-        params: The initial parameters, any pytree of arrays. They are copied, not changed.
+        params: The initial parameters, any pytree of arrays. They are copied, not changed. Integers
+            and booleans are not trained.
         optimizer: An optax transformation, for example `optax.adam(1e-3)`. Transformations that
             need the loss receive it as `value`.
         data: One of the following.
@@ -162,4 +164,4 @@ def fit(
         checkpoint_dir=checkpoint_dir, save_every=save_every, max_to_keep=max_to_keep, config=config, resume=resume,
         mesh=mesh, steps_per_execution=steps_per_execution,
     )  # fmt: skip
-    return train(plan, initial_model_state(params, optimizer.init(params), carry))
+    return train(plan, initial_model_state(params, optimizer.init(trainable(params)), carry))

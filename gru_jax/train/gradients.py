@@ -17,6 +17,7 @@ from jax.sharding import PartitionSpec as P
 from gru_jax._jax.sharding import varying
 from gru_jax.train.batch_sources import BatchMaker, Shard
 from gru_jax.train.plans import ProgramSpec
+from gru_jax.train.trainable import trainable, with_constants
 from gru_jax.train.user_functions import call_loss_fn
 
 
@@ -151,11 +152,11 @@ def _sum_on_device(spec: ProgramSpec, maker: BatchMaker, inputs: DeviceInputs, s
 def _weighted(spec: ProgramSpec, params: Any, batch: Any, carry: Any, key: jax.Array) -> WeightedSum:
     """Computes the loss, metrics and gradients of one microbatch, multiplied by its weight."""
 
-    def loss_and_rest(params: Any) -> tuple[jax.Array, Any]:
-        output = call_loss_fn(spec.loss_fn, params, batch, key, carry, has_carry=spec.has_carry)
+    def loss_and_rest(part: Any) -> tuple[jax.Array, Any]:
+        output = call_loss_fn(spec.loss_fn, with_constants(part, params), batch, key, carry, has_carry=spec.has_carry)
         return output.loss, (output.metrics, output.carry)
 
-    (loss, (metrics, new_carry)), grads = jax.value_and_grad(loss_and_rest, has_aux=True)(params)
+    (loss, (metrics, new_carry)), grads = jax.value_and_grad(loss_and_rest, has_aux=True)(trainable(params))
     if spec.weight_fn is None:
         return WeightedSum(loss, metrics, grads, None, new_carry)
     weight = jnp.asarray(spec.weight_fn(batch)).astype(_at_least_float32(loss.dtype))

@@ -10,6 +10,7 @@ import numpy as np
 from gru_jax.train.gradients import BatchAddress, BatchGradient, batch_gradient
 from gru_jax.train.plans import ProgramSpec
 from gru_jax.train.train_step import ModelState
+from gru_jax.train.trainable import trainable
 from gru_jax.train.tree_paths import named_leaves
 
 
@@ -22,7 +23,7 @@ def nonfinite_report(
     """
     found = _gradient_again(model, jnp.asarray(step), data, jax.tree.map(jnp.asarray, batch), key, spec=spec)
     gradient_norms = {name: float(norm) for name, norm in named_leaves(jax.tree.map(_norm, found.grads)).items()}
-    parameter_norms = {name: float(norm) for name, norm in named_leaves(jax.tree.map(_norm, model.params)).items()}
+    parameter_norms = {name: float(norm) for name, norm in named_leaves(jax.tree.map(_norm, trainable(model.params))).items()}
     norms = [
         f"{name or 'params'}: gradient {gradient_norms[name]:.3g}, parameter {parameter_norms[name]:.3g}"
         for name in gradient_norms

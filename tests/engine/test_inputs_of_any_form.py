@@ -247,7 +247,6 @@ BAD = {
     "a masked array": (lambda: gj.unroll(TIMED, PARAMS, X._replace(gap=np.ma.masked_array(X.gap, True))), TypeError, r"xs\.gap: got a NumPy masked array"),
     "nothing": (lambda: gj.unroll(TOKENS, PARAMS, ()), TypeError, r"xs: got tuple without arrays"),
     "a tuple for a built-in cell": (lambda: gj.unroll(G, G_PARAMS, (X.value, X.gap)), TypeError, r"xs: got tuple, expected an array"),
-    "dropout of several arrays": (lambda: gj.unroll(gj.variational_dropout(TIMED, inputs=0.2), PARAMS, X, key=KEYS[0]), TypeError, r"xs: got Observation.*expected one array for dropout of inputs"),
     "several arrays above the first layer": (lambda: gj.stack([gj.gru(), TIMED]), TypeError, r"cells\[1\]: got timed, which takes inputs of several arrays"),
     "two forms of inputs": (lambda: gj.bidirectional(TIMED, gj.gru()), ValueError, r"backward_cell: got num_feature_axes=1, expected Observation"),
     "negative axes": (lambda: gj.Cell(init, token_project, tanh_gates, keep_half, num_feature_axes=-1), TypeError, r"num_feature_axes: got -1, expected"),

@@ -201,7 +201,9 @@ def test_the_memory_of_the_slstm_is_scaled_by_its_stabiliser_and_large_gates_do_
 
 def test_a_network_of_lru_blocks_trains_in_a_stack():
     network = gj.stack([new.lru_block(), new.lru_block()])
-    params = network.init(KEYS[0], D, ((D, H, D), (D, H, D)), dtype=FLOAT)  # H units inside
+    sizes = ((D, H, D), (D, H, D))  # H units inside
+    params = network.init(KEYS[0], D, sizes, dtype=FLOAT)
+    assert {leaf.dtype for leaf in jax.tree.leaves(network.init(KEYS[0], D, sizes))} == {jnp.dtype(jnp.float32)}
     xs = jax.random.normal(KEYS[2], (T, B, D), FLOAT)
 
     def by_hand(params, xs):

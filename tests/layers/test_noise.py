@@ -177,7 +177,7 @@ def test_noise_works_in_half_precision_and_with_nan_in_the_padding():
 
 BAD = {
     "a rate of 1": (lambda: gj.zoneout(gj.gru(), 1.0), ValueError, r"rate: got 1\.0, expected a probability in \[0, 1\)"),
-    "a negative rate": (lambda: gj.zoneout(gj.lstm(), LSTMState(0.1, -0.1)), ValueError, r"rate: got -0\.1"),
+    "a negative rate": (lambda: gj.zoneout(gj.lstm(), LSTMState(0.1, -0.1)), ValueError, r"rate\.c: got -0\.1"),
     "a rate of inputs above 1": (lambda: gj.variational_dropout(gj.gru(), inputs=2), ValueError, r"inputs: got 2, expected"),
     "a string for the rate of the state": (lambda: gj.variational_dropout(gj.gru(), state="0.1"), TypeError, r"state: got '0\.1', expected"),
 }  # fmt: skip

@@ -1,0 +1,41 @@
+"""No cell relies on implicit promotion of ranks or dtypes, which JAX can be configured to forbid."""
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import pytest
+
+import gru_jax as gj
+from tests.conditions import ALL_THREE, random_reset_state
+from tests.problems import assert_close, every_cell, gradients, problem
+
+pytestmark = pytest.mark.derivative
+
+
+@every_cell
+def test_values_and_gradients_need_no_rank_promotion(cell):
+    p = problem(cell)
+    reset_state = random_reset_state(cell, p.params)
+    run = partial(gj.unroll, cell, reset_state=reset_state, **ALL_THREE)
+    with jax.numpy_rank_promotion("raise"):
+        outputs, bars = jax.jit(partial(gradients, run))(p)
+    assert all(jnp.isfinite(leaf).all() for leaf in jax.tree.leaves((outputs, bars)))
+
+
+@every_cell
+def test_no_dtype_is_promoted(cell):
+    p = problem(cell, dtype=jnp.float32)
+    noisy = gj.stack([gj.zoneout(gj.variational_dropout(cell, inputs=0.2, state=0.2), 0.1)])
+    reset_state = random_reset_state(cell, p.params)
+
+    def both(p, lengths):
+        conditions = ALL_THREE | {"lengths": lengths}
+        plain = gradients(partial(gj.unroll, cell, reset_state=reset_state, **conditions), p)
+        lowered = gj.unroll(cell, p.params, p.xs, p.h0, compute_dtype=jnp.bfloat16, **conditions)
+        with_noise = gj.unroll(noisy, (p.params,), p.xs, (p.h0,), key=jax.random.key(0), **conditions)
+        return plain, lowered, with_noise, gj.step(cell, p.params, p.h0, p.xs[0], reset=ALL_THREE["resets"][0])
+
+    expected = jax.jit(both)(p, ALL_THREE["lengths"])
+    with jax.numpy_dtype_promotion("strict"):
+        assert_close(jax.jit(both)(p, ALL_THREE["lengths"]), expected)

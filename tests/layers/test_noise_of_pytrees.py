@@ -1,0 +1,161 @@
+"""Dropout of inputs of several arrays, and zoneout of states of several parts."""
+
+import copy
+import pickle
+from dataclasses import replace
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import gru_jax as gj
+from tests.conditions import LENGTHS
+from tests.engine.test_inputs_of_any_form import CAMERA, PARAMS, TIMED, TUPLE, Observation, inputs, loop
+from tests.engine.test_leaves_that_are_not_floats import CLOCKWORK, PROBLEMS
+from tests.problems import B, D, H, T, assert_close, assert_raises
+
+KEY = jax.random.key(19)
+RATES = {
+    "one number": (TIMED, 0.4, Observation(0.4, 0.4, 0.0)),
+    "a NamedTuple": (TIMED, Observation(0.4, 0.0, 0.0), Observation(0.4, 0.0, 0.0)),
+    "a tuple": (TUPLE, (0.3, 0.6, 0), (0.3, 0.6, 0.0)),
+    "a dict": (CAMERA, {"image": 0.5, "action": 0.0}, {"action": 0.0, "image": 0.5}),
+}
+every_rate = pytest.mark.parametrize(("cell", "rates", "each"), RATES.values(), ids=RATES.keys())
+
+
+def seen_by_the_cell(cell, rates, xs):
+    """Returns the inputs of each step as the cell sees them: it keeps them as its state."""
+    empty = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape[2:], leaf.dtype), xs)
+    recorder = replace(
+        cell,
+        project=lambda params, x: x,
+        gates=lambda params, u, h: u,
+        update=lambda g, h: g,
+        output=lambda h: jax.tree.leaves(h)[0],
+        zero_state=lambda params: empty,
+    )
+    return gj.unroll(gj.variational_dropout(recorder, inputs=rates), PARAMS, xs, key=KEY, outputs="states")[1]
+
+
+@every_rate
+def test_features_are_dropped_once_per_sequence_at_the_rate_of_their_array(cell, rates, each):
+    xs = inputs(cell)
+    for x, seen, rate in zip(
+        jax.tree.leaves(xs), jax.tree.leaves(seen_by_the_cell(cell, rates, xs)), jax.tree.leaves(each), strict=True
+    ):
+        if not rate:
+            assert_close(seen, x, tol=0)
+            continue
+        kept = np.isclose(seen, x / (1 - rate))
+        assert (kept | (np.asarray(seen) == 0)).all()
+        assert (kept == kept[0]).all()  # the same at all steps
+    x = jnp.ones((2, 400, D), PARAMS.W.dtype)
+    many = Observation(x, x[..., 0], x > 0)
+    seen = seen_by_the_cell(TIMED, Observation(0.3, 0.6, 0.0), many)
+    for leaf, rate in ((seen.value, 0.3), (seen.gap, 0.6)):
+        assert abs(float((leaf == 0).mean()) - rate) < 0.05
+    dropped = np.asarray(seen.value[0] == 0)
+    assert (dropped != dropped[0]).any()  # another mask for each sequence
+    assert (dropped[:, 0] != np.asarray(seen.gap[0] == 0)).any()  # and for each array
+
+
+@pytest.mark.derivative
+@every_rate
+@pytest.mark.parametrize(
+    "derivative", [gj.CustomVJP(), gj.CustomJVP(), gj.Autodiff()], ids=["CustomVJP", "CustomJVP", "Autodiff"]
+)
+def test_values_and_gradients_are_those_of_a_loop_over_the_dropped_inputs(cell, rates, each, derivative):
+    xs = inputs(cell)
+    seen = seen_by_the_cell(cell, rates, xs)
+    dropped = gj.variational_dropout(cell, inputs=rates)
+    ours = lambda params: gj.unroll(dropped, params, xs, lengths=LENGTHS, key=KEY, derivative=derivative)
+    reference = lambda params: loop(cell, params, seen, lengths=LENGTHS)
+    gradient = lambda run: jax.jit(jax.grad(lambda params: jnp.sin(run(params)[1]).sum()))(PARAMS)
+    assert_close(ours(PARAMS), reference(PARAMS))
+    assert_close(gradient(ours), gradient(reference))
+
+
+def test_steps_drop_what_unroll_drops():
+    xs, dropped = inputs(CAMERA), gj.variational_dropout(CAMERA, inputs={"image": 0.5, "action": 0})
+    h, ys = dropped.initial_state(PARAMS, B), []
+    for t in range(T):
+        x = jax.tree.map(lambda leaf, t=t: leaf[t], xs)
+        h, y = gj.step(dropped, PARAMS, h, x, key=(KEY, jax.random.key(t)))
+        ys.append(y)
+    assert_close(jnp.stack(ys), gj.unroll(dropped, PARAMS, xs, key=(KEY, KEY))[1])
+
+
+def test_cells_with_a_rate_for_each_array_compare_by_value():
+    make = lambda: gj.variational_dropout(CAMERA, inputs={"image": 0.5, "action": 0.0})
+    assert make() == make() == copy.deepcopy(make()) == pickle.loads(pickle.dumps(make()))
+    assert hash(make()) == hash(copy.deepcopy(make()))
+    assert make() != gj.variational_dropout(CAMERA, inputs={"image": 0.4, "action": 0.0})
+    assert gj.variational_dropout(CAMERA, inputs={"image": 0.0, "action": 0}) == CAMERA
+
+
+def test_zoneout_has_rates_in_a_dict_and_leaves_counters_alone():
+    _, params = PROBLEMS["an integer in state and params"]
+    as_dict = lambda state: state._asdict()
+    by_name = replace(
+        CLOCKWORK,
+        gates=lambda p, u, state: CLOCKWORK.gates(p, u, type(zero)(**state)),
+        update=lambda g, state: as_dict(CLOCKWORK.update(g, type(zero)(**state))),
+        output=lambda state: state["h"],
+        zero_state=lambda p: as_dict(CLOCKWORK.zero_state(p)),
+    )
+    zero = CLOCKWORK.zero_state(params)
+    xs = jax.random.normal(KEY, (T, B, D), params.W.dtype)
+    for cell, rate in ((CLOCKWORK, 0.6), (by_name, {"count": 0.0, "h": 0.6})):
+        noisy = gj.zoneout(cell, rate)
+        h_last, ys = gj.unroll(noisy, params, xs, key=KEY)
+        count = h_last["count"] if cell is by_name else h_last.count
+        assert (np.asarray(count) == T).all()
+        kept = np.isclose(ys[1:], ys[:-1])[:, :, :2]  # units of period 1 change at every step
+        assert 0.4 < kept.mean() < 0.8
+        expected = gj.unroll(noisy.deterministic(), params, xs)[1]
+        h, found = cell.initial_state(params, B), []
+        for t in range(T):
+            new, _ = cell.step(params, h, xs[t])
+            old, own = (h["h"], new["h"]) if cell is by_name else (h.h, new.h)
+            mixed = 0.6 * old + 0.4 * own
+            h = new | {"h": mixed} if cell is by_name else new._replace(h=mixed)
+            found.append(mixed)
+        assert_close(expected, jnp.stack(found))
+
+
+def test_dropout_of_a_state_in_a_dict_acts_on_its_part_h():
+    as_dict = replace(
+        gj.gru(),
+        gates=lambda p, u, state: (gj.gru().gates(p, u, state["h"]), state["h"]),
+        update=lambda g, state: {"h": gj.gru().update(g[0], state["h"]), "seen": g[1]},
+        output=lambda state: state["h"],
+        zero_state=lambda p: {"h": jnp.zeros_like(p.b_z), "seen": jnp.zeros_like(p.b_z)},
+        adjoint=None,
+        tangent=None,
+    )
+    params = gj.gru().init(KEY, D, H)
+    xs = jax.random.normal(KEY, (T, B, D), jnp.float32)
+    states = gj.unroll(gj.variational_dropout(as_dict, state=0.4), params, xs, key=KEY, outputs="states")[1]
+    kept = np.isclose(states["seen"][1:], states["h"][:-1] / 0.6, rtol=1e-5)
+    assert (kept == kept[0]).all()
+    assert (kept | (np.asarray(states["seen"][1:]) == 0)).all()
+    assert 0 < kept.mean() < 1
+
+
+X = inputs(TIMED)
+run = partial(gj.unroll, params=PARAMS, xs=X, key=KEY)
+BAD = {
+    "another structure": (lambda: run(gj.variational_dropout(TIMED, inputs=(0.2, 0.2, 0.0))), TypeError, r"xs: got Observation\(value, gap, seen\), expected the structure of inputs=\(0\.2, 0\.2, 0\.0\)"),
+    "booleans": (lambda: run(gj.variational_dropout(TIMED, inputs=Observation(0.0, 0.0, 0.2))), TypeError, r"inputs\.seen: got 0\.2 for xs\.seen of dtype bool, expected 0"),
+    "a rate of one array": (lambda: gj.variational_dropout(TIMED, inputs=Observation(0.0, 1.0, 0.2)), ValueError, r"inputs\.gap: got 1\.0, expected a probability"),
+    "a string": (lambda: gj.variational_dropout(TIMED, inputs={"gap": "0.1"}), TypeError, r"inputs\['gap'\]: got '0\.1'"),
+    "another state": (lambda: gj.unroll(gj.zoneout(gj.gru(), gj.cells.LSTMState(0.1, 0.1)), gj.gru().init(KEY, D, H), jnp.zeros((T, B, D)), key=KEY), TypeError, r"state: got one array, expected the structure of rate=LSTMState"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_bad_rates_raise_and_name_the_array(case):
+    assert_raises(*BAD[case])
