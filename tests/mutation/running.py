@@ -39,7 +39,7 @@ def copy_checkout(directory: Path) -> Path:
     return Path(shutil.copytree(ROOT, directory / "checkout", ignore=LEFT_OUT))
 
 
-def try_fault(fault: Fault, checkout: Path, suite: str, *, python: str = sys.executable, timeout: float = 900) -> Result:
+def try_fault(fault: Fault, checkout: Path, suite: str, *, timeout: float = 900) -> Result:
     """Plants a fault and runs the tests, until one fails.
 
     The likely modules come first, then all others, then the slow tests.
@@ -48,7 +48,6 @@ def try_fault(fault: Fault, checkout: Path, suite: str, *, python: str = sys.exe
         fault: The fault.
         checkout: A copy of the checkout, which no other run uses.
         suite: The last tests to run: "likely", "default" or "all".
-        python: The interpreter.
         timeout: The seconds that the likely modules may take; the other stages may take four times
             as long. A fault that exceeds them hangs, and counts as noticed.
     """
@@ -56,7 +55,7 @@ def try_fault(fault: Fault, checkout: Path, suite: str, *, python: str = sys.exe
     with planted(fault, checkout):
         for stage in STAGES[: SUITES.index(suite) + 1]:
             limit = timeout if stage == "likely" else 4 * timeout
-            outcome = run_pytest(checkout, arguments_of(stage, fault.likely), python=python, timeout=limit)
+            outcome = run_pytest(checkout, arguments_of(stage, fault.likely), timeout=limit)
             if not outcome.passed:
                 return Result(fault, stage, outcome.text, time.monotonic() - start)
     return Result(fault, None, None, time.monotonic() - start)
@@ -70,9 +69,9 @@ def arguments_of(stage: str, likely: tuple[str, ...]) -> list[str]:
     return [*chosen, "-m", "slow"] if stage == "slow" else [*chosen, *(f"--ignore={module}" for module in likely)]
 
 
-def run_pytest(checkout: Path, arguments: list[str], *, python: str = sys.executable, timeout: float) -> Outcome:
+def run_pytest(checkout: Path, arguments: list[str], *, timeout: float) -> Outcome:
     """Runs pytest in a checkout until the first failure."""
-    command = [python, "-m", "pytest", "-x", "-q", "--tb=no", "-p", "no:cacheprovider", *arguments]
+    command = [sys.executable, "-m", "pytest", "-x", "-q", "--tb=no", "-p", "no:cacheprovider", *arguments]
     environment = os.environ | {"PYTHONPATH": str(checkout)}
     process = subprocess.Popen(
         command,

@@ -37,7 +37,8 @@ FAULTS = {
         ("a loss does not reach steps before its own",
          "jnp.where(j <= t, bar, 0), passed_on)", "jnp.where(j < t, bar, 0), passed_on)", "test_flow"),
         ("padding has cotangents of its outputs",
-         "return zero_masked(trajectory.flags, jax.vmap(", "return (lambda flags, bars: bars)(trajectory.flags, jax.vmap(", "test_flow"),
+         "return zero_masked(trajectory.flags, jax.vmap(",
+         "return (lambda flags, bars: bars)(trajectory.flags, jax.vmap(", "test_flow"),
     ],
     "flow/stability.py": [
         ("Lyapunov exponents take the Jacobians in the wrong orientation",

@@ -49,7 +49,8 @@ FAULTS = {
     ],
     "convert/composition.py": [
         ("the directions are swapped on the way out",
-         "split[Position(i, 0)], split[Position(i, 1)] = own.forward", "split[Position(i, 1)], split[Position(i, 0)] = own.forward",
+         "split[Position(i, 0)], split[Position(i, 1)] = own.forward",
+         "split[Position(i, 1)], split[Position(i, 0)] = own.forward",
          "convert/test_tables"),
         ("biases in some layers only are not refused",
          "if any(has_bias) and not all(has_bias):", "if not any(has_bias) and all(has_bias):", "convert/test_tables"),

@@ -45,8 +45,10 @@ FAULTS = {
          "        write_manifest(temporary, checkpoint)\n        _write_arrays(temporary / ARRAYS, checkpoint.arrays)\n",
          "train/test_resume"),
         ("a checkpoint gets its name before its manifest",
-         '        write_manifest(temporary, checkpoint)\n        publish(temporary, directory / f"{PREFIX}{checkpoint.step:012d}")\n',
-         '        publish(temporary, path := directory / f"{PREFIX}{checkpoint.step:012d}")\n        write_manifest(path, checkpoint)\n',
+         '        write_manifest(temporary, checkpoint)\n'
+         '        publish(temporary, directory / f"{PREFIX}{checkpoint.step:012d}")\n',
+         '        publish(temporary, path := directory / f"{PREFIX}{checkpoint.step:012d}")\n'
+         '        write_manifest(path, checkpoint)\n',
          "train/test_crashes"),
         ("the newest checkpoints are deleted",
          "checkpoint_paths(directory)[:-max_to_keep]", "checkpoint_paths(directory)[max_to_keep:]", "train/test_resume"),
