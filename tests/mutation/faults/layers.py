@@ -18,7 +18,7 @@ FAULTS = {
     ],
     "layers/stack.py": [
         ("all layers of a stack draw the same noise",
-         "reset_state=reset_state, keys=keys[2 * i])", "reset_state=reset_state, keys=keys[0])", "layers/test_stack"),
+         "reset_state=reset_state, keys=keys[2 * i])", "reset_state=reset_state, keys=keys[0])", "layers/test_noise_in_step layers/test_stack"),
         ("the first layer of a residual stack is residual too",
          "if self.residual is True and layer else y", "if self.residual is True else y", "layers/test_stack"),
         ("a residual block adds the padding of its inputs",

@@ -6,7 +6,7 @@ FAULTS = {
         ("every device takes the first part of generated data",
          "shard.shard_index * size, size)", "0 * shard.shard_index * size, size)", "train/test_parallel"),
         ("a batch of all examples is refused",
-         "if not 1 <= count <= examples:", "if not 1 <= count < examples:", "train/test_fit"),
+         "if not 1 <= count <= examples:", "if not 1 <= count < examples:", "train/test_nonfinite train/test_fit"),
     ],
     "train/bucketed.py": [
         ("an incomplete batch is filled with the first sequence",
