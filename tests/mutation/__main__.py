@@ -109,15 +109,16 @@ def read_records(path: Path) -> dict[str, dict[str, Any]]:
 
 def write_records(path: Path, records: dict[str, dict[str, Any]], suite: str) -> None:
     commit = subprocess.run(["git", "rev-parse", "HEAD"], cwd=ROOT, capture_output=True, text=True).stdout.strip()
-    order = [key_of(fault) for fault in all_faults() if key_of(fault) in records]
-    content = {
+    header = {
         "date": datetime.date.today().isoformat(),
         "commit": commit or "unknown",
         "versions": {"python": platform.python_version(), "jax": version("jax"), "jaxlib": version("jaxlib")},
         "suite": suite,
-        "faults": {key: records[key] for key in order},
     }
-    path.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", "utf-8")
+    keys = [key_of(fault) for fault in all_faults() if key_of(fault) in records]
+    lines = [f"  {json.dumps(key, ensure_ascii=False)}: {json.dumps(records[key])}" for key in keys]  # one for each fault
+    text = json.dumps(header, indent=1).removesuffix("\n}") + ',\n "faults": {\n' + ",\n".join(lines) + "\n }\n}\n"
+    path.write_text(text, "utf-8")
 
 
 def print_table(records: dict[str, dict[str, Any]]) -> None:
