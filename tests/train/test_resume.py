@@ -51,6 +51,11 @@ def test_a_resumed_run_equals_an_uninterrupted_one_bit_for_bit(directory, whole)
     assert digests(fit(steps=20, **(SETTINGS | {"save_every": None})))["params"] == whole["params"]
 
 
+def test_the_initial_parameters_are_not_saved(tmp_path):
+    run(steps=10, checkpoint_dir=tmp_path, max_to_keep=9)
+    assert steps_there(tmp_path) == [5, 10]
+
+
 def test_a_run_may_resume_with_other_steps_per_execution(directory, whole):
     longer = run(steps=20, checkpoint_dir=directory, steps_per_execution=7)
     assert digests(longer)["steps"] == 20
