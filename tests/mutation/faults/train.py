@@ -98,8 +98,8 @@ FAULTS = {
          "train/test_fit"),
     ],
     "train/host_loop.py": [
-        ("the last parameters are evaluated twice",
-         "plan is None or self.last_evaluation == self.step or not", "plan is None or not", "train/test_fit"),
+        ("a resumed run repeats the evaluation at its checkpoint",
+         "plan is None or self.last_evaluation == self.step or not", "plan is None or not", "train/test_resume"),
         ("a signal ends the run without a checkpoint",
          "stop_reason is not None or was_signalled", "stop_reason is not None", "train/test_crashes"),
         ("metrics of an execution that was cut short are kept as zeros",
