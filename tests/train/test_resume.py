@@ -126,6 +126,24 @@ def test_load_params_loads_the_last_and_the_best_parameters(directory):
         gj.train.load_params(directory / "nowhere", init())
 
 
+def test_load_params_tells_the_best_from_the_last(tmp_path):
+    """The parameter counts the steps, and is best at 1."""
+    gj.train.fit(
+        lambda params, batch, key: (-params, {}),
+        jnp.float32(0),
+        optax.sgd(1.0),
+        jnp.ones(2),
+        key=KEY,
+        steps=3,
+        evaluate=lambda params: {"distance": jnp.abs(params - 1)},
+        evaluate_every=1,
+        early_stopping=gj.train.EarlyStopping("distance"),
+        checkpoint_dir=tmp_path,
+    )
+    assert gj.train.load_params(tmp_path, jnp.float32(0)) == 3
+    assert gj.train.load_params(tmp_path, jnp.float32(0), best=True) == 1
+
+
 def test_an_optimiser_with_random_keys_resumes_bit_for_bit(tmp_path):
     optimizer = optax.chain(optax.add_noise(0.1, 0.5, jax.random.key(4)), optax.sgd(1e-2))
     noisy = partial(gj.train.fit, loss_fn, init(), optimizer, data(), key=KEY, steps_per_execution=5)

@@ -58,7 +58,7 @@ FAULTS = {
         ("NaN in the gradient passes",
          "(np.isnan(got) & np.isnan(expected))", "(np.isnan(got) | np.isnan(expected))", "verify/test_checks"),
         ("errors are not relative to the scale of their leaf",
-         "max(relative_tolerance * scale, absolute)", "max(relative_tolerance, absolute)", "verify/test_checks"),
+         "max(relative_tolerance * scale, absolute)", "max(relative_tolerance, absolute)", "verify/test_right_rules"),
     ],
     "verify/tolerances.py": [
         ("a sum inside a loop counts once",
