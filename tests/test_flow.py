@@ -167,6 +167,14 @@ def test_the_lyapunov_exponents_of_a_linear_rnn_are_the_logarithms_of_its_eigenv
     assert (forgets == -jnp.inf).all()
 
 
+def test_the_first_lyapunov_exponent_is_the_growth_in_the_first_direction():
+    cell = gj.gru()
+    p = problem(cell, batch=())
+    jacobian = jax.jacobian(lambda h0: gj.unroll(cell, p.params, p.xs, h0)[0])(p.h0)
+    measured = gj.flow.lyapunov_exponents(cell, p.params, p.xs, p.h0)
+    np.testing.assert_allclose(measured[0], np.log(np.linalg.norm(jacobian[:, 0])) / T, rtol=1e-5)
+
+
 def test_terms_that_take_too_many_bytes_raise():
     cell = gj.gru()
     p = problem(cell, dtype=jnp.float32)

@@ -198,6 +198,7 @@ BAD = {
     "shapes of logits": (lambda: heads.sigmoid_binary_cross_entropy(Y_HATS, TARGETS[0]), ValueError, r"labels: got shape .* like logits"),
     "class indices with an extra axis": (lambda: heads.softmax_cross_entropy(Y_HATS, jnp.zeros((T, B, 1), int)), ValueError, r"labels: got class indices of shape \(7, 3, 1\), expected \(7, 3\)"),
     "a class index out of range": (lambda: heads.softmax_cross_entropy(Y_HATS, LABELS.at[0, 0].set(-1)), ValueError, r"labels: got class indices from -1 .*expected 0 to 5.*mask"),
+    "a class index of as many as there are classes": (lambda: heads.softmax_cross_entropy(Y_HATS, LABELS.at[0, 0].set(K)), ValueError, r"labels: got class indices from . to 6, expected 0 to 5"),
     "mask dtype": (lambda: heads.squared_error(Y_HATS, TARGETS, jnp.ones((T, B))), TypeError, r"mask: got dtype float.*expected bool"),
     "mask shape": (lambda: heads.squared_error(Y_HATS, TARGETS, MASK.T), ValueError, r"mask: got shape \(3, 7\), expected \(7, 3\)"),
     "mask of a reduction": (lambda: heads.last_step(jnp.ones((T, B)), MASK[0]), ValueError, r"mask: got shape \(3,\), expected \(7, 3\)"),

@@ -7,6 +7,7 @@ The recurrent operators of onnxruntime are float32. In float64, values are compa
 import jax
 import jax.numpy as jnp
 import numpy as np
+import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 from onnx.reference import ReferenceEvaluator
@@ -98,6 +99,14 @@ def test_saving_and_loading_preserves_every_bit(cell, tmp_path):
         assert not loaded.reverse
         assert loaded.h0 is None
         assert_same_bits(loaded.params, own)
+
+
+def test_a_saved_model_holds_its_direction_and_returns_the_initial_state_of_a_sequence_of_no_steps(tmp_path):
+    path = tmp_path / "model.onnx"
+    gj.convert.save_onnx(path, gj.gru(), random_params(gj.gru(), np.float32), lengths=True, h0=True, reverse=True)
+    assert gj.convert.load_onnx(path).reverse
+    (choice,) = [node for node in onnx.load(path).graph.node if node.op_type == "Where"]
+    assert list(choice.input) == ["is_empty_by_state", "h0", "h_last_raw"]  # the condition, if true, otherwise
 
 
 # ---- models from other programs

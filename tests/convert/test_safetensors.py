@@ -1,6 +1,7 @@
 """Tests of safetensors files: round trips, damaged files, and failed writes."""
 
 import json
+import os
 import struct
 import sys
 
@@ -75,6 +76,16 @@ def test_a_damaged_or_hostile_file_raises(damage, tmp_path):
     assert_raises(
         lambda: gj.convert.load_safetensors(path), ValueError, r"m\.safetensors, expected a complete safetensors file"
     )
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no such permissions")
+def test_a_file_has_the_permissions_that_the_umask_leaves(tmp_path):
+    before = os.umask(0o027)
+    try:
+        gj.convert.save_safetensors(tmp_path / "m", {"a": np.ones(2)})
+    finally:
+        os.umask(before)
+    assert (tmp_path / "m").stat().st_mode & 0o777 == 0o640
 
 
 def test_a_failed_write_raises_and_leaves_the_old_file(tmp_path, monkeypatch):

@@ -164,6 +164,7 @@ BAD_INPUT = {
     "two directions in Haiku": (convert.from_haiku, gj.bidirectional(gj.gru()), {}, TypeError, "expected a single cell: Haiku"),
     "a stack in ONNX": (convert.from_onnx, gj.stack([AFTER]), {}, TypeError, "expected a single layer: each layer is an ONNX operator"),
     "residual": (convert.from_pytorch, gj.stack([AFTER] * 2, residual=True), {}, TypeError, "residual=True, expected residual=False: PyTorch has no residual"),
+    "a residual block": (convert.from_pytorch, gj.stack([AFTER] * 2, residual="block"), {}, TypeError, "residual='block', expected residual=False"),
     "sum": (convert.from_pytorch, gj.bidirectional(AFTER, merge="sum"), {}, TypeError, "got merge='sum', expected 'concat', which PyTorch supports"),
     "layers of different kinds": (convert.from_pytorch, gj.stack([gj.bidirectional(AFTER), AFTER]), {}, TypeError, "expected layers of one kind, as in a PyTorch module"),
     "layers in a direction": (convert.from_pytorch, gj.bidirectional(gj.stack([AFTER] * 2)), {}, TypeError, r"gj\.stack\(\[gj\.bidirectional\(cell\), …\]\)"),

@@ -35,6 +35,7 @@ INPUTS_AND_STATES = {
     "big-endian xs": (lambda: unroll(np.ones((T, B, D), ">f4")), TypeError, r"xs: got an array.*expected an array of dtype float64.*newbyteorder\('='\)"),
     "batch of h0": (lambda: unroll(P.xs[:, :2], P.h0), ValueError, r"h0: got.*\(3, 5\).*expected shape \(2, 5\).*initial_state"),
     "units of h0": (lambda: unroll(P.xs, P.h0[:, :4]), ValueError, r"h0: got.*\(3, 4\).*expected shape \(3, 5\) \(\*batch, H\), or one that broadcasts to it such as \(5,\)"),
+    "an axis too many of h0": (lambda: unroll(P.xs, P.h0[None]), ValueError, r"h0: got.*\(1, 3, 5\).*expected shape \(3, 5\)"),
     "h without batch": (lambda: gj.step(GRU, P.params, P.h0[0], P.xs[0]), ValueError, r"h: got.*\(5,\).*expected shape \(3, 5\).*broadcast_to"),
     "dtype of h0": (lambda: unroll(P.xs, P.h0.astype(jnp.float16)), TypeError, r"h0: got dtype float16, expected float32.*astype"),
     "structure of h0": (lambda: unroll(P.xs, (P.h0, P.h0)), TypeError, r"h0: got a tuple of 2.*expected one array, the state of cell gru\(\).*initial_state"),

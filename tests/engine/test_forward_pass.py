@@ -71,6 +71,12 @@ def test_results_have_the_dtype_of_the_parameters_to_which_xs_are_cast(cell):
             assert_close(result, gj.unroll(cell, p.params, p.xs, p.h0), tol=0)
 
 
+def test_step_casts_its_input_to_the_dtype_of_the_parameters():
+    p = problem(gj.gru(), dtype=jnp.bfloat16)
+    wide = gj.step(gj.gru(), p.params, p.h0, np.asarray(p.xs[0], np.float64))
+    assert_close(wide, gj.step(gj.gru(), p.params, p.h0, p.xs[0]), tol=0)
+
+
 @main_cells
 def test_zero_steps_return_the_initial_state_and_no_outputs(cell):
     p = problem(cell, steps=0)

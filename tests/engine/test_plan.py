@@ -177,7 +177,8 @@ def test_axes_of_vmap_are_counted_as_far_as_tracers_show_them():
     jax.vmap(jax.hessian(of), in_axes=(0, None))(xs, 1.0)
     jax.vmap(jax.grad(lambda y: jax.vmap(of, in_axes=(0, None))(xs, y).sum()))(ys)
     jax.vmap(jax.jit(of), in_axes=(0, None))(xs, 1.0)
-    assert found == [1, 1, 4, 5, 12, 15, 15, 3, 3, 15, 1]
+    jax.vmap(of)(xs[:, 0], xs[:, 1])  # both arrays on the same axis
+    assert found == [1, 1, 4, 5, 12, 15, 15, 3, 3, 15, 1, 3]
 
 
 def test_unroll_runs_the_plan_of_its_shapes(monkeypatch):

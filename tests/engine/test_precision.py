@@ -72,6 +72,15 @@ def test_lower_matrices_keeps_vectors_and_masks():
     assert dtypes == {"W": "bfloat16", "b": str(params["b"].dtype), "keep": "bool"}
 
 
+@pytest.mark.parametrize("derived", [True, False], ids=["derived", "local"])
+def test_weight_gradients_in_half_precision_are_summed_in_float32(derived):
+    """The gradient of the bias is a sum of 600 ones, which would stop at 256 or 512 in bfloat16."""
+    cell = gj.linear_rnn() if derived else without_derivation(gj.linear_rnn())
+    params = jax.tree.map(jnp.zeros_like, cell.init(jax.random.key(0), 2, 1, dtype=jnp.bfloat16))
+    unroll = partial(gj.unroll, cell, xs=jnp.zeros((600, 1, 2)), derivative=gj.CustomVJP(block_size=2))
+    assert jax.grad(lambda params: unroll(params)[1].astype(jnp.float32).sum())(params).b == 600
+
+
 def test_a_matmul_in_half_precision_is_its_float32_sum_rounded_once():
     keys = jax.random.split(jax.random.key(0), 2)
     for dtype in (jnp.bfloat16, jnp.float16):

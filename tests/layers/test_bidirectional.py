@@ -84,6 +84,8 @@ def test_one_cell_serves_both_directions_with_separate_parameters():
     assert (params.forward.W_z != params.backward.W_z).any()
     assert cell.output_size(params) == 2 * H
     assert gj.bidirectional(gj.gru(), merge="sum").output_size(params) == H
+    wider = params._replace(backward=gj.gru().init(KEYS[0], D, H + 1))
+    assert cell.output_size(wider) == 2 * H + 1
 
 
 def test_states_are_returned_for_both_directions():

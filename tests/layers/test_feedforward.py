@@ -117,6 +117,13 @@ def test_nan_in_the_padding_reaches_nothing():
     assert not gj.unroll(BLOCK, params, padded, h0, lengths=LENGTHS)[1][LENGTHS[1] :, 1].any()
 
 
+def test_a_layer_alone_outputs_zero_at_padding():
+    shift = gj.feedforward(lambda key, input_size, hidden_size: jnp.ones(input_size), lambda params, x: x + params)
+    _, xs, _ = draw(NORM)
+    ys = gj.unroll(shift, jnp.ones(xs.shape[-1], xs.dtype), xs, lengths=LENGTHS)[1]
+    assert_close(ys, jnp.where((np.arange(T)[:, None] < LENGTHS)[..., None], xs + 1, 0), tol=0)
+
+
 def test_a_layer_alone_is_its_function():
     params, xs, h0 = draw(NORM)
     assert h0 == ()

@@ -127,9 +127,22 @@ def test_zoneout_of_an_lstm_has_a_rate_for_each_part_and_h_is_computed_from_the_
         assert abs(float(is_old.mean()) - rate) < 0.05
 
 
+def test_the_parts_of_a_state_keep_different_units():
+    p = problem(gj.lstm(), hidden_size=60, steps=1)
+    h_last, _ = gj.unroll(gj.zoneout(gj.lstm(), 0.5), p.params, p.xs, p.h0, key=KEY)
+    of_h, of_c = (jnp.isclose(part, old, atol=1e-6) for part, old in zip(h_last, p.h0, strict=True))
+    assert (of_h != of_c).any()
+
+
+def test_the_parts_of_a_layer_draw_from_keys_of_their_own():
+    parts = [jax.random.key_data(jnp.stack(part)) for part in split_keys(keys_of_sequence(KEY), 3)]
+    assert len(np.unique(np.concatenate(parts), axis=0)) == 6
+
+
 def test_a_rate_of_zero_returns_the_cell_itself_and_equal_rates_make_equal_cells():
     assert gj.zoneout(gj.gru(), 0.0) == gj.gru()
     assert gj.zoneout(gj.lstm(), LSTMState(0.0, 0.0)) == gj.lstm()
+    assert gj.zoneout(gj.lstm(), LSTMState(0.0, 0.5)) != gj.lstm()
     assert gj.variational_dropout(gj.gru()) == gj.gru()
     assert gj.zoneout(gj.gru(), 0.1) == gj.zoneout(gj.gru(), 0.1) != gj.zoneout(gj.gru(), 0.2)
     assert gj.variational_dropout(gj.gru(), state=0.1) == gj.variational_dropout(gj.gru(), state=0.1)

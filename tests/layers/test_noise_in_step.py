@@ -147,6 +147,7 @@ def test_the_compute_dtype_of_step_is_that_of_unroll(cell):
 
 BAD_KEYS = {
     "three keys": ((KEY, KEY, KEY), r"key: got a tuple of 3, expected one key, or a pair"),
+    "one key in a tuple": ((KEY,), r"key: got a tuple of 1, expected one key, or a pair"),
     "a seed in a pair": ((KEY, 3), r"key: got int, expected a jax\.random key"),
     "no key in a pair": ((None, KEY), r"key: got NoneType, expected a jax\.random key"),
 }

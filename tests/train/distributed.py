@@ -9,7 +9,8 @@ Prints one JSON line, whose content depends on MODE:
                to compare.
     train      the parameters and losses of a run that is resumed once
     errors     the messages for batches that the devices cannot share equally, whether noise is
-               reproducible, and whether an evaluation can be sharded
+               reproducible, how much it differs between devices, and whether an evaluation can be
+               sharded
 """
 
 import json
@@ -57,6 +58,11 @@ def masked(params, batch, key):
 def windowed(params, batch, key, carry):
     h_last, hs = gj.unroll(CELL, params.cell, batch.sequences, carry, resets=batch.resets, mask=batch.mask, time_major=False)
     return ((hs - 1) ** 2).mean(), {}, h_last
+
+
+def draw(params, batch, key):
+    drawn = jax.random.normal(key)
+    return params * drawn, {"draw": drawn, "square": drawn**2}
 
 
 def generate(key):
@@ -166,12 +172,14 @@ if mode == "errors":
     has_all_reduce = "all-reduce" in jax.jit(sharded).lower(PARAMS).compile().as_text()
     noisy = lambda: gj.train.fit(loss_fn, PARAMS, OPTIMIZER, DATA, key=KEY, steps=2, mesh=gj.train.data_mesh())
     repeats = bool((flat(noisy()) == flat(noisy())).all())
+    drawn = gj.train.fit(draw, jnp.ones(()), optax.sgd(0.0), jnp.ones((4, 1)), key=KEY, steps=1, mesh=mesh).history
     difference_of_evaluations = float(np.abs(evaluated[1] - evaluated[0]).max())
     print(
         json.dumps(
             {
                 "messages": messages,
                 "repeats": repeats,
+                "variance_over_devices": float(drawn["square"][0] - drawn["draw"][0] ** 2),
                 "difference_of_evaluations": difference_of_evaluations,
                 "evaluation_is_sharded": has_all_reduce,
             }

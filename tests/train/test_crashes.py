@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 import warnings
 from pathlib import Path
@@ -238,6 +239,17 @@ def test_kills_during_saves_always_leave_a_valid_checkpoint(tmp_path):
             assert found.step >= reached
             reached = found.step
     assert reached > 5
+
+
+def test_a_signal_saves_although_no_checkpoint_is_due(tmp_path):
+    from tests.train.problem import fit
+
+    if threading.current_thread() is not threading.main_thread():
+        pytest.skip("Python handles signals in its main thread only")
+    with pytest.raises(SystemExit) as ended:
+        fit(steps=20, checkpoint_dir=tmp_path, callbacks=[lambda info: signal.raise_signal(signal.SIGTERM)])
+    assert ended.value.code == 143
+    assert checkpoint.load_latest(tmp_path).step == 5
 
 
 def test_a_directory_that_cannot_be_written_to_raises(tmp_path):

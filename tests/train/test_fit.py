@@ -147,6 +147,8 @@ def test_evaluation_follows_its_schedule():
     np.testing.assert_allclose(fitted.evaluations["size"][-1], jnp.abs(fitted.params.readout.V).sum(), rtol=1e-6)
     assert fit(steps=3, evaluate=evaluate).evaluations["step"].tolist() == [0, 3]
     assert fit(steps=8, evaluate=evaluate, evaluate_every=4).evaluations["step"].tolist() == [0, 4, 8]
+    interrupted = fit(steps=10, evaluate=evaluate, evaluate_every=4, steps_per_execution=3)
+    assert interrupted.evaluations["step"].tolist() == [0, 4, 8, 10]
     assert fit(steps=3).evaluations == {}
 
 
@@ -191,6 +193,16 @@ def test_microbatches_give_the_gradient_of_the_whole_batch(parts):
         np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-5)
 
 
+def test_each_microbatch_has_its_own_key():
+    def draw(params, batch, key):
+        drawn = jax.random.normal(key)
+        return params * drawn, {"draw": drawn, "square": drawn**2}
+
+    batch = jnp.ones((4, 1))
+    fitted = gj.train.fit(draw, jnp.ones(()), optax.sgd(0.0), batch, key=KEY, steps=3, grad_accumulation_steps=2)
+    assert (fitted.history["square"] - fitted.history["draw"] ** 2 > 1e-4).all()  # the variance
+
+
 def test_weight_fn_makes_microbatches_of_a_masked_mean_equal_the_whole_batch():
     """The microbatches have different numbers of valid steps, so that equal weights are wrong."""
     mask = jnp.arange(T) < jnp.array([1, 2, 6, 6])[:, None]
@@ -230,6 +242,7 @@ def test_early_stopping_keeps_the_best_parameters():
     assert (most.best_step, float(most.best_params)) == (0, 0.0)
     assert fit_with(gj.train.EarlyStopping("metric", min_delta=2.5), steps=5).best_step == 5
     assert fit(steps=2).best_params is None
+    assert not gj.train.EarlyStopping("metric").improves(1.0, 1.0)
 
 
 def test_a_callback_is_called_after_every_execution_and_may_stop_training():

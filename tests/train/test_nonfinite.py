@@ -85,6 +85,16 @@ def test_an_update_that_overflows_the_parameters_is_skipped():
     assert digest(fitted.params) == digest(PARAMS)
 
 
+def test_a_skipped_update_keeps_the_carry():
+    def counting(params, batch, key, carry):
+        (step,) = batch
+        return params * jnp.where(step == 1, jnp.nan, 1), {}, carry + 1
+
+    source = Counter(jnp.arange(4.0))
+    fitted = gj.train.fit(counting, jnp.ones(()), optax.sgd(0.1), source, key=KEY, steps=4, carry=jnp.zeros(2))
+    assert fitted.carry.tolist() == [3, 3]
+
+
 def test_the_history_file_has_null_for_nan_and_skipped_updates_are_counted_across_a_resume(tmp_path):
     values = [0.0, np.nan, 0.0, np.nan, np.nan, 0.0]
     run(values[:4], checkpoint_dir=tmp_path)

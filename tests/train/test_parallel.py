@@ -39,6 +39,7 @@ def test_indivisible_batches_raise_noise_is_reproducible_and_an_evaluation_can_b
     assert "batch_size: got 7, expected a multiple of 2, the number of devices" in found["messages"]["batch_size"]
     assert "data: got 7, expected a multiple of 2" in found["messages"]["data"]
     assert found["repeats"]
+    assert found["variance_over_devices"] > 1e-4
     assert found["evaluation_is_sharded"]
     assert found["difference_of_evaluations"] < 1e-14
 

@@ -51,6 +51,11 @@ def test_a_resumed_run_equals_an_uninterrupted_one_bit_for_bit(directory, whole)
     assert digests(fit(steps=20, **(SETTINGS | {"save_every": None})))["params"] == whole["params"]
 
 
+def test_the_initial_parameters_are_not_saved(tmp_path):
+    run(steps=10, checkpoint_dir=tmp_path, max_to_keep=9)
+    assert steps_there(tmp_path) == [5, 10]
+
+
 def test_a_run_may_resume_with_other_steps_per_execution(directory, whole):
     longer = run(steps=20, checkpoint_dir=directory, steps_per_execution=7)
     assert digests(longer)["steps"] == 20
@@ -119,6 +124,24 @@ def test_load_params_loads_the_last_and_the_best_parameters(directory):
     )
     with pytest.raises(FileNotFoundError, match="contains no valid checkpoint"):
         gj.train.load_params(directory / "nowhere", init())
+
+
+def test_load_params_tells_the_best_from_the_last(tmp_path):
+    """The parameter counts the steps, and is best at 1."""
+    gj.train.fit(
+        lambda params, batch, key: (-params, {}),
+        jnp.float32(0),
+        optax.sgd(1.0),
+        jnp.ones(2),
+        key=KEY,
+        steps=3,
+        evaluate=lambda params: {"distance": jnp.abs(params - 1)},
+        evaluate_every=1,
+        early_stopping=gj.train.EarlyStopping("distance"),
+        checkpoint_dir=tmp_path,
+    )
+    assert gj.train.load_params(tmp_path, jnp.float32(0)) == 3
+    assert gj.train.load_params(tmp_path, jnp.float32(0), best=True) == 1
 
 
 def test_an_optimiser_with_random_keys_resumes_bit_for_bit(tmp_path):

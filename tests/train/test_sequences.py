@@ -65,6 +65,7 @@ def test_the_order_depends_only_on_the_key_and_the_epoch():
             np.testing.assert_array_equal(part[start : start + each], again)
     first, second = rows(KEY, 0, each), rows(KEY, each, each)
     assert not all((a == b).all() for a, b in zip(first, second, strict=True))
+    assert (np.diff(first[0]) < 0).any()  # the buckets take turns
     assert not all((a == b).all() for a, b in zip(first, rows(jax.random.key(1), 0, each), strict=True))
 
 

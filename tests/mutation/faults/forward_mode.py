@@ -1,0 +1,48 @@
+"""Faults in forward mode, in the products, and in what is differentiated."""
+
+# fmt: off
+FAULTS = {
+    "_engine/custom_jvp.py": [
+        ("masked steps have a tangent of their own",
+         "ws = zero_masked(flags, ws)  # (M)", "ws = ws", "engine/test_forward_mode engine/test_conditions_gradients"),
+        ("the tangent of h0 replaces that of the first step's input",
+         "w.at[first].add(p)", "w.at[first].set(p)", "engine/test_forward_mode"),
+        ("the tangent of h0 enters a reversed sequence at its last step",
+         "first = -1 if loop.reverse else 0", "first = 0", "engine/test_forward_mode"),
+        ("transposed tangents flow through resets",
+         "return tree_where(flags_t.mask, apply_resets(flags_t, None, h_prev_bar), h_bar)",
+         "return tree_where(flags_t.mask, h_prev_bar, h_bar)",
+         "engine/test_forward_mode engine/test_conditions_gradients"),
+        ("tangents flow through resets",
+         "state_jvp(k_t, apply_resets(flags_t, None, h_dot)), h_dot)", "state_jvp(k_t, h_dot), h_dot)",
+         "engine/test_forward_mode engine/test_conditions_gradients"),
+        ("the tangent of the reset state is lost",
+         "ws = _add(ws, tree_where(flags.resets, state_jvp(at_resets, everywhere), tree_zeros_like(ws)))", "ws = ws",
+         "engine/test_conditions_gradients"),
+        ("the last state of a reversed sequence is that of its last time",
+         "last = 0 if loop.reverse else -1", "last = -1", "engine/test_forward_mode"),
+    ],
+    "_engine/differentiable.py": [
+        ("complex leaves have no gradient",
+         "return bool(jnp.issubdtype(leaf.dtype, jnp.inexact))", "return bool(jnp.issubdtype(leaf.dtype, jnp.floating))",
+         "engine/test_leaves_that_are_not_floats experiments/test_new_cells"),
+    ],
+    "ops.py": [
+        ("products of half precision are summed in half precision",
+         "return jnp.matmul(x.astype(W.dtype), W, preferred_element_type=sum_dtype(x)).astype(x.dtype)",
+         "return jnp.matmul(x.astype(W.dtype), W).astype(x.dtype)", "engine/test_precision"),
+        ("a product does not have its operand's dtype",
+         "preferred_element_type=sum_dtype(x)).astype(x.dtype)", "preferred_element_type=sum_dtype(x))",
+         "engine/test_precision"),
+        ("joined products are handed out in the wrong order",
+         "return _split(dot(x, jnp.concatenate(weights, -1)), weights)",
+         "return _split(dot(x, jnp.concatenate(weights[::-1], -1)), weights)", "engine/test_joined_products"),
+        ("the tangent of an affine map lacks that of its operand",
+         "return affine(x, W_dot, b_dot) + dot(x_dot, W)", "return affine(x, W_dot, b_dot)", "cells/test_cell_functions"),
+        ("cotangents of biases are summed in half precision",
+         "return a.sum(axis=tuple(range(a.ndim - 1)), dtype=sum_dtype(a))", "return a.sum(axis=tuple(range(a.ndim - 1)))",
+         "cells/test_cell_functions"),
+        ("cotangents of biases are summed over the first axis only",
+         "a.sum(axis=tuple(range(a.ndim - 1))", "a.sum(axis=tuple(range(min(1, a.ndim - 1)))", "cells/test_cell_functions"),
+    ],
+}

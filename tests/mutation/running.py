@@ -1,0 +1,103 @@
+"""Runs the tests against a fault, in a copy of the checkout."""
+
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import NamedTuple
+
+from tests.mutation.planting import ROOT, Fault, planted
+
+LEFT_OUT = shutil.ignore_patterns(".git", ".venv*", ".*_cache", "__pycache__", "build", "dist", "runs")
+# The suites in the order in which they are tried.
+SUITES = ("likely", "default", "all")
+STAGES = ("likely", "default", "slow")
+
+
+class Result(NamedTuple):
+    """What noticed a fault."""
+
+    fault: Fault
+    stage: str | None  # one of STAGES; None if the fault survived
+    killed_by: str | None  # the test that failed first, or what else happened
+    seconds: float
+
+
+class Outcome(NamedTuple):
+    """How a run of pytest ended."""
+
+    passed: bool
+    text: str  # the test that failed first
+
+
+def copy_checkout(directory: Path) -> Path:
+    """Copies the checkout, with its uncommitted changes, into a directory."""
+    return Path(shutil.copytree(ROOT, directory / "checkout", ignore=LEFT_OUT))
+
+
+def try_fault(fault: Fault, checkout: Path, suite: str, *, timeout: float = 900) -> Result:
+    """Plants a fault and runs the tests, until one fails.
+
+    The likely modules come first, then all others, then the slow tests.
+
+    Args:
+        fault: The fault.
+        checkout: A copy of the checkout, which no other run uses.
+        suite: The last tests to run: "likely", "default" or "all".
+        timeout: The seconds that the likely modules may take; the other stages may take four times
+            as long. A fault that exceeds them hangs, and counts as noticed.
+    """
+    start = time.monotonic()
+    with planted(fault, checkout):
+        for stage in STAGES[: SUITES.index(suite) + 1]:
+            limit = timeout if stage == "likely" else 4 * timeout
+            outcome = run_pytest(checkout, arguments_of(stage, fault.likely), timeout=limit)
+            if not outcome.passed:
+                return Result(fault, stage, outcome.text, time.monotonic() - start)
+    return Result(fault, None, None, time.monotonic() - start)
+
+
+def arguments_of(stage: str, likely: tuple[str, ...]) -> list[str]:
+    """Returns the arguments of pytest that choose the tests of a stage."""
+    if stage == "likely":
+        return ["-n", "0", *likely]
+    chosen = ["-n", "2", "--ignore", "tests/mutation"]
+    return [*chosen, "-m", "slow"] if stage == "slow" else [*chosen, *(f"--ignore={module}" for module in likely)]
+
+
+def run_pytest(checkout: Path, arguments: list[str], *, timeout: float) -> Outcome:
+    """Runs pytest in a checkout until the first failure."""
+    command = [sys.executable, "-m", "pytest", "-x", "-q", "--tb=no", "-p", "no:cacheprovider", *arguments]
+    environment = os.environ | {"PYTHONPATH": str(checkout)}
+    process = subprocess.Popen(
+        command,
+        cwd=checkout,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+    )
+    try:
+        output, _ = process.communicate(timeout=timeout)
+    except subprocess.TimeoutExpired:
+        os.killpg(process.pid, signal.SIGKILL)  # with the processes that tests started
+        process.communicate()
+        return Outcome(False, f"hangs: no end after {timeout:g} s")
+    return outcome_of(process.returncode, output)
+
+
+def outcome_of(status: int, output: str) -> Outcome:
+    """Reads how pytest ended. Raises if it could not run the tests."""
+    if status == 0:
+        return Outcome(True, "")
+    failed = re.search(r"^(?:FAILED|ERROR) (tests/.*?)(?: - .*)?$", output, re.MULTILINE)
+    if failed:
+        return Outcome(False, failed[1])
+    if status in (4, 5):  # wrong arguments, or no test
+        raise RuntimeError(f"pytest ended with status {status}:\n{output[-2000:]}")
+    return Outcome(False, f"crashes: pytest ended with status {status}")
