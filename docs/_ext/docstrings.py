@@ -1,9 +1,7 @@
 """Turns the library's docstrings, which are written for `help()`, into reStructuredText.
 
-`name`                       becomes a link if it is a public name, and code otherwise
-an indented block            becomes a literal block, so that equations keep their lines
-a Markdown table             becomes a table
-`gj.` in a link              is the package
+A name in backquotes becomes a link if it is a public name, and code otherwise. An indented block
+becomes a literal block, so that equations keep their lines. A Markdown table becomes a table.
 """
 
 import importlib
