@@ -1,5 +1,7 @@
 """The tables of time and memory."""
 
+from collections.abc import Callable
+
 from experiments.summary_tables.formatting import NONE, fixed, markdown, record, summary
 
 RATIOS = ("time of the other over ours", "target", "mean over shapes", "worst shape")
@@ -133,13 +135,23 @@ def derivative_cost() -> str:
 
 
 def without_derivation() -> str:
-    """Tabulates the cost of cells without a derivation beside scans of their step."""
-    show = lambda figures: f"{figures['ms']:.1f} ms, {figures['temp_mib']:.1f} MiB"
+    """Tabulates the cost of cells without a derivation relative to a checkpointed scan."""
+    cases = record("derivative_cost")["results"]["without_derivation"]
+    labels = {
+        "checkpointed_over_ours": "time of the scan over ours",
+        "temp_ours_over_checkpointed": "our memory over the scan's",
+    }
+    cells = list(dict.fromkeys(case["cell"] for case in cases))
+
+    def entry(cell: str, key: str, choose: Callable[..., float]) -> str:
+        return fixed(2)(choose(case["ratios"][key] for case in cases if case["cell"] == cell))
+
     rows = [
-        (case["cell"], str(tuple(case["shape"])), *(show(case["measured"][kind]) for kind in ("ours", "checkpointed", "plain")))
-        for case in record("derivative_cost")["results"]["without_derivation"]
+        (f"{label}, {name} of three shapes", *(entry(cell, key, choose) for cell in cells))
+        for key, label in labels.items()
+        for name, choose in (("least", min), ("most", max))
     ]
-    return markdown(("cell", "(T, B, D, H)", "`gj.unroll`", "checkpointed scan", "plain scan"), rows)
+    return markdown(("", *cells), rows)
 
 
 def training_speed() -> str:

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from gru_jax.convert.composition import check_composition
+from gru_jax.convert.composition import check_composition, single_cells
 from gru_jax.convert.files import import_extra, write_atomically
 from gru_jax.convert.onnx import INPUTS, ONNX, OPERATORS, cells_of_operator, to_onnx
 from gru_jax.layers.stack import Stack
@@ -73,6 +73,8 @@ def save_onnx(
     check_composition(cell, ONNX.name)
     if cell.needs_key:
         raise TypeError(f"cell: got {cell.name}, which draws noise, expected its form for evaluation: cell.deterministic().")
+    for single_cell in single_cells(cell).values():
+        ONNX.table_for(single_cell)  # raises if ONNX has no such cell
     params, input_size = cell._validated_params(params)
     layers = list(zip(cell.cells, params, strict=True)) if isinstance(cell, Stack) else [(cell, params)]
     if reverse and any(len(cells_of_operator(layer)) > 1 for layer, _ in layers):

@@ -283,6 +283,9 @@ def test_a_failed_save_raises_and_leaves_the_old_file(tmp_path):
         save(gj.linear_rnn(), random_params(gj.linear_rnn())), TypeError, r"cell: got linear_rnn\(\), which ONNX cannot"
     )
     assert_raises(save(gj.zoneout(gj.gru(), 0.1).deterministic(), params), TypeError, "cell: got zoneout")
+    activated = gj.stack([gj.gru(), gj.feedforward(None, lambda params, x: jnp.tanh(x), name="tanh")])
+    message = "cell: got tanh, which ONNX cannot represent"
+    assert_raises(save(activated, activated.init(jax.random.key(0), 3, 4)), TypeError, message)
     assert path.read_text() == "before"
     assert [p.name for p in tmp_path.iterdir()] == ["model.onnx"]
     with pytest.raises(FileNotFoundError, match="nowhere"):
