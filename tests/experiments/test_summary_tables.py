@@ -64,26 +64,30 @@ def test_key_figures_are_those_of_the_results():
     larger = benchmark["larger, GRU, reset after"]
     audit, checkers = result("published_derivations")["summary"], result("gradient_checkers")["summary"]
     published = result("gru_by_hand")["results"]["five_sequences"]["published"]
-    in_both = [
+    after = f"{larger['fastest_over_ours']['mean']:.2f}"
+    in_readme = [
         f"| {100 * sum(digits['gru_test_accuracy']) / 3:.2f} % |",
         f"| {digits['largest_gradient_difference']:.1e} |",
-        f"six larger shapes | ≥ 1.4 | {larger['fastest_over_ours']['mean']:.2f} |",
+        f"six larger shapes | ≥ 1.4 | {after} |",
         f"library | ≤ 1/3 | {larger['temp_states_over_leanest_plain']:.2f} |",
+    ]
+    in_performance = [
+        f"| ≥ 1.4 | {after} | {larger['fastest_over_ours']['least']:.2f} |",
+        f"library | ≤ 1/3 | {larger['temp_states_over_leanest_plain']:.2f} |",
+    ]
+    in_results = [
+        *in_readme[:2],
         f"| 43 | {result('count_ones')['summary']['equal']} |",
         f"wrong lines of {audit['package_lines']} | – | {audit['package_wrong']} |",
-    ]
-    in_experiments = [
-        f"| ≥ 1.4 | {larger['fastest_over_ours']['mean']:.2f} | {larger['fastest_over_ours']['least']:.2f} |",
         f"| 0.1577980 | {published['script, cost at 4999']['ours']:.7f} |",
         f"wrong passes accepted | {' | '.join(str(kind['gj.verify_vjp']) for kind in checkers['missed'].values())} |",
         *(f"| {forward} | {forward} |" for forward in audit["fichou_wrong"].values()),
         f"differs from `jax.grad` by {result('gradient_flow')['summary']['largest_difference_of_the_sum']:.1e}",
         f"squared error of {result('gradient_flow')['summary']['loss_of_a_guess']:.2f}",
     ]
-    for figure in in_both:
-        assert figure in README, figure
-    for figure in in_both + in_experiments:
-        assert figure in EXPERIMENTS, figure
+    for page, figures in ((README, in_readme), (PERFORMANCE, in_performance), (RESULTS, in_results)):
+        for figure in figures:
+            assert figure in page, figure
 
 
 def test_markdown_requires_rows_of_equal_length():
