@@ -11,6 +11,7 @@ sys.path.insert(0, str(Path(__file__).parent / "_ext"))
 # The pages run in kernels of their own, which must find `experiments`, and need no GPU.
 os.environ["PYTHONPATH"] = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
 os.environ["JAX_PLATFORMS"] = "cpu"
+os.environ["PYTHONWARNINGS"] = "ignore:IProgress not found"  # tqdm would like widgets
 
 project = "gru_jax"
 author = "the gru_jax authors"
@@ -24,6 +25,7 @@ extensions = [
     "sphinx.ext.mathjax",
     "sphinx-mathjax-offline",  # the formulas need no network
     "docstrings",
+    "pictures",
 ]
 exclude_patterns = ["_build", "**/.ipynb_checkpoints"]
 
@@ -33,6 +35,8 @@ nb_execution_mode = os.environ.get("GRU_JAX_DOCS_EXECUTION", "cache")
 nb_execution_raise_on_error = True
 nb_execution_timeout = 120
 nb_merge_streams = True
+nb_output_stderr = "remove-warn"  # a page that prints a warning fails the build
+nb_render_markdown_format = "myst"  # tables that a page computes
 
 autodoc_typehints = "none"  # the text has the shapes
 autodoc_member_order = "bysource"

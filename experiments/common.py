@@ -13,16 +13,12 @@ from types import MappingProxyType
 from typing import Any, Literal, NamedTuple
 
 import jax
-import matplotlib
+import matplotlib.pyplot as plt
 import tyro
 from jax.sharding import Mesh
 
 import gru_jax
 from gru_jax.train.json_values import to_json_value
-
-matplotlib.use("Agg")  # figures go to files
-
-import matplotlib.pyplot as plt
 
 ON_A_TERMINAL = sys.stderr.isatty()  # whether training shows a progress bar
 
@@ -77,6 +73,7 @@ def main(
         all_cores: Whether to make each CPU core a JAX device, for `mesh=mesh_for(batch_size)`.
             Defaults to False.
     """
+    plt.switch_backend("Agg")  # figures go to files
     module = sys.modules[run.__module__]
     name = Path(module.__file__ or "").stem
     options = tyro.cli(
