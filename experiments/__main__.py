@@ -9,7 +9,8 @@ USAGE = """\
 Usage: python -m experiments.NAME [--quick] [--seed N] [--device cpu|gpu] [--out DIR]
 
 Each experiment answers one question. It writes results.json and its figures to
-runs/NAME (or DIR), and prints a one-line JSON summary last.
+runs/NAME (or DIR), says so, and prints a one-line JSON summary last. Ctrl-C
+stops a run; results are written when a run ends.
 
 Experiments:
 {experiments}

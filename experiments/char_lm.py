@@ -28,7 +28,7 @@ import optax
 
 import gru_jax as gj
 from experiments import data, network
-from experiments.common import Options, Outcome, main, mesh_for
+from experiments.common import ON_A_TERMINAL, Options, Outcome, main, mesh_for
 
 CELL = gj.gru()
 BATCH, WINDOW, RATE, DROPOUT, SEGMENTS = 32, 128, 4e-3, 0.1, 30
@@ -102,6 +102,7 @@ def run(options: Options) -> Outcome:
             loss, params, optimizer, source, key=key_fit, steps=steps, steps_per_execution=source.windows_per_epoch, evaluate=score,
             evaluate_every=source.windows_per_epoch, early_stopping=gj.train.EarlyStopping("nats"),
             carry=CELL.initial_state(params.cell, BATCH), weight_fn=valid_characters, mesh=mesh_for(BATCH),
+            progress=ON_A_TERMINAL,
         )  # fmt: skip
         fits.append(fit)
         print(f"seed {seed}: {fit.evaluations['nats'].min():.4f} nats per character after {fit.best_step} updates")

@@ -13,16 +13,14 @@ from types import MappingProxyType
 from typing import Any, Literal, NamedTuple
 
 import jax
-import matplotlib
+import matplotlib.pyplot as plt
 import tyro
 from jax.sharding import Mesh
 
 import gru_jax
 from gru_jax.train.json_values import to_json_value
 
-matplotlib.use("Agg")  # figures go to files
-
-import matplotlib.pyplot as plt
+ON_A_TERMINAL = sys.stderr.isatty()  # whether training shows a progress bar
 
 
 @dataclass(frozen=True)
@@ -65,8 +63,8 @@ def main(
 ) -> None:
     """Runs an experiment from the command line.
 
-    Parses the options, runs the experiment, writes results.json and the other files, and prints the
-    summary as one line of JSON.
+    Parses the options, runs the experiment, writes results.json and the other files, says where they
+    are, and prints the summary as one line of JSON. An interrupted run writes nothing.
 
     Args:
         run: The experiment, a function of the parsed options.
@@ -75,6 +73,7 @@ def main(
         all_cores: Whether to make each CPU core a JAX device, for `mesh=mesh_for(batch_size)`.
             Defaults to False.
     """
+    plt.switch_backend("Agg")  # figures go to files
     module = sys.modules[run.__module__]
     name = Path(module.__file__ or "").stem
     options = tyro.cli(
@@ -91,7 +90,11 @@ def main(
         jax.config.update("jax_num_cpu_devices", os.cpu_count() or 1)
     print(f"{name}: seed {options.seed}, jax {jax.__version__} on {jax.devices()[0].device_kind}, x64 {x64}")
     began = time.perf_counter()
-    outcome = run(options)
+    try:
+        outcome = run(options)
+    except KeyboardInterrupt:
+        print(f"\n{name}: interrupted. Nothing was written; results are written when a run ends.", file=sys.stderr)
+        raise SystemExit(130) from None  # the status by which shells know Ctrl-C
     seconds = round(time.perf_counter() - began, 1)
 
     out = options.out or Path("runs") / name
@@ -116,6 +119,7 @@ def main(
     (out / "results.json").write_text(
         json.dumps(to_json_value(record, nonfinite=str), indent=1, allow_nan=False) + "\n", "utf-8"
     )
+    print(f"{name}: done after {seconds:.0f} s. {out} has results.json and {', '.join(_files(outcome)) or 'no other file'}.")
     printed = {"experiment": name, "out": str(out), "seconds": seconds, **outcome.summary}
     print(json.dumps(to_json_value(printed, nonfinite=str), allow_nan=False))
 
@@ -135,6 +139,11 @@ def mesh_for(batch_size: int) -> Mesh | None:
     usable = (n for n in range(2, len(devices) + 1) if batch_size % n == 0 and batch_size // n >= MIN_SEQUENCES_PER_DEVICE)
     count = max(usable, default=1)
     return gru_jax.train.data_mesh(devices[:count]) if count > 1 else None
+
+
+def _files(outcome: Outcome) -> list[str]:
+    """Returns the names of the files beside results.json."""
+    return [*outcome.figures, *outcome.tables, *outcome.files]
 
 
 def _description(name: str, docstring: str) -> str:

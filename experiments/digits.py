@@ -24,6 +24,7 @@ import numpy as np
 import optax
 from sklearn.datasets import load_digits
 from sklearn.model_selection import train_test_split
+from tqdm import tqdm
 
 import gru_jax as gj
 from experiments.common import Options, Outcome, main
@@ -93,7 +94,7 @@ def run(options: Options) -> Outcome:
     for name, cell in CELLS.items():
         loss, score = partial(loss_fn, cell), partial(evaluate, cell, test)
         runs = []
-        for seed in range(options.seed, options.seed + seeds):
+        for seed in tqdm(range(options.seed, options.seed + seeds), desc=name, unit="run", disable=None, leave=False):
             key_init, key_fit = jax.random.split(jax.random.key(seed))
             fitted = gj.train.fit(
                 loss,

@@ -31,7 +31,7 @@ import numpy as np
 import optax
 
 import gru_jax as gj
-from experiments.common import Options, Outcome, main
+from experiments.common import ON_A_TERMINAL, Options, Outcome, main
 
 CELLS = {"linear RNN": gj.linear_rnn(), "tanh RNN": gj.elman(), "GRU": gj.gru(), "LSTM": gj.lstm()}
 HIDDEN, BATCH, LENGTH = 16, 32, 40
@@ -161,8 +161,9 @@ def run(options: Options) -> Outcome:
     for name, cell in CELLS.items():
         before = init(cell, keys[1])
         fitted = gj.train.fit(
-            partial(loss_fn, cell), before, optimizer, partial(random_batch, steps), key=keys[2], steps=updates
-        )
+            partial(loss_fn, cell), before, optimizer, partial(random_batch, steps), key=keys[2], steps=updates,
+            progress=ON_A_TERMINAL,
+        )  # fmt: skip
         flows[name] = {"before": flow_of(cell, before, batch), "after": flow_of(cell, fitted.params, batch)}
         sums[name] = difference_of_the_sum(cell, before, batch)
         print(name, *(f"{when}: loss {flow['loss']:.4f}" for when, flow in flows[name].items()), flush=True)

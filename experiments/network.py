@@ -11,6 +11,7 @@ import numpy as np
 import optax
 
 import gru_jax as gj
+from experiments.common import ON_A_TERMINAL
 
 
 class Params(NamedTuple):
@@ -87,7 +88,8 @@ def train_seeds(
     """
     keys = jnp.stack([jax.random.key(seed) for seed in seeds])
     key_draw, key_fit = jax.vmap(partial(jax.random.split, num=2), out_axes=1)(keys)
-    return gj.train.fit_ensemble(loss_fn, jax.jit(jax.vmap(draw))(key_draw), optimizer, data, keys=key_fit, **options)
+    params = jax.jit(jax.vmap(draw))(key_draw)
+    return gj.train.fit_ensemble(loss_fn, params, optimizer, data, keys=key_fit, progress=ON_A_TERMINAL, **options)
 
 
 def draw_lines(

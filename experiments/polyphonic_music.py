@@ -38,7 +38,7 @@ import optax
 
 import gru_jax as gj
 from experiments import data, network
-from experiments.common import Options, Outcome, main
+from experiments.common import ON_A_TERMINAL, Options, Outcome, main
 from experiments.music import midi
 from experiments.music.baselines import note_1gram, note_1gram_iid
 from experiments.music.model import Model, batches_of, evaluate, init, loss_fn, valid_frames, with_previous
@@ -147,7 +147,7 @@ class Trainer:
             evaluate=self.validation, evaluate_every=each, weight_fn=valid_frames,
             carry=self.model.cell.initial_state(params.cell, BATCH),
             early_stopping=gj.train.EarlyStopping("valid", patience=self.setting.patience),
-            callbacks=[lambda info: clock.append(time.perf_counter())],
+            callbacks=[lambda info: clock.append(time.perf_counter())], progress=ON_A_TERMINAL,
         )  # fmt: skip
         epochs = fit.steps // each
         record = {

@@ -33,3 +33,9 @@ def test_files_linked_by_the_readme_exist():
 def test_first_readme_example_is_short():
     demo = README.split("```python")[1].split("```")[0].strip().splitlines()
     assert len([line for line in demo if line.startswith((">>>", "..."))]) <= 12
+
+
+def test_the_readme_fits_two_screens():
+    assert len(README.splitlines()) <= 120
+    table = README.split("<!-- table: main_results -->")[1].split("<!-- end -->")[0]
+    assert len(table.strip().splitlines()) <= 2 + 8

@@ -1,4 +1,4 @@
-"""Builds the result tables of both READMEs from the committed results.
+"""Builds the result tables of the READMEs and of the documentation from the committed results.
 
 `python -m experiments.summary_tables` rewrites the tables in place. A table stands between the
 lines `<!-- table: NAME -->` and `<!-- end -->`. Each cell has at most one number.
@@ -10,7 +10,7 @@ from collections.abc import Callable
 from experiments.summary_tables import accuracy, derivations, overview, speed
 from experiments.summary_tables.formatting import ROOT
 
-READMES = (ROOT / "README.md", ROOT / "experiments" / "README.md")
+PAGES = tuple(ROOT / path for path in ("README.md", "experiments/README.md", "docs/results.md", "docs/performance.md"))
 TABLES: dict[str, Callable[[], str]] = {
     "index": overview.index,
     "main_results": overview.main_results,
@@ -27,6 +27,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "benchmark": speed.benchmark,
     "benchmark_growth": speed.benchmark_growth,
     "benchmark_other": speed.benchmark_other,
+    "thresholds": speed.thresholds,
     "plan_rules": speed.plan_rules,
     "derivative_cost": speed.derivative_cost,
     "without_derivation": speed.without_derivation,
@@ -36,10 +37,10 @@ _BLOCK = re.compile(r"(<!-- table: (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
 
 def with_tables(text: str) -> str:
-    """Returns the text of a README with every table rebuilt from the results."""
+    """Returns the text of a page with every table rebuilt from the results."""
     return _BLOCK.sub(lambda match: f"{match[1]}\n{TABLES[match[2]]()}\n\n{match[3]}", text)
 
 
 def tables_in(text: str) -> list[str]:
-    """Returns the names of the tables in the text of a README."""
+    """Returns the names of the tables in the text of a page."""
     return [match[2] for match in _BLOCK.finditer(text)]

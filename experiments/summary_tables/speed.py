@@ -1,8 +1,9 @@
 """The tables of time and memory."""
 
+import re
 from collections.abc import Callable
 
-from experiments.summary_tables.formatting import NONE, fixed, markdown, record, summary
+from experiments.summary_tables.formatting import NONE, ROOT, fixed, markdown, record, summary
 
 RATIOS = ("time of the other over ours", "target", "mean over shapes", "worst shape")
 CELLS = {
@@ -115,6 +116,14 @@ def plan_rules() -> str:
         for name, entry in summary("plan_rules")["rules"].items()
     ]
     return markdown(("rule", "mean, tuned shapes", "mean, random shapes", "worst case"), rows)
+
+
+def thresholds() -> str:
+    """Tabulates the thresholds of the engine's plan, with the comments that explain them."""
+    source = (ROOT / "gru_jax" / "_engine" / "plan.py").read_text("utf-8")
+    found = re.findall(r"^([A-Z_]+) = (\S+)  # (.+)$", source, re.MULTILINE)
+    rows = [(f"`{name}`", value.replace("**", "^").replace("_", " "), meaning) for name, value, meaning in found]
+    return markdown(("threshold", "value", "meaning"), rows)
 
 
 def derivative_cost() -> str:

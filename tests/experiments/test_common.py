@@ -73,10 +73,24 @@ def test_mesh_for_divides_the_batch_and_keeps_every_device_busy(monkeypatch, dev
 def test_experiment_writes_its_record_and_prints_its_summary_last(tmp_path):
     printed = run_module("experiments.gru_by_hand", "--quick", "--seed", "3", "--out", str(tmp_path))
     summary = json.loads(printed.splitlines()[-1])
+    assert re.fullmatch(r"gru_by_hand: done after \d+ s\. .* has results\.json and .*\.png\.", printed.splitlines()[-2])
     record = json.loads((tmp_path / "results.json").read_text("utf-8"))
     assert summary["experiment"] == record["experiment"] == "gru_by_hand"
     assert record["command"].endswith("--quick --seed 3")
     assert {path.suffix for path in tmp_path.iterdir()} == {".json", ".png"}
+
+
+def test_an_interrupted_experiment_says_that_it_wrote_nothing(tmp_path, monkeypatch, capsys):
+    def run(options):
+        raise KeyboardInterrupt
+
+    run.__module__ = digits.__name__
+    monkeypatch.setattr(sys, "argv", ["digits", "--out", str(tmp_path / "out")])
+    with pytest.raises(SystemExit) as stopped:
+        common.main(run)
+    assert stopped.value.code == 130
+    assert "Nothing was written" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
 
 
 def test_digits_splits_do_not_overlap_and_both_have_every_class():
