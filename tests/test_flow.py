@@ -37,7 +37,9 @@ def test_the_terms_sum_to_the_gradient(cell, derived):
     assert_close(jax.tree.map(lambda leaf: leaf.sum((0, 1)), split), jax.grad(partial(total, cell))(p.params, p.xs, p.h0))
 
 
-@pytest.mark.parametrize("name", ["linear_rnn", "elman_tanh", "gru", "lstm_peephole"])
+@pytest.mark.parametrize(
+    "name", ["gru", *(pytest.param(name, marks=pytest.mark.slow) for name in ("linear_rnn", "elman_tanh", "lstm_peephole"))]
+)
 def test_every_term_is_the_derivative_of_one_loss_with_respect_to_the_parameters_at_one_step(name):
     """Compares with autodiff of a loop in which every step has its own copy of the parameters."""
     cell = CELLS[name]

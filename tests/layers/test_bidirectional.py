@@ -42,10 +42,10 @@ def resets_at_ends(resets, mask=None, lengths=None, reverse=False):
 
 
 @pytest.mark.derivative
-@pytest.mark.parametrize("merge", ["concat", "sum", "mean", "mul"])
-@pytest.mark.parametrize("reverse", [False, True])
-@pytest.mark.parametrize("derivative", [gj.CustomVJP(), gj.CustomJVP()], ids=["CustomVJP", "CustomJVP"])
-def test_a_bidirectional_layer_equals_two_unrolls(merge, reverse, derivative):
+@pytest.mark.parametrize(
+    ("merge", "reverse"), [("concat", False), ("concat", True), ("sum", False), ("mean", True), ("mul", False)]
+)
+def test_a_bidirectional_layer_equals_two_unrolls(merge, reverse):
     cell = gj.bidirectional(gj.gru(), gj.lstm(), merge=merge)
 
     def two_unrolls(params, xs, h0, reset_state):
@@ -54,14 +54,16 @@ def test_a_bidirectional_layer_equals_two_unrolls(merge, reverse, derivative):
         b, ys_b = gj.unroll(gj.lstm(), params.backward, xs, h0[1], reset_state=reset_state[1], reverse=not reverse, **opposite)
         return (f, b), MERGES[merge](ys_f, ys_b)
 
-    def one_layer(params, xs, h0, reset_state):
+    def one_layer(derivative, params, xs, h0, reset_state):
         return gj.unroll(cell, params, xs, h0, reset_state=reset_state, reverse=reverse, derivative=derivative, **ALL_THREE)
 
-    args = random_problem(cell)
-    assert_close(one_layer(*args), two_unrolls(*args))
-    loss = lambda unroll, args: sum(jnp.sin(3 * leaf).sum() for leaf in jax.tree.leaves(unroll(*args)))
-    bars, expected = (jax.jit(jax.grad(partial(loss, unroll)))(args) for unroll in (one_layer, two_unrolls))
-    assert_close(bars, expected)
+    def run(unroll):
+        loss = lambda args: sum(jnp.sin(3 * leaf).sum() for leaf in jax.tree.leaves(unroll(*args)))
+        return jax.jit(lambda args: (unroll(*args), jax.grad(loss)(args)))(random_problem(cell))
+
+    expected = run(two_unrolls)
+    for derivative in (gj.CustomVJP(), gj.CustomJVP()):
+        assert_close(run(partial(one_layer, derivative)), expected)
 
 
 def test_a_padded_batch_equals_each_sequence_alone():

@@ -15,7 +15,7 @@ from tests.problems import CELLS, normal_like
 from tests.verify.rules import MAKE, arguments, fast
 
 SHAPES = [(5, 2, 3, 4), (1, 1, 1, 1), (7, 3, 4, 5), (2, 4, 1, 3), (6, 1, 5, 2), (3, 2, 4, 1), (8, 3, 2, 6), (9, 2, 5, 3)]
-MAIN = SHAPES[:3]  # the tests of the other shapes are slow
+MAIN = SHAPES[:1]  # the tests of the other shapes are slow
 SEEDS_PER_SHAPE = 25
 RULES = (*CELLS, *MAKE)  # each shape gets three of them
 
