@@ -68,7 +68,7 @@ def by_autodiff(cell, **options):
 
 @pytest.mark.derivative
 @every_cell
-@pytest.mark.parametrize("reverse", [False, True])
+@pytest.mark.parametrize("reverse", [pytest.param(False, marks=pytest.mark.slow), True])
 def test_custom_jvp_has_the_tangents_and_the_gradients_of_autodiff(cell, reverse):
     options = {**ALL_THREE, "reverse": True} if reverse else {}
     tested, autodiff = by_custom_jvp(cell, **options), by_autodiff(cell, **options)
@@ -80,7 +80,7 @@ def test_custom_jvp_has_the_tangents_and_the_gradients_of_autodiff(cell, reverse
 
 
 @pytest.mark.derivative
-@pytest.mark.parametrize("name", ["linear_rnn", "gru", "lstm_peephole"])
+@pytest.mark.parametrize("name", ["gru", pytest.param("lstm_peephole", marks=pytest.mark.slow)])
 @pytest.mark.parametrize("sizes", [{"batch": ()}, {"batch": (2, 3)}, {"batch": (0,)}, {"steps": 1}, {"steps": 0}], ids=str)
 def test_custom_jvp_has_the_tangents_of_autodiff_at_edge_sizes(name, sizes):
     cell = CELLS[name]
@@ -92,8 +92,9 @@ def test_custom_jvp_has_the_tangents_of_autodiff_at_edge_sizes(name, sizes):
 
 @pytest.mark.derivative
 @main_cells
-@pytest.mark.parametrize("conditions", [{}, ALL_THREE], ids=["plain", "all conditions"])
-@pytest.mark.parametrize("reverse", [False, True])
+@pytest.mark.parametrize(
+    ("conditions", "reverse"), [({}, False), (ALL_THREE, True)], ids=["plain, forward", "all conditions, reverse"]
+)
 def test_the_derived_tangent_is_the_transpose_of_the_derived_adjoint(cell, conditions, reverse):
     """⟨c, J v⟩ = ⟨Jᵀ c, v⟩ for one leaf of v at a time. No other derivative serves as a reference.
 

@@ -15,6 +15,7 @@ import pytest
 import gru_jax as gj
 from tests.problems import (
     CELLS,
+    DISTINCT,
     SEEDS,
     B,
     D,
@@ -108,7 +109,10 @@ def test_zero_cotangents_give_exactly_zero_gradients(cell):
     assert all(not leaf.any() for leaf in jax.tree.leaves(gradients(partial(gj.unroll, cell), silent)[1]))
 
 
-@main_cells
+@pytest.mark.parametrize(
+    "cell",
+    [pytest.param(CELLS[name], id=name, marks=() if name == "gru" else pytest.mark.slow) for name in DISTINCT],
+)
 @pytest.mark.parametrize(
     "sizes",
     [{"steps": 1}, {"steps": 0}, {"batch": (1,)}, {"batch": ()}, {"batch": (0,)}, {"batch": (2, B)}, {"hidden_size": 1}],

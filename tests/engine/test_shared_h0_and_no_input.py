@@ -10,7 +10,20 @@ import pytest
 import gru_jax as gj
 from tests import reference
 from tests.conditions import ALL_THREE, LENGTHS, RESETS, random_reset_state
-from tests.problems import CELLS, B, D, H, T, assert_close, assert_raises, every_cell, normal_like, problem, scan_of_step
+from tests.problems import (
+    CELLS,
+    B,
+    D,
+    H,
+    T,
+    assert_close,
+    assert_raises,
+    every_cell,
+    main_cells,
+    normal_like,
+    problem,
+    scan_of_step,
+)
 
 DERIVATIVES = {"CustomVJP": gj.CustomVJP(), "CustomJVP": gj.CustomJVP(), "Autodiff": gj.Autodiff()}
 KEYS = jax.random.split(jax.random.key(5), 3)
@@ -50,8 +63,8 @@ def test_an_h0_without_batch_axes_is_shared_by_all_sequences(cell, reverse):
 def test_the_gradient_of_a_shared_h0_is_the_sum_over_the_sequences(cell, derivative):
     params, xs, h0 = layer_problem(cell)
     loss = lambda h0: jnp.sin(gj.unroll(cell, params, xs, h0, derivative=derivative, **ALL_THREE)[1]).sum()
-    of_each = jax.grad(loss)(for_each_sequence(h0))
-    assert_close(jax.grad(loss)(h0), jax.tree.map(lambda leaf: leaf.sum(0), of_each))
+    of_shared, of_each = jax.jit(lambda h0: (jax.grad(loss)(h0), jax.grad(loss)(for_each_sequence(h0))))(h0)
+    assert_close(of_shared, jax.tree.map(lambda leaf: leaf.sum(0), of_each))
 
 
 def test_a_shared_h0_works_in_windows_and_in_batch_major_layout():
@@ -91,10 +104,8 @@ def test_a_network_without_input_equals_a_numpy_loop(name, needs_x64):
 
 
 @pytest.mark.derivative
-@pytest.mark.parametrize("name", ["gru", "gru_reset_after", "lstm_peephole", "elman_tanh"])
-@pytest.mark.parametrize("derivative", DERIVATIVES.values(), ids=DERIVATIVES.keys())
-def test_a_network_without_input_has_the_gradients_of_autodiff(name, derivative):
-    cell = CELLS[name]
+@main_cells
+def test_a_network_without_input_has_the_gradients_of_autodiff(cell):
     p = problem(cell, input_size=0)
 
     def gradient(run):
@@ -102,9 +113,8 @@ def test_a_network_without_input_has_the_gradients_of_autodiff(name, derivative)
         return jax.jit(jax.grad(loss, (0, 1)))(p.params, p.h0)
 
     expected = gradient(partial(scan_of_step, cell))
-    assert_close(gradient(partial(gj.unroll, cell, derivative=derivative)), expected)
-    blocks = gj.CustomVJP(residuals="states", block_size=3)
-    assert_close(gradient(partial(gj.unroll, cell, derivative=blocks)), expected)
+    for derivative in (*DERIVATIVES.values(), gj.CustomVJP(residuals="states", block_size=3)):
+        assert_close(gradient(partial(gj.unroll, cell, derivative=derivative)), expected)
 
 
 @every_layer

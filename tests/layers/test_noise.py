@@ -38,10 +38,15 @@ NOISY = {
     "dropout of zoneout": gj.variational_dropout(gj.zoneout(gj.gru(), 0.2), inputs=0.3, state=0.3),
 }
 every_noise = pytest.mark.parametrize("cell", NOISY.values(), ids=NOISY.keys())
+# Zoneout and dropout, alone and together, with a state of one array and of two, derived and not.
+DISTINCT = ("zoneout(lstm)", "zoneout of a cell without derivation", "dropout of both", "zoneout of dropout")
+distinct_noise = pytest.mark.parametrize(
+    "cell", [pytest.param(cell, id=name, marks=() if name in DISTINCT else pytest.mark.slow) for name, cell in NOISY.items()]
+)
 
 
 @pytest.mark.derivative
-@every_noise
+@distinct_noise
 @pytest.mark.parametrize("reverse", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_gradients_equal_autodiff_with_the_same_key(cell, reverse):
     p = problem(cell.deterministic())
