@@ -164,7 +164,10 @@ def scan(cell, params, xs, *, lengths=None, resets=None, key=None):
 
 @pytest.mark.derivative
 @every_cell
-@pytest.mark.parametrize("conditions", CONDITIONS.values(), ids=CONDITIONS.keys())
+@pytest.mark.parametrize(
+    "conditions",
+    [pytest.param(given, id=name, marks=() if given else pytest.mark.slow) for name, given in CONDITIONS.items()],
+)
 def test_values_and_gradients_equal_autodiff_of_a_plain_scan(name, conditions):
     cell, (params, xs) = CELLS[name], draw(name)
     options = conditions | ({"key": KEYS[5]} if cell.needs_key else {})

@@ -70,10 +70,8 @@ CONDITIONS = {"plain": ({}, np.ones((T, B), bool)), "all three": (ALL_THREE, VAL
 
 
 @pytest.mark.derivative
-@pytest.mark.parametrize("name", CONDITIONS)
-@pytest.mark.parametrize("reverse", [False, True])
-@pytest.mark.parametrize("derivative", DERIVATIVES.values(), ids=DERIVATIVES.keys())
-def test_a_network_of_residual_blocks_equals_the_same_written_out(name, reverse, derivative):
+@pytest.mark.parametrize(("name", "reverse"), [("plain", False), ("all three", True)])
+def test_a_network_of_residual_blocks_equals_the_same_written_out(name, reverse):
     conditions, valid = CONDITIONS[name]
     options = {**conditions, "reverse": reverse}
     args = draw(NETWORK)
@@ -83,7 +81,8 @@ def test_a_network_of_residual_blocks_equals_the_same_written_out(name, reverse,
         return jax.jit(lambda args: (run(*args), jax.grad(loss)(args)))(args)
 
     expected = value_and_gradients(partial(by_hand, valid=valid, **options))
-    assert_close(value_and_gradients(partial(gj.unroll, NETWORK, derivative=derivative, **options)), expected)
+    for derivative in DERIVATIVES.values():
+        assert_close(value_and_gradients(partial(gj.unroll, NETWORK, derivative=derivative, **options)), expected)
     assert all(leaf.any() for leaf in jax.tree.leaves(expected[1]))
 
 

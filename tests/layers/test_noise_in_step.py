@@ -9,7 +9,7 @@ import pytest
 
 import gru_jax as gj
 from tests.conditions import LENGTHS
-from tests.layers.test_noise import KEY, NOISY, every_noise
+from tests.layers.test_noise import KEY, NOISY, distinct_noise
 from tests.problems import B, D, H, T, assert_close, assert_raises, normal_like, problem
 
 SEQUENCE_KEY, STEP_KEY = jax.random.split(KEY)
@@ -25,7 +25,7 @@ def steps(cell, params, xs, h, keys, **options):
     return h, jnp.stack(ys)
 
 
-@every_noise
+@distinct_noise
 def test_a_step_equals_unroll_of_one_step_with_the_same_keys(cell):
     p = problem(cell.deterministic())
     one = p.params, p.h0, p.xs[0]

@@ -28,9 +28,9 @@ def all_leaves(report):
     return set(report.leaves)
 
 
-# By default every fourth line of the GRU, which takes faults of each function of its adjoint.
+# By default every eighth line of the GRU, which takes faults of each function of its adjoint.
 LOCAL = [
-    pytest.param(name, fault, marks=() if name == "gru" and i % 4 == 0 else pytest.mark.slow)
+    pytest.param(name, fault, marks=() if name == "gru" and i % 8 == 0 else pytest.mark.slow)
     for name in GATED
     for i, fault in enumerate(FAULTS[name])
 ]
@@ -65,7 +65,7 @@ def test_a_wrong_line_of_a_derivation_fails_and_its_leaf_is_named(name, fault):
 @pytest.mark.parametrize(
     ("name", "fault"),
     [
-        pytest.param(name, fault, marks=pytest.mark.slow if name == "gru_reset_after" or i % 4 else ())
+        pytest.param(name, fault, marks=pytest.mark.slow if name == "gru_reset_after" or i % 6 else ())
         for name in GRUS
         for i, fault in enumerate(GRU_PASS_FAULTS)
     ],
