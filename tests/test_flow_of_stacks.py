@@ -87,7 +87,7 @@ def gj_output(params_by_step, k, h, x):
     return first + first + dense(W1, h_elman) + h_gru
 
 
-@pytest.mark.parametrize("conditional", [False, True], ids=["plain", "all three"])
+@pytest.mark.parametrize("conditional", [pytest.param(False, marks=pytest.mark.slow), True], ids=["plain", "all three"])
 def test_every_term_of_a_stack_is_the_derivative_of_one_loss_by_the_params_at_one_step(drawn, conditional):
     params, xs, h0 = drawn
     conditions = ALL_THREE | {"reset_state": jax.tree.map(lambda leaf: leaf[::-1], h0)} if conditional else {}
@@ -111,7 +111,7 @@ def test_the_sensitivity_to_each_layer_is_the_norm_of_the_gradient_at_its_state(
     assert_close(measured, ((), (norm(lstm), norm(elman), ()), norm(gru)))
 
 
-@pytest.mark.parametrize("conditional", [False, True], ids=["plain", "all three"])
+@pytest.mark.parametrize("conditional", [False, pytest.param(True, marks=pytest.mark.slow)], ids=["plain", "all three"])
 def test_jacobians_and_exponents_of_a_stack_are_those_of_each_layer_with_its_inputs(drawn, conditional):
     params, xs, h0 = drawn
     conditions = ALL_THREE if conditional else {}

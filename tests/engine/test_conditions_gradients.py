@@ -144,6 +144,7 @@ def test_vmap_over_lengths_and_resets_equals_a_loop():
         assert_close(jax.tree.map(lambda leaf: leaf[i], together), one(lengths[i], resets[i]))
 
 
+@pytest.mark.slow
 def test_second_derivatives_with_all_three_conditions_equal_autodiff():
     cell = gj.gru()
     p = problem(cell, input_size=1, hidden_size=2)

@@ -18,6 +18,7 @@ from tests.programs import matmuls_per_loop
 pytestmark = pytest.mark.derivative
 
 FLAGS = step_flags(MASK, None, RESETS, T)
+BY_DEFAULT = {("gru", False), ("gru_reset_after", True), ("lstm_peephole", True)}
 gated = pytest.mark.parametrize("name", GATED)
 
 
@@ -25,8 +26,14 @@ def run_with(function, cell, loop, params, xs, h0):
     return function(cell, loop, params, xs, h0, None, FLAGS)
 
 
-@gated
-@pytest.mark.parametrize("reverse", [False, True], ids=["forward", "reverse"])
+@pytest.mark.parametrize(
+    ("name", "reverse"),
+    [
+        pytest.param(name, reverse, marks=() if (name, reverse) in BY_DEFAULT else pytest.mark.slow)
+        for name in GATED
+        for reverse in (False, True)
+    ],
+)
 def test_joined_products_change_no_value_and_no_gradient(name, reverse, needs_x64):
     cell, p = CELLS[name], problem(CELLS[name])
     expected = jax.jit(partial(gradients, partial(scan_of_step, cell, mask=MASK, resets=RESETS, reverse=reverse)))(p)

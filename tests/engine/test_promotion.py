@@ -8,7 +8,7 @@ import pytest
 
 import gru_jax as gj
 from tests.conditions import ALL_THREE, random_reset_state
-from tests.problems import assert_close, every_cell, gradients, problem
+from tests.problems import assert_close, every_cell, gradients, main_cells, problem
 
 pytestmark = pytest.mark.derivative
 
@@ -23,7 +23,7 @@ def test_values_and_gradients_need_no_rank_promotion(cell):
     assert all(jnp.isfinite(leaf).all() for leaf in jax.tree.leaves((outputs, bars)))
 
 
-@every_cell
+@main_cells
 def test_no_dtype_is_promoted(cell):
     p = problem(cell, dtype=jnp.float32)
     noisy = gj.stack([gj.zoneout(gj.variational_dropout(cell, inputs=0.2, state=0.2), 0.1)])

@@ -33,12 +33,12 @@ FAULTS = {
          "apply_resets(flags, reset_state, previous_states(h0, hs, reverse=False))", "previous_states(h0, hs, reverse=False)",
          "test_flow"),
     ],
-    "flow/terms.py": [
+    "flow/cotangents.py": [
         ("a loss does not reach steps before its own",
          "jnp.where(j <= t, bar, 0), passed_on)", "jnp.where(j < t, bar, 0), passed_on)", "test_flow"),
         ("padding has cotangents of its outputs",
-         "return zero_masked(trajectory.flags, jax.vmap(",
-         "return (lambda flags, bars: bars)(trajectory.flags, jax.vmap(", "test_flow"),
+         "ys_bar = zero_masked(trajectory.flags, jax.vmap(",
+         "ys_bar = (lambda flags, bars: bars)(trajectory.flags, jax.vmap(", "test_flow"),
     ],
     "flow/stability.py": [
         ("Lyapunov exponents take the Jacobians in the wrong orientation",

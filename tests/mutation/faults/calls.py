@@ -25,7 +25,7 @@ FAULTS = {
         ("a step resets to zeros where the cell starts elsewhere",
          "reset_state = default_reset_state(cell, params)", "reset_state = None", "engine/test_form_of_the_state"),
         ("a step does not cast its input",
-         "x = cast_inputs(x, float_dtype(params))", "x = x", "engine/test_forward_pass"),
+         "x = cast_inputs(x, float_dtype(params, x, h))", "x = x", "engine/test_forward_pass"),
         ("reset=False resets",
          "reset = np.full(batch, reset)", "reset = np.full(batch, True)", "engine/test_conditions"),
     ],

@@ -40,9 +40,9 @@ FAULTS = {
     ],
     "layers/dropout.py": [
         ("dropout of inputs does not scale what it keeps",
-         "xs / (1 - p_x), 0)", "xs, 0)", "layers/test_noise"),
+         "x / (1 - rate), 0) if rate else x", "x, 0) if rate else x", "layers/test_noise"),
         ("variational dropout of inputs has a mask for each step",
-         "1 - p_x, (1, *xs.shape[1:]))", "1 - p_x, xs.shape)", "layers/test_noise"),
+         "1 - rate, (1, *x.shape[1:]))", "1 - rate, x.shape)", "layers/test_noise"),
         ("dropout of the state does not scale what it keeps",
          "jnp.where(keep, hidden / (1 - p_h), 0)", "jnp.where(keep, hidden, 0)", "layers/test_noise"),
         ("the masks of inputs and state come from one key",
@@ -58,7 +58,7 @@ FAULTS = {
         ("kept units have a tangent of the input",
          "return _renewed(rates, k.z, ws)  # (Z)˙", "return ws", "layers/test_noise"),
         ("a rate of 0 for one part turns zoneout off for all",
-         "if not any(jax.tree.leaves(rates)):", "if not all(jax.tree.leaves(rates)):", "layers/test_noise"),
+         "if not any_rate(rates):", "if not all(jax.tree.leaves(rates)):", "layers/test_noise"),
     ],
     "layers/feedforward.py": [
         ("padding reaches the function of a layer without state",
