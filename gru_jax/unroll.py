@@ -15,13 +15,13 @@ from jaxtyping import Array, Int, PyTree
 
 from gru_jax._engine import validate, validate_cell
 from gru_jax._engine.arguments import check_flag, check_option
-from gru_jax._engine.differentiable import is_inexact
 from gru_jax._engine.inputs import cast_inputs, leading_shape, shard_state_like, with_one_feature_axis
 from gru_jax._engine.layer import CallOptions, Layer, LayerRequest, Sequence, check_cell
 from gru_jax._engine.noise import check_key, keys_of_sequence
 from gru_jax._engine.plan import probe
 from gru_jax._engine.run_cell import FORWARD_MODE_MESSAGE
 from gru_jax._engine.step_flags import step_flags
+from gru_jax._jax.partition import is_inexact
 from gru_jax._jax.sharding import vary_like
 from gru_jax._jax.tracing import is_forward_mode_error, is_traced
 from gru_jax.derivative import CustomVJP, Derivative

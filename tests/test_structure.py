@@ -31,7 +31,7 @@ MAY_IMPORT = {
     "truncated": {"_engine", "_jax", "unroll"},
     "cells": {"_engine", "_jax", "cell", "ops"},
     "layers": {"_engine", "_jax", "cell"},
-    "flow": {"_engine", "cell", "layers", "unroll"},
+    "flow": {"_engine", "_jax", "cell", "layers", "unroll"},
     "plot": set(),
     "heads": {"_jax"},
     "train": {"_jax"},

@@ -19,11 +19,12 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from gru_jax._engine.differentiable import differentiable, with_float0, without_float0
+from gru_jax._engine.differentiable import with_float0, without_float0
 from gru_jax._engine.forward import Loop, Save, forward, outputs_of, previous_states
 from gru_jax._engine.products import joined_products
 from gru_jax._engine.step_flags import StepFlags, apply_resets, tree_where, tree_zeros_like, zero_masked
 from gru_jax._engine.weights import lower_matrices, transpose_matrices
+from gru_jax._jax.partition import differentiable
 
 
 @partial(jax.custom_jvp, nondiff_argnums=(0, 1))

@@ -12,20 +12,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-
-def is_inexact(leaf: Any) -> bool:
-    """Whether a leaf is differentiated: a floating-point or complex array."""
-    return bool(jnp.issubdtype(leaf.dtype, jnp.inexact))
+from gru_jax._jax.partition import differentiable, fill, is_inexact
 
 
 def is_number(leaf: Any) -> bool:
     """Whether a leaf holds numbers or booleans, rather than random keys."""
     return not jnp.issubdtype(leaf.dtype, jax.dtypes.extended)
-
-
-def differentiable(tree: Any) -> Any:
-    """Returns `tree` with None in the place of every leaf that is not inexact."""
-    return jax.tree.map(lambda leaf: leaf if is_inexact(leaf) else None, tree)
 
 
 def where_differentiable(reference: Any, bars: Any) -> Any:
@@ -46,11 +38,6 @@ def with_float0(reference: Any, tree: Any) -> Any:
     """The inverse of `without_float0`, for leaves of the shapes of `reference`."""
     zeros = lambda leaf: np.zeros(leaf.shape, jax.dtypes.float0)
     return jax.tree.map(lambda leaf, own: own if is_inexact(leaf) else zeros(leaf), reference, tree)
-
-
-def fill(tree: Any, part: Any) -> Any:
-    """Returns `part` with the leaves of `tree` in the place of None."""
-    return jax.tree.map(lambda leaf, own: leaf if own is None else own, tree, part)
 
 
 def partial_vjp(function: Callable[..., Any], primals: tuple[Any, ...], bar: Any) -> tuple[Any, ...]:

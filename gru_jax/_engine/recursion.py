@@ -27,13 +27,7 @@ from jax import lax
 
 from gru_jax import ops
 from gru_jax._engine.blocks import scan_blocks
-from gru_jax._engine.differentiable import (
-    differentiable,
-    partial_vjp,
-    transpose_output,
-    where_differentiable,
-    without_float0,
-)
+from gru_jax._engine.differentiable import partial_vjp, transpose_output, where_differentiable, without_float0
 from gru_jax._engine.forward import (
     Loop,
     Save,
@@ -50,6 +44,7 @@ from gru_jax._engine.local_vjp import backward_functions, one_step, project_all
 from gru_jax._engine.products import joined_products
 from gru_jax._engine.step_flags import StepFlags, apply_resets, tree_where, tree_zeros_like, zero_masked
 from gru_jax._engine.weights import lower_matrices, transpose_matrices
+from gru_jax._jax.partition import differentiable
 
 
 class Residuals(NamedTuple):

@@ -8,9 +8,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from gru_jax._engine.arguments import describe, is_array
-from gru_jax._engine.differentiable import differentiable, is_inexact, transpose_output
+from gru_jax._engine.differentiable import transpose_output
 from gru_jax._engine.inputs import example_input
 from gru_jax._engine.structures import check_same_form, rebuild
+from gru_jax._jax.partition import differentiable, is_inexact
 
 FLOATS = ("float64", "float32", "bfloat16", "float16")
 
@@ -194,7 +195,7 @@ def check_functions(cell: Any, params: Any, xs: Any, h0: Any) -> None:
     u = _projected(cell, params, x)
     new = jax.eval_shape(lambda params, u, h: cell.update(cell.gates(params, u, h), h), params, u, h)
     check_same_form(cell.name, new, h)
-    if cell.check_params is None:  # a cell of one's own
+    if cell.check_params is None:  # a user's cell
         _check_output_is_linear(cell, h)
 
 

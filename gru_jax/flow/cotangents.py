@@ -9,9 +9,10 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from gru_jax._engine.differentiable import differentiable, transpose_output, where_differentiable
+from gru_jax._engine.differentiable import transpose_output, where_differentiable
 from gru_jax._engine.step_flags import apply_resets, tree_where, zero_masked
 from gru_jax._engine.weights import transpose_matrices
+from gru_jax._jax.partition import differentiable
 from gru_jax.flow.linearized import (
     Trajectory,
     outputs_along,

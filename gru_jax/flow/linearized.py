@@ -1,6 +1,6 @@
 """Runs a cell along a sequence and linearises every step.
 
-This is the only file of `flow` that calls the engine.
+The other files of `flow` combine what this one computes.
 """
 
 from functools import partial
@@ -10,14 +10,15 @@ import jax
 import jax.numpy as jnp
 
 from gru_jax._engine import validate_cell
-from gru_jax._engine.differentiable import differentiable, fill, is_number, partial_vjp
+from gru_jax._engine.differentiable import is_number, partial_vjp
 from gru_jax._engine.forward import Loop, Save, forward, previous_states
 from gru_jax._engine.inputs import cast_inputs, leading_shape
 from gru_jax._engine.local_vjp import backward_functions, one_step, project_all
 from gru_jax._engine.plan import Plan
 from gru_jax._engine.step_flags import StepFlags, apply_resets, step_flags, zero_masked
+from gru_jax._jax.partition import differentiable, fill
 from gru_jax.flow.conditions import Conditions
-from gru_jax.flow.layered import as_cell, check_layer
+from gru_jax.flow.layered import as_cell, check_layer, outputs_from_states
 from gru_jax.unroll import Arrays, validated
 
 
@@ -125,7 +126,7 @@ def takes_single_examples(trajectory: Trajectory) -> bool:
 
     def step(params: Any, x: Any, h: Any) -> Any:
         new = one_step(trajectory.cell, params, x, h)
-        return new, outputs_of_step(trajectory.cell, params, x, new)
+        return new, outputs_from_states(trajectory.cell, params, x, new)
 
     try:
         new, y = jax.eval_shape(step, trajectory.params, x, h)
@@ -134,12 +135,6 @@ def takes_single_examples(trajectory: Trajectory) -> bool:
     of_batch = jax.eval_shape(lambda: outputs_along(trajectory)[1])
     shapes = lambda tree, rank: [leaf.shape[rank:] for leaf in jax.tree.leaves(tree)]
     return shapes((new, y), 0) == shapes(h, 0) + shapes(of_batch, rank)
-
-
-def outputs_of_step(cell: Any, params: Any, x: Any, h: Any) -> Any:
-    """The output of one step from the state after it."""
-    y = cell.output(h)
-    return y if cell.read_out is None else cell.read_out(params, x, y)
 
 
 def state_jvp(cell: Any, params: Any, x: Any, h_prev: Any, k: Any, h_dot: Any) -> Any:

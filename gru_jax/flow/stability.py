@@ -8,8 +8,8 @@ import jax.numpy as jnp
 from jax import lax
 from jax.flatten_util import ravel_pytree
 
-from gru_jax._engine.differentiable import differentiable
 from gru_jax._engine.step_flags import apply_resets, tree_where
+from gru_jax._jax.partition import differentiable
 from gru_jax.flow.conditions import Conditions
 from gru_jax.flow.layered import check_layer, run_by_layer
 from gru_jax.flow.linearized import linearize_along, state_jvp, zero_state

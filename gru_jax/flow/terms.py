@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from gru_jax._engine.differentiable import differentiable
+from gru_jax._jax.partition import differentiable
 from gru_jax.flow.conditions import Conditions
 from gru_jax.flow.cotangents import Loss, loss_bars, per_example_term, state_cotangents, term_of_use, uses_of_loss
 from gru_jax.flow.layered import by_layer

@@ -6,10 +6,10 @@ from typing import Any
 
 import jax
 
-from gru_jax._engine.differentiable import is_inexact
 from gru_jax._engine.inputs import FrozenDict
 from gru_jax._engine.layer import check_cell
 from gru_jax._engine.structures import describe_structure
+from gru_jax._jax.partition import is_inexact
 from gru_jax.cell import Cell
 
 

@@ -17,10 +17,10 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
-from gru_jax._engine.differentiable import is_inexact
 from gru_jax._engine.functions import bind
 from gru_jax._engine.inputs import leading_shape
 from gru_jax._engine.noise import NoiseKeys, split_keys
+from gru_jax._jax.partition import is_inexact
 from gru_jax.cell import Adjoint, Cell, Tangent
 from gru_jax.layers.parts import any_rate, check_rates, check_single_cell, rate_of_each
 

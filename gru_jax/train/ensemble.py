@@ -9,12 +9,12 @@ import jax.numpy as jnp
 import optax
 from jax.sharding import Mesh
 
+from gru_jax._jax.partition import differentiable
 from gru_jax.train.arguments import check_callable, check_key, check_optimizer
 from gru_jax.train.host_loop import train
 from gru_jax.train.make_plan import make_training_plan
 from gru_jax.train.results import CallbackInfo, FitResult
 from gru_jax.train.train_step import initial_model_state
-from gru_jax.train.trainable import trainable
 
 
 def fit_ensemble(  # noqa: D417 (the docstring of fit describes the other arguments)
@@ -110,7 +110,7 @@ def fit_ensemble(  # noqa: D417 (the docstring of fit describes the other argume
 
     def init_optimizer(params: Any, values: dict[str, jax.Array]) -> Any:
         make: Any = optimizer
-        return (make(**values) if values else make).init(trainable(params))
+        return (make(**values) if values else make).init(differentiable(params))
 
     return train(plan, initial_model_state(params, jax.vmap(init_optimizer)(params, values), models=models))
 

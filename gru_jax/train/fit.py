@@ -8,13 +8,13 @@ import jax
 import optax
 from jax.sharding import Mesh
 
+from gru_jax._jax.partition import differentiable
 from gru_jax.train.arguments import check_key, check_optimizer, checked_count
 from gru_jax.train.early_stopping import EarlyStopping
 from gru_jax.train.host_loop import train
 from gru_jax.train.make_plan import make_training_plan
 from gru_jax.train.results import CallbackInfo, FitResult
 from gru_jax.train.train_step import initial_model_state
-from gru_jax.train.trainable import trainable
 
 
 def fit(
@@ -164,4 +164,4 @@ def fit(
         checkpoint_dir=checkpoint_dir, save_every=save_every, max_to_keep=max_to_keep, config=config, resume=resume,
         mesh=mesh, steps_per_execution=steps_per_execution,
     )  # fmt: skip
-    return train(plan, initial_model_state(params, optimizer.init(trainable(params)), carry))
+    return train(plan, initial_model_state(params, optimizer.init(differentiable(params)), carry))

@@ -14,10 +14,10 @@ import jax.numpy as jnp
 from jax.sharding import Mesh
 from jax.sharding import PartitionSpec as P
 
+from gru_jax._jax.partition import differentiable, fill
 from gru_jax._jax.sharding import varying
 from gru_jax.train.batch_sources import BatchMaker, Shard
 from gru_jax.train.plans import ProgramSpec
-from gru_jax.train.trainable import trainable, with_constants
 from gru_jax.train.user_functions import call_loss_fn
 
 
@@ -153,10 +153,10 @@ def _weighted(spec: ProgramSpec, params: Any, batch: Any, carry: Any, key: jax.A
     """Computes the loss, metrics and gradients of one microbatch, multiplied by its weight."""
 
     def loss_and_rest(part: Any) -> tuple[jax.Array, Any]:
-        output = call_loss_fn(spec.loss_fn, with_constants(part, params), batch, key, carry, has_carry=spec.has_carry)
+        output = call_loss_fn(spec.loss_fn, fill(params, part), batch, key, carry, has_carry=spec.has_carry)
         return output.loss, (output.metrics, output.carry)
 
-    (loss, (metrics, new_carry)), grads = jax.value_and_grad(loss_and_rest, has_aux=True)(trainable(params))
+    (loss, (metrics, new_carry)), grads = jax.value_and_grad(loss_and_rest, has_aux=True)(differentiable(params))
     if spec.weight_fn is None:
         return WeightedSum(loss, metrics, grads, None, new_carry)
     weight = jnp.asarray(spec.weight_fn(batch)).astype(_at_least_float32(loss.dtype))

@@ -7,10 +7,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from gru_jax._jax.partition import differentiable
 from gru_jax.train.gradients import BatchAddress, BatchGradient, batch_gradient
 from gru_jax.train.plans import ProgramSpec
 from gru_jax.train.train_step import ModelState
-from gru_jax.train.trainable import trainable
 from gru_jax.train.tree_paths import named_leaves
 
 
@@ -23,7 +23,9 @@ def nonfinite_report(
     """
     found = _gradient_again(model, jnp.asarray(step), data, jax.tree.map(jnp.asarray, batch), key, spec=spec)
     gradient_norms = {name: float(norm) for name, norm in named_leaves(jax.tree.map(_norm, found.grads)).items()}
-    parameter_norms = {name: float(norm) for name, norm in named_leaves(jax.tree.map(_norm, trainable(model.params))).items()}
+    parameter_norms = {
+        name: float(norm) for name, norm in named_leaves(jax.tree.map(_norm, differentiable(model.params))).items()
+    }
     norms = [
         f"{name or 'params'}: gradient {gradient_norms[name]:.3g}, parameter {parameter_norms[name]:.3g}"
         for name in gradient_norms

@@ -12,10 +12,10 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from gru_jax._jax.partition import differentiable, fill
 from gru_jax.train.batch_sources import StepIndices
 from gru_jax.train.gradients import BatchAddress, batch_gradient
 from gru_jax.train.plans import ProgramSpec
-from gru_jax.train.trainable import trainable, with_constants
 
 
 class ModelState(NamedTuple):
@@ -120,9 +120,9 @@ def _train_step(
     """Takes one optimiser step of one model."""
     optimizer = optax.with_extra_args_support(spec.optimizer(**hyperparameters) if hyperparameters else spec.optimizer)
     found = batch_gradient(spec, model.params, model.carry, step, data, batch, key)
-    part = trainable(model.params)
+    part = differentiable(model.params)
     updates, opt_state = optimizer.update(found.grads, model.opt_state, part, value=found.loss)
-    params = with_constants(optax.apply_updates(part, updates), model.params)
+    params = fill(model.params, optax.apply_updates(part, updates))
     is_finite = jnp.isfinite(found.loss) & _all_finite(found.grads) & _all_finite(params)
     new_if_finite = partial(jax.tree.map, partial(jnp.where, is_finite))
     new_model = ModelState(

@@ -68,7 +68,7 @@ FAULTS = {
         ("two dtypes of parameters are not refused",
          "if len(dtypes) > 1:", "if len(dtypes) > 2:", "engine/test_bad_params"),
         ("a nonlinear output is not refused",
-         "if cell.check_params is None:  # a cell of one's own", "if cell.check_params is not None:", "engine/test_bad_params"),
+         "if cell.check_params is None:  # a user's cell", "if cell.check_params is not None:", "engine/test_bad_params"),
         ("the zero state has the default dtype",
          "return jnp.zeros(leaf.shape[-1], leaf.dtype)", "return jnp.zeros(leaf.shape[-1])", "engine/test_forward_pass"),
         ("a reset sets zeros where the cell starts elsewhere",
