@@ -11,6 +11,7 @@ sys.path.insert(0, str(Path(__file__).parent / "_ext"))
 # The pages run in kernels of their own, which must find `experiments`, and need no GPU.
 os.environ["PYTHONPATH"] = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
 os.environ["JAX_PLATFORMS"] = "cpu"
+os.environ.pop("MPLBACKEND", None)  # another backend than that of the kernels shows no figure
 os.environ["PYTHONWARNINGS"] = "ignore:IProgress not found"  # tqdm would like widgets
 
 project = "gru_jax"
