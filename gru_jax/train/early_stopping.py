@@ -4,6 +4,8 @@ import math
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
+import numpy as np
+
 from gru_jax.train.arguments import checked_count
 
 
@@ -65,11 +67,16 @@ class BestEvaluation(NamedTuple):
         """Takes one more evaluation into account.
 
         Raises:
-            ValueError: If the metric of `rule` is not among `metrics`.
+            ValueError: If the metric of `rule` is not among `metrics`, or is not a scalar.
         """
         if rule.metric not in metrics:
             raise ValueError(
                 f"early_stopping: got the metric {rule.metric!r}, expected one that evaluate returns: {', '.join(metrics)}."
+            )
+        if np.ndim(metrics[rule.metric]):
+            raise ValueError(
+                f"early_stopping: got the metric {rule.metric!r} of shape {np.shape(metrics[rule.metric])}, expected a scalar. "
+                "Let evaluate return its mean too, under another name."
             )
         value = float(metrics[rule.metric])
         if rule.improves(value, self.value):

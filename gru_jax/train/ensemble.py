@@ -9,12 +9,11 @@ import jax.numpy as jnp
 import optax
 from jax.sharding import Mesh
 
-from gru_jax._jax.partition import differentiable
 from gru_jax.train.arguments import check_callable, check_key, check_optimizer
 from gru_jax.train.host_loop import train
 from gru_jax.train.make_plan import make_training_plan
 from gru_jax.train.results import CallbackInfo, FitResult
-from gru_jax.train.train_step import initial_model_state
+from gru_jax.train.train_step import initial_model_state, starting_opt_state
 
 
 def fit_ensemble(  # noqa: D417 (the docstring of fit describes the other arguments)
@@ -27,6 +26,7 @@ def fit_ensemble(  # noqa: D417 (the docstring of fit describes the other argume
     steps: int,
     hyperparameters: Mapping[str, Any] | None = None,
     batch_size: int | None = None,
+    opt_state: Any = None,
     grad_accumulation_steps: int = 1,
     weight_fn: Callable[[Any], jax.Array] | None = None,
     evaluate: Callable[[Any], dict[str, jax.Array]] | None = None,
@@ -67,6 +67,8 @@ def fit_ensemble(  # noqa: D417 (the docstring of fit describes the other argume
         hyperparameters: A dict from the name of each hyperparameter to an array of its N values.
             Defaults to None, which gives all models the same `optimizer`.
         batch_size, grad_accumulation_steps, weight_fn: As for `fit`.
+        opt_state: The optimiser's states to start from, with a leading axis for the N models.
+            Defaults to None, which is `optimizer.init` of each model's parameters.
         evaluate, evaluate_every, callbacks: As for `fit`. `evaluate` receives the parameters of one
             model. A callback receives the parameters of all models.
         progress: As for `fit`. The progress bar shows the mean loss.
@@ -108,11 +110,12 @@ def fit_ensemble(  # noqa: D417 (the docstring of fit describes the other argume
         mesh=mesh, steps_per_execution=steps_per_execution,
     )  # fmt: skip
 
-    def init_optimizer(params: Any, values: dict[str, jax.Array]) -> Any:
+    def init_optimizer(part: Any, values: dict[str, jax.Array]) -> Any:
         make: Any = optimizer
-        return (make(**values) if values else make).init(differentiable(params))
+        return (make(**values) if values else make).init(part)
 
-    return train(plan, initial_model_state(params, jax.vmap(init_optimizer)(params, values), models=models))
+    init_all = lambda part: jax.vmap(init_optimizer)(part, values)
+    return train(plan, initial_model_state(params, starting_opt_state(init_all, params, opt_state), models=models))
 
 
 def _check_leading_axes(models: int, arguments: dict[str, Any]) -> None:

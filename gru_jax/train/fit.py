@@ -8,13 +8,12 @@ import jax
 import optax
 from jax.sharding import Mesh
 
-from gru_jax._jax.partition import differentiable
 from gru_jax.train.arguments import check_key, check_optimizer, checked_count
 from gru_jax.train.early_stopping import EarlyStopping
 from gru_jax.train.host_loop import train
 from gru_jax.train.make_plan import make_training_plan
 from gru_jax.train.results import CallbackInfo, FitResult
-from gru_jax.train.train_step import initial_model_state
+from gru_jax.train.train_step import initial_model_state, starting_opt_state
 
 
 def fit(
@@ -27,6 +26,7 @@ def fit(
     steps: int,
     batch_size: int | None = None,
     carry: Any = None,
+    opt_state: Any = None,
     grad_accumulation_steps: int = 1,
     weight_fn: Callable[[Any], jax.Array] | None = None,
     max_consecutive_nonfinite: int = 10,
@@ -55,12 +55,12 @@ def fit(
 
     Args:
         loss_fn: A function `loss_fn(params, batch, key) -> (loss, metrics)` that returns a scalar
-            and a dict of scalars to record. If `carry` is given, it must be a function
+            and a dict of numbers and arrays to record. Nested dicts are named by path, "a/b". If `carry` is given, it must be a function
             `loss_fn(params, batch, key, carry) -> (loss, metrics, carry)`.
         params: The initial parameters, any pytree of arrays. They are copied, not changed. Integers
             and booleans are not trained.
-        optimizer: An optax transformation, for example `optax.adam(1e-3)`. Transformations that
-            need the loss receive it as `value`.
+        optimizer: An optax transformation, for example `optax.adam(1e-3)` or `optax.lbfgs()`.
+            Transformations that need them receive `value`, `grad` and `value_fn` of the batch.
         data: One of the following.
             - A pytree of arrays whose leading axis counts examples. Sequences, for example, have
               shape `(N, T, D)`.
@@ -79,6 +79,8 @@ def fit(
             batch into the previous one. Defaults to None, for a `loss_fn` without a carry.
 
     Optimisation:
+        opt_state: The optimiser's state to start from, for example that of an earlier result.
+            Defaults to None, which is `optimizer.init(params)`.
         grad_accumulation_steps: The number of microbatches that each batch is split into, to save
             memory. Defaults to 1.
         weight_fn: A function `weight_fn(batch) -> scalar` that weights the parts of a batch
@@ -90,9 +92,9 @@ def fit(
             infinite. `FitResult.skipped_updates` counts them. Defaults to 10.
 
     Evaluation:
-        evaluate: A function `evaluate(params) -> metrics` that returns a dict of scalars. It is
-            compiled, and runs before the first and after the last step. Defaults to None, which
-            evaluates nothing.
+        evaluate: A function `evaluate(params) -> metrics` that returns a dict of numbers and
+            arrays, for example a confusion matrix. It is compiled, and runs before the first and
+            after the last step. Defaults to None, which evaluates nothing.
         evaluate_every: The number of steps between further evaluations. Defaults to None, for no
             further evaluations.
         early_stopping: A `gj.train.EarlyStopping(metric, …)`. It keeps the parameters with the best
@@ -164,4 +166,4 @@ def fit(
         checkpoint_dir=checkpoint_dir, save_every=save_every, max_to_keep=max_to_keep, config=config, resume=resume,
         mesh=mesh, steps_per_execution=steps_per_execution,
     )  # fmt: skip
-    return train(plan, initial_model_state(params, optimizer.init(differentiable(params)), carry))
+    return train(plan, initial_model_state(params, starting_opt_state(optimizer.init, params, opt_state), carry))

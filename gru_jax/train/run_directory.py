@@ -17,7 +17,7 @@ from gru_jax.train.history import HistoryFormat
 from gru_jax.train.plans import CheckpointPlan
 from gru_jax.train.run_config import config_differences
 from gru_jax.train.train_step import ModelState
-from gru_jax.train.tree_paths import is_random_key, named_leaves
+from gru_jax.train.tree_paths import differences_of_leaves, in_structure_of, named_leaves
 
 
 class RunArrays(NamedTuple):
@@ -128,37 +128,19 @@ def load_params(checkpoint_dir: str | os.PathLike[str], like: Any, *, best: bool
     return jax.tree.map(jnp.asarray, _in_structure_of(like, saved._replace(arrays=params), Path(checkpoint_dir)))
 
 
-_LISTED_DIFFERENCES = 8
-
-
 def _in_structure_of(like: Any, saved: Checkpoint, directory: Path) -> Any:
     """Returns the saved arrays in the structure of `like`.
 
     Raises:
         ValueError: If names, shapes or dtypes differ.
     """
-    named = named_leaves(like)
-    describe = lambda leaf: f"{np.dtype(leaf.dtype).name}{list(leaf.shape)}"
-    saved_form = {name: describe(array) for name, array in saved.arrays.items()}
-    expected_form = {name: describe(leaf) for name, leaf in named.items()}
-    names = dict.fromkeys([*saved_form, *expected_form])
-    different = [name for name in names if saved_form.get(name) != expected_form.get(name)]
+    different = differences_of_leaves(saved.arrays, named_leaves(like), "in the checkpoint")
     if different:
-        listed = "; ".join(
-            f"{name}: {saved_form.get(name, 'nothing')} in the checkpoint, {expected_form.get(name, 'nothing')} expected"
-            for name in different[:_LISTED_DIFFERENCES]
-        )
-        more = "; …" if len(different) > _LISTED_DIFFERENCES else ""
         raise ValueError(
-            f"checkpoint_dir: {directory} contains a checkpoint with other arrays, at step {saved.step}. {listed}{more}. "
+            f"checkpoint_dir: {directory} contains a checkpoint with other arrays, at step {saved.step}. {different}. "
             "Use the model and the optimiser that the checkpoint was made with, or another directory."
         )
-    leaves, structure = jax.tree.flatten(like)
-
-    def as_leaf(array: np.ndarray, like: Any) -> Any:
-        return jax.random.wrap_key_data(jnp.asarray(array), impl=jax.random.key_impl(like)) if is_random_key(like) else array
-
-    return jax.tree.unflatten(structure, map(as_leaf, (saved.arrays[name] for name in named), leaves))
+    return in_structure_of(like, saved.arrays)
 
 
 class DirectoryLock:

@@ -5,6 +5,7 @@ skipped unless the loss, the gradients and the new parameters are all finite. Th
 iterations is an argument, so that one compiled program can take any number of steps.
 """
 
+from collections.abc import Callable
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -14,8 +15,9 @@ import optax
 
 from gru_jax._jax.partition import differentiable, fill
 from gru_jax.train.batch_sources import StepIndices
-from gru_jax.train.gradients import BatchAddress, batch_gradient
+from gru_jax.train.gradients import BatchAddress, BatchGradient, batch_gradient
 from gru_jax.train.plans import ProgramSpec
+from gru_jax.train.tree_paths import differences_of_leaves, leaves_by_path
 
 
 class ModelState(NamedTuple):
@@ -46,6 +48,22 @@ def initial_model_state(params: Any, opt_state: Any, carry: Any = None, *, model
     zeros = lambda: jnp.zeros(() if models is None else models, jnp.int32)
     params, opt_state, carry = jax.tree.map(_strongly_typed_copy, (params, opt_state, carry))
     return ModelState(params, opt_state, carry, zeros(), zeros())
+
+
+def starting_opt_state(init: Callable[..., Any], params: Any, opt_state: Any) -> Any:
+    """Returns `opt_state`, or `init` of the trained parameters if it is None.
+
+    Raises:
+        ValueError: If `opt_state` has other names, shapes or dtypes than `init` gives. The message
+            lists the differences.
+    """
+    part = differentiable(params)
+    if opt_state is None:
+        return init(part)
+    different = differences_of_leaves(leaves_by_path(opt_state), leaves_by_path(jax.eval_shape(init, part)), "given")
+    if different:
+        raise ValueError(f"opt_state: {different}. Pass a state of the same optimizer, for parameters of the same shapes.")
+    return opt_state
 
 
 def _strongly_typed_copy(leaf: Any) -> jax.Array:
@@ -119,9 +137,12 @@ def _train_step(
 ) -> tuple[ModelState, dict[str, jax.Array]]:
     """Takes one optimiser step of one model."""
     optimizer = optax.with_extra_args_support(spec.optimizer(**hyperparameters) if hyperparameters else spec.optimizer)
-    found = batch_gradient(spec, model.params, model.carry, step, data, batch, key)
-    part = differentiable(model.params)
-    updates, opt_state = optimizer.update(found.grads, model.opt_state, part, value=found.loss)
+    gradient_at = lambda params: batch_gradient(spec, params, model.carry, step, data, batch, key)
+    found, part = gradient_at(model.params), differentiable(model.params)
+    value_fn = _value_fn(lambda part: gradient_at(fill(model.params, part)))
+    updates, opt_state = optimizer.update(
+        found.grads, model.opt_state, part, value=found.loss, grad=found.grads, value_fn=value_fn
+    )
     params = fill(model.params, optax.apply_updates(part, updates))
     is_finite = jnp.isfinite(found.loss) & _all_finite(found.grads) & _all_finite(params)
     new_if_finite = partial(jax.tree.map, partial(jnp.where, is_finite))
@@ -133,6 +154,25 @@ def _train_step(
         consecutive_skipped=jnp.where(is_finite, 0, model.consecutive_skipped + 1),
     )
     return new_model, {"loss": found.loss, **found.metrics}
+
+
+def _value_fn(gradient_at: Callable[[Any], BatchGradient]) -> Callable[[Any], jax.Array]:
+    """Returns the loss of the batch as a function of the parameters, for optimisers that search along a line.
+
+    Its derivative is the gradient that training uses, with microbatches, devices and weights.
+    """
+
+    @jax.custom_jvp
+    def value_fn(part: Any) -> jax.Array:
+        return gradient_at(part).loss
+
+    @value_fn.defjvp
+    def _(primals: tuple[Any], tangents: tuple[Any]) -> tuple[jax.Array, jax.Array]:
+        found = gradient_at(*primals)
+        products = jax.tree.map(lambda g, dot: (g * dot).sum().real, found.grads, *tangents)
+        return found.loss, sum(jax.tree.leaves(products)).astype(found.loss.dtype)
+
+    return value_fn
 
 
 def _all_finite(tree: Any) -> jax.Array:

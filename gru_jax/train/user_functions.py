@@ -1,10 +1,11 @@
 """Calls the functions that the user passes, and checks what they return."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 
 class LossOutput(NamedTuple):
@@ -41,22 +42,39 @@ def call_loss_fn(
 
 
 def checked_metrics(name: str, metrics: Any, *, reserved: tuple[str, ...]) -> dict[str, jax.Array]:
-    """Returns metrics as a dict of scalar arrays.
+    """Returns metrics as a flat dict of arrays. A metric "b" in the dict "a" is named "a/b".
 
     Raises:
-        TypeError: If `metrics` is not a dict of scalars.
-        ValueError: If a metric has a reserved name.
+        TypeError: If `metrics` is not a dict, or a metric is not a number or an array of numbers.
+        ValueError: If a metric has a reserved name, or two metrics have the same name.
     """
     if not isinstance(metrics, dict):
-        raise TypeError(f"{name}: got metrics of type {type(metrics).__name__}, expected a dict of scalars.")
-    for metric, value in metrics.items():
-        if jnp.shape(value) != ():
-            raise TypeError(
-                f"{name}: got the metric {metric!r} of shape {jnp.shape(value)}, expected a scalar. Reduce it, for example: .mean()."
-            )
+        raise TypeError(f"{name}: got metrics of type {type(metrics).__name__}, expected a dict of numbers and arrays.")
+    flat: dict[str, jax.Array] = {}
+    for metric, value in _named_metrics("", metrics):
         if metric in reserved:
             raise ValueError(f"{name}: got a metric named {metric!r}, expected another name. fit records this one itself.")
-    return {metric: jnp.asarray(value) for metric, value in metrics.items()}
+        if metric in flat:
+            raise ValueError(f"{name}: got two metrics named {metric!r}, expected different names.")
+        flat[metric] = _checked_metric(name, metric, value)
+    return flat
+
+
+def _named_metrics(prefix: str, metrics: dict[Any, Any]) -> Iterator[tuple[str, Any]]:
+    for key, value in metrics.items():
+        if isinstance(value, dict):
+            yield from _named_metrics(f"{prefix}{key}/", value)
+        else:
+            yield f"{prefix}{key}", value
+
+
+def _checked_metric(name: str, metric: str, value: Any) -> jax.Array:
+    is_array = isinstance(value, jax.Array | np.ndarray | np.generic | bool | int | float)
+    dtype = jnp.result_type(value) if is_array else None
+    if dtype is None or not (jnp.issubdtype(dtype, jnp.floating) or jnp.issubdtype(dtype, jnp.integer) or dtype == bool):
+        arrived = f"type {type(value).__name__}" if dtype is None else f"shape {jnp.shape(value)} and dtype {dtype}"
+        raise TypeError(f"{name}: got the metric {metric!r} of {arrived}, expected a real number or an array of real numbers.")
+    return jnp.asarray(value)
 
 
 def _shape_and_dtype(leaf: Any) -> str:

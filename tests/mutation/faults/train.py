@@ -116,7 +116,15 @@ FAULTS = {
          "jnp.where(is_finite, 0, model.consecutive_skipped + 1)",
          "jnp.where(is_finite, model.consecutive_skipped, model.consecutive_skipped + 1)", "train/test_nonfinite"),
         ("the optimiser does not receive the loss",
-         ", value=found.loss)", ")", "train/test_fit"),
+         "value=found.loss, grad=", "grad=", "train/test_fit"),
+        ("a line search sees the loss at the old parameters",
+         "lambda part: gradient_at(fill(model.params, part))", "lambda part: gradient_at(model.params)", "train/test_optimisers"),
+        ("a state of the optimiser that is passed is ignored",
+         "    if opt_state is None:\n        return init(part)", "    if True:\n        return init(part)", "train/test_optimisers"),
+    ],
+    "train/user_functions.py": [
+        ("nested metrics lose the name of their dict",
+         '_named_metrics(f"{prefix}{key}/", value)', '_named_metrics(prefix, value)', "train/test_metrics"),
     ],
     "train/run_config.py": [
         ("a run may resume with other data",
