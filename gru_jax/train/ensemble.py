@@ -29,7 +29,9 @@ def fit_ensemble(  # noqa: D417 (the docstring of fit describes the other argume
     opt_state: Any = None,
     grad_accumulation_steps: int = 1,
     weight_fn: Callable[[Any], jax.Array] | None = None,
-    evaluate: Callable[[Any], dict[str, jax.Array]] | None = None,
+    ema: float | optax.GradientTransformation | None = None,
+    evaluate: Callable[[Any], dict[str, Any]] | None = None,
+    eval_params: Callable[[Any, Any], Any] | None = None,
     evaluate_every: int | None = None,
     callbacks: Sequence[Callable[[CallbackInfo], Any]] = (),
     progress: bool = False,
@@ -69,8 +71,8 @@ def fit_ensemble(  # noqa: D417 (the docstring of fit describes the other argume
         batch_size, grad_accumulation_steps, weight_fn: As for `fit`.
         opt_state: The optimiser's states to start from, with a leading axis for the N models.
             Defaults to None, which is `optimizer.init` of each model's parameters.
-        evaluate, evaluate_every, callbacks: As for `fit`. `evaluate` receives the parameters of one
-            model. A callback receives the parameters of all models.
+        ema, evaluate, eval_params, evaluate_every, callbacks: As for `fit`. `evaluate` and
+            `eval_params` receive the parameters of one model. A callback receives the parameters of all models.
         progress: As for `fit`. The progress bar shows the mean loss.
         checkpoint_dir, save_every, max_to_keep, config, resume, mesh, steps_per_execution: As for
             `fit`.
@@ -105,7 +107,7 @@ def fit_ensemble(  # noqa: D417 (the docstring of fit describes the other argume
     plan = make_training_plan(
         loss_fn=loss_fn, optimizer=optimizer, data=data, key=keys, steps=steps, models=models, hyperparameters=values,
         batch_size=batch_size, grad_accumulation_steps=grad_accumulation_steps, weight_fn=weight_fn,
-        evaluate=evaluate, evaluate_every=evaluate_every, callbacks=callbacks, progress=progress,
+        ema=ema, evaluate=evaluate, eval_params=eval_params, evaluate_every=evaluate_every, callbacks=callbacks, progress=progress,
         checkpoint_dir=checkpoint_dir, save_every=save_every, max_to_keep=max_to_keep, config=config, resume=resume,
         mesh=mesh, steps_per_execution=steps_per_execution,
     )  # fmt: skip
@@ -115,7 +117,9 @@ def fit_ensemble(  # noqa: D417 (the docstring of fit describes the other argume
         return (make(**values) if values else make).init(part)
 
     init_all = lambda part: jax.vmap(init_optimizer)(part, values)
-    return train(plan, initial_model_state(params, starting_opt_state(init_all, params, opt_state), models=models))
+    return train(
+        plan, initial_model_state(params, starting_opt_state(init_all, params, opt_state), ema=plan.program.ema, models=models)
+    )
 
 
 def _check_leading_axes(models: int, arguments: dict[str, Any]) -> None:

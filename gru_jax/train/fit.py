@@ -30,7 +30,9 @@ def fit(
     grad_accumulation_steps: int = 1,
     weight_fn: Callable[[Any], jax.Array] | None = None,
     max_consecutive_nonfinite: int = 10,
-    evaluate: Callable[[Any], dict[str, jax.Array]] | None = None,
+    ema: float | optax.GradientTransformation | None = None,
+    evaluate: Callable[[Any], dict[str, Any]] | None = None,
+    eval_params: Callable[[Any, Any], Any] | None = None,
     evaluate_every: int | None = None,
     early_stopping: EarlyStopping | None = None,
     callbacks: Sequence[Callable[[CallbackInfo], Any]] = (),
@@ -55,7 +57,8 @@ def fit(
 
     Args:
         loss_fn: A function `loss_fn(params, batch, key) -> (loss, metrics)` that returns a scalar
-            and a dict of numbers and arrays to record. Nested dicts are named by path, "a/b". If `carry` is given, it must be a function
+            and a dict of numbers and arrays to record. Nested dicts give names such as "a/b". If
+            `carry` is given, it must be a function
             `loss_fn(params, batch, key, carry) -> (loss, metrics, carry)`.
         params: The initial parameters, any pytree of arrays. They are copied, not changed. Integers
             and booleans are not trained.
@@ -87,6 +90,11 @@ def fit(
             (microbatches and shares of devices) when averaging. For example,
             `lambda batch: batch.mask.sum()` weights them by their number of valid steps. Defaults
             to None, which weights them equally.
+        ema: A decay such as 0.999, for an exponential moving average of the parameters. Evaluations
+            and `best_params` use the average, and `FitResult.ema_params` is its last value. The
+            average is that of `optax.ema`, without a bias towards the initial parameters. Instead
+            of a decay, pass any optax transformation that averages what it receives. Defaults to
+            None, which keeps no average.
         max_consecutive_nonfinite: The number of consecutive skipped updates after which an error is
             raised. An update is skipped if the loss, a gradient or a new parameter is NaN or
             infinite. `FitResult.skipped_updates` counts them. Defaults to 10.
@@ -95,6 +103,9 @@ def fit(
         evaluate: A function `evaluate(params) -> metrics` that returns a dict of numbers and
             arrays, for example a confusion matrix. It is compiled, and runs before the first and
             after the last step. Defaults to None, which evaluates nothing.
+        eval_params: A function `eval_params(opt_state, params) -> params` that gives the parameters
+            to evaluate, for optimisers that keep an average in their state. For example,
+            `optax.contrib.schedule_free_eval_params`. Defaults to None.
         evaluate_every: The number of steps between further evaluations. Defaults to None, for no
             further evaluations.
         early_stopping: A `gj.train.EarlyStopping(metric, …)`. It keeps the parameters with the best
@@ -162,8 +173,11 @@ def fit(
         batch_size=batch_size, has_carry=carry is not None,
         grad_accumulation_steps=grad_accumulation_steps, weight_fn=weight_fn,
         max_consecutive_nonfinite=checked_count("max_consecutive_nonfinite", max_consecutive_nonfinite),
-        evaluate=evaluate, evaluate_every=evaluate_every, early_stopping=early_stopping, callbacks=callbacks, progress=progress,
+        ema=ema, evaluate=evaluate, eval_params=eval_params, evaluate_every=evaluate_every,
+        early_stopping=early_stopping, callbacks=callbacks, progress=progress,
         checkpoint_dir=checkpoint_dir, save_every=save_every, max_to_keep=max_to_keep, config=config, resume=resume,
         mesh=mesh, steps_per_execution=steps_per_execution,
     )  # fmt: skip
-    return train(plan, initial_model_state(params, starting_opt_state(optimizer.init, params, opt_state), carry))
+    return train(
+        plan, initial_model_state(params, starting_opt_state(optimizer.init, params, opt_state), carry, ema=plan.program.ema)
+    )

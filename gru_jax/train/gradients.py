@@ -93,7 +93,7 @@ def _mean(total: WeightedSum, *, microbatches: int) -> BatchGradient:
         dtype = _inexact(leaf.dtype)
         if total.weight is None:
             return leaf.astype(dtype) / microbatches
-        wide = _at_least_float32(dtype)
+        wide = at_least_float32(dtype)
         return (leaf.astype(wide) / total.weight.astype(wide)).astype(dtype)
 
     loss, metrics, grads = jax.tree.map(divide, (total.loss, total.metrics, total.grads))
@@ -136,7 +136,7 @@ def _sum_on_device(spec: ProgramSpec, maker: BatchMaker, inputs: DeviceInputs, s
     microbatch_keys = jax.random.split(keys.loss, spec.grad_accumulation_steps)
     first = jax.tree.map(lambda leaf: leaf[0], (microbatches, carries))
     form = jax.eval_shape(weighted, *first, microbatch_keys[0])._replace(carry=None)
-    zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, _at_least_float32(leaf.dtype)), form)
+    zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, at_least_float32(leaf.dtype)), form)
     axes = spec.mesh.axis_names if spec.mesh else ()
 
     def add(total: WeightedSum, microbatch: Any) -> tuple[WeightedSum, Any]:
@@ -159,11 +159,11 @@ def _weighted(spec: ProgramSpec, params: Any, batch: Any, carry: Any, key: jax.A
     (loss, (metrics, new_carry)), grads = jax.value_and_grad(loss_and_rest, has_aux=True)(differentiable(params))
     if spec.weight_fn is None:
         return WeightedSum(loss, metrics, grads, None, new_carry)
-    weight = jnp.asarray(spec.weight_fn(batch)).astype(_at_least_float32(loss.dtype))
+    weight = jnp.asarray(spec.weight_fn(batch)).astype(at_least_float32(loss.dtype))
 
     def times_weight(leaf: jax.Array) -> jax.Array:
         dtype = _inexact(leaf.dtype)
-        wide = _at_least_float32(dtype)
+        wide = at_least_float32(dtype)
         return (leaf.astype(wide) * weight.astype(wide)).astype(dtype)
 
     loss, metrics, grads = jax.tree.map(times_weight, (loss, metrics, grads))
@@ -184,6 +184,7 @@ def _inexact(dtype: Any) -> Any:
     return dtype if jnp.issubdtype(dtype, jnp.inexact) else jnp.result_type(float)
 
 
-def _at_least_float32(dtype: Any) -> Any:
+def at_least_float32(dtype: Any) -> Any:
+    """Returns `dtype`, or float32 if `dtype` is an integer or in half precision."""
     # jnp.promote_types would raise under jax.numpy_dtype_promotion("strict")
     return dtype if jnp.issubdtype(dtype, jnp.inexact) and jnp.finfo(dtype).bits >= 32 else jnp.float32

@@ -15,7 +15,7 @@ from gru_jax.train.early_stopping import BestEvaluation
 from gru_jax.train.gradients import BatchAddress
 from gru_jax.train.history import History
 from gru_jax.train.nonfinite_report import nonfinite_report
-from gru_jax.train.plans import CheckpointPlan, TrainingPlan
+from gru_jax.train.plans import CheckpointPlan, EvaluationPlan, TrainingPlan
 from gru_jax.train.progress_bar import progress_bar
 from gru_jax.train.results import CallbackInfo, FitResult
 from gru_jax.train.run_directory import DirectoryLock, RunArrays, RunRecord, restore_run, save_run
@@ -142,7 +142,7 @@ class TrainingRun:
         plan = self.plan.evaluation
         if plan is None or self.last_evaluation == self.step or not (is_last or plan.is_due(self.step)):
             return
-        params = self.state.model.params
+        params = self._params_to_evaluate(plan)
         metrics = {name: np.asarray(value) for name, value in _evaluate(params, evaluate=plan.evaluate).items()}
         self.history.add_evaluation(self.step, metrics)
         self.last_evaluation = self.step
@@ -150,6 +150,12 @@ class TrainingRun:
             self.best = self.best.updated(plan.early_stopping, metrics, self.step)
             if self.best.step == self.step:
                 self.best_params = _copied(params)
+
+    def _params_to_evaluate(self, plan: EvaluationPlan) -> Any:
+        model = self.state.model
+        if plan.eval_params is not None:
+            return _eval_params(model.opt_state, model.params, eval_params=plan.eval_params)
+        return model.params if model.average is None else model.average.params
 
     def _save_if_due(self, *, is_last: bool) -> None:
         """Saves a checkpoint, at most once at each step."""
@@ -199,6 +205,7 @@ class TrainingRun:
             steps=self.step,
             skipped_updates=skipped if self.spec.is_ensemble else int(skipped),
             carry=model.carry,
+            ema_params=None if model.average is None else model.average.params,
             best_params=self.best_params if self.best.step is not None else None,
             best_step=self.best.step,
             stop_reason=stop_reason,
@@ -208,6 +215,11 @@ class TrainingRun:
 @partial(jax.jit, static_argnames=("evaluate",))
 def _evaluate(params: Any, *, evaluate: Any) -> dict[str, jax.Array]:
     return evaluate(params)
+
+
+@partial(jax.jit, static_argnames=("eval_params",))
+def _eval_params(opt_state: Any, params: Any, *, eval_params: Any) -> Any:
+    return eval_params(opt_state, params)
 
 
 def _copied(tree: Any) -> Any:

@@ -7,8 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import numpy as np
+import optax
 from jax.sharding import Mesh
 
+from gru_jax._jax.partition import differentiable, fill
 from gru_jax.train import data_parallel
 from gru_jax.train.arguments import check_callable, checked_count, checked_flag, optional_count
 from gru_jax.train.batch_sources import ShuffledData, as_batch_source
@@ -40,6 +43,8 @@ def make_training_plan(
     resume: bool,
     mesh: Mesh | None,
     steps_per_execution: int,
+    ema: Any = None,
+    eval_params: Callable[[Any, Any], Any] | None = None,
     has_carry: bool = False,
     early_stopping: EarlyStopping | None = None,
     max_consecutive_nonfinite: int | None = None,
@@ -71,6 +76,7 @@ def make_training_plan(
         weight_fn=weight_fn,
         has_carry=has_carry,
         max_consecutive_nonfinite=optional_count("max_consecutive_nonfinite", max_consecutive_nonfinite),
+        ema=averaging(ema),
         is_ensemble=is_ensemble,
         models_have_own_batches=is_ensemble and isinstance(source, ShuffledData),
         mesh=mesh,
@@ -89,7 +95,7 @@ def make_training_plan(
         hyperparameters=hyperparameters,
         steps=checked_count("steps", steps),
         steps_per_execution=checked_count("steps_per_execution", steps_per_execution),
-        evaluation=_evaluation_plan(evaluate, evaluate_every, early_stopping, is_ensemble=is_ensemble),
+        evaluation=_evaluation_plan(evaluate, evaluate_every, early_stopping, eval_params, ema, is_ensemble=is_ensemble),
         checkpoints=_checkpoint_plan(
             checkpoint_dir, save_every, max_to_keep=max_to_keep, resume=resume, config=config, run_config=run_config
         ),
@@ -99,9 +105,14 @@ def make_training_plan(
 
 
 def _evaluation_plan(
-    evaluate: Callable[[Any], Any] | None, every: Any, early_stopping: Any, *, is_ensemble: bool
+    evaluate: Callable[[Any], Any] | None, every: Any, early_stopping: Any, eval_params: Any, ema: Any, *, is_ensemble: bool
 ) -> EvaluationPlan | None:
     every = optional_count("evaluate_every", every)
+    if eval_params is not None:
+        check_callable("eval_params", eval_params, "eval_params(opt_state, params) -> params")
+        if evaluate is None or ema is not None:
+            other = "without evaluate, expected both" if evaluate is None else "with ema, expected one of them"
+            raise ValueError(f"eval_params: got a function {other}.")
     if early_stopping is not None:
         if not isinstance(early_stopping, EarlyStopping):
             raise TypeError(f"early_stopping: got {type(early_stopping).__name__}, expected gj.train.EarlyStopping(metric, …).")
@@ -116,7 +127,35 @@ def _evaluation_plan(
         return None
     check_callable("evaluate", evaluate, "evaluate(params) -> metrics")
     checked = _checked_evaluation(evaluate, is_ensemble=is_ensemble)
-    return EvaluationPlan(evaluate=checked, every=every, early_stopping=early_stopping)
+    if eval_params is not None:
+        eval_params = _of_trained_leaves(eval_params, is_ensemble=is_ensemble)
+    return EvaluationPlan(evaluate=checked, every=every, eval_params=eval_params, early_stopping=early_stopping)
+
+
+@cache
+def _of_trained_leaves(eval_params: Callable[[Any, Any], Any], *, is_ensemble: bool) -> Callable[[Any, Any], Any]:
+    # cached for the same reason as _checked_evaluation
+    of_one_model = lambda opt_state, params: fill(params, eval_params(opt_state, differentiable(params)))
+    return jax.vmap(of_one_model) if is_ensemble else of_one_model
+
+
+def averaging(ema: Any) -> Any:
+    """Returns the transformation that the argument `ema` describes, or None.
+
+    Raises:
+        TypeError: If `ema` is neither a number nor an optax transformation.
+        ValueError: If it is a number outside [0, 1).
+    """
+    if ema is None or (hasattr(ema, "init") and hasattr(ema, "update")):
+        return ema
+    if isinstance(ema, bool) or not isinstance(ema, int | float | np.number):
+        raise TypeError(f"ema: got {type(ema).__name__}, expected a decay such as 0.999, or an optax transformation.")
+    if not 0 <= ema < 1:
+        raise ValueError(f"ema: got {ema}, expected a decay of at least 0 and below 1, for example 0.999.")
+    return _ema(float(ema))
+
+
+_ema = cache(optax.ema)  # equal decays give one object, so that the program is compiled only once
 
 
 @cache

@@ -27,6 +27,7 @@ class ProgramSpec:
         has_carry: Whether `loss_fn` takes and returns a carry.
         max_consecutive_nonfinite: The number of consecutive skipped updates after which the program
             returns early. None never returns early.
+        ema: An optax transformation that averages the parameters. None keeps no average.
         is_ensemble: Whether the state has a leading axis for several models.
         models_have_own_batches: Whether the batch indices have an axis for the models too.
         mesh: The mesh over which batches are spread. None for one device.
@@ -39,6 +40,7 @@ class ProgramSpec:
     weight_fn: Callable[[Any], jax.Array] | None
     has_carry: bool = False
     max_consecutive_nonfinite: int | None = None
+    ema: Any = None
     is_ensemble: bool = False
     models_have_own_batches: bool = False
     mesh: Mesh | None = None
@@ -54,11 +56,14 @@ class EvaluationPlan:
             only once.
         every: The number of steps between evaluations. None evaluates before the first and after
             the last step only.
+        eval_params: A function `(opt_state, params) -> params` that gives the parameters to
+            evaluate. None evaluates the average of `ema` if there is one, or else the parameters.
         early_stopping: The rule for keeping the best parameters. None does not keep them.
     """
 
     evaluate: Callable[[Any], dict[str, jax.Array]]
     every: int | None
+    eval_params: Callable[[Any, Any], Any] | None = None
     early_stopping: EarlyStopping | None = None
 
     def is_due(self, step: int) -> bool:

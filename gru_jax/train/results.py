@@ -23,7 +23,9 @@ class FitResult(NamedTuple):
         skipped_updates: The number of updates that were skipped because the loss, a gradient or a
             new parameter was not finite.
         carry: The carry after the last step. None without a carry.
-        best_params: The parameters with the best evaluation. None without `early_stopping`.
+        ema_params: The average of the parameters after the last step. None without `ema`.
+        best_params: The parameters with the best evaluation. With `ema` or `eval_params`, these are
+            averages. None without `early_stopping`.
         best_step: The number of steps that led to `best_params`. None without `early_stopping`.
         stop_reason: Why training stopped early: "early_stopping" or "callback". None if it took all
             steps.
@@ -36,6 +38,7 @@ class FitResult(NamedTuple):
     steps: int
     skipped_updates: Any
     carry: Any = None
+    ema_params: Any = None
     best_params: Any = None
     best_step: int | None = None
     stop_reason: str | None = None

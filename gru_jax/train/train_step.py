@@ -15,9 +15,16 @@ import optax
 
 from gru_jax._jax.partition import differentiable, fill
 from gru_jax.train.batch_sources import StepIndices
-from gru_jax.train.gradients import BatchAddress, BatchGradient, batch_gradient
+from gru_jax.train.gradients import BatchAddress, BatchGradient, at_least_float32, batch_gradient
 from gru_jax.train.plans import ProgramSpec
 from gru_jax.train.tree_paths import differences_of_leaves, leaves_by_path
+
+
+class AverageState(NamedTuple):
+    """An average of the parameters, as `ema` keeps it."""
+
+    params: Any  # the average so far; the initial parameters before the first update
+    state: Any  # the state of the transformation, in at least float32
 
 
 class ModelState(NamedTuple):
@@ -31,6 +38,7 @@ class ModelState(NamedTuple):
     carry: Any  # what loss_fn passes to the next batch, such as a recurrent state; may be None
     skipped_updates: jax.Array  # the number of updates in which something was not finite
     consecutive_skipped: jax.Array  # the number of these since the last update that was applied
+    average: AverageState | None = None  # None without `ema`
 
 
 class TrainState(NamedTuple):
@@ -40,14 +48,21 @@ class TrainState(NamedTuple):
     step: jax.Array
 
 
-def initial_model_state(params: Any, opt_state: Any, carry: Any = None, *, models: int | None = None) -> ModelState:
+def initial_model_state(
+    params: Any, opt_state: Any, carry: Any = None, *, ema: Any = None, models: int | None = None
+) -> ModelState:
     """Makes the state before the first step, from copies of the arguments.
 
     `models` is the number of models of an ensemble, or None for a single model.
     """
     zeros = lambda: jnp.zeros(() if models is None else models, jnp.int32)
     params, opt_state, carry = jax.tree.map(_strongly_typed_copy, (params, opt_state, carry))
-    return ModelState(params, opt_state, carry, zeros(), zeros())
+    state = ModelState(params, opt_state, carry, zeros(), zeros())
+    if ema is None:
+        return state
+    init = ema.init if models is None else jax.vmap(ema.init)
+    average = AverageState(params, init(_wide(differentiable(params))))
+    return state._replace(average=jax.tree.map(_strongly_typed_copy, average))
 
 
 def starting_opt_state(init: Callable[..., Any], params: Any, opt_state: Any) -> Any:
@@ -152,8 +167,23 @@ def _train_step(
         carry=new_if_finite(found.carry, model.carry),
         skipped_updates=jnp.where(is_finite, model.skipped_updates, model.skipped_updates + 1),
         consecutive_skipped=jnp.where(is_finite, 0, model.consecutive_skipped + 1),
+        average=new_if_finite(_updated_average(spec.ema, model.average, params), model.average),
     )
     return new_model, {"loss": found.loss, **found.metrics}
+
+
+def _updated_average(ema: Any, average: AverageState | None, params: Any) -> AverageState | None:
+    """Returns the average with `params` included."""
+    if average is None:
+        return None
+    part = differentiable(params)
+    averaged, state = ema.update(_wide(part), average.state, _wide(part))
+    return AverageState(fill(params, jax.tree.map(lambda leaf, like: leaf.astype(like.dtype), averaged, part)), state)
+
+
+def _wide(tree: Any) -> Any:
+    # in half precision, an average with a decay near 1 would stand still
+    return jax.tree.map(lambda leaf: jnp.asarray(leaf, at_least_float32(leaf.dtype)), tree)
 
 
 def _value_fn(gradient_at: Callable[[Any], BatchGradient]) -> Callable[[Any], jax.Array]:
@@ -170,7 +200,7 @@ def _value_fn(gradient_at: Callable[[Any], BatchGradient]) -> Callable[[Any], ja
     def _(primals: tuple[Any], tangents: tuple[Any]) -> tuple[jax.Array, jax.Array]:
         found = gradient_at(*primals)
         products = jax.tree.map(lambda g, dot: (g * dot).sum().real, found.grads, *tangents)
-        return found.loss, sum(jax.tree.leaves(products)).astype(found.loss.dtype)
+        return found.loss, jnp.asarray(sum(jax.tree.leaves(products)), found.loss.dtype)
 
     return value_fn
 

@@ -71,7 +71,7 @@ def _named_metrics(prefix: str, metrics: dict[Any, Any]) -> Iterator[tuple[str, 
 def _checked_metric(name: str, metric: str, value: Any) -> jax.Array:
     is_array = isinstance(value, jax.Array | np.ndarray | np.generic | bool | int | float)
     dtype = jnp.result_type(value) if is_array else None
-    if dtype is None or not (jnp.issubdtype(dtype, jnp.floating) or jnp.issubdtype(dtype, jnp.integer) or dtype == bool):
+    if dtype is None or not any(jnp.issubdtype(dtype, kind) for kind in (np.floating, np.integer, np.bool_)):
         arrived = f"type {type(value).__name__}" if dtype is None else f"shape {jnp.shape(value)} and dtype {dtype}"
         raise TypeError(f"{name}: got the metric {metric!r} of {arrived}, expected a real number or an array of real numbers.")
     return jnp.asarray(value)
