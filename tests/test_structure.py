@@ -21,6 +21,7 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 # What each part may import besides itself.
 MAY_IMPORT = {
     "_jax": set(),
+    "_files": set(),
     "derivative": {"_engine"},
     "ops": {"_engine", "_jax"},
     "_engine": {"_jax", "derivative", "ops"},
@@ -34,11 +35,11 @@ MAY_IMPORT = {
     "flow": {"_engine", "_jax", "cell", "layers", "unroll"},
     "plot": set(),
     "heads": {"_jax"},
-    "train": {"_jax"},
-    "convert": {"_engine", "_jax", "cell", "cells", "layers"},  # has a table for each cell
+    "train": {"_files", "_jax"},
+    "convert": {"_engine", "_files", "_jax", "cell", "cells", "layers"},  # has a table for each cell
     "verify": {"_jax"},  # checks any function; only cases.py knows the cells, and imports them when called
 }
-MAY_IMPORT["__init__"] = set(MAY_IMPORT) - {"_engine", "_jax"}
+MAY_IMPORT["__init__"] = set(MAY_IMPORT) - {"_engine", "_files", "_jax"}
 CORE_DEPENDENCIES = {"jax", "jaxlib", "jaxtyping", "numpy", "optax"}
 
 

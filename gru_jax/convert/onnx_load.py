@@ -7,9 +7,9 @@ from typing import Any, NamedTuple
 import jax.numpy as jnp
 import numpy as np
 
+from gru_jax._files import import_extra
 from gru_jax.cells.lstm import LSTMParams, LSTMState
 from gru_jax.convert.arrays import to_jax_arrays
-from gru_jax.convert.files import import_extra
 from gru_jax.convert.onnx import INPUTS, from_onnx
 from gru_jax.convert.onnx_attributes import cell_from_attributes, direction_from_attributes
 from gru_jax.layers.bidirectional import BidirectionalParams

@@ -11,8 +11,8 @@ from typing import Any
 
 import numpy as np
 
+from gru_jax._files import import_extra, write_atomically
 from gru_jax.convert.composition import check_composition, single_cells
-from gru_jax.convert.files import import_extra, write_atomically
 from gru_jax.convert.onnx import INPUTS, ONNX, OPERATORS, cells_of_operator, to_onnx
 from gru_jax.layers.stack import Stack
 

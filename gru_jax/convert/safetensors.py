@@ -6,8 +6,8 @@ from typing import Any
 
 import numpy as np
 
+from gru_jax._files import read_safetensors, write_safetensors
 from gru_jax.convert.arrays import as_array
-from gru_jax.convert.files import import_extra, write_atomically
 
 
 def load_safetensors(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
@@ -39,15 +39,7 @@ def load_safetensors(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
         >>> tensors["weight"].shape
         (2, 3)
     """
-    library = import_extra("safetensors.numpy")
-    try:
-        return library.load_file(path)
-    except FileNotFoundError:
-        raise
-    except (import_extra("safetensors").SafetensorError, ValueError, TypeError, KeyError) as error:
-        raise ValueError(
-            f"path: got {os.fspath(path)}, expected a complete safetensors file. Download or write it again. ({error})"
-        ) from error
+    return read_safetensors(path, extra="convert")
 
 
 def save_safetensors(
@@ -83,12 +75,9 @@ def save_safetensors(
         >>> gj.cells.GRUParams(**tensors).W_z.shape
         (3, 4)
     """
-    library = import_extra("safetensors.numpy")
     arrays: dict[str, np.ndarray] = {}
     for name, tensor in tensors.items():
         if not isinstance(name, str):
             raise TypeError(f"tensors[{name!r}]: got the name {name!r}, expected a string. Use {str(name)!r}.")
-        # safetensors ignores strides when it writes memory, so a transposed view must be copied
-        # first
-        arrays[name] = np.asarray(as_array(tensor, f"tensors[{name!r}]"), order="C")
-    write_atomically(path, lambda file: library.save_file(arrays, file, metadata=None if metadata is None else dict(metadata)))
+        arrays[name] = as_array(tensor, f"tensors[{name!r}]")
+    write_safetensors(path, arrays, metadata, extra="convert")

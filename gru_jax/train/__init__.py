@@ -14,6 +14,7 @@ Its modules, from the outside in:
     batch_sources           which examples each step uses; `epoch_order` shuffles them
     bucketed, windows       sequences of different lengths, and windows over long sequences
     run_directory           saves and restores a run; `run_config` refuses to resume a different one
+    params_files            saves and loads parameters alone
     checkpoint              checkpoint files: atomic writes and verified reads
     history                 losses, metrics and evaluations, in memory and as a file
     early_stopping          keeps the best parameters
@@ -29,9 +30,10 @@ from gru_jax.train.data_parallel import data_mesh as data_mesh
 from gru_jax.train.early_stopping import EarlyStopping as EarlyStopping
 from gru_jax.train.ensemble import fit_ensemble as fit_ensemble
 from gru_jax.train.fit import fit as fit
+from gru_jax.train.params_files import load_params as load_params
+from gru_jax.train.params_files import save_params as save_params
 from gru_jax.train.results import CallbackInfo as CallbackInfo
 from gru_jax.train.results import FitResult as FitResult
-from gru_jax.train.run_directory import load_params as load_params
 from gru_jax.train.windows import WindowBatch as WindowBatch
 from gru_jax.train.windows import WindowSource as WindowSource
 from gru_jax.train.windows import windows as windows

@@ -5,12 +5,9 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, NamedTuple, TextIO
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 
 from gru_jax.train import checkpoint
-from gru_jax.train.arguments import checked_flag
 from gru_jax.train.checkpoint import Checkpoint
 from gru_jax.train.early_stopping import BestEvaluation
 from gru_jax.train.history import HistoryFormat
@@ -85,47 +82,6 @@ def restore_run(plan: CheckpointPlan, like: RunArrays) -> RestoredRun | None:
         BestEvaluation(**metadata["best"]), metadata["last_evaluation"], HistoryFormat(**metadata["history_format"])
     )
     return RestoredRun(saved.step, arrays, record)
-
-
-def load_params(checkpoint_dir: str | os.PathLike[str], like: Any, *, best: bool = False) -> Any:
-    """Loads the parameters of the newest valid checkpoint in a run's directory.
-
-    Args:
-        checkpoint_dir: The directory that was passed to `fit`.
-        like: A pytree of arrays with the structure, shapes and dtypes of the parameters, for
-            example freshly initialised ones.
-        best: If True, loads the parameters with the best evaluation, from a run with
-            `early_stopping`. Defaults to False, which loads the parameters of the last saved step.
-
-    Returns:
-        The parameters, in the structure of `like`.
-
-    Raises:
-        FileNotFoundError: If the directory contains no valid checkpoint.
-        ValueError: If names, shapes or dtypes differ from `like`. The message lists the
-            differences. Also if `best` is True and the run had no `early_stopping`.
-        TypeError: If `best` is not a boolean.
-
-    Example:
-        >>> import tempfile, jax, jax.numpy as jnp, optax, gru_jax as gj
-        >>> directory, w = tempfile.mkdtemp(), jnp.zeros(2)
-        >>> loss_fn = lambda w, batch, key: (jnp.square(w - batch.mean()).sum(), {})
-        >>> result = gj.train.fit(
-        ...     loss_fn, w, optax.sgd(0.1), jnp.ones(4), key=jax.random.key(0), steps=20, checkpoint_dir=directory)
-        >>> bool((gj.train.load_params(directory, like=w) == result.params).all())
-        True
-    """
-    best = checked_flag("best", best)
-    saved = checkpoint.load_latest(Path(checkpoint_dir))
-    if saved is None:
-        raise FileNotFoundError(
-            f"checkpoint_dir: {checkpoint_dir} contains no valid checkpoint, expected a directory that was passed to fit."
-        )
-    prefix = ".best_params" if best else ".model.params"
-    params = {name.removeprefix(prefix): array for name, array in saved.arrays.items() if name.startswith(prefix)}
-    if best and not params:
-        raise ValueError(f"best: got True for {checkpoint_dir}, a run without early_stopping, expected False.")
-    return jax.tree.map(jnp.asarray, _in_structure_of(like, saved._replace(arrays=params), Path(checkpoint_dir)))
 
 
 def _in_structure_of(like: Any, saved: Checkpoint, directory: Path) -> Any:

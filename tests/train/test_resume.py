@@ -117,12 +117,12 @@ def test_load_params_loads_the_last_and_the_best_parameters(directory):
     assert_raises(
         lambda: gj.train.load_params(directory, init(hidden=9)),
         ValueError,
-        r"\.cell\.W_z: float32\[2, 7\] in the checkpoint, float32\[2, 9\] expected",
+        r"\.cell\.W_z: float32\[2, 7\] saved, float32\[2, 9\] expected",
     )
     assert_raises(
         lambda: gj.train.load_params(directory, init(), best="yes"), TypeError, "best: got 'yes' .*expected True or False"
     )
-    with pytest.raises(FileNotFoundError, match="contains no valid checkpoint"):
+    with pytest.raises(FileNotFoundError, match="nowhere, which does not exist"):
         gj.train.load_params(directory / "nowhere", init())
 
 

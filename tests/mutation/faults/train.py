@@ -137,10 +137,13 @@ FAULTS = {
         ("a run may resume with other data",
          "digest.update(np.ascontiguousarray(array).tobytes())", "pass", "train/test_resume"),
     ],
-    "train/run_directory.py": [
+    "train/params_files.py": [
         ("load_params confuses the best with the last",
-         'prefix = ".best_params" if best else ".model.params"', 'prefix = ".model.params" if best else ".best_params"',
-         "train/test_resume"),
+         'prefix = ".best_params" if best else', 'prefix = ".model.params" if best else', "train/test_resume"),
+        ("load_params takes the parameters for their average",
+         '".model.average.params" if ema else ', '', "train/test_params_files"),
+    ],
+    "train/run_directory.py": [
         ("two processes may train in one directory",
          "fcntl.LOCK_EX | fcntl.LOCK_NB", "fcntl.LOCK_SH | fcntl.LOCK_NB", "train/test_resume"),
     ],

@@ -1,0 +1,89 @@
+"""Reads and writes safetensors files, writes files atomically, and imports optional packages."""
+
+import importlib
+import os
+import tempfile
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+
+def read_safetensors(path: str | os.PathLike[str], *, extra: str) -> dict[str, np.ndarray]:
+    """Reads the arrays of a safetensors file by name.
+
+    Raises:
+        ImportError: If safetensors is not installed. The message names the extra `extra`.
+        FileNotFoundError: If the file does not exist.
+        ValueError: If the file is truncated or is not a safetensors file.
+    """
+    library = import_extra("safetensors.numpy", extra=extra)
+    try:
+        return library.load_file(path)
+    except FileNotFoundError:
+        raise
+    except (import_extra("safetensors", extra=extra).SafetensorError, ValueError, TypeError, KeyError) as error:
+        raise ValueError(
+            f"path: got {os.fspath(path)}, expected a complete safetensors file. Download or write it again. ({error})"
+        ) from error
+
+
+def write_safetensors(
+    path: str | os.PathLike[str], arrays: Mapping[str, np.ndarray], metadata: Mapping[str, str] | None = None, *, extra: str
+) -> None:
+    """Writes arrays to a safetensors file atomically.
+
+    Raises:
+        ImportError: If safetensors is not installed. The message names the extra `extra`.
+        OSError: If the directory is missing or not writable, or the disk is full.
+    """
+    library = import_extra("safetensors.numpy", extra=extra)
+    # safetensors ignores strides when it writes memory, so a transposed view must be copied first
+    ordered = {name: np.asarray(array, order="C") for name, array in arrays.items()}
+    write_atomically(path, lambda file: library.save_file(ordered, file, metadata=None if metadata is None else dict(metadata)))
+
+
+def import_extra(module: str, *, extra: str = "convert") -> Any:
+    """Imports a module of an extra of this package.
+
+    Raises:
+        ImportError: If the package is not installed. The message says how to install it.
+    """
+    try:
+        return importlib.import_module(module)
+    except ImportError as error:
+        package = module.split(".")[0]
+        raise ImportError(
+            f'{package} is not installed, but it is needed to read and write its files. Run: pip install "gru_jax[{extra}]".'
+        ) from error
+
+
+def write_atomically(path: str | os.PathLike[str], write: Callable[[Path], None]) -> None:
+    """Calls `write` with a temporary file next to `path`, and then renames that file to `path`.
+
+    After a crash, `path` holds either its old content or all of the new content.
+
+    Raises:
+        OSError: If the directory is missing or not writable, or the disk is full.
+    """
+    target = Path(path)
+    handle, name = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.")
+    os.close(handle)
+    temporary = Path(name)
+    try:
+        write(temporary)
+        with open(temporary, "rb") as file:
+            os.fsync(file.fileno())
+        os.chmod(temporary, 0o666 & ~_umask())  # mkstemp creates files that only their owner may read
+        os.replace(temporary, target)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+
+
+def _umask() -> int:
+    """Returns the process's umask, which can only be read by setting it."""
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
