@@ -17,6 +17,8 @@ Its modules, from the outside in:
     params_files            saves and loads parameters alone
     checkpoint              checkpoint files: atomic writes and verified reads
     history                 losses, metrics and evaluations, in memory and as a file
+    history_file            its lines, with checksums
+    regular_files           opens files without following links
     early_stopping          keeps the best parameters
     signals                 lets a run save and exit on SIGTERM and SIGINT
     nonfinite_report        the error message for too many updates with NaN or infinity

@@ -3,20 +3,20 @@
     {"step": 17, "loss": 0.25, "accuracy": 0.9}    computed at step 17, before its update
     {"step": 20, "evaluation": {"nats": 0.3}}      the evaluation of the parameters after 20 steps
 
-NaN and infinite numbers are written as null.
+NaN and infinite numbers are written as null. Each line also has a checksum; see `history_file`.
 """
 
-import json
 import os
+import warnings
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, NamedTuple, TextIO
+from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 
-from gru_jax.train.json_values import to_json_value
+from gru_jax.train.history_file import DamagedLine, as_line, read_lines, replace_lines
 
 FILE_NAME = "history.jsonl"
 
@@ -53,26 +53,34 @@ class History:
             last_evaluation: The step of the last evaluation before the resume. Lines of later
                 evaluations are dropped.
             previous_format: The format of the earlier entries, from the checkpoint.
+
+        Raises:
+            ValueError: If the file is something else than the history of a run.
+            OSError: If the file cannot be read or written.
         """
         self.metrics: dict[str, list[np.ndarray]] = defaultdict(list)
         self.evaluations: dict[str, list[Any]] = defaultdict(list)
-        self._file: TextIO | None = None
+        self._file: BinaryIO | None = None
         if directory is None:
             return
-        path, temporary = directory / FILE_NAME, directory / f".{FILE_NAME}"
-        lines = _read_lines(path, first_step, last_evaluation)
-        self._restore_metrics(lines, first_step, previous_format)
-        self._restore_evaluations(lines, previous_format)
-        if writes_file:
-            temporary.write_text("".join(json.dumps(line) + "\n" for line in lines), "utf-8")
-            os.replace(temporary, path)
-            self._file = open(path, "a", encoding="utf-8")  # noqa: SIM115 (close closes it)
+        path = directory / FILE_NAME
+        try:
+            lines, damaged = read_lines(path)
+            lines = [line for line in lines if _belongs(line, first_step, last_evaluation)]
+            self._restore_metrics(lines, first_step, previous_format)
+            self._restore_evaluations(lines, previous_format)
+            if writes_file:
+                _warn_of_losses(path, lines, damaged, first_step, last_evaluation)
+                self._file = replace_lines(path, lines)
+        except ValueError as error:
+            raise ValueError(f"checkpoint_dir: {error}") from error
 
     def _restore_metrics(self, lines: list[dict[str, Any]], steps: int, previous_format: HistoryFormat) -> None:
-        by_step = {line["step"]: line for line in lines if "evaluation" not in line}
         for name, (dtype, shape) in previous_format.metrics.items():
-            missing = np.full(shape, np.nan).tolist()
-            rows = _as_float64([by_step.get(i, {}).get(name, missing) for i in range(steps)]).reshape(steps, *shape)
+            rows = np.full((steps, *shape), np.nan)
+            for line in lines:
+                if "evaluation" not in line and name in line:
+                    rows[line["step"]] = _as_float64(line[name], shape, name, line["step"])
             stays_float = np.issubdtype(np.dtype(dtype), np.integer) and np.isnan(rows).any()  # NaN is not an integer
             self.metrics[name].append(rows if stays_float else rows.astype(dtype))
 
@@ -80,7 +88,7 @@ class History:
         for line in lines:
             if "evaluation" in line:
                 values = {
-                    name: _as_float64(value).astype(previous_format.evaluations.get(name, "float64"))
+                    name: _as_float64(value, None, name, line["step"]).astype(previous_format.evaluations.get(name, "float64"))
                     for name, value in line["evaluation"].items()
                 }
                 self.add_evaluation(line["step"], values)
@@ -130,25 +138,65 @@ class History:
 
     def _write(self, line: dict[str, Any]) -> None:
         assert self._file is not None
-        self._file.write(json.dumps(to_json_value(line), allow_nan=False) + "\n")
+        self._file.write(as_line(line))
 
 
-def _as_float64(value: Any) -> np.ndarray:
-    """Converts nested lists to an array, with NaN for null."""
-    return np.asarray(value, object).astype(np.float64)
+def _as_float64(value: Any, shape: list[int] | None, name: str, step: int) -> np.ndarray:
+    """Converts nested lists to an array, with NaN for null.
+
+    Raises:
+        ValueError: If `value` is not made of numbers, or has another shape than `shape`.
+    """
+    try:
+        array = np.asarray(value, object).astype(np.float64)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{FILE_NAME}, {name} of step {step}: got something else than numbers. ({error})") from error
+    if shape is not None and list(array.shape) != shape:
+        raise ValueError(f"{FILE_NAME}, {name} of step {step}: got shape {list(array.shape)}, expected {shape}.")
+    return array
 
 
-def _read_lines(path: Path, first_step: int, last_evaluation: int) -> list[dict[str, Any]]:
-    """Reads the lines before `first_step`, and ignores a line that a crash cut off."""
-    if not path.exists():
-        return []
-    kept = []
-    for text in path.read_text("utf-8", errors="replace").splitlines():
-        try:
-            line = json.loads(text)
-            belongs = line["step"] <= last_evaluation if "evaluation" in line else line["step"] < first_step
-        except (ValueError, KeyError, TypeError):
-            continue
-        if belongs:
-            kept.append(line)
-    return kept
+def _belongs(line: dict[str, Any], first_step: int, last_evaluation: int) -> bool:
+    """Tells whether a line is from before the checkpoint. The run takes later steps again."""
+    if "evaluation" in line:
+        return 0 <= line["step"] <= last_evaluation
+    return 0 <= line["step"] < first_step
+
+
+def _warn_of_losses(
+    path: Path, lines: list[dict[str, Any]], damaged: list[DamagedLine], first_step: int, last_evaluation: int
+) -> None:
+    """Warns if steps or evaluations before the checkpoint are missing from the file."""
+    found = {line["step"] for line in lines if "evaluation" not in line}
+    evaluated = {line["step"] for line in lines if "evaluation" in line}
+    lost = ranges(step for step in range(first_step) if step not in found)
+    # a damaged line after the last one that belongs is from after the checkpoint
+    before = [line for line in damaged if lines and line.after_step < lines[-1]["step"]]
+    parts = [f"the metrics of these steps are lost, and are NaN in the history: {lost}"] if lost else []
+    if last_evaluation >= 0 and last_evaluation not in evaluated:
+        parts.append(f"the evaluation after step {last_evaluation} is lost")
+    if before:
+        where = [f"{line.number} (after step {line.after_step})" for line in before]
+        parts.append(f"damaged lines were dropped: {_listed(where)}; evaluations that they held are lost")
+    if parts:
+        warnings.warn(f"checkpoint_dir: {path}: {'; '.join(parts)}.", stacklevel=2)
+
+
+def ranges(numbers: Iterable[int]) -> str:
+    """Writes increasing numbers as ranges, for example "3, 5 to 9".
+
+    Example:
+        >>> ranges([3, 5, 6, 7, 9])
+        '3, 5 to 7, 9'
+    """
+    parts: list[list[int]] = []
+    for number in numbers:
+        if parts and number == parts[-1][1] + 1:
+            parts[-1][1] = number
+        else:
+            parts.append([number, number])
+    return _listed([str(first) if first == last else f"{first} to {last}" for first, last in parts])
+
+
+def _listed(parts: list[str], most: int = 8) -> str:
+    return ", ".join(parts[:most]) + ", …" * (len(parts) > most)

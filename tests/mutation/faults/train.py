@@ -88,6 +88,14 @@ FAULTS = {
         ("a resumed run keeps a step after its checkpoint",
          'line["step"] < first_step', 'line["step"] <= first_step', "train/test_resume"),
     ],
+    "train/history_file.py": [
+        ("a damaged line is read",
+         'if found and zlib.crc32(found[1] + b"}") == int(found[2], 16):', "if found:", "train/test_history_file"),
+    ],
+    "train/regular_files.py": [
+        ("a link in the place of the history is followed",
+         "if kind != stat.S_IFREG:", "if kind == stat.S_IFDIR:", "train/test_history_file"),
+    ],
     "train/plans.py": [
         ("the initial parameters are saved as a checkpoint",
          "return step > 0 and self.save_every is not None", "return self.save_every is not None", "train/test_resume"),
