@@ -39,4 +39,4 @@ def batch_major(conditions: dict[str, Any]) -> dict[str, Any]:
 
 def random_reset_state(cell: Any, params: Any, seed: int = 0) -> Any:
     """Draws a state to reset to, without batch axes."""
-    return normal_like(jax.random.key(50 + seed), cell.initial_state(params))
+    return normal_like(50 + seed, jax.eval_shape(cell.initial_state, params))

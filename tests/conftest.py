@@ -7,9 +7,10 @@
   emitters of jaxlib 0.10. jaxlib exits if it does not know a flag, so each flag is set only where
   it exists.
 - Compiled programs are cached on disk, because many tests compile the same ones: in the directory
-  that JAX_COMPILATION_CACHE_DIR names, where the next run finds them, or else in a temporary one of
-  each process. From time to time a process clears the programs in memory. Each of them takes about ten memory
-  mappings, and a process that exceeds Linux's limit of 65,530 mappings crashes.
+  that JAX_COMPILATION_CACHE_DIR names, where the next run finds them, or else in a temporary one,
+  which the workers of pytest-xdist and the processes that tests start share. From time to time a
+  process clears the programs in memory. Each of them takes about ten memory mappings, and a process
+  that exceeds Linux's limit of 65,530 mappings crashes.
 """
 
 import atexit
@@ -32,9 +33,10 @@ if version("jaxlib").startswith(("0.10.", "0.12.")):
 jax.config.update("jax_enable_x64", os.environ.get("JAX_ENABLE_X64", "1") != "0")
 
 if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
-    compiled = tempfile.mkdtemp(prefix="gru_jax_tests_")
+    # the first process makes the directory, before it starts its workers
+    compiled = os.environ["JAX_COMPILATION_CACHE_DIR"] = tempfile.mkdtemp(prefix="gru_jax_tests_")
     atexit.register(shutil.rmtree, compiled, ignore_errors=True)
-    jax.config.update("jax_compilation_cache_dir", compiled)
+jax.config.update("jax_compilation_cache_dir", os.environ["JAX_COMPILATION_CACHE_DIR"])
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
 jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
 

@@ -7,6 +7,7 @@ ones, a third of wrong backward passes go unnoticed.
 
 from collections.abc import Callable
 from dataclasses import replace
+from functools import cache
 from typing import Any, NamedTuple
 
 import jax
@@ -58,13 +59,27 @@ class Problem(NamedTuple):
     cotangents: Any
 
 
-def normal_like(key: jax.Array, tree: Any) -> Any:
-    """Draws a tree like `tree` of standard normal numbers."""
+def normal(seed: int | tuple[int, ...], *shape: int, dtype: Any = None) -> jax.Array:
+    """Draws standard normal numbers, in float64 unless it is off.
+
+    NumPy draws them: every shape that `jax.random` draws is a program to compile.
+    """
+    dtype = jnp.dtype(jnp.result_type(float) if dtype is None else dtype)
+    random = np.random.default_rng(seed)
+    drawn = random.standard_normal(shape)
+    if jnp.issubdtype(dtype, jnp.complexfloating):
+        drawn = (drawn + 1j * random.standard_normal(shape)) / 2**0.5
+    return jnp.asarray(drawn, dtype)
+
+
+def normal_like(seed: int | tuple[int, ...], tree: Any) -> Any:
+    """Draws a tree like `tree` of standard normal numbers. Its leaves may be shapes with dtypes."""
     leaves, structure = jax.tree.flatten(tree)
-    keys = jax.random.split(key, len(leaves))
-    return structure.unflatten([jax.random.normal(k, leaf.shape, leaf.dtype) for k, leaf in zip(keys, leaves, strict=True)])
+    seeds = [(*np.atleast_1d(seed).tolist(), i) for i in range(len(leaves))]
+    return structure.unflatten([normal(s, *leaf.shape, dtype=leaf.dtype) for s, leaf in zip(seeds, leaves, strict=True)])
 
 
+@cache
 def problem(
     cell: gj.Cell,
     seed: int = 0,
@@ -77,33 +92,31 @@ def problem(
     bias: bool = True,
     scale: float = 1.0,
 ) -> Problem:
-    """Draws a random problem.
+    """Draws a random problem, and keeps it.
 
     With the default `scale`, states neither vanish nor saturate. A larger one saturates them.
     """
     dtype = dtype or jnp.result_type(float)
-    keys = jax.random.split(jax.random.key(seed), 4)
-    dense = lambda key, shape, dtype: scale * jax.random.normal(key, shape, dtype) / max(shape[-1], 1) ** 0.5
-    params = cell.init(
-        keys[0],
-        input_size,
-        hidden_size,
-        bias=bias,
-        dtype=dtype,
-        kernel_init=dense,
-        recurrent_init=dense,
-        bias_init=jax.nn.initializers.normal(0.5 * scale),
-    )
-    xs = jax.random.normal(keys[1], (steps, *batch, input_size), dtype)
-    h0 = normal_like(keys[2], cell.initial_state(params, batch))
-    outputs = jax.eval_shape(lambda *args: gj.unroll(cell, *args), params, xs, h0)
-    return Problem(params, xs, h0, normal_like(keys[3], outputs))
+    init = lambda key: cell.init(key, input_size, hidden_size, bias=bias, dtype=dtype)
+    shapes = jax.eval_shape(init, jax.random.key(0))
+
+    def dense(leaf, drawn):
+        size = 1 / max(leaf.shape[-1], 1) ** 0.5 if leaf.ndim > 1 else 0.5
+        return jnp.asarray(scale * size * np.asarray(drawn, np.float64), leaf.dtype)
+
+    params = jax.tree.map(dense, shapes, normal_like((seed, 0), shapes))
+    xs = normal((seed, 1), steps, *batch, input_size, dtype=dtype)
+    h0 = normal_like((seed, 2), jax.eval_shape(lambda params: cell.initial_state(params, batch), params))
+    x = jax.ShapeDtypeStruct((*batch, input_size), dtype)
+    h, y = jax.eval_shape(cell.step, params, h0, x)
+    outputs = h, jax.ShapeDtypeStruct((steps, *y.shape), y.dtype)
+    return Problem(params, xs, h0, normal_like((seed, 3), outputs))
 
 
 def scan_of_step(
     cell: Any,
     params: Any,
-    xs: jax.Array,
+    xs: Any,
     h0: Any,
     *,
     lengths: Any = None,
@@ -115,20 +128,31 @@ def scan_of_step(
 ) -> tuple[Any, Any]:
     """Runs a `lax.scan` over `cell.step`, the reference that autodiff differentiates.
 
-    It takes the options of `unroll`, with time-major arrays, and shares no code with the engine.
+    It takes the options of `unroll`, with time-major arrays, and any inputs and states that `unroll`
+    takes, and shares no code with the engine. `reset_state` defaults to zeros.
     """
-    valid = jnp.ones(xs.shape[:-1], bool) if mask is None else mask
+    axes = cell.num_feature_axes
+    first, feature_axes = (jax.tree.leaves(tree)[0] for tree in (xs, dict(axes) if isinstance(axes, dict) else axes))
+    leading = first.shape[: first.ndim - feature_axes]
+    valid = jnp.ones(leading, bool) if mask is None else jnp.asarray(mask)
     if lengths is not None:
-        valid = valid & (jnp.arange(xs.shape[0])[(...,) + (None,) * jnp.ndim(lengths)] < lengths)
-    resets = jnp.zeros(xs.shape[:-1], bool) if resets is None else resets
+        valid = valid & (jnp.arange(leading[0])[(...,) + (None,) * jnp.ndim(lengths)] < lengths)
+    resets = jnp.zeros(leading, bool) if resets is None else jnp.asarray(resets)
     after_reset = jax.tree.map(jnp.zeros_like, h0) if reset_state is None else reset_state
 
+    def select(condition, one, other):
+        at = lambda leaf: condition.reshape(condition.shape + (1,) * (leaf.ndim - condition.ndim))
+        return jax.tree.map(lambda a, b: jnp.where(at(b), a, b), one, other)
+
+    def zero_if_masked(valid, tree):
+        return select(~valid, jax.tree.map(jnp.zeros_like, tree), tree)
+
     def step(h, at_t):
-        x, valid, reset = (part if part.ndim == xs.ndim - 1 else part[..., None] for part in at_t)
-        before = jax.tree.map(lambda new, old: jnp.where(reset, new, old), after_reset, h)
-        after, y = cell.step(params, before, jnp.where(valid, x, 0))
-        h = jax.tree.map(lambda new, old: jnp.where(valid, new, old), after, h)
-        return h, {"all": jnp.where(valid, y, 0), "states": h, "last": None}[outputs]
+        x, valid, reset = at_t
+        before = select(reset, after_reset, h)
+        after, y = cell.step(params, before, zero_if_masked(valid, x))
+        h = select(~valid, h, after)
+        return h, {"all": zero_if_masked(valid, y), "states": h, "last": None}[outputs]
 
     return jax.lax.scan(step, h0, (xs, valid, resets), reverse=reverse)
 
@@ -137,6 +161,19 @@ def gradients(run: Callable[..., Any], p: Problem) -> tuple[Any, Any]:
     """Returns the outputs of `run(params, xs, h0)`, and the cotangents of its arguments."""
     outputs, vjp = jax.vjp(run, p.params, p.xs, p.h0)
     return outputs, vjp(p.cotangents)
+
+
+def compiled(function: Callable[..., Any], *args: Any) -> Any:
+    """Compiles a function as one program, and returns what it returns as arrays of NumPy.
+
+    Outside of such a program every operation on arrays of a new shape is a program of its own.
+    """
+    return on_host(jax.jit(function)(*args))
+
+
+def on_host(tree: Any) -> Any:
+    """Turns arrays into those of NumPy. Slices and sums of them compile nothing."""
+    return jax.tree.map(np.asarray, tree)
 
 
 def named_leaves(tree: Any) -> dict[str, np.ndarray]:

@@ -33,7 +33,7 @@ def test_values_and_gradients_equal_those_on_the_cpu(cell, residuals, gpu):
         run = partial(gj.unroll, cell, derivative=derivative, **options)
         p = problem(cell)
         outputs = jax.eval_shape(run, p.params, p.xs, p.h0)
-        p = p._replace(cotangents=normal_like(jax.random.key(7), outputs))
+        p = p._replace(cotangents=normal_like(7, outputs))
         on_gpu = jax.jit(partial(gradients, run))(jax.device_put(p, gpu))
         assert {leaf.devices().pop().platform for leaf in jax.tree.leaves(on_gpu)} == {"gpu"}
         on_cpu = jax.jit(partial(gradients, run))(jax.device_put(p, jax.devices("cpu")[0]))

@@ -25,8 +25,8 @@ def cell(request):
 def values_at_random_states(cell, seed):
     """Draws (params, xs, h_prevs, h_bars, g, k) with independent previous states."""
     p = problem(cell, seed, bias=seed != SEEDS[-1])
-    h_prevs = normal_like(jax.random.key(100 + seed), cell.initial_state(p.params, (T, B)))
-    h_bars = normal_like(jax.random.key(200 + seed), h_prevs)
+    h_prevs = normal_like(100 + seed, cell.initial_state(p.params, (T, B)))
+    h_bars = normal_like(200 + seed, h_prevs)
     g = cell.gates(p.params, cell.project(p.params, p.xs), h_prevs)
     return p.params, p.xs, h_prevs, h_bars, g, cell.adjoint.linearize(g, h_prevs)
 
@@ -52,7 +52,7 @@ def test_input_vjp_is_the_transpose_of_all_steps_with_respect_to_params_and_inpu
 def test_state_jvp_and_input_jvp_are_the_tangents_of_a_step(cell):
     for seed in SEEDS:
         params, xs, h_prevs, _, g, k = values_at_random_states(cell, seed)
-        params_dot, xs_dot, h_dot = normal_like(jax.random.key(300 + seed), (params, xs, h_prevs))
+        params_dot, xs_dot, h_dot = normal_like(300 + seed, (params, xs, h_prevs))
         primals = params, xs, h_prevs
         zeros = jax.tree.map(jnp.zeros_like, primals)
         step = lambda *primals: one_step(cell, *primals)

@@ -29,7 +29,7 @@ def test_blocks_and_residuals_change_no_value_and_no_gradient(cell, outputs, rev
     options = {"outputs": outputs, "reverse": reverse, **ALL_THREE}
     p = problem(cell)
     out = jax.eval_shape(partial(gj.unroll, cell, outputs=outputs), p.params, p.xs, p.h0)
-    p = p._replace(params=(p.params, random_reset_state(cell, p.params)), cotangents=normal_like(jax.random.key(5), out))
+    p = p._replace(params=(p.params, random_reset_state(cell, p.params)), cotangents=normal_like(5, out))
 
     def run(unroll, params_and_reset_state, xs, h0):
         params, reset_state = params_and_reset_state
@@ -47,7 +47,7 @@ def test_second_derivatives_and_vmap_through_blocks_equal_autodiff(residuals, ne
     cell, p = gj.gru(), problem(gj.gru())
     loss = lambda derivative, params, xs: jnp.sum(gj.unroll(cell, params, xs, p.h0, derivative=derivative)[1] ** 3)
     blocked = gj.CustomVJP(residuals=residuals, block_size=3)
-    direction = normal_like(jax.random.key(8), p.params)
+    direction = normal_like(8, p.params)
 
     def second(derivative):
         along = lambda t: loss(derivative, jax.tree.map(lambda a, b: a + t * b, p.params, direction), p.xs)

@@ -123,6 +123,6 @@ def test_a_flag_in_the_input_can_change_a_step():
     )
     p = problem(cell)
     flag = jnp.zeros((T, B, 1)).at[-1].set(1)
-    with_flag = p._replace(xs=jnp.concatenate([p.xs, flag], -1), cotangents=normal_like(jax.random.key(9), p.cotangents))
+    with_flag = p._replace(xs=jnp.concatenate([p.xs, flag], -1), cotangents=normal_like(9, p.cotangents))
     scan = lambda params, xs, h0: jax.lax.scan(partial(flagged.step, params), h0, xs)
     assert_close(gradients(partial(gj.unroll, flagged), with_flag), gradients(scan, with_flag))

@@ -56,7 +56,7 @@ LARGEST = replace(
 )
 P = LEARNED.init(KEYS[0], D, H)
 XS = jax.random.normal(KEYS[1], (T, B, D), jnp.result_type(float))
-H0 = normal_like(KEYS[2], LEARNED.initial_state(P, B))
+H0 = normal_like(2, LEARNED.initial_state(P, B))
 
 FORMS = {
     "units": (lambda g, h: g[..., :3], ValueError, r"returned a state of shape \(3, 3\), expected \(3, 5\)"),

@@ -74,7 +74,7 @@ def test_custom_jvp_has_the_tangents_and_the_gradients_of_autodiff(cell, reverse
     tested, autodiff = by_custom_jvp(cell, **options), by_autodiff(cell, **options)
     p = problem(cell, bias=not reverse)
     args = (p.params, p.xs, p.h0)
-    dots = normal_like(jax.random.key(7), args)
+    dots = normal_like(7, args)
     assert_close(jvp(tested, args, dots), jvp(autodiff, args, dots))
     assert_close(jax.jit(partial(gradients, tested))(p), jax.jit(partial(gradients, autodiff))(p))
 
@@ -86,7 +86,7 @@ def test_custom_jvp_has_the_tangents_of_autodiff_at_edge_sizes(name, sizes):
     cell = CELLS[name]
     p = problem(cell, **sizes)
     args = (p.params, p.xs, p.h0)
-    dots = normal_like(jax.random.key(7), args)
+    dots = normal_like(7, args)
     assert_close(jvp(by_custom_jvp(cell), args, dots), jvp(by_autodiff(cell), args, dots))
 
 
@@ -109,7 +109,7 @@ def test_the_derived_tangent_is_the_transpose_of_the_derived_adjoint(cell, condi
         return gj.unroll(cell, params, xs, h0, reset_state=reset_state, reverse=reverse, derivative=derivative, **conditions)
 
     _, bars = gradients(partial(run, gj.CustomVJP()), p._replace(params=params_and_reset_state))
-    leaves, structure = jax.tree.flatten(normal_like(jax.random.key(8), args))
+    leaves, structure = jax.tree.flatten(normal_like(8, args))
     tangent = jax.jit(lambda v: jax.jvp(partial(run, gj.CustomJVP()), args, v)[1])
     for i, (leaf, bar) in enumerate(zip(leaves, jax.tree.leaves(bars), strict=True)):
         v = structure.unflatten([leaf if j == i else jnp.zeros_like(other) for j, other in enumerate(leaves)])
@@ -143,7 +143,7 @@ def test_every_second_derivative_through_custom_jvp_equals_autodiff(name):
 def test_custom_jvp_works_under_vmap_and_in_shard_map():
     p = problem(gj.gru())
     run = lambda xs_dot: jax.jvp(lambda xs: by_custom_jvp(gj.gru())(p.params, xs, p.h0), (p.xs,), (xs_dot,))[1]
-    dots = normal_like(jax.random.key(1), jnp.stack([p.xs, p.xs]))
+    dots = normal_like(1, jnp.stack([p.xs, p.xs]))
     assert_close(jax.vmap(run)(dots), jax.tree.map(lambda *parts: jnp.stack(parts), run(dots[0]), run(dots[1])))
 
     def tangent(xs, xs_dot):
@@ -156,7 +156,7 @@ def test_custom_jvp_works_under_vmap_and_in_shard_map():
 
 
 def test_custom_jvp_differentiates_a_cell_without_a_tangent_by_autodiff():
-    args, dots = (P.params, P.xs, P.h0), normal_like(jax.random.key(3), (P.params, P.xs, P.h0))
+    args, dots = (P.params, P.xs, P.h0), normal_like(3, (P.params, P.xs, P.h0))
     expected = jvp(by_custom_jvp(gj.gru()), args, dots)
     for cell in (without_derivation(gj.gru()), replace(gj.gru(), tangent=None)):
         assert_close(jvp(by_custom_jvp(cell), args, dots), expected)

@@ -67,7 +67,7 @@ def test_values_and_gradients_equal_autodiff_of_the_plain_scan(case, needs_x64):
     conditions |= {} if case["resets"] == "none" else {"resets": RESETS}
     reset_state = random_reset_state(cell, p.params) if case["resets"] == "to a state" else None
     out = jax.eval_shape(partial(gj.unroll, cell, **options), p.params, p.xs, p.h0)
-    p = p._replace(params=(p.params, reset_state), cotangents=normal_like(jax.random.key(3), out))
+    p = p._replace(params=(p.params, reset_state), cotangents=normal_like(3, out))
 
     def measured(params_and_reset_state, xs, h0):
         params, reset_state = params_and_reset_state

@@ -92,7 +92,7 @@ every_cell = pytest.mark.parametrize("cell", CELLS.values(), ids=CELLS.keys())
 
 def draw(cell):
     params = cell.init(KEYS[0], D, H, **({"dtype": FLOAT} if cell is GRU else {}))
-    return params, jax.random.normal(KEYS[1], (T, B, D), FLOAT), normal_like(KEYS[2], cell.initial_state(params, B))
+    return params, jax.random.normal(KEYS[1], (T, B, D), FLOAT), normal_like(2, cell.initial_state(params, B))
 
 
 def select(condition, one, other):
@@ -119,7 +119,7 @@ def loop(cell, params, xs, h, lengths=None, mask=None, resets=None, reverse=Fals
 def value_and_gradients(run, *args):
     def loss(*args):
         h, ys = run(*args)
-        return (jnp.cos(2 * ys) * normal_like(KEYS[3], ys)).sum() + jnp.sin(h.real).sum() + (h.imag**2).sum()
+        return (jnp.cos(2 * ys) * normal_like(3, ys)).sum() + jnp.sin(h.real).sum() + (h.imag**2).sum()
 
     return jax.jit(lambda *args: (run(*args), jax.grad(loss, (0, 1, 2))(*args)))(*args)
 
@@ -148,7 +148,7 @@ def test_steps_windows_and_both_directions_read_out_too(cell):
     states = gj.unroll(cell, params, xs, h0, outputs="states")[1]
     assert states.shape == (T, B, H)
     both = gj.bidirectional(cell, merge="sum")
-    other = normal_like(KEYS[4], params)
+    other = normal_like(4, params)
     expected = ys + gj.unroll(cell, other, xs, h0, reverse=True)[1]
     assert_close(gj.unroll(both, {"forward": params, "backward": other}, xs, (h0, h0))[1], expected)
 

@@ -39,7 +39,7 @@ def layer_problem(cell, input_size=D):
     """Draws params, xs, and an h0 without batch axes."""
     params = cell.init(KEYS[0], input_size, H, dtype=jnp.result_type(float), bias_init=jax.nn.initializers.normal(0.5))
     xs = jax.random.normal(KEYS[1], (T, B, input_size))
-    return params, xs, normal_like(KEYS[2], cell.initial_state(params))
+    return params, xs, normal_like(2, cell.initial_state(params))
 
 
 def for_each_sequence(h0):

@@ -98,8 +98,8 @@ def draw(cell, batch=(B,)):
     features = (D,) if cell is MATRIX else (HEIGHT, WIDTH, CHANNELS)
     params = cell.init(KEYS[0], features[-1], VALUE_SIZE if cell is MATRIX else FILTERS)
     xs = jax.random.normal(KEYS[1], (T, *batch, *features), FLOAT)
-    h0 = normal_like(KEYS[2], cell.initial_state(params, batch))
-    return params, xs, h0, normal_like(KEYS[3], cell.initial_state(params))
+    h0 = normal_like(2, cell.initial_state(params, batch))
+    return params, xs, h0, normal_like(3, cell.initial_state(params))
 
 
 def loop(cell, params, xs, h0, reset_state, *, lengths=None, mask=None, resets=None):

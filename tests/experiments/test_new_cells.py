@@ -36,7 +36,7 @@ def draw(name):
     """Draws params and xs. Integers among the params stay as `init` makes them."""
     params = CELLS[name].init(KEYS[0], D, H, dtype=FLOAT)
     vary = lambda leaf, noise: leaf + 0.3 * noise if leaf.dtype == FLOAT else leaf
-    params = jax.tree.map(vary, params, normal_like(KEYS[1], jax.tree.map(lambda leaf: leaf.astype(FLOAT), params)))
+    params = jax.tree.map(vary, params, normal_like(1, jax.tree.map(lambda leaf: leaf.astype(FLOAT), params)))
     features = (HEIGHT, WIDTH, D) if name == "conv_gru" else (D,)
     xs = jax.random.normal(KEYS[2], (T, B, *features), FLOAT)
     if name == "gru_d":

@@ -19,7 +19,7 @@ def random_problem(cell):
     """Draws (params, xs, h0, reset state)."""
     params = cell.init(KEYS[0], D, H, dtype=jnp.result_type(float), bias_init=jax.nn.initializers.normal(0.5))
     xs = jax.random.normal(KEYS[1], (T, B, D))
-    return params, xs, normal_like(KEYS[2], cell.initial_state(params, B)), normal_like(KEYS[3], cell.initial_state(params))
+    return params, xs, normal_like(2, cell.initial_state(params, B)), normal_like(3, cell.initial_state(params))
 
 
 MERGES = {

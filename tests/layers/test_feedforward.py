@@ -47,9 +47,9 @@ NETWORK = gj.stack([DENSE, BLOCK, BLOCK])
 
 def draw(layer, hidden_size=H):
     """Draws random params, xs and a state."""
-    params = normal_like(KEYS[0], layer.init(KEYS[0], D, hidden_size, dtype=FLOAT))
+    params = normal_like(0, layer.init(KEYS[0], D, hidden_size, dtype=FLOAT))
     xs = jax.random.normal(KEYS[1], (T, B, D), FLOAT)
-    return params, xs, normal_like(KEYS[2], layer.initial_state(params, B))
+    return params, xs, normal_like(2, layer.initial_state(params, B))
 
 
 def by_hand(params, xs, h0, valid, **conditions):

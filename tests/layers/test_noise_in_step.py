@@ -111,7 +111,7 @@ def test_dropout_between_the_layers_of_a_stack_acts_in_step():
         cell = gj.stack([gj.gru(), gj.zoneout(gj.lstm(), 0.3)], dropout=0.4, variational=variational)
         params = cell.init(KEY, D, H, dtype=jnp.result_type(float))
         xs = jax.random.normal(STEP_KEY, (T, B, D))
-        h0 = normal_like(SEQUENCE_KEY, cell.initial_state(params, B))
+        h0 = normal_like(3, cell.initial_state(params, B))
         key = (SEQUENCE_KEY, STEP_KEY)
         h_last, ys = gj.unroll(cell, params, xs[:1], h0, key=key)
         assert_close(gj.step(cell, params, h0, xs[0], key=key), (h_last, ys[0]))
@@ -135,7 +135,7 @@ def test_windows_of_truncated_backpropagation_share_the_mask_of_a_sequence_and_d
 def test_the_compute_dtype_of_step_is_that_of_unroll(cell):
     params = cell.init(KEY, D, H)
     xs = jax.random.normal(STEP_KEY, (T, B, D), jnp.float32)
-    h0 = normal_like(SEQUENCE_KEY, cell.initial_state(params, B))
+    h0 = normal_like(3, cell.initial_state(params, B))
     run = partial(gj.step, cell, params, h0, xs[0], key=KEY)
     h_last, ys = gj.unroll(cell, params, xs[:1], h0, key=KEY, compute_dtype=jnp.bfloat16)
     lowered = run(compute_dtype=jnp.bfloat16)

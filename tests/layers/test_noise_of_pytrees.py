@@ -12,9 +12,8 @@ import pytest
 
 import gru_jax as gj
 from tests.conditions import LENGTHS
-from tests.engine.test_inputs_of_any_form import CAMERA, PARAMS, TIMED, TUPLE, Observation, inputs, loop
-from tests.engine.test_leaves_that_are_not_floats import CLOCKWORK, PROBLEMS
-from tests.problems import B, D, H, T, assert_close, assert_raises
+from tests.problems import B, D, H, T, assert_close, assert_raises, compiled, normal, problem, scan_of_step
+from tests.unusual_cells import CAMERA, CLOCKWORK, LEAF_PROBLEMS, PARAMS, TIMED, TUPLE, Observation, inputs
 
 KEY = jax.random.key(19)
 RATES = {
@@ -37,7 +36,8 @@ def seen_by_the_cell(cell, rates, xs):
         output=lambda h: jax.tree.leaves(h)[0],
         zero_state=lambda params: empty,
     )
-    return gj.unroll(gj.variational_dropout(recorder, inputs=rates), PARAMS, xs, key=KEY, outputs="states")[1]
+    run = lambda xs: gj.unroll(gj.variational_dropout(recorder, inputs=rates), PARAMS, xs, key=KEY, outputs="states")[1]
+    return compiled(run, xs)
 
 
 @every_rate
@@ -66,25 +66,31 @@ def test_features_are_dropped_once_per_sequence_at_the_rate_of_their_array(cell,
 @every_rate
 def test_values_and_gradients_are_those_of_a_loop_over_the_dropped_inputs(cell, rates, each):
     xs = inputs(cell)
-    seen = seen_by_the_cell(cell, rates, xs)
     dropped = gj.variational_dropout(cell, inputs=rates)
-    reference = lambda params: loop(cell, params, seen, lengths=LENGTHS)
-    gradient = lambda run: jax.jit(jax.grad(lambda params: jnp.sin(run(params)[1]).sum()))(PARAMS)
-    values, expected = reference(PARAMS), gradient(reference)
-    for derivative in (gj.CustomVJP(), gj.CustomJVP(), gj.Autodiff()):
-        ours = partial(gj.unroll, dropped, xs=xs, lengths=LENGTHS, key=KEY, derivative=derivative)
-        assert_close(ours(PARAMS), values)
-        assert_close(gradient(ours), expected)
+
+    def results(xs, seen):
+        def of(run):
+            return run(PARAMS)[1], jax.grad(lambda params: jnp.sin(run(params)[1]).sum())(PARAMS)
+
+        scan = lambda params: scan_of_step(cell, params, seen, jnp.zeros((B, H), PARAMS.W.dtype), lengths=LENGTHS)
+        options = {"xs": xs, "lengths": LENGTHS, "key": KEY}
+        derivatives = gj.CustomVJP(), gj.CustomJVP(), gj.Autodiff()
+        return [of(scan), *(of(partial(gj.unroll, dropped, derivative=each, **options)) for each in derivatives)]
+
+    expected, *measured = compiled(results, xs, seen_by_the_cell(cell, rates, xs))
+    for result in measured:
+        assert_close(result, expected)
 
 
 def test_steps_drop_what_unroll_drops():
     xs, dropped = inputs(CAMERA), gj.variational_dropout(CAMERA, inputs={"image": 0.5, "action": 0})
-    h, ys = dropped.initial_state(PARAMS, B), []
-    for t in range(T):
-        x = jax.tree.map(lambda leaf, t=t: leaf[t], xs)
-        h, y = gj.step(dropped, PARAMS, h, x, key=(KEY, jax.random.key(t)))
-        ys.append(y)
-    assert_close(jnp.stack(ys), gj.unroll(dropped, PARAMS, xs, key=(KEY, KEY))[1])
+    step = lambda h, at_t: gj.step(dropped, PARAMS, h, at_t[0], key=(KEY, at_t[1]))
+
+    def results(xs):
+        by_step = jax.lax.scan(step, dropped.initial_state(PARAMS, B), (xs, jax.random.split(KEY, T)))
+        return by_step, gj.unroll(dropped, PARAMS, xs, key=(KEY, KEY))
+
+    assert_close(*compiled(results, xs))
 
 
 def test_cells_with_a_rate_for_each_array_compare_by_value():
@@ -96,7 +102,7 @@ def test_cells_with_a_rate_for_each_array_compare_by_value():
 
 
 def test_zoneout_has_rates_in_a_dict_and_leaves_counters_alone():
-    _, params = PROBLEMS["an integer in state and params"]
+    _, params = LEAF_PROBLEMS["an integer in state and params"]
     as_dict = lambda state: state._asdict()
     by_name = replace(
         CLOCKWORK,
@@ -106,23 +112,24 @@ def test_zoneout_has_rates_in_a_dict_and_leaves_counters_alone():
         zero_state=lambda p: as_dict(CLOCKWORK.zero_state(p)),
     )
     zero = CLOCKWORK.zero_state(params)
-    xs = jax.random.normal(KEY, (T, B, D), params.W.dtype)
     for cell, rate in ((CLOCKWORK, 0.6), (by_name, {"count": 0.0, "h": 0.6})):
-        noisy = gj.zoneout(cell, rate)
-        h_last, ys = gj.unroll(noisy, params, xs, key=KEY)
-        count = h_last["count"] if cell is by_name else h_last.count
-        assert (np.asarray(count) == T).all()
+        noisy, parts = gj.zoneout(cell, rate), (lambda state: state["h"]) if cell is by_name else (lambda state: state.h)
+
+        def results(xs, cell=cell, noisy=noisy, parts=parts):
+            def mixed_step(h, x):
+                new, _ = cell.step(params, h, x)
+                mixed = 0.6 * parts(h) + 0.4 * parts(new)
+                return new | {"h": mixed} if cell is by_name else new._replace(h=mixed), mixed
+
+            expectation = gj.unroll(noisy.deterministic(), params, xs)[1]
+            mixed = jax.lax.scan(mixed_step, cell.initial_state(params, B), xs)[1]
+            return gj.unroll(noisy, params, xs, key=KEY), expectation, mixed
+
+        (h_last, ys), expectation, mixed = compiled(results, normal(1, T, B, D, dtype=params.W.dtype))
+        assert ((h_last["count"] if cell is by_name else h_last.count) == T).all()
         kept = np.isclose(ys[1:], ys[:-1])[:, :, :2]  # units of period 1 change at every step
         assert 0.4 < kept.mean() < 0.8
-        expected = gj.unroll(noisy.deterministic(), params, xs)[1]
-        h, found = cell.initial_state(params, B), []
-        for t in range(T):
-            new, _ = cell.step(params, h, xs[t])
-            old, own = (h["h"], new["h"]) if cell is by_name else (h.h, new.h)
-            mixed = 0.6 * old + 0.4 * own
-            h = new | {"h": mixed} if cell is by_name else new._replace(h=mixed)
-            found.append(mixed)
-        assert_close(expected, jnp.stack(found))
+        assert_close(expectation, mixed)
 
 
 def test_dropout_of_a_state_in_a_dict_acts_on_its_part_h():
@@ -135,9 +142,9 @@ def test_dropout_of_a_state_in_a_dict_acts_on_its_part_h():
         adjoint=None,
         tangent=None,
     )
-    params = gj.gru().init(KEY, D, H)
-    xs = jax.random.normal(KEY, (T, B, D), jnp.float32)
-    states = gj.unroll(gj.variational_dropout(as_dict, state=0.4), params, xs, key=KEY, outputs="states")[1]
+    p = problem(gj.gru(), dtype=jnp.float32)
+    noisy = gj.variational_dropout(as_dict, state=0.4)
+    states = compiled(lambda p: gj.unroll(noisy, p.params, p.xs, key=KEY, outputs="states")[1], p)
     kept = np.isclose(states["seen"][1:], states["h"][:-1] / 0.6, rtol=1e-5)
     assert (kept == kept[0]).all()
     assert (kept | (np.asarray(states["seen"][1:]) == 0)).all()
@@ -151,7 +158,7 @@ BAD = {
     "booleans": (lambda: run(gj.variational_dropout(TIMED, inputs=Observation(0.0, 0.0, 0.2))), TypeError, r"inputs\.seen: got 0\.2 for xs\.seen of dtype bool, expected 0"),
     "a rate of one array": (lambda: gj.variational_dropout(TIMED, inputs=Observation(0.0, 1.0, 0.2)), ValueError, r"inputs\.gap: got 1\.0, expected a probability"),
     "a string": (lambda: gj.variational_dropout(TIMED, inputs={"gap": "0.1"}), TypeError, r"inputs\['gap'\]: got '0\.1'"),
-    "another state": (lambda: gj.unroll(gj.zoneout(gj.gru(), gj.cells.LSTMState(0.1, 0.1)), gj.gru().init(KEY, D, H), jnp.zeros((T, B, D)), key=KEY), TypeError, r"state: got one array, expected the structure of rate=LSTMState"),
+    "another state": (lambda: gj.unroll(gj.zoneout(gj.gru(), gj.cells.LSTMState(0.1, 0.1)), problem(gj.gru()).params, jnp.zeros((T, B, D)), key=KEY), TypeError, r"state: got one array, expected the structure of rate=LSTMState"),
 }  # fmt: skip
 
 

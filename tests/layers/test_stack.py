@@ -20,8 +20,8 @@ def stacked_problem(layers, sizes=SIZES, seed=0):
     keys = jax.random.split(jax.random.key(seed), 4)
     params = layers.init(keys[0], D, sizes, dtype=jnp.result_type(float), bias_init=jax.nn.initializers.normal(0.5))
     xs = jax.random.normal(keys[1], (T, B, D))
-    h0 = normal_like(keys[2], layers.initial_state(params, B))
-    return params, xs, h0, normal_like(keys[3], layers.initial_state(params))
+    h0 = normal_like(2, layers.initial_state(params, B))
+    return params, xs, h0, normal_like(3, layers.initial_state(params))
 
 
 def layer_by_layer(layers, params, xs, h0, reset_state=None, residual=False, **options):

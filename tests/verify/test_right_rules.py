@@ -84,8 +84,8 @@ def test_a_state_of_zeros_and_weights_of_ones_are_reported_as_blind_inputs():
 
 def test_a_leaf_without_influence_is_reported_as_a_blind_input():
     cell = gj.gru()
-    params = normal_like(jax.random.key(0), cell.init(jax.random.key(0), 4, 5))
-    xs, h0 = (normal_like(jax.random.key(k), jnp.zeros(shape, jnp.float32)) for k, shape in enumerate([(7, 3, 4), (3, 5)]))
+    params = normal_like(0, cell.init(jax.random.key(0), 4, 5))
+    xs, h0 = (normal_like(k, jnp.zeros(shape, jnp.float32)) for k, shape in enumerate([(7, 3, 4), (3, 5)]))
 
     def first_state(params, xs, h0, unused):
         return gj.unroll(cell, params, xs, h0)
