@@ -12,9 +12,9 @@ import pytest
 import gru_jax as gj
 from gru_jax._engine.validate_cell import default_reset_state
 from tests.conditions import ALL_THREE, LENGTHS, RESETS
-from tests.problems import B, D, H, T, assert_close, assert_raises, normal_like
+from tests.problems import B, D, H, T, assert_close, assert_raises, compiled, normal, scan_of_step
 
-KEYS = jax.random.split(jax.random.key(3), 3)
+KEY = jax.random.key(3)
 DERIVATIVES = {"CustomVJP": gj.CustomVJP(), "CustomJVP": gj.CustomJVP(), "Autodiff": gj.Autodiff()}
 
 
@@ -30,11 +30,8 @@ class State(NamedTuple):
 
 
 def init(key, input_size, hidden_size):
-    dtype = jnp.result_type(float)
-    draw = lambda k, *shape: jax.random.normal(k, shape, dtype) / 2
-    key_W, key_U, key_start = jax.random.split(key, 3)
-    H = hidden_size
-    return Params(draw(key_W, input_size, H), draw(key_U, H, H), draw(key_start, H))
+    draw = lambda seed, *shape: normal(seed, *shape) / 2
+    return Params(draw(70, input_size, hidden_size), draw(71, hidden_size, hidden_size), draw(72, hidden_size))
 
 
 LEARNED = gj.Cell(
@@ -54,9 +51,8 @@ LARGEST = replace(
     zero_state=lambda params: State(jnp.zeros_like(params.start), jnp.full_like(params.start, -jnp.inf)),
     name="largest",
 )
-P = LEARNED.init(KEYS[0], D, H)
-XS = jax.random.normal(KEYS[1], (T, B, D), jnp.result_type(float))
-H0 = normal_like(2, LEARNED.initial_state(P, B))
+P = LEARNED.init(KEY, D, H)
+XS, H0 = normal(1, T, B, D), normal(2, B, H)
 
 FORMS = {
     "units": (lambda g, h: g[..., :3], ValueError, r"returned a state of shape \(3, 3\), expected \(3, 5\)"),
@@ -81,7 +77,7 @@ def test_an_update_that_returns_no_state_raises_before_the_scan(case):
     assert_raises(lambda: jax.jit(partial(gj.unroll, cell))(P, XS), error, message)
     assert_raises(lambda: gj.step(cell, P, H0, XS[0]), error, message)
     assert_raises(lambda: cell.step(P, H0, XS[0]), error, message)
-    assert_raises(lambda: gj.unroll(gj.stack([LEARNED, cell]), (P, LEARNED.init(KEYS[0], H, H)), XS), error, message)
+    assert_raises(lambda: gj.unroll(gj.stack([LEARNED, cell]), (P, LEARNED.init(KEY, H, H)), XS), error, message)
 
 
 def test_the_message_names_the_array_of_a_state_of_several():
@@ -92,7 +88,7 @@ def test_the_message_names_the_array_of_a_state_of_several():
 
 def test_a_built_in_cell_with_another_update_is_checked_too():
     cell = replace(gj.gru(), update=lambda g, h: g.z[..., :2], adjoint=None, tangent=None)
-    params = cell.init(KEYS[0], D, H, dtype=XS.dtype)
+    params = cell.init(KEY, D, H, dtype=XS.dtype)
     message = r"cell: update of cell gru\(\) returned a state of shape \(3, 2\), expected \(3, 5\)"
     assert_raises(lambda: gj.unroll(cell, params, XS), ValueError, message)
 
@@ -116,21 +112,6 @@ def test_a_masked_array_raises_as_in_jax(name):
     assert_raises(MASKED_ARRAYS[name], TypeError, message)
 
 
-def loop(cell, params, xs, start, lengths, resets):
-    """Runs one sequence at a time in Python, and sets `start` at resets."""
-    outputs, lasts = [], []
-    for b in range(B):
-        h, ys = start, []
-        for t in range(T):
-            if t < lengths[b]:
-                h = start if resets[t, b] else h
-                h = cell.update(cell.gates(params, cell.project(params, xs[t, b]), h), h)
-            ys.append(cell.output(h) if t < lengths[b] else jnp.zeros(H))
-        outputs.append(jnp.stack(ys))
-        lasts.append(h)
-    return jax.tree.map(lambda *leaves: jnp.stack(leaves), *lasts), jnp.stack(outputs, 1)
-
-
 def loss(outputs):
     finite = lambda leaf: jnp.where(jnp.isfinite(leaf), leaf, 0.0)
     return sum(jnp.sin(3 * finite(leaf)).sum() for leaf in jax.tree.leaves(outputs))
@@ -138,17 +119,24 @@ def loss(outputs):
 
 @pytest.mark.derivative
 @pytest.mark.parametrize("cell", [LEARNED, LARGEST], ids=lambda cell: cell.name)
-@pytest.mark.parametrize("derivative", DERIVATIVES.values(), ids=DERIVATIVES.keys())
-def test_a_reset_sets_the_initial_state_of_the_cell_by_default_with_its_gradient(cell, derivative):
-    lengths = np.array([T, 4, 1])
-    options = {"lengths": lengths, "resets": RESETS, "derivative": derivative}
-    of_loop = lambda params, xs: loop(cell, params, xs, cell.zero_state(params), lengths, RESETS)
-    of_unroll = lambda params, xs: gj.unroll(cell, params, xs, **options)
-    assert_close(of_unroll(P, XS)[1], of_loop(P, XS)[1])
-    gradient = lambda run: jax.jit(jax.grad(lambda params, xs: loss(run(params, xs)), (0, 1)))(P, XS)
-    expected = gradient(of_loop)
-    assert_close(gradient(of_unroll), expected)
-    assert bool(expected[0].start.any()) == (cell is LEARNED)
+def test_a_reset_sets_the_initial_state_of_the_cell_by_default_with_its_gradient(cell):
+    options = {"lengths": LENGTHS, "resets": RESETS}
+
+    def results(params, xs):
+        def of(run):
+            return run(params, xs)[1], jax.grad(lambda *args: loss(run(*args)), (0, 1))(params, xs)
+
+        def scan(params, xs):
+            start = cell.zero_state(params)
+            h0 = jax.tree.map(lambda leaf: jnp.broadcast_to(leaf, (B, H)), start)
+            return scan_of_step(cell, params, xs, h0, reset_state=start, **options)
+
+        return [of(scan), *(of(partial(gj.unroll, cell, derivative=each, **options)) for each in DERIVATIVES.values())]
+
+    expected, *measured = compiled(results, P, XS)
+    for result in measured:
+        assert_close(result, expected)
+    assert bool(expected[1][0].start.any()) == (cell is LEARNED)
 
 
 def test_step_sets_the_same_state_at_a_reset():
@@ -159,7 +147,7 @@ def test_step_sets_the_same_state_at_a_reset():
 
 def test_layers_reset_each_part_to_its_own_initial_state():
     for cell in (gj.stack([LEARNED, gj.lstm()]), gj.bidirectional(LEARNED, gj.gru())):
-        params = jax.tree.map(lambda leaf: leaf.astype(XS.dtype), cell.init(KEYS[0], D, H))
+        params = jax.tree.map(lambda leaf: leaf.astype(XS.dtype), cell.init(KEY, D, H))
         run = partial(gj.unroll, cell, params, XS, **ALL_THREE)
         assert_close(run(), run(reset_state=cell.initial_state(params)), tol=0)
         zeros = jax.tree.map(jnp.zeros_like, cell.initial_state(params))
@@ -178,9 +166,7 @@ def test_a_cell_that_does_not_tell_its_state_resets_to_zeros():
         update=lambda g, h: g,
     )
     params = Named(P.W, P.U)
-    expected = gj.unroll(
-        gj.elman(), gj.elman().init(KEYS[0], D, H, dtype=XS.dtype)._replace(W=P.W, U=P.U), XS, H0, resets=RESETS
-    )
+    expected = gj.unroll(gj.elman(), gj.elman().init(KEY, D, H, dtype=XS.dtype)._replace(W=P.W, U=P.U), XS, H0, resets=RESETS)
     assert_close(gj.unroll(cell, params, XS, H0, resets=RESETS), expected)
 
 
@@ -189,7 +175,7 @@ def test_a_cell_that_does_not_tell_its_state_resets_to_zeros():
 )
 def test_a_cell_that_starts_at_zeros_needs_no_reset_state(cell):
     """Inside the engine None stands for zeros, whose gradient need not be carried."""
-    params = cell.init(KEYS[0], D, H)
+    params = cell.init(KEY, D, H)
     found = []
     jax.jit(lambda params: found.append(default_reset_state(cell, params)))(params)
     assert [default_reset_state(cell, params), *found] == [None, None]

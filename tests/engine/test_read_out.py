@@ -1,4 +1,4 @@
-"""Outputs that also see the input and the params, and cells without parameters, against Python loops."""
+"""Outputs that also see the input and the params, and cells without parameters, against the plain scan."""
 
 from dataclasses import replace
 from functools import partial
@@ -11,15 +11,14 @@ import pytest
 
 import gru_jax as gj
 from tests.conditions import ALL_THREE
-from tests.problems import B, D, H, T, assert_close, assert_raises, normal_like, problem
+from tests.problems import B, D, H, T, assert_close, assert_raises, compiled, normal, normal_like, problem, scan_of_step
 
 pytestmark = pytest.mark.derivative
 
 FLOAT = jnp.result_type(float)
-KEYS = jax.random.split(jax.random.key(23), 6)
+KEYS = jax.random.split(jax.random.key(23), 2)
 OUT = 6
 DERIVATIVES = {"CustomVJP": gj.CustomVJP(block_size=3), "CustomJVP": gj.CustomJVP(), "Autodiff": gj.Autodiff()}
-every_derivative = pytest.mark.parametrize("derivative", DERIVATIVES.values(), ids=DERIVATIVES.keys())
 
 
 class S5Params(NamedTuple):
@@ -33,10 +32,9 @@ class S5Params(NamedTuple):
 
 
 def draw_s5(key, input_size, hidden_size, **options):
-    draw = lambda i, *shape: jax.random.normal(jax.random.fold_in(key, i), shape, FLOAT)
-    pair = lambda i, *shape: jax.lax.complex(draw(i, *shape), draw(i + 1, *shape))
-    theta = draw(1, hidden_size)
-    return S5Params(draw(0, hidden_size), theta, pair(2, D, hidden_size), pair(4, hidden_size, OUT), draw(6, D, OUT))
+    pair = partial(normal, dtype=jnp.result_type(complex))
+    vectors = normal(30, hidden_size), normal(31, hidden_size)
+    return S5Params(*vectors, pair(32, D, hidden_size), pair(33, hidden_size, OUT), normal(34, D, OUT))
 
 
 def eigenvalues(p):
@@ -73,9 +71,7 @@ def input_vjp(params, *rest):
 
 GRU = replace(
     gj.gru(),
-    init=lambda key, D, H, **options: GRUWithReadOut(
-        gj.gru().init(key, D, H, **options), jax.random.normal(key, (D + H, OUT), FLOAT)
-    ),
+    init=lambda key, D, H, **options: GRUWithReadOut(problem(gj.gru()).params, normal(35, D + H, OUT)),
     project=inner(gj.gru().project),
     gates=inner(gj.gru().gates),
     adjoint=gj.Adjoint(gj.gru().adjoint.linearize, input_vjp, inner(gj.gru().adjoint.state_vjp)),
@@ -91,75 +87,78 @@ every_cell = pytest.mark.parametrize("cell", CELLS.values(), ids=CELLS.keys())
 
 
 def draw(cell):
-    params = cell.init(KEYS[0], D, H, **({"dtype": FLOAT} if cell is GRU else {}))
-    return params, jax.random.normal(KEYS[1], (T, B, D), FLOAT), normal_like(2, cell.initial_state(params, B))
+    params = cell.init(None, D, H)
+    return params, normal(1, T, B, D), normal_like(2, jax.eval_shape(lambda: cell.initial_state(params, B)))
 
 
-def select(condition, one, other):
-    return jnp.where(condition[:, None], one, other)
+def value_and_gradients(run, *args):
+    """Returns the outputs, and the gradients of a loss that depends on each of them."""
+
+    def loss(*args):
+        h, ys = run(*args)
+        return (jnp.cos(2 * ys) * normal_like(3, ys)).sum() + jnp.sin(h.real).sum() + (h.imag**2).sum()
+
+    return run(*args), jax.grad(loss, (0, 1, 2))(*args)
+
+
+@pytest.mark.parametrize("options", [{}, ALL_THREE | {"reverse": True}], ids=["plain", "all three, reverse"])
+@every_cell
+def test_values_and_gradients_equal_autodiff_of_the_plain_scan(cell, options):
+    def results(*args):
+        ours = [partial(gj.unroll, cell, derivative=derivative, **options) for derivative in DERIVATIVES.values()]
+        return [value_and_gradients(run, *args) for run in (partial(scan_of_step, cell, **options), *ours)]
+
+    expected, *measured = compiled(results, *draw(cell))
+    for result in measured:
+        assert_close(result, expected)
+    assert all(leaf.any() for leaf in jax.tree.leaves(expected))
+
+
+@pytest.mark.parametrize("name", CELLS)
+def test_a_step_and_the_outputs_are_those_of_the_formula(name):
+    cell = CELLS[name]
+
+    def results(params, xs, h0):
+        h, y = cell.step(params, h0, xs[0])
+        expected = cell.update(cell.gates(params, cell.project(params, xs[0]), h0), h0)
+        by_formula = of_s5(params, xs[0], h) if cell is S5 else jnp.tanh(xs[0] @ params.C[:D] + h @ params.C[D:])
+        return (h, y), (expected, by_formula)
+
+    assert_close(*compiled(results, *draw(cell)))
 
 
 def of_s5(p, x, h):
     return jax.nn.gelu((h @ p.C).real + x @ p.D)
 
 
-def loop(cell, params, xs, h, lengths=None, mask=None, resets=None, reverse=False):
-    """Computes (h_last, ys) step by step."""
-    ys = [None] * T
-    for t in range(T)[:: -1 if reverse else 1]:
-        valid = np.ones(B, bool) if mask is None else mask[t] & (t < lengths)
-        if resets is not None:
-            h = select(resets[t] & valid, jnp.zeros_like(h), h)
-        h = select(valid, cell.update(cell.gates(params, cell.project(params, xs[t]), h), h), h)
-        y = of_s5(params, xs[t], h) if cell is S5 else jnp.tanh(xs[t] @ params.C[:D] + h @ params.C[D:])
-        ys[t] = select(valid, y, jnp.zeros_like(y))
-    return h, jnp.stack(ys)
-
-
-def value_and_gradients(run, *args):
-    def loss(*args):
-        h, ys = run(*args)
-        return (jnp.cos(2 * ys) * normal_like(3, ys)).sum() + jnp.sin(h.real).sum() + (h.imag**2).sum()
-
-    return jax.jit(lambda *args: (run(*args), jax.grad(loss, (0, 1, 2))(*args)))(*args)
-
-
-@pytest.mark.parametrize("options", [{}, ALL_THREE | {"reverse": True}], ids=["plain", "all three, reverse"])
-@every_cell
-def test_values_and_gradients_are_those_of_a_loop(cell, options):
-    args = draw(cell)
-    expected = value_and_gradients(partial(loop, cell, **options), *args)
-    for derivative in DERIVATIVES.values():
-        assert_close(value_and_gradients(partial(gj.unroll, cell, derivative=derivative, **options), *args), expected)
-    assert all(leaf.any() for leaf in jax.tree.leaves(expected))
-
-
 @every_cell
 def test_steps_windows_and_both_directions_read_out_too(cell):
-    params, xs, h0 = draw(cell)
-    h_last, ys = gj.unroll(cell, params, xs, h0)
-    h, found = h0, []
-    for t in range(T):
-        h, y = gj.step(cell, params, h, xs[t])
-        found.append(y)
-    assert_close((h, jnp.stack(found)), (h_last, ys))
-    assert_close(gj.unroll_truncated(cell, params, xs, h0, window=3), (h_last, ys))
-    assert_close(gj.unroll(cell, params, xs, h0, outputs="last"), (h_last, None))
-    states = gj.unroll(cell, params, xs, h0, outputs="states")[1]
+    other, both = normal_like(4, draw(cell)[0]), gj.bidirectional(cell, merge="sum")
+
+    def results(params, xs, h0):
+        run = partial(gj.unroll, cell, params, xs, h0)
+        by_step = jax.lax.scan(lambda h, x: gj.step(cell, params, h, x), h0, xs)
+        in_windows = gj.unroll_truncated(cell, params, xs, h0, window=3)
+        two = gj.unroll(both, {"forward": params, "backward": other}, xs, (h0, h0))[1]
+        sum_of_both = run()[1] + gj.unroll(cell, other, xs, h0, reverse=True)[1]
+        return run(), (by_step, in_windows), run(outputs="last"), run(outputs="states")[1], (two, sum_of_both)
+
+    expected, same, (h_last, nothing), states, directions = compiled(results, *draw(cell))
+    for measured in same:
+        assert_close(measured, expected)
+    assert_close(h_last, expected[0])
+    assert nothing is None
     assert states.shape == (T, B, H)
-    both = gj.bidirectional(cell, merge="sum")
-    other = normal_like(4, params)
-    expected = ys + gj.unroll(cell, other, xs, h0, reverse=True)[1]
-    assert_close(gj.unroll(both, {"forward": params, "backward": other}, xs, (h0, h0))[1], expected)
+    assert_close(*directions)
 
 
 def test_a_stack_knows_the_sizes_of_read_outs():
     stack = gj.stack([S5, gj.gru()])
     params = stack.init(KEYS[0], D, H, dtype=FLOAT)
     assert params[1].W_z.shape == (OUT, H)
-    xs = jax.random.normal(KEYS[1], (T, B, D), FLOAT)
-    expected = gj.unroll(gj.gru(), params[1], gj.unroll(S5, params[0], xs)[1])[1]
-    assert_close(gj.unroll(stack, params, xs)[1], expected)
+    one_by_one = lambda params, xs: gj.unroll(gj.gru(), params[1], gj.unroll(S5, params[0], xs)[1])[1]
+    both = compiled(lambda *args: (gj.unroll(stack, *args)[1], one_by_one(*args)), params, normal(1, T, B, D))
+    assert_close(*both)
     assert S5.output_size(params[0], D) == OUT
     assert_raises(lambda: S5.output_size(params[0]), ValueError, r"input_size: got None")
     skip = replace(gj.gru(), read_out=lambda params, x, y: jnp.concatenate([x, y], -1))
@@ -172,10 +171,10 @@ def test_noise_around_a_cell_with_a_read_out_gives_it_the_inputs_and_params_of_t
     expected = gj.unroll(GRU, params, xs, h0)
     tiny = 1e-300 if jnp.float64 == FLOAT else 1e-30  # above 0, and never drawn
     for noisy in (gj.zoneout(GRU, tiny), gj.variational_dropout(GRU, inputs=tiny, state=tiny)):
-        assert_close(gj.unroll(noisy, params, xs, h0, key=KEYS[5]), expected)
-        y = gj.step(noisy, params, h0, xs[0], key=(KEYS[4], KEYS[5]))[1]
+        assert_close(gj.unroll(noisy, params, xs, h0, key=KEYS[1]), expected)
+        y = gj.step(noisy, params, h0, xs[0], key=tuple(KEYS))[1]
         assert_close(y, expected[1][0])
-    dropped = gj.unroll(gj.variational_dropout(GRU, inputs=0.5), params, xs, h0, key=KEYS[5])[1]
+    dropped = gj.unroll(gj.variational_dropout(GRU, inputs=0.5), params, xs, h0, key=KEYS[1])[1]
     assert (dropped != expected[1]).any()
 
 
@@ -213,35 +212,26 @@ TABLE = replace(
 )
 
 
-VALID = ALL_THREE["mask"] & (np.arange(T)[:, None] < ALL_THREE["lengths"])
-
-
-@every_derivative
 @pytest.mark.parametrize(
     ("cell", "params"), [(AVERAGE, ()), (TABLE, {"order": jnp.array([2, 0, 1, 3])})], ids=["no params", "integers"]
 )
-def test_cells_without_weights_run_and_have_gradients_of_inputs_and_states(cell, params, derivative):
-    xs, h0 = jax.random.normal(KEYS[1], (T, B, D), FLOAT), jax.random.normal(KEYS[2], (B, D), FLOAT)
-    order = params["order"] if params else jnp.arange(D)
+def test_cells_without_weights_run_and_have_gradients_of_inputs_and_states(cell, params):
+    def results(xs, h0):
+        def of(unroll):
+            run = lambda xs, h: unroll(cell, params, xs, h, **ALL_THREE)
+            loss = lambda xs, h: jnp.sin(run(xs, h)[1]).sum() + (run(xs, h)[0] ** 2).sum()
+            return run(xs, h0), jax.grad(loss, (0, 1))(xs, h0)
 
-    def loop(xs, h):
-        ys = []
-        for t in range(T):
-            valid = VALID[t]
-            h = select(ALL_THREE["resets"][t] & valid, jnp.zeros_like(h), h)
-            h = select(valid, 0.75 * h + 0.25 * jnp.tanh(xs[t][:, order] - 0.3 * h), h)
-            ys.append(select(valid, h, jnp.zeros_like(h)))
-        return h, jnp.stack(ys)
+        ours = [partial(gj.unroll, derivative=derivative) for derivative in DERIVATIVES.values()]
+        return [of(unroll) for unroll in (scan_of_step, *ours)]
 
-    loss = lambda run: lambda xs, h: jnp.sin(run(xs, h)[1]).sum() + (run(xs, h)[0] ** 2).sum()
-    ours = lambda xs, h: gj.unroll(cell, params, xs, h, derivative=derivative, **ALL_THREE)
-    assert_close(ours(xs, h0), loop(xs, h0))
-    both = [jax.jit(jax.grad(loss(run), (0, 1)))(xs, h0) for run in (ours, loop)]
-    assert_close(*both)
+    expected, *measured = compiled(results, normal(1, T, B, D), normal(2, B, D))
+    for result in measured:
+        assert_close(result, expected)
 
 
 def test_cells_without_weights_step_and_stand_in_stacks():
-    xs = jax.random.normal(KEYS[1], (T, B, D), jnp.float32)
+    xs = normal(1, T, B, D, dtype=jnp.float32)
     square = gj.feedforward(None, lambda params, x: x**2)
     assert_close(gj.unroll(square, square.init(KEYS[0], D, H), xs), ((), xs**2), tol=0)
     assert gj.unroll(square, (), np.asarray(xs, np.float16))[1].dtype == jnp.float16
@@ -250,10 +240,8 @@ def test_cells_without_weights_step_and_stand_in_stacks():
     params = network.init(KEYS[0], D, D)
     assert params == ((), ())
     _, ys = gj.unroll(network, params, xs)
-    h_of_steps = network.initial_state(params, B)
-    for t in range(T):
-        h_of_steps, y = gj.step(network, params, h_of_steps, xs[t])
-        assert_close(y, ys[t])
+    by_step = lambda xs: jax.lax.scan(partial(gj.step, network, params), network.initial_state(params, B), xs)[1]
+    assert_close(compiled(by_step, xs), ys)
     assert_raises(
         lambda: gj.unroll(AVERAGE, None, xs), TypeError, r"params: got NoneType.*without parameters has the params \(\)"
     )

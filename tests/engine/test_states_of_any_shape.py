@@ -1,4 +1,4 @@
-"""States that are matrices or images, against a loop over single sequences.
+"""States that are matrices or images, against the plain scan of steps.
 
 `test_form_of_the_state` has a state of two arrays, of which one starts at -inf.
 """
@@ -14,10 +14,9 @@ import pytest
 
 import gru_jax as gj
 from tests.conditions import LENGTHS, MASK, RESETS
-from tests.problems import B, D, T, assert_close, assert_raises, normal_like
+from tests.problems import B, D, T, assert_close, assert_raises, compiled, normal, normal_like, scan_of_step
 
 FLOAT = jnp.result_type(float)
-KEYS = jax.random.split(jax.random.key(21), 6)
 KEY_SIZE, VALUE_SIZE = 2, 5
 HEIGHT, WIDTH, CHANNELS, FILTERS = 4, 3, 2, 5
 DERIVATIVES = {
@@ -35,9 +34,7 @@ class FastWeights(NamedTuple):
 
 
 def fast_weights_init(key, input_size, hidden_size):
-    keys = jax.random.split(key, 3)
-    sizes = KEY_SIZE, hidden_size, 1
-    return FastWeights(*(jax.random.normal(k, (input_size, size), FLOAT) for k, size in zip(keys, sizes, strict=True)))
+    return FastWeights(*(normal((60, i), input_size, size) for i, size in enumerate((KEY_SIZE, hidden_size, 1))))
 
 
 def fast_weights_project(params, x):
@@ -74,9 +71,7 @@ def convolve(images, filters):
 
 
 def image_init(key, input_size, hidden_size):
-    key_W, key_U = jax.random.split(key)
-    draw = lambda k, n: jax.random.normal(k, (3, 3, n, hidden_size), FLOAT) / 4
-    return Filters(draw(key_W, input_size), draw(key_U, hidden_size))
+    return Filters(normal(61, 3, 3, input_size, hidden_size) / 4, normal(62, 3, 3, hidden_size, hidden_size) / 4)
 
 
 IMAGE = gj.Cell(
@@ -90,108 +85,90 @@ IMAGE = gj.Cell(
 )
 CELLS = {"matrix": MATRIX, "image": IMAGE}
 every_cell = pytest.mark.parametrize("cell", CELLS.values(), ids=CELLS.keys())
-CONDITIONS = {"plain": {}, "lengths and resets": {"lengths": LENGTHS, "resets": RESETS}, "mask": {"mask": MASK}}
+CONDITIONS = {"lengths": LENGTHS, "mask": MASK, "resets": RESETS}
 
 
-def draw(cell, batch=(B,)):
+def draw(cell):
     """Draws params, xs, h0 and a state to reset to."""
     features = (D,) if cell is MATRIX else (HEIGHT, WIDTH, CHANNELS)
-    params = cell.init(KEYS[0], features[-1], VALUE_SIZE if cell is MATRIX else FILTERS)
-    xs = jax.random.normal(KEYS[1], (T, *batch, *features), FLOAT)
-    h0 = normal_like(2, cell.initial_state(params, batch))
-    return params, xs, h0, normal_like(3, cell.initial_state(params))
-
-
-def loop(cell, params, xs, h0, reset_state, *, lengths=None, mask=None, resets=None):
-    """Runs one sequence after the other in Python."""
-    valid = np.ones((T, B), bool) if mask is None else mask
-    valid = valid if lengths is None else valid & (np.arange(T)[:, None] < lengths)
-    outputs, lasts = [], []
-    for b in range(B):
-        h, ys = h0[b], []
-        for t in range(T):
-            if valid[t, b]:
-                h = reset_state if resets is not None and resets[t, b] else h
-                h = cell.update(cell.gates(params, cell.project(params, xs[t, b]), h), h)
-            ys.append(cell.output(h) * int(valid[t, b]))
-        outputs.append(jnp.stack(ys))
-        lasts.append(h)
-    return jnp.stack(lasts), jnp.stack(outputs, 1)
+    params = cell.init(None, features[-1], VALUE_SIZE if cell is MATRIX else FILTERS)
+    reset_state = normal_like(3, jax.eval_shape(cell.initial_state, params))
+    return params, normal(1, T, B, *features), normal(2, B, *reset_state.shape), reset_state
 
 
 @pytest.mark.derivative
 @every_cell
-@pytest.mark.parametrize("name", CONDITIONS)
-def test_values_and_gradients_equal_those_of_a_loop(cell, name):
-    conditions = CONDITIONS[name]
-    *args, reset_state = draw(cell)
+def test_values_and_gradients_equal_autodiff_of_the_plain_scan(cell):
+    def results(*args):
+        def of(unroll):
+            run = lambda params, xs, h0, reset: unroll(cell, params, xs, h0, reset_state=reset, **CONDITIONS)
+            loss = lambda *args: sum(jnp.sin(2 * leaf).sum() for leaf in run(*args))
+            return run(*args), jax.grad(loss, (0, 1, 2, 3))(*args)
 
-    def value_and_gradients(run):
-        loss = lambda *args: sum(jnp.sin(2 * leaf).sum() for leaf in run(*args))
-        return jax.jit(lambda args: (run(*args), jax.grad(loss, (0, 1, 2, 3))(*args)))((*args, reset_state))
+        ours = [partial(gj.unroll, derivative=derivative) for derivative in DERIVATIVES.values()]
+        return [of(unroll) for unroll in (scan_of_step, *ours)]
 
-    def unroll(derivative, params, xs, h0, reset_state):
-        reset_state = reset_state if "resets" in conditions else None
-        return gj.unroll(cell, params, xs, h0, reset_state=reset_state, derivative=derivative, **conditions)
-
-    expected = value_and_gradients(partial(loop, cell, **conditions))
-    for derivative in DERIVATIVES.values():
-        assert_close(value_and_gradients(partial(unroll, derivative)), expected)
+    expected, *measured = compiled(results, *draw(cell))
+    for result in measured:
+        assert_close(result, expected)
 
 
 @every_cell
-def test_layouts_windows_states_and_a_shared_h0_equal_the_loop(cell):
-    params, xs, h0, shared = draw(cell)
-    last, ys = loop(cell, params, xs, jnp.stack([shared] * B), None, lengths=LENGTHS)
-    run = partial(gj.unroll, cell, params, lengths=LENGTHS)
-    assert_close(run(xs, shared), (last, ys))
-    assert_close(gj.unroll_truncated(cell, params, xs, shared, window=3, lengths=LENGTHS), (last, ys))
-    batch_major = run(jnp.moveaxis(xs, 0, 1), shared, time_major=False)
-    assert_close((batch_major[0], jnp.moveaxis(batch_major[1], 1, 0)), (last, ys))
-    states = run(xs, h0, outputs="states")[1]
-    assert states.shape == (T, *h0.shape)
-    assert_close(jax.vmap(cell.output)(states)[: LENGTHS.min()], run(xs, h0)[1][: LENGTHS.min()])
+def test_layouts_windows_steps_states_and_a_shared_h0_equal_the_plain_scan(cell):
+    def results(params, xs, h0, shared):
+        run = partial(gj.unroll, cell, params, lengths=LENGTHS)
+        batch_major = run(jnp.moveaxis(xs, 0, 1), shared, time_major=False)
+        in_windows = gj.unroll_truncated(cell, params, xs, shared, window=3, lengths=LENGTHS)
+        of_shared = scan_of_step(cell, params, xs, jnp.stack([shared] * B), lengths=LENGTHS)
+        one = scan_of_step(cell, params, xs[:, 0], shared)
+        step = lambda h, at_t: gj.step(cell, params, h, at_t[0], reset=at_t[1], reset_state=shared)
+        with_resets = scan_of_step(cell, params, xs, h0, resets=RESETS, reset_state=shared)
+        return (
+            (run(xs, shared), of_shared),
+            (in_windows, of_shared),
+            ((batch_major[0], jnp.moveaxis(batch_major[1], 1, 0)), of_shared),
+            (jax.tree.map(lambda leaf: leaf[0], of_shared)[0], one[0]),
+            (run(xs, h0, outputs="states"), scan_of_step(cell, params, xs, h0, lengths=LENGTHS, outputs="states")),
+            (jax.lax.scan(step, h0, (xs, RESETS)), with_resets),
+        )
 
-
-@every_cell
-def test_steps_with_resets_equal_the_loop(cell):
-    params, xs, h, reset_state = draw(cell)
-    expected = loop(cell, params, xs, h, reset_state, resets=RESETS)
-    ys = []
-    for t in range(T):
-        h, y = gj.step(cell, params, h, xs[t], reset=RESETS[t], reset_state=reset_state)
-        ys.append(y)
-    assert_close((h, jnp.stack(ys)), expected)
+    for measured, expected in compiled(results, *draw(cell)):
+        assert_close(measured, expected)
 
 
 @every_cell
 def test_both_directions_and_stacks_carry_them(cell):
-    params, xs, *_ = draw(cell)
     both = gj.bidirectional(cell, merge="sum")
-    pair = gj.layers.BidirectionalParams(params, params)
-    for b, length in enumerate(LENGTHS):
-        one = xs[:length, b : b + 1]
-        forward, backward = (gj.unroll(cell, params, x)[1] for x in (one, one[::-1]))
-        ys = gj.unroll(both, pair, xs, lengths=LENGTHS)[1]
-        assert_close(ys[:length, b : b + 1], forward + backward[::-1])
-        assert not ys[length:, b].any()
-    if cell is IMAGE:
-        layers = gj.stack([cell, cell])
-        stacked = layers.init(KEYS[4], CHANNELS, (FILTERS, 3))
-        below = gj.unroll(cell, stacked[0], xs)[1]
-        assert_close(gj.unroll(layers, stacked, xs)[1], gj.unroll(cell, stacked[1], below)[1])
+    layers = gj.stack([cell, cell])
+
+    def results(params, xs, h0, reset_state):
+        pair, zeros = gj.layers.BidirectionalParams(params, params), jnp.zeros_like(h0)
+        ways = [scan_of_step(cell, params, xs, zeros, lengths=LENGTHS, reverse=reverse)[1] for reverse in (False, True)]
+        found = [(gj.unroll(both, pair, xs, lengths=LENGTHS)[1], sum(ways))]
+        if cell is IMAGE:
+            stacked = params, cell.init(None, FILTERS, 3)
+            below = gj.unroll(cell, params, xs)[1]
+            found.append((gj.unroll(layers, stacked, xs)[1], gj.unroll(cell, stacked[1], below)[1]))
+        return found
+
+    for measured, expected in compiled(results, *draw(cell)):
+        assert_close(measured, expected)
 
 
 @pytest.mark.derivative
 @every_cell
 def test_noise_and_a_traced_length_out_of_range_work_on_them(cell):
-    params, xs, h0, _ = draw(cell)
     noisy = gj.zoneout(replace(cell, name="z"), 0.3)
-    gradient = lambda how: jax.grad(
-        lambda params: gj.unroll(noisy, params, xs, h0, key=KEYS[5], lengths=LENGTHS, derivative=how)[1].sum()
-    )(params)
-    assert_close(gradient(gj.CustomVJP()), gradient(gj.Autodiff()))
-    _, ys = jax.jit(lambda lengths: gj.unroll(cell, params, xs, lengths=lengths))(np.array([T, T + 1, 2]))
+
+    def results(lengths, params, xs, h0, reset_state):
+        def gradient(how):
+            options = {"key": jax.random.key(5), "lengths": LENGTHS, "derivative": how}
+            return jax.grad(lambda params: gj.unroll(noisy, params, xs, h0, **options)[1].sum())(params)
+
+        return gradient(gj.CustomVJP()), gradient(gj.Autodiff()), gj.unroll(cell, params, xs, lengths=lengths)[1]
+
+    by_custom_vjp, by_autodiff, ys = compiled(results, np.array([T, T + 1, 2]), *draw(cell))
+    assert_close(by_custom_vjp, by_autodiff)
     assert np.isnan(ys[:, 1]).all()
     assert np.isfinite(ys[:, [0, 2]]).all()
 
