@@ -7,7 +7,7 @@ ones, a third of wrong backward passes go unnoticed.
 
 from collections.abc import Callable
 from dataclasses import replace
-from functools import cache
+from functools import cache, partial
 from typing import Any, NamedTuple
 
 import jax
@@ -39,6 +39,7 @@ every_cell = pytest.mark.parametrize("cell", CELLS.values(), ids=CELLS.keys())
 # pair, and with the others in the slow tests.
 DISTINCT = ("linear_rnn", "elman_tanh", "gru", "gru_reset_after", "lstm_peephole")
 ONE_ARRAY_AND_A_PAIR = ("gru", "lstm_peephole")
+distinct_cells = pytest.mark.parametrize("cell", [pytest.param(CELLS[name], id=name) for name in DISTINCT])
 main_cells = pytest.mark.parametrize(
     "cell",
     [pytest.param(CELLS[name], id=name, marks=() if name in ONE_ARRAY_AND_A_PAIR else pytest.mark.slow) for name in DISTINCT],
@@ -161,6 +162,19 @@ def gradients(run: Callable[..., Any], p: Problem) -> tuple[Any, Any]:
     """Returns the outputs of `run(params, xs, h0)`, and the cotangents of its arguments."""
     outputs, vjp = jax.vjp(run, p.params, p.xs, p.h0)
     return outputs, vjp(p.cotangents)
+
+
+@cache
+def gradients_of_scan(cell: Any, reverse: bool = False) -> Callable[[Problem], tuple[Any, Any]]:
+    """Returns the compiled `gradients` of the plain scan, for problems of any shape."""
+    return jax.jit(partial(gradients, partial(scan_of_step, cell, reverse=reverse)))
+
+
+@cache
+def gradients_of_unroll(cell: Any, reverse: bool = False, derivative: Any = None) -> Callable[[Problem], tuple[Any, Any]]:
+    """Returns the compiled `gradients` of `unroll`, for problems of any shape."""
+    options = {"reverse": reverse, "derivative": derivative or gj.CustomVJP()}
+    return jax.jit(partial(gradients, partial(gj.unroll, cell, **options)))
 
 
 def compiled(function: Callable[..., Any], *args: Any) -> Any:

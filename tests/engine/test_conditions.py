@@ -9,8 +9,8 @@ import pytest
 
 import gru_jax as gj
 from tests import reference
-from tests.conditions import ALL_THREE, CONDITIONS, LENGTHS, MASK, NEUTRAL, RESETS, every_condition, random_reset_state
-from tests.problems import CELLS, B, T, assert_close, gradients, main_cells, problem
+from tests.conditions import ALL_THREE, CONDITIONS, LENGTHS, MASK, NEUTRAL, RESETS, random_reset_state
+from tests.problems import CELLS, B, T, assert_close, compiled, gradients, main_cells, on_host, problem
 
 
 def test_the_shared_conditions_are_not_trivial():
@@ -35,12 +35,12 @@ def test_values_equal_a_numpy_loop_under_every_condition(name, reverse, needs_x6
             np.testing.assert_allclose(part, true, rtol=1e-12, atol=1e-13)
 
 
-@every_condition
-def test_none_equals_a_condition_without_effect(conditions):
+def test_none_equals_a_condition_without_effect():
     cell = gj.lstm()
     p = problem(cell)
-    run = partial(gj.unroll, cell, p.params, p.xs, p.h0)
-    assert_close(run(**conditions), run(**NEUTRAL | conditions), tol=1e-14)
+    all_given = jax.jit(lambda given: gj.unroll(cell, p.params, p.xs, p.h0, **given))
+    for conditions in (CONDITIONS[name] for name in ("lengths", "mask", "resets", "lengths and resets")):
+        assert_close(gj.unroll(cell, p.params, p.xs, p.h0, **conditions), all_given(NEUTRAL | conditions), tol=1e-14)
 
 
 @main_cells
@@ -48,57 +48,64 @@ def test_masked_steps_output_zero_and_a_sequence_without_valid_steps_returns_h0(
     p = problem(cell)
     run = jax.jit(lambda conditions: gj.unroll(cell, p.params, p.xs, p.h0, **conditions))
     for conditions in CONDITIONS.values():
-        h_last, ys = run(NEUTRAL | conditions)
+        h_last, ys = on_host(run(NEUTRAL | conditions))
         valid = conditions.get("mask", True) & (np.arange(T)[:, None] < conditions.get("lengths", np.full(B, T)))
-        assert not np.asarray(ys)[~valid].any()
+        assert not ys[~valid].any()
         for b in np.flatnonzero(~valid.any(0)):
-            assert_close(jax.tree.map(lambda leaf: leaf[b], h_last), jax.tree.map(lambda leaf: leaf[b], p.h0), tol=0)
+            assert_close(jax.tree.map(lambda leaf: leaf[b], h_last), jax.tree.map(lambda leaf: leaf[b], on_host(p.h0)), tol=0)
 
 
 def test_a_reset_without_reset_state_sets_zeros_and_not_h0():
     cell = gj.lstm()
     p = problem(cell)
-    resets = jnp.zeros((T, B), bool).at[3].set(True)
-    _, ys = gj.unroll(cell, p.params, p.xs, p.h0, resets=resets)
-    assert_close(ys[3:], gj.unroll(cell, p.params, p.xs[3:])[1], tol=1e-14)
+    xs, resets = on_host(p.xs), np.repeat(np.arange(T) == 3, B).reshape(T, B)
+    _, ys = on_host(gj.unroll(cell, p.params, xs, p.h0, resets=resets))
+    assert_close(ys[3:], gj.unroll(cell, p.params, xs[3:])[1], tol=1e-14)
 
 
 @main_cells
 def test_a_reversed_sequence_starts_at_its_own_last_step(cell):
     p = problem(cell)
-    h_last, ys = gj.unroll(cell, p.params, p.xs, p.h0, lengths=LENGTHS, reverse=True)
+    xs, h0 = on_host((p.xs, p.h0))
+    h_last, ys = on_host(gj.unroll(cell, p.params, xs, h0, lengths=LENGTHS, reverse=True))
     for b, length in enumerate(LENGTHS):
         one = lambda leaf: leaf[b : b + 1]
-        alone = gj.unroll(cell, p.params, p.xs[:length, b : b + 1], jax.tree.map(one, p.h0), reverse=True)
+        alone = gj.unroll(cell, p.params, xs[:length, b : b + 1], jax.tree.map(one, h0), reverse=True)
         assert_close((jax.tree.map(one, h_last), ys[:length, b : b + 1]), alone)
 
 
 @pytest.mark.parametrize("reverse", [False, True])
-@pytest.mark.parametrize("outputs", ["all", "states", "last"])
-def test_batch_major_layout_takes_batch_major_masks_and_resets(reverse, outputs):
+def test_batch_major_layout_takes_batch_major_masks_and_resets(reverse):
     cell = gj.lstm()
     p = problem(cell, batch=(2, B))
     random = np.random.default_rng(3)
     mask, resets, lengths = random.random((T, 2, B)) < 0.7, random.random((T, 2, B)) < 0.3, random.integers(0, T + 1, (2, B))
-    options = {"lengths": lengths, "reverse": reverse, "outputs": outputs}
-    expected = gj.unroll(cell, p.params, p.xs, p.h0, mask=mask, resets=resets, **options)
     turned = lambda a: jnp.moveaxis(a, 0, 2)
-    h_last, out = gj.unroll(
-        cell, p.params, turned(p.xs), p.h0, mask=turned(mask), resets=turned(resets), time_major=False, **options
-    )
-    assert_close((h_last, jax.tree.map(lambda leaf: jnp.moveaxis(leaf, 2, 0), out)), expected, tol=0)
+
+    def results(xs, mask, resets):
+        for outputs in ("all", "states", "last"):
+            run = partial(gj.unroll, cell, p.params, lengths=lengths, reverse=reverse, outputs=outputs)
+            options = {"mask": turned(mask), "resets": turned(resets), "time_major": False}
+            h_last, out = run(turned(xs), p.h0, **options)
+            yield (h_last, jax.tree.map(lambda leaf: jnp.moveaxis(leaf, 2, 0), out)), run(xs, p.h0, mask=mask, resets=resets)
+
+    for measured, expected in compiled(lambda *args: list(results(*args)), p.xs, mask, resets):
+        assert_close(measured, expected, tol=0)
 
 
 @main_cells
 def test_repeated_steps_with_resets_equal_unroll(cell):
     p = problem(cell)
     reset_state = random_reset_state(cell, p.params)
-    h, ys = p.h0, []
-    for t in range(T):
-        h, y = gj.step(cell, p.params, h, p.xs[t], reset=RESETS[t], reset_state=reset_state)
-        ys.append(y)
-    assert_close((h, jnp.stack(ys)), gj.unroll(cell, p.params, p.xs, p.h0, resets=RESETS, reset_state=reset_state))
-    assert_close(gj.step(cell, p.params, p.h0, p.xs[0]), cell.step(p.params, p.h0, p.xs[0]))
+
+    def results(p):
+        step = lambda h, at_t: gj.step(cell, p.params, h, at_t[0], reset=at_t[1], reset_state=reset_state)
+        by_unroll = gj.unroll(cell, p.params, p.xs, p.h0, resets=RESETS, reset_state=reset_state)
+        one = gj.step(cell, p.params, p.h0, p.xs[0]), cell.step(p.params, p.h0, p.xs[0])
+        return (jax.lax.scan(step, p.h0, (p.xs, RESETS)), by_unroll), one
+
+    for measured, expected in compiled(results, p):
+        assert_close(measured, expected)
 
 
 def test_one_bool_resets_the_whole_batch_in_step():
@@ -113,26 +120,28 @@ def test_one_bool_resets_the_whole_batch_in_step():
     assert (step(reset=True)[1] != step()[1]).all()
 
 
-@pytest.mark.parametrize("length", [-1, T + 1])
 @pytest.mark.parametrize("outputs", ["all", "states", "last"])
-def test_a_traced_length_out_of_range_makes_its_own_sequence_nan(length, outputs):
+def test_a_traced_length_out_of_range_makes_its_own_sequence_nan(outputs):
     cell = gj.lstm()
     p = problem(cell)
-    lengths = np.array([T, length, 2])
-    run = partial(gj.unroll, cell, p.params, p.xs, p.h0, outputs=outputs)
-    h_last, out = jax.jit(lambda lengths: run(lengths=lengths))(lengths)
-    good_last, good_out = run(lengths=np.array([T, 0, 2]))
+
+    @jax.jit
+    def results(lengths):
+        loss = lambda params: gj.unroll(cell, params, p.xs, lengths=lengths)[1][:, 0].sum()
+        return gj.unroll(cell, p.params, p.xs, p.h0, outputs=outputs, lengths=lengths), jax.grad(loss)(p.params)
+
+    good_last, good_out = on_host(results(np.array([T, 0, 2]))[0])
     others = np.array([0, 2])
-    for leaf, good in zip(jax.tree.leaves(h_last), jax.tree.leaves(good_last), strict=True):
-        assert jnp.isnan(leaf[1]).all()
-        assert_close(leaf[others], good[others], tol=1e-14)
-    for leaf, good in zip(jax.tree.leaves(out), jax.tree.leaves(good_out), strict=True):
-        assert jnp.isnan(leaf[:, 1]).all()
-        assert_close(leaf[:, others], good[:, others], tol=1e-14)
-    loss = lambda params, lengths: gj.unroll(cell, params, p.xs, lengths=lengths)[1][:, 0].sum()
-    bars = jax.jit(jax.grad(loss))(p.params, lengths)
-    # the gradient must be NaN too, rather than plausible
-    assert all(jnp.isnan(leaf).any() for leaf in jax.tree.leaves(bars))
+    for length in (-1, T + 1):
+        (h_last, out), bars = on_host(results(np.array([T, length, 2])))
+        for leaf, good in zip(jax.tree.leaves(h_last), jax.tree.leaves(good_last), strict=True):
+            assert np.isnan(leaf[1]).all()
+            assert_close(leaf[others], good[others], tol=1e-14)
+        for leaf, good in zip(jax.tree.leaves(out), jax.tree.leaves(good_out), strict=True):
+            assert np.isnan(leaf[:, 1]).all()
+            assert_close(leaf[:, others], good[:, others], tol=1e-14)
+        # the gradient must be NaN too, rather than plausible
+        assert all(np.isnan(leaf).any() for leaf in jax.tree.leaves(bars))
 
 
 def test_traced_lengths_masks_and_resets_equal_concrete_ones():
@@ -142,13 +151,16 @@ def test_traced_lengths_masks_and_resets_equal_concrete_ones():
     assert_close(jax.jit(run)(ALL_THREE), run(ALL_THREE))
 
 
-@pytest.mark.parametrize("dtype", ["int8", "uint8", "uint32"])
-@pytest.mark.parametrize("jit", [lambda f: f, jax.jit], ids=["concrete", "traced"])
-def test_lengths_may_have_any_integer_dtype(dtype, jit):
+@pytest.mark.parametrize("traced", [False, True], ids=["concrete", "traced"])
+def test_lengths_may_have_any_integer_dtype(traced):
     """300 steps overflow a uint8, and a length minus the start of a window may be negative."""
     cell, lengths = gj.elman("tanh"), np.array([3, 100, 20])
-    params = cell.init(jax.random.key(0), 2, 4)
-    xs = jax.random.normal(jax.random.key(1), (300, 3, 2))
+    p = problem(cell, steps=300)
     for run in (gj.unroll, partial(gj.unroll_truncated, window=16)):
-        of_lengths = jit(lambda lengths, run=run: run(cell, params, xs, lengths=lengths))
-        assert_close(of_lengths(lengths.astype(dtype)), of_lengths(lengths.astype("int32")), tol=0)
+        of_lengths = lambda lengths, run=run: run(cell, p.params, p.xs, lengths=lengths)
+        all_of = lambda *lengths: [of_lengths(each) for each in lengths]
+        expected, *measured = (jax.jit(all_of) if traced else all_of)(
+            *map(lengths.astype, ("int32", "int8", "uint8", "uint32"))
+        )
+        for result in measured:
+            assert_close(result, expected, tol=0)

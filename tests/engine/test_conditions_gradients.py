@@ -14,6 +14,7 @@ from tests.problems import (
     H,
     T,
     assert_close,
+    compiled,
     gradients,
     main_cells,
     normal_like,
@@ -68,69 +69,80 @@ def test_gradients_at_edge_sizes_with_all_three_conditions_equal_autodiff(sizes,
         "mask": random.random((steps, *batch)) < 0.7,
         "resets": random.random((steps, *batch)) < 0.4,
     }
-    measured = gradients(partial(gj.unroll, cell, derivative=derivative, **conditions), p)
-    assert_close(measured, gradients(partial(scan_of_step, cell, **conditions), p))
+    runs = partial(gj.unroll, cell, derivative=derivative, **conditions), partial(scan_of_step, cell, **conditions)
+    assert_close(*compiled(lambda p: [gradients(run, p) for run in runs], p))
 
 
 @main_cells
 @every_derivative
 def test_nan_in_the_padding_reaches_no_value_and_no_gradient(cell, derivative):
     p = problem(cell)
-    valid = MASK & (np.arange(T)[:, None] < LENGTHS)
-    poisoned = p._replace(
-        xs=jnp.where(valid[..., None], p.xs, jnp.nan),
-        cotangents=(p.cotangents[0], jnp.where(valid[..., None], p.cotangents[1], jnp.nan)),
-    )
-    run = partial(gj.unroll, cell, derivative=derivative, **ALL_THREE)
-    assert_close(gradients(run, poisoned), gradients(run, p), tol=1e-14)
-    if derivative == gj.CustomJVP():
-        args, clean = (poisoned.params, poisoned.xs, poisoned.h0), (p.params, p.xs, p.h0)
-        dots = normal_like(1, clean)
-        bad_dots = (dots[0], jnp.where(valid[..., None], dots[1], jnp.nan), dots[2])
-        assert_close(jax.jvp(run, args, bad_dots), jax.jvp(run, clean, dots), tol=1e-14)
+    valid = (MASK & (np.arange(T)[:, None] < LENGTHS))[..., None]
+    dots = normal_like(1, (p.params, p.xs, p.h0))
+
+    @jax.jit
+    def results(p, dots):
+        run = partial(gj.unroll, cell, derivative=derivative, **ALL_THREE)
+        tangents = jax.jvp(run, (p.params, p.xs, p.h0), dots) if derivative == gj.CustomJVP() else None
+        return gradients(run, p), tangents
+
+    poison = lambda leaf: np.where(valid, leaf, np.nan)
+    poisoned = p._replace(xs=poison(p.xs), cotangents=(p.cotangents[0], poison(p.cotangents[1])))
+    assert_close(results(poisoned, (dots[0], poison(dots[1]), dots[2])), results(p, dots), tol=1e-14)
 
 
 @main_cells
 @every_derivative
 def test_a_nan_state_ends_at_a_reset(cell, derivative):
     p = problem(cell)
-    nan = jax.tree.map(lambda leaf: jnp.full_like(leaf, jnp.nan), p.h0)
-    first = jnp.zeros((T, B), bool).at[0].set(True)
-    run = partial(gj.unroll, cell, resets=first, derivative=derivative)
-    outputs, (params_bar, xs_bar, h0_bar) = gradients(run, p._replace(h0=nan))
-    clean, (clean_params_bar, clean_xs_bar, _) = gradients(run, p)
+    nan = jax.tree.map(lambda leaf: np.full_like(leaf, np.nan), p.h0)
+    at_step = lambda t: np.repeat(np.arange(T) == t, B).reshape(T, B)
+
+    @jax.jit
+    def results(p, resets, reset_state):
+        def run(params_and_reset_state, xs, h0):
+            params, reset_state = params_and_reset_state
+            return gj.unroll(cell, params, xs, h0, resets=resets, reset_state=reset_state, derivative=derivative)
+
+        return gradients(run, p._replace(params=(p.params, reset_state)))
+
+    zeros = jax.tree.map(jnp.zeros_like, random_reset_state(cell, p.params))
+    outputs, ((params_bar, _), xs_bar, h0_bar) = results(p._replace(h0=nan), at_step(0), zeros)
+    clean, ((clean_params_bar, _), clean_xs_bar, _) = results(p, at_step(0), zeros)
     assert_close((outputs, params_bar, xs_bar), (clean, clean_params_bar, clean_xs_bar), tol=0)
     assert all(not leaf.any() for leaf in jax.tree.leaves(h0_bar))
 
-    later = jnp.zeros((T, B), bool).at[3].set(True)
-    reset_state = random_reset_state(cell, p.params)
-    after_reset = lambda state: run(p.params, p.xs, nan, resets=later, reset_state=state)[1][3:]
-    bar = jax.grad(lambda state: (after_reset(state) * p.cotangents[1][3:]).sum())(reset_state)
-    assert jnp.isfinite(after_reset(reset_state)).all()
-    assert all(jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(bar))
+    later = (p.cotangents[0], p.cotangents[1] * (np.arange(T) >= 3)[:, None, None])
+    (_, ys), ((_, bar), *_) = results(p._replace(h0=nan, cotangents=later), at_step(3), random_reset_state(cell, p.params))
+    assert np.isfinite(ys[3:]).all()
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(bar))
     assert any(leaf.any() for leaf in jax.tree.leaves(bar))
 
 
 def test_gradients_flow_to_the_reset_state_from_every_reset_and_no_further():
     cell = gj.gru()
     p = problem(cell)
-    resets = jnp.zeros((T, B), bool).at[2, 0].set(True).at[5, 0].set(True)
-    reset_state = random_reset_state(cell, p.params)
-    run = partial(gj.unroll, cell, p.params, resets=resets)
-    last_of_first = lambda h0, state: run(p.xs, h0, reset_state=state)[0][0].sum()
-    h0_bar, state_bar = jax.grad(last_of_first, (0, 1))(p.h0, reset_state)
+    resets = np.zeros((T, B), bool)
+    resets[[2, 5], 0] = True
+
+    def results(h0, reset_state):
+        run = partial(gj.unroll, cell, p.params, p.xs, resets=resets)
+
+        def segment(start, stop, state):
+            """Returns the outputs of the first sequence between two steps, starting from `state`."""
+            return gj.unroll(cell, p.params, p.xs[start:stop], jnp.broadcast_to(state, (B, H)))[1][:, 0]
+
+        last_of_first = lambda h0, state: run(h0, reset_state=state)[0][0].sum()
+        all_of_first = lambda state: run(h0, reset_state=state)[1][:, 0].sum()
+        both_segments = lambda state: segment(2, 5, state).sum() + segment(5, T, state).sum()
+        last_segment = lambda state: segment(5, T, state)[-1].sum()
+        of_state = [jax.grad(each)(reset_state) for each in (all_of_first, both_segments, last_segment)]
+        return jax.grad(last_of_first, (0, 1))(h0, reset_state), of_state
+
+    (h0_bar, state_bar), (of_all, of_segments, alone) = compiled(results, p.h0, random_reset_state(cell, p.params))
     assert not h0_bar.any()
-
-    def segment(start, stop, state):
-        """Returns the outputs of the first sequence between two steps, starting from `state`."""
-        return gj.unroll(cell, p.params, p.xs[start:stop], jnp.broadcast_to(state, (B, H)))[1][:, 0]
-
-    alone = jax.grad(lambda state: segment(5, T, state)[-1].sum())(reset_state)
     assert_close(state_bar, alone)  # the reset at step 5 keeps later gradients from the reset at step 2
-
-    all_of_first = lambda state: run(p.xs, p.h0, reset_state=state)[1][:, 0].sum()
-    both_segments = lambda state: segment(2, 5, state).sum() + segment(5, T, state).sum()
-    assert_close(jax.grad(all_of_first)(reset_state), jax.grad(both_segments)(reset_state))
+    assert_close(of_all, of_segments)
 
 
 def test_vmap_over_lengths_and_resets_equals_a_loop():
@@ -138,8 +150,8 @@ def test_vmap_over_lengths_and_resets_equals_a_loop():
     p = problem(cell)
     random = np.random.default_rng(4)
     lengths, resets = random.integers(0, T + 1, (4, B)), random.random((4, T, B)) < 0.3
-    one = lambda lengths, resets: gradients(partial(gj.unroll, cell, lengths=lengths, resets=resets), p)
-    together = jax.vmap(one)(lengths, resets)
+    one = jax.jit(lambda lengths, resets: gradients(partial(gj.unroll, cell, lengths=lengths, resets=resets), p))
+    together = compiled(jax.vmap(one), lengths, resets)
     for i in range(4):
         assert_close(jax.tree.map(lambda leaf: leaf[i], together), one(lengths[i], resets[i]))
 
