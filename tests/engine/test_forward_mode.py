@@ -5,11 +5,24 @@ from functools import partial
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 
 import gru_jax as gj
 from tests.conditions import ALL_THREE, random_reset_state
-from tests.problems import CELLS, assert_close, every_cell, gradients, main_cells, normal_like, problem, without_derivation
+from tests.problems import (
+    CELLS,
+    DISTINCT,
+    assert_close,
+    compiled,
+    gradients,
+    main_cells,
+    normal,
+    normal_like,
+    on_host,
+    problem,
+    without_derivation,
+)
 
 P = problem(gj.gru())
 X_DOT = jnp.ones_like(P.xs)
@@ -54,10 +67,6 @@ def test_an_error_of_a_custom_cell_is_not_mistaken_for_forward_mode():
         gj.unroll(replace(gj.gru(), project=project), P.params, P.xs)
 
 
-def jvp(run, args, dots):
-    return jax.jit(lambda args, dots: jax.jvp(run, args, dots))(args, dots)
-
-
 def by_custom_jvp(cell, **options):
     return partial(gj.unroll, cell, derivative=gj.CustomJVP(), **options)
 
@@ -67,27 +76,40 @@ def by_autodiff(cell, **options):
 
 
 @pytest.mark.derivative
-@every_cell
-@pytest.mark.parametrize("reverse", [pytest.param(False, marks=pytest.mark.slow), True])
+@pytest.mark.parametrize(
+    ("cell", "reverse"),
+    [
+        pytest.param(
+            CELLS[name], reverse, marks=() if reverse and name in DISTINCT else pytest.mark.slow, id=f"{name}-{reverse}"
+        )
+        for name in CELLS
+        for reverse in (False, True)
+    ],
+)
 def test_custom_jvp_has_the_tangents_and_the_gradients_of_autodiff(cell, reverse):
     options = {**ALL_THREE, "reverse": True} if reverse else {}
-    tested, autodiff = by_custom_jvp(cell, **options), by_autodiff(cell, **options)
     p = problem(cell, bias=not reverse)
-    args = (p.params, p.xs, p.h0)
-    dots = normal_like(7, args)
-    assert_close(jvp(tested, args, dots), jvp(autodiff, args, dots))
-    assert_close(jax.jit(partial(gradients, tested))(p), jax.jit(partial(gradients, autodiff))(p))
+
+    def results(p, dots):
+        for run in (by_custom_jvp(cell, **options), by_autodiff(cell, **options)):
+            yield jax.jvp(run, (p.params, p.xs, p.h0), dots), gradients(run, p)
+
+    assert_close(*compiled(lambda *args: list(results(*args)), p, normal_like(7, (p.params, p.xs, p.h0))))
 
 
 @pytest.mark.derivative
 @pytest.mark.parametrize("name", ["gru", pytest.param("lstm_peephole", marks=pytest.mark.slow)])
-@pytest.mark.parametrize("sizes", [{"batch": ()}, {"batch": (2, 3)}, {"batch": (0,)}, {"steps": 1}, {"steps": 0}], ids=str)
+@pytest.mark.parametrize(
+    "sizes",
+    [{"batch": ()}, pytest.param({"batch": (2, 3)}, marks=pytest.mark.slow), {"batch": (0,)}, {"steps": 1}, {"steps": 0}],
+    ids=str,
+)
 def test_custom_jvp_has_the_tangents_of_autodiff_at_edge_sizes(name, sizes):
     cell = CELLS[name]
     p = problem(cell, **sizes)
     args = (p.params, p.xs, p.h0)
-    dots = normal_like(7, args)
-    assert_close(jvp(by_custom_jvp(cell), args, dots), jvp(by_autodiff(cell), args, dots))
+    runs = by_custom_jvp(cell), by_autodiff(cell)
+    assert_close(*compiled(lambda args, dots: [jax.jvp(run, args, dots) for run in runs], args, normal_like(7, args)))
 
 
 @pytest.mark.derivative
@@ -108,15 +130,15 @@ def test_the_derived_tangent_is_the_transpose_of_the_derived_adjoint(cell, condi
         params, reset_state = params_and_reset_state
         return gj.unroll(cell, params, xs, h0, reset_state=reset_state, reverse=reverse, derivative=derivative, **conditions)
 
-    _, bars = gradients(partial(run, gj.CustomVJP()), p._replace(params=params_and_reset_state))
-    leaves, structure = jax.tree.flatten(normal_like(8, args))
+    _, bars = compiled(partial(gradients, partial(run, gj.CustomVJP())), p._replace(params=params_and_reset_state))
+    leaves, structure = jax.tree.flatten(on_host(normal_like(8, args)))
     tangent = jax.jit(lambda v: jax.jvp(partial(run, gj.CustomJVP()), args, v)[1])
     for i, (leaf, bar) in enumerate(zip(leaves, jax.tree.leaves(bars), strict=True)):
-        v = structure.unflatten([leaf if j == i else jnp.zeros_like(other) for j, other in enumerate(leaves)])
+        v = structure.unflatten([leaf if j == i else np.zeros_like(other) for j, other in enumerate(leaves)])
         pairs = zip(jax.tree.leaves(p.cotangents), jax.tree.leaves(tangent(v)), strict=True)
-        by_tangent = sum(jnp.vdot(c, y_dot) for c, y_dot in pairs)
-        scale = float(jnp.linalg.norm(bar) * jnp.linalg.norm(leaf))
-        assert abs(float(by_tangent - jnp.vdot(bar, leaf))) <= scale * 100 * float(jnp.finfo(leaf.dtype).eps)
+        by_tangent = sum(np.vdot(c, y_dot) for c, y_dot in pairs)
+        scale = np.linalg.norm(bar) * np.linalg.norm(leaf)
+        assert abs(by_tangent - np.vdot(bar, leaf)) <= scale * 100 * np.finfo(leaf.dtype).eps
 
 
 @pytest.mark.derivative
@@ -129,22 +151,21 @@ def test_every_second_derivative_through_custom_jvp_equals_autodiff(name):
     p = problem(cell, steps=5, batch=(2,), input_size=1, hidden_size=2)
     curved = lambda unroll, params: (jnp.sin(unroll(params, p.xs, p.h0)[1]) ** 2).sum()
 
-    @jax.jit
     def orders(params):
         f = partial(curved, by_custom_jvp(cell))
         over = (jax.hessian(f), jax.jacfwd(jax.jacfwd(f)), jax.jacrev(jax.jacrev(f)), jax.jacrev(jax.jacfwd(f)))
         return [order(params) for order in over], jax.hessian(partial(curved, by_autodiff(cell)))(params)
 
-    measured, expected = orders(p.params)
+    measured, expected = compiled(orders, p.params)
     for hessian in measured:
         assert_close(hessian, expected, tol=1e-12 if p.xs.dtype == jnp.float64 else 1e-4)
 
 
 def test_custom_jvp_works_under_vmap_and_in_shard_map():
     p = problem(gj.gru())
-    run = lambda xs_dot: jax.jvp(lambda xs: by_custom_jvp(gj.gru())(p.params, xs, p.h0), (p.xs,), (xs_dot,))[1]
-    dots = normal_like(1, jnp.stack([p.xs, p.xs]))
-    assert_close(jax.vmap(run)(dots), jax.tree.map(lambda *parts: jnp.stack(parts), run(dots[0]), run(dots[1])))
+    run = jax.jit(lambda xs_dot: jax.jvp(lambda xs: by_custom_jvp(gj.gru())(p.params, xs, p.h0), (p.xs,), (xs_dot,))[1])
+    dots = np.stack([normal(seed, *p.xs.shape) for seed in (1, 2)])
+    assert_close(jax.vmap(run)(dots), jax.tree.map(lambda *parts: np.stack(parts), run(dots[0]), run(dots[1])))
 
     def tangent(xs, xs_dot):
         return jax.jvp(lambda xs: by_custom_jvp(gj.gru())(p.params, xs)[1], (xs,), (xs_dot,))[1]
@@ -152,11 +173,13 @@ def test_custom_jvp_works_under_vmap_and_in_shard_map():
     mesh = jax.make_mesh((1,), ("batch",), axis_types=(jax.sharding.AxisType.Auto,))
     spec = jax.sharding.PartitionSpec(None, "batch")
     sharded = jax.jit(jax.shard_map(tangent, mesh=mesh, in_specs=(spec, spec), out_specs=spec))
-    assert_close(sharded(p.xs, dots[0]), tangent(p.xs, dots[0]))
+    assert_close(sharded(p.xs, dots[0]), compiled(tangent, p.xs, dots[0]))
 
 
 def test_custom_jvp_differentiates_a_cell_without_a_tangent_by_autodiff():
-    args, dots = (P.params, P.xs, P.h0), normal_like(3, (P.params, P.xs, P.h0))
-    expected = jvp(by_custom_jvp(gj.gru()), args, dots)
-    for cell in (without_derivation(gj.gru()), replace(gj.gru(), tangent=None)):
-        assert_close(jvp(by_custom_jvp(cell), args, dots), expected)
+    args = P.params, P.xs, P.h0
+    cells = gj.gru(), without_derivation(gj.gru()), replace(gj.gru(), tangent=None)
+    run = lambda args, dots: [jax.jvp(by_custom_jvp(cell), args, dots) for cell in cells]
+    expected, *measured = compiled(run, args, normal_like(3, args))
+    for result in measured:
+        assert_close(result, expected)

@@ -4,6 +4,7 @@ from functools import partial
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 
 import gru_jax as gj
@@ -13,8 +14,12 @@ from tests.problems import (
     Problem,
     T,
     assert_close,
+    compiled,
     gradients,
+    gradients_of_scan,
+    gradients_of_unroll,
     main_cells,
+    on_host,
     problem,
     scan_of_step,
     without_derivation,
@@ -23,62 +28,51 @@ from tests.problems import (
 pytestmark = pytest.mark.derivative
 
 
+def at(i, tree):
+    return jax.tree.map(lambda leaf: leaf[i], tree)
+
+
 @main_cells
-def test_jit_checkpoint_and_an_outer_scan_change_nothing(cell):
+def test_no_jit_checkpoint_and_an_outer_scan_change_nothing(cell):
     p = problem(cell)
     run = partial(gj.unroll, cell)
-    expected = gradients(run, p)
-    assert_close(jax.jit(partial(gradients, run))(p), expected)
-    assert_close(gradients(jax.checkpoint(run), p), expected)
+    expected = gradients_of_scan(cell)(p)
+    assert_close(gradients(run, p), expected)
+    assert_close(compiled(partial(gradients, jax.checkpoint(run)), p), expected)
 
     def twice(unroll, params, xs, h0):
         return jax.lax.scan(lambda h, _: (unroll(params, xs, h)[0], None), h0, None, length=2)[0]
 
-    last_only = p._replace(cotangents=p.cotangents[0])
-    measured = gradients(partial(twice, run), last_only)
-    assert_close(measured[1], gradients(partial(twice, partial(scan_of_step, cell)), last_only)[1])
+    runs = [partial(twice, unroll) for unroll in (run, partial(scan_of_step, cell))]
+    assert_close(*compiled(lambda p: [gradients(each, p)[1] for each in runs], p._replace(cotangents=p.cotangents[0])))
 
 
 @main_cells
-def test_vmap_over_data_equals_a_loop(cell):
-    run = partial(gradients, partial(gj.unroll, cell))
-    examples = [problem(cell, seed) for seed in range(3)]
-    examples = [example._replace(params=examples[0].params) for example in examples]
-    stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *examples)._replace(params=examples[0].params)
-    axes = Problem(params=None, xs=0, h0=0, cotangents=0)
-    together, one = jax.jit(jax.vmap(run, in_axes=(axes,)))(stacked), jax.jit(run)
-    for i, example in enumerate(examples):
-        assert_close(jax.tree.map(lambda leaf: leaf[i], together), one(example))
-
-
-@main_cells
-def test_vmap_over_an_ensemble_of_parameters_equals_a_loop(cell):
-    run = partial(gradients, partial(gj.unroll, cell))
-    models = [problem(cell, seed) for seed in range(3)]
-    stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *models)
-    shared = models[0]._replace(params=stacked.params)
-    one = jax.jit(run)
-    own_data = jax.jit(jax.vmap(run))(stacked)
-    same_data = jax.jit(jax.vmap(run, in_axes=(Problem(params=0, xs=None, h0=None, cotangents=None),)))(shared)
-    for i, model in enumerate(models):
-        assert_close(jax.tree.map(lambda leaf: leaf[i], own_data), one(model))
-        assert_close(jax.tree.map(lambda leaf: leaf[i], same_data), one(models[0]._replace(params=model.params)))
+def test_vmap_over_data_and_an_ensemble_of_parameters_equals_a_loop(cell):
+    one = gradients_of_unroll(cell)
+    examples = on_host([problem(cell, seed) for seed in range(3)])
+    stacked = jax.tree.map(lambda *leaves: np.stack(leaves), *examples)
+    shared = {"params": examples[0].params}, {name: getattr(examples[0], name) for name in ("xs", "h0", "cotangents")}
+    for alike in (*shared, {}):  # own data, own params, own both
+        axes = Problem(*(None if name in alike else 0 for name in Problem._fields))
+        together = compiled(jax.vmap(one, in_axes=(axes,)), stacked._replace(**alike))
+        for i, example in enumerate(examples):
+            assert_close(at(i, together), one(example._replace(**alike)))
 
 
 @main_cells
 def test_per_example_gradients_by_vmap_of_grad_equal_a_loop(cell):
-    p = problem(cell)
-    lengths = jnp.array([T, 2, 0])
+    p = on_host(problem(cell))
+    lengths = np.array([T, 2, 0])
 
     def loss(params, xs, h0, length):
         h_last, ys = gj.unroll(cell, params, xs, h0, lengths=length)
         return jnp.sin(ys).sum() + sum((leaf**2).sum() for leaf in jax.tree.leaves(h_last))
 
-    per_example = jax.jit(jax.vmap(jax.grad(loss), in_axes=(None, 1, 0, 0)))(p.params, p.xs, p.h0, lengths)
+    per_example = compiled(jax.vmap(jax.grad(loss), in_axes=(None, 1, 0, 0)), p.params, p.xs, p.h0, lengths)
     one = jax.jit(jax.grad(loss))
     for b in range(B):
-        expected = one(p.params, p.xs[:, b], jax.tree.map(lambda leaf: leaf[b], p.h0), lengths[b])
-        assert_close(jax.tree.map(lambda leaf: leaf[b], per_example), expected)
+        assert_close(at(b, per_example), one(p.params, p.xs[:, b], at(b, p.h0), lengths[b]))
 
 
 SECOND_ORDER = [
@@ -97,7 +91,6 @@ def test_second_derivatives_equal_autodiff_by_hessian_and_by_reverse_over_revers
         h_last, ys = unroll(params, p.xs, h0)
         return jnp.sum(jnp.sin(ys)) + sum(jnp.sum(leaf**3) for leaf in jax.tree.leaves(h_last))
 
-    @jax.jit
     def all_three(params, h0):
         custom_vjp = partial(curved, partial(gj.unroll, tested))
         autodiff = partial(curved, partial(scan_of_step, cell))
@@ -108,7 +101,7 @@ def test_second_derivatives_equal_autodiff_by_hessian_and_by_reverse_over_revers
             jax.hessian(autodiff, argnums)(params, h0),
         )
 
-    forward_over_reverse, reverse_over_reverse, expected = all_three(p.params, p.h0)
+    forward_over_reverse, reverse_over_reverse, expected = compiled(all_three, p.params, p.h0)
     limit = 1e-12 if p.xs.dtype == jnp.float64 else 1e-4
     assert_close(forward_over_reverse, expected, tol=limit)
     assert_close(reverse_over_reverse, expected, tol=limit)
@@ -116,8 +109,7 @@ def test_second_derivatives_equal_autodiff_by_hessian_and_by_reverse_over_revers
 
 def test_a_gradient_computed_twice_is_bitwise_equal():
     p = problem(gj.gru())
-    run = jax.jit(partial(gradients, partial(gj.unroll, gj.gru())))
-    first, second = run(p), run(p)
+    first, second = gradients_of_unroll(gj.gru())(p), gradients_of_unroll(gj.gru())(p)
     assert all((a == b).all() for a, b in zip(jax.tree.leaves(first), jax.tree.leaves(second), strict=True))
 
 
@@ -130,4 +122,4 @@ def test_shard_map_sums_the_gradient_of_replicated_parameters_over_devices():
         return jax.grad(lambda params: (gj.unroll(gj.gru(), params, xs)[1] ** 2).sum())(params)
 
     sharded = jax.jit(jax.shard_map(loss_gradient, mesh=mesh, in_specs=(spec(), spec(None, "batch")), out_specs=spec()))
-    assert_close(sharded(p.params, p.xs), loss_gradient(p.params, p.xs))
+    assert_close(sharded(p.params, p.xs), compiled(loss_gradient, p.params, p.xs))

@@ -9,74 +9,100 @@ import pytest
 
 import gru_jax as gj
 from tests.conditions import ALL_THREE, LENGTHS, MASK, RESETS, batch_major
-from tests.problems import CELLS, B, H, T, assert_close, assert_raises, gradients, main_cells, problem
+from tests.problems import (
+    CELLS,
+    B,
+    H,
+    T,
+    assert_close,
+    assert_raises,
+    compiled,
+    gradients,
+    main_cells,
+    normal,
+    problem,
+    scan_of_step,
+)
 
 
 @pytest.mark.derivative
 @main_cells
 @pytest.mark.parametrize("conditions", [{}, ALL_THREE], ids=["plain", "all conditions"])
 def test_one_window_is_full_back_propagation(cell, conditions):
-    p = problem(cell)
-    full = gradients(partial(gj.unroll, cell, **conditions), p)
-    for window in (T, T + 3):
-        assert_close(gradients(partial(gj.unroll_truncated, cell, window=window, **conditions), p), full, tol=0)
+    windows = [partial(gj.unroll_truncated, cell, window=window, **conditions) for window in (T, T + 3)]
+    runs = partial(gj.unroll, cell, **conditions), *windows
+    full, *measured = compiled(lambda p: [gradients(run, p) for run in runs], problem(cell))
+    for result in measured:
+        assert_close(result, full, tol=0)
 
 
-@pytest.mark.parametrize(("window", "time_major"), [(1, True), (2, False), (np.int64(3), True), (6, False)])
-@pytest.mark.parametrize("reverse", [False, True])
+@pytest.mark.parametrize(
+    ("window", "time_major", "reverse"), [(1, True, False), (2, False, True), (np.int64(3), True, True), (6, False, False)]
+)
 def test_the_values_equal_those_of_unroll(window, time_major, reverse):
     cell = gj.lstm()
     p = problem(cell)
-    xs, conditions = (p.xs, ALL_THREE) if time_major else (jnp.moveaxis(p.xs, 0, 1), batch_major(ALL_THREE))
-    for outputs in ("all", "states", "last"):
-        options = {"reverse": reverse, "time_major": time_major, "outputs": outputs} | conditions
-        expected = gj.unroll(cell, p.params, xs, p.h0, **options)
-        assert_close(gj.unroll_truncated(cell, p.params, xs, p.h0, window=window, **options), expected, tol=1e-14)
-    assert_close(gj.unroll_truncated(cell, p.params, p.xs, window=window), gj.unroll(cell, p.params, p.xs), tol=1e-14)
+
+    def results(xs, conditions):
+        for outputs in ("all", "states", "last"):
+            options = {"reverse": reverse, "time_major": time_major, "outputs": outputs} | conditions
+            expected = gj.unroll(cell, p.params, xs, p.h0, **options)
+            yield gj.unroll_truncated(cell, p.params, xs, p.h0, window=window, **options), expected
+        plain = {"time_major": time_major}
+        yield gj.unroll_truncated(cell, p.params, xs, window=window, **plain), gj.unroll(cell, p.params, xs, **plain)
+
+    arguments = (p.xs, ALL_THREE) if time_major else (np.moveaxis(p.xs, 0, 1), batch_major(ALL_THREE))
+    for measured, expected in compiled(lambda *args: list(results(*args)), *arguments):
+        assert_close(measured, expected, tol=1e-14)
 
 
 @pytest.mark.derivative
 @pytest.mark.parametrize(
-    ("name", "window"), [("gru", 2), ("gru", 6), ("lstm", 3), pytest.param("lstm", 1, marks=pytest.mark.slow)]
+    ("name", "window", "reverse"),
+    [
+        ("gru", 2, False),
+        ("lstm", 3, True),
+        ("gru", 6, True),
+        *(pytest.param("lstm", 1, way, marks=pytest.mark.slow) for way in (False, True)),
+    ],
 )
-@pytest.mark.parametrize("reverse", [False, True])
 def test_the_gradient_equals_that_of_a_loop_over_windows_with_stop_gradient_on_the_state(name, window, reverse):
     cell = CELLS[name]
-    p = problem(cell)
 
     def loop_over_windows(params, xs, h):
         parts, starts = [], range(0, T, window)
         for start in starts:
             own = slice(max(T - start - window, 0), T - start) if reverse else slice(start, start + window)
             before = h if start == 0 else jax.lax.stop_gradient(h)
-            run = partial(gj.unroll, cell, resets=RESETS[own], reverse=reverse, derivative=gj.Autodiff())
-            h, ys = run(params, xs[own], before)
+            h, ys = scan_of_step(cell, params, xs[own], before, resets=RESETS[own], reverse=reverse)
             parts.append(ys)
         return h, jnp.concatenate(parts[::-1] if reverse else parts)
 
-    measured = gradients(partial(gj.unroll_truncated, cell, window=window, resets=RESETS, reverse=reverse), p)
-    assert_close(measured, gradients(loop_over_windows, p))
-    full = gradients(partial(gj.unroll, cell, resets=RESETS, reverse=reverse), p)
-    assert (jnp.abs(measured[1][1] - full[1][1]) > 1e-6).any()  # truncation has an effect
+    in_windows = partial(gj.unroll_truncated, cell, window=window, resets=RESETS, reverse=reverse)
+    runs = in_windows, loop_over_windows, partial(gj.unroll, cell, resets=RESETS, reverse=reverse)
+    measured, expected, full = compiled(lambda p: [gradients(run, p) for run in runs], problem(cell))
+    assert_close(measured, expected)
+    assert (np.abs(measured[1][1] - full[1][1]) > 1e-6).any()  # truncation has an effect
 
 
 @pytest.mark.derivative
 def test_a_loss_reaches_the_steps_of_its_own_window_only():
     cell = gj.gru()
     p = problem(cell)
-    loss = lambda xs, h0: gj.unroll_truncated(cell, p.params, xs, h0, window=3)[1][4].sum()
-    xs_bar, h0_bar = jax.grad(loss, (0, 1))(p.xs, p.h0)
+    loss_at = lambda t: lambda xs, h0: gj.unroll_truncated(cell, p.params, xs, h0, window=3)[1][t].sum()
+    gradient = lambda *args: [jax.grad(loss_at(t), (0, 1))(*args) for t in (4, 2)]
+    (xs_bar, h0_bar), (_, h0_bar_of_first) = compiled(gradient, p.xs, p.h0)
     reached = np.flatnonzero(np.abs(xs_bar).sum((1, 2)))
     assert reached.tolist() == [3, 4]
     assert not h0_bar.any()
-    assert jax.grad(lambda h0: gj.unroll_truncated(cell, p.params, p.xs, h0, window=3)[1][2].sum())(p.h0).any()
+    assert h0_bar_of_first.any()
 
 
 @pytest.mark.derivative
 def test_stacks_traced_lengths_and_noise_are_supported():
     layers = gj.stack([gj.zoneout(gj.gru(), 0.2), gj.lstm()], dropout=0.3)
     params = layers.init(jax.random.key(0), 4, H)
-    xs = jax.random.normal(jax.random.key(1), (T, B, 4))
+    xs = normal(1, T, B, 4)
     run = jax.jit(lambda n, seed: gj.unroll_truncated(layers, params, xs, window=3, lengths=n, key=jax.random.key(seed)))
     assert not run(LENGTHS, 0)[1][4:, 1].any()
     assert (run(LENGTHS, 0)[1] != run(LENGTHS, 1)[1]).any()
