@@ -31,6 +31,18 @@ CELLS = {
     "lstm": gj.lstm(),
     "lstm_peephole": gj.lstm(peephole=True),
 }
+# The same cells with other activations: what differs is the value and the derivative of these.
+ACTIVATED = {
+    f"elman_{activation}": gj.elman(activation)
+    for activation in (
+        "softsign", "softplus", "elu", "leaky_relu", "hard_sigmoid", "hard_sigmoid_onnx", "scaled_tanh",
+    )
+} | {
+    "gru_hard": gj.gru(gate_activation="hard_sigmoid", activation="leaky_relu"),
+    "gru_reset_after_hard": gj.gru(reset_after=True, gate_activation="hard_sigmoid_onnx", activation="softsign"),
+    "lstm_hard": gj.lstm(gate_activation="hard_sigmoid", activation="relu"),
+    "lstm_peephole_scaled": gj.lstm(peephole=True, gate_activation="softsign", activation="scaled_tanh"),
+}  # fmt: skip
 GATED = ("gru", "gru_reset_after", "lstm", "lstm_peephole")
 
 every_cell = pytest.mark.parametrize("cell", CELLS.values(), ids=CELLS.keys())

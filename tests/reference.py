@@ -20,40 +20,64 @@ def _linear(p, h, x):
     return x @ p["W"] + h @ p["U"] + p["b"]
 
 
-def _gru(p, h, x):
-    z = _sigmoid(x @ p["W_z"] + h @ p["U_z"] + p["b_z"])
-    r = _sigmoid(x @ p["W_r"] + h @ p["U_r"] + p["b_r"])
-    g = np.tanh(x @ p["W_h"] + (r * h) @ p["U_h"] + p["b_h"])
+def _gru(p, h, x, sigma=_sigmoid, phi=np.tanh):
+    z = sigma(x @ p["W_z"] + h @ p["U_z"] + p["b_z"])
+    r = sigma(x @ p["W_r"] + h @ p["U_r"] + p["b_r"])
+    g = phi(x @ p["W_h"] + (r * h) @ p["U_h"] + p["b_h"])
     return (1 - z) * h + z * g
 
 
-def _gru_reset_after(p, h, x):
-    z = _sigmoid(x @ p["W_z"] + h @ p["U_z"] + p["b_z"])
-    r = _sigmoid(x @ p["W_r"] + h @ p["U_r"] + p["b_r"])
-    g = np.tanh(x @ p["W_h"] + p["b_h"] + r * (h @ p["U_h"] + p["c_h"]))
+def _gru_reset_after(p, h, x, sigma=_sigmoid, phi=np.tanh):
+    z = sigma(x @ p["W_z"] + h @ p["U_z"] + p["b_z"])
+    r = sigma(x @ p["W_r"] + h @ p["U_r"] + p["b_r"])
+    g = phi(x @ p["W_h"] + p["b_h"] + r * (h @ p["U_h"] + p["c_h"]))
     return (1 - z) * h + z * g
 
 
-def _lstm(p, state, x):
+def _lstm(p, state, x, sigma=_sigmoid, phi=np.tanh):
     h, c = state
-    i = _sigmoid(x @ p["W_i"] + h @ p["U_i"] + p["b_i"] + p["p_i"] * c)
-    f = _sigmoid(x @ p["W_f"] + h @ p["U_f"] + p["b_f"] + p["p_f"] * c)
-    c = f * c + i * np.tanh(x @ p["W_g"] + h @ p["U_g"] + p["b_g"])
-    o = _sigmoid(x @ p["W_o"] + h @ p["U_o"] + p["b_o"] + p["p_o"] * c)
-    return o * np.tanh(c), c
+    i = sigma(x @ p["W_i"] + h @ p["U_i"] + p["b_i"] + p["p_i"] * c)
+    f = sigma(x @ p["W_f"] + h @ p["U_f"] + p["b_f"] + p["p_f"] * c)
+    c = f * c + i * phi(x @ p["W_g"] + h @ p["U_g"] + p["b_g"])
+    o = sigma(x @ p["W_o"] + h @ p["U_o"] + p["b_o"] + p["p_o"] * c)
+    return o * phi(c), c
+
+
+# After the definitions of ONNX' and Keras' documentation.
+ACTIVATIONS = {
+    "tanh": np.tanh,
+    "sigmoid": _sigmoid,
+    "relu": lambda a: np.maximum(a, 0),
+    "identity": lambda a: a,
+    "softsign": lambda a: a / (1 + np.abs(a)),
+    "softplus": lambda a: np.log(1 + np.exp(a)),
+    "elu": lambda a: np.where(a > 0, a, np.exp(a) - 1),
+    "leaky_relu": lambda a: np.maximum(a, 0.01 * a),
+    "hard_sigmoid": lambda a: np.clip(a + 3, 0, 6) / 6,
+    "hard_sigmoid_onnx": lambda a: np.maximum(0, np.minimum(1, 0.2 * a + 0.5)),
+    "scaled_tanh": lambda a: 1.7159 * np.tanh(2 / 3 * a),
+}
+
+
+def _elman(activation):
+    return lambda p, h, x: ACTIVATIONS[activation](_linear(p, h, x))
+
+
+def _with(step, gate_activation, activation):
+    return lambda p, h, x: step(p, h, x, ACTIVATIONS[gate_activation], ACTIVATIONS[activation])
 
 
 STEPS = {
     "linear_rnn": _linear,
-    "elman_tanh": lambda p, h, x: np.tanh(_linear(p, h, x)),
-    "elman_relu": lambda p, h, x: np.maximum(_linear(p, h, x), 0),
-    "elman_sigmoid": lambda p, h, x: _sigmoid(_linear(p, h, x)),
-    "elman_identity": _linear,
     "gru": _gru,
     "gru_reset_after": _gru_reset_after,
     "lstm": _lstm,
     "lstm_peephole": _lstm,
-}
+    "gru_hard": _with(_gru, "hard_sigmoid", "leaky_relu"),
+    "gru_reset_after_hard": _with(_gru_reset_after, "hard_sigmoid_onnx", "softsign"),
+    "lstm_hard": _with(_lstm, "hard_sigmoid", "relu"),
+    "lstm_peephole_scaled": _with(_lstm, "softsign", "scaled_tanh"),
+} | {f"elman_{activation}": _elman(activation) for activation in ACTIVATIONS}
 
 
 def unroll(

@@ -1,10 +1,12 @@
 """The cells. Each file holds one cell's equations, its parameters, and its adjoint beside the derivation.
 
 Start with `linear` and `elman`, the shortest. `gru` is the flagship; `gru_reset_after` and `lstm`
-follow its shape. `initializers` holds initializers that `jax.nn.initializers` lacks, and `letters`
-what the first letter of a parameter's name determines.
+follow its shape. `activations` holds the elementwise functions, `initializers` the initializers
+that `jax.nn.initializers` lacks, and `letters` what the first letter of a parameter's name
+determines.
 """
 
+from gru_jax.cells.activations import Activation as Activation
 from gru_jax.cells.elman import ElmanParams as ElmanParams
 from gru_jax.cells.gru import GRUParams as GRUParams
 from gru_jax.cells.gru_reset_after import GRUResetAfterParams as GRUResetAfterParams

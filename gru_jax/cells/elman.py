@@ -1,6 +1,6 @@
 """The Elman RNN, the "vanilla" RNN of the tutorials and the tanh unit of Chung et al. 2014.
 
-    (F1)   h = g₁(x W + h₋ U + b)                g₁ is tanh, ReLU, σ or the identity
+    (F1)   h = g₁(x W + h₋ U + b)                g₁ is tanh, or another activation
 
     (F1)˙  ḣ = g₁′ ⊙ (ḣ₋ U) + w,  w = g₁′ ⊙ (ẋ W + x Ẇ + h₋ U̇ + ḃ)
     (F1)ᵀ  a = h̄ ⊙ g₁′,  h̄₋ = a Uᵀ
@@ -11,29 +11,18 @@ function of the value g₁ itself, so it is computed from the states. The read-o
 is in `heads`: its V needs the current step only.
 """
 
-from typing import Literal, NamedTuple, get_args
+from typing import NamedTuple
 
-import jax
-import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from gru_jax._engine.arguments import check_option
 from gru_jax._engine.functions import bind
 from gru_jax._jax.export import serializable
 from gru_jax.cell import Adjoint, Cell, Tangent
+from gru_jax.cells.activations import Activation, ActivationLike, checked_activation
 from gru_jax.cells.letters import LetteredCheck, LetteredInit
 from gru_jax.ops import affine, affine_jvp, bias_sum, dot, outer_sum
 
-Activation = Literal["tanh", "relu", "sigmoid", "identity"]
 Steps = Float[Array, "*t_b H"]
-
-# g₁, and g₁′ from the value h = g₁(a). ReLU's derivative at 0 is 0, as in jax.nn.relu.
-ACTIVATIONS = {
-    "tanh": (jnp.tanh, lambda h: 1 - h**2),
-    "relu": (jax.nn.relu, lambda h: (h > 0).astype(h.dtype)),
-    "sigmoid": (jax.nn.sigmoid, lambda h: h * (1 - h)),
-    "identity": (lambda a: a, jnp.ones_like),
-}
 
 
 @serializable
@@ -50,9 +39,8 @@ def project(params: ElmanParams, xs: Float[Array, "*t_b D"]) -> Steps:
     return affine(xs, params.W, params.b)
 
 
-def gates(activation: Activation, params: ElmanParams, u: Steps, h: Steps) -> Steps:
+def gates(g1: Activation, params: ElmanParams, u: Steps, h: Steps) -> Steps:
     """Computes the new state, (F1)."""
-    g1, _ = ACTIVATIONS[activation]
     return g1(u + dot(h, params.U))  # (F1)
 
 
@@ -66,10 +54,9 @@ def gates_from_state(h: Steps) -> Steps:
     return h
 
 
-def linearize(activation: Activation, g: Steps, h_prev: Steps) -> Steps:
+def linearize(g1: Activation, g: Steps, h_prev: Steps) -> Steps:
     """Computes g₁′ from the value."""
-    _, g1_prime = ACTIVATIONS[activation]
-    return g1_prime(g)
+    return g1.slope(g)
 
 
 def state_jvp(params: ElmanParams, k: Steps, h_dot: Steps) -> Steps:
@@ -106,7 +93,7 @@ def input_vjp(
     )
 
 
-def elman(activation: Activation = "tanh") -> Cell:
+def elman(activation: ActivationLike = "tanh") -> Cell:
     """Makes an Elman RNN, h_t = g₁(x_t W + h_{t-1} U + b).
 
     Example:
@@ -118,23 +105,25 @@ def elman(activation: Activation = "tanh") -> Cell:
         (5, 2, 4)
 
     Args:
-        activation: g₁, one of `"tanh"`, `"relu"`, `"sigmoid"`, `"identity"`. Defaults to `"tanh"`.
+        activation: g₁, such as `"tanh"`, `"relu"`, `"sigmoid"`, `"identity"` or another name that
+            `gj.cells.Activation` lists, or a `gj.cells.Activation`. Defaults to `"tanh"`.
 
     Returns:
         A cell with parameters `gj.cells.ElmanParams(W, U, b)`: W (D, H), U (H, H), b (H,) or None.
 
     Raises:
+        TypeError: If the activation is neither a name nor a `gj.cells.Activation`.
         ValueError: If the activation is unknown.
     """
-    check_option("activation", activation, get_args(Activation))
+    g1 = checked_activation("activation", activation)
     return Cell(
         init=LetteredInit(ElmanParams),
         project=project,
-        gates=bind(gates, activation),
+        gates=bind(gates, g1),
         update=update,
-        adjoint=Adjoint(bind(linearize, activation), input_vjp, state_vjp, gates_from_state),
+        adjoint=Adjoint(bind(linearize, g1), input_vjp, state_vjp, gates_from_state),
         tangent=Tangent(input_jvp, state_jvp),
         params_type=ElmanParams,
         check_params=LetteredCheck(ElmanParams),
-        name=f"elman({activation!r})",
+        name=f"elman({g1!r})",
     )

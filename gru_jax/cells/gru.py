@@ -3,14 +3,17 @@
 
     (F1)   z = σ(x W_z + h₋ U_z + b_z)                         update gate
     (F2)   r = σ(x W_r + h₋ U_r + b_r)                         reset gate
-    (F3)   s = r ⊙ h₋,  g = tanh(x W_h + s U_h + b_h)          candidate
+    (F3)   s = r ⊙ h₋,  g = φ(x W_h + s U_h + b_h)             candidate
     (F4)   h = (1 − z) ⊙ h₋ + z ⊙ g
 
     (F4)ᵀ  ḡ = h̄ ⊙ z,  z̄ = h̄ ⊙ (g − h₋),  h̄₋ = h̄ ⊙ (1 − z)
-    (F3)ᵀ  a_h = ḡ ⊙ (1 − g²),  s̄ = a_h U_hᵀ,  r̄ = s̄ ⊙ h₋,  h̄₋ += s̄ ⊙ r
-    (F2)ᵀ  a_r = r̄ ⊙ r ⊙ (1 − r),  h̄₋ += a_r U_rᵀ
-    (F1)ᵀ  a_z = z̄ ⊙ z ⊙ (1 − z),  h̄₋ += a_z U_zᵀ
+    (F3)ᵀ  a_h = ḡ ⊙ φ′(g),  s̄ = a_h U_hᵀ,  r̄ = s̄ ⊙ h₋,  h̄₋ += s̄ ⊙ r
+    (F2)ᵀ  a_r = r̄ ⊙ σ′(r),  h̄₋ += a_r U_rᵀ
+    (F1)ᵀ  a_z = z̄ ⊙ σ′(z),  h̄₋ += a_z U_zᵀ
     after the loop:  W̄_k = Σ xᵀ a_k,  b̄_k = Σ a_k,  Ū_z = Σ h₋ᵀ a_z,  Ū_r = Σ h₋ᵀ a_r,  Ū_h = Σ sᵀ a_h,  x̄ = Σ_k a_k W_kᵀ
+
+σ is the sigmoid and φ is tanh, unless the cell is given others. Their derivatives are functions of
+the value: σ′(z) = z ⊙ (1 − z) and φ′(g) = 1 − g².
 
 Row vectors; h₋ is h_{t-1}; v̄ is ∂L/∂v; a_k is the cotangent of gate k's pre-activation; v̇ is a
 tangent, and (F)˙ tags the differential of line (F). Each backward line undoes the forward line it
@@ -20,13 +23,13 @@ are the coefficients k.
 
 from typing import NamedTuple
 
-import jax
-import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from gru_jax._engine.arguments import check_flag
+from gru_jax._engine.functions import bind
 from gru_jax._jax.export import serializable
 from gru_jax.cell import Adjoint, Cell, Tangent
+from gru_jax.cells.activations import Activation, ActivationLike, checked_activation, options
 from gru_jax.cells.gru_reset_after import gru_reset_after
 from gru_jax.cells.letters import LetteredCheck, LetteredInit
 from gru_jax.ops import affine_jvp, affines, bias_sum, dot, dot_sum, dots, outer_sum, outer_sums
@@ -69,10 +72,10 @@ class Coefficients(NamedTuple):
     """The coefficients of the linearised step: what multiplies h̄ and s̄ in the backward lines."""
 
     keep: Steps  # 1 − z             h̄ → h̄₋
-    a_h: Steps  # z (1 − g²)         h̄ → a_h
-    a_z: Steps  # (g − h₋) z (1 − z) h̄ → a_z
+    a_h: Steps  # z φ′(g)            h̄ → a_h
+    a_z: Steps  # (g − h₋) σ′(z)     h̄ → a_z
     r: Steps  # r                    s̄ → h̄₋
-    a_r: Steps  # h₋ r (1 − r)       s̄ → a_r
+    a_r: Steps  # h₋ σ′(r)           s̄ → a_r
 
 
 def project(params: GRUParams, xs: Float[Array, "*t_b D"]) -> Projected:
@@ -81,12 +84,12 @@ def project(params: GRUParams, xs: Float[Array, "*t_b D"]) -> Projected:
     return Projected(*affines(xs, (p.W_z, p.b_z), (p.W_r, p.b_r), (p.W_h, p.b_h)))
 
 
-def gates(params: GRUParams, u: Projected, h: Steps) -> Gates:
+def gates(sigma: Activation, phi: Activation, params: GRUParams, u: Projected, h: Steps) -> Gates:
     """Computes the values of a step, (F1) to (F3)."""
     z_h, r_h = dots(h, params.U_z, params.U_r)
-    z = jax.nn.sigmoid(u.z + z_h)  # (F1)
-    r = jax.nn.sigmoid(u.r + r_h)  # (F2)
-    g = jnp.tanh(u.g + dot(r * h, params.U_h))  # (F3)
+    z = sigma(u.z + z_h)  # (F1)
+    r = sigma(u.r + r_h)  # (F2)
+    g = phi(u.g + dot(r * h, params.U_h))  # (F3)
     return Gates(z, r, g)
 
 
@@ -95,15 +98,15 @@ def update(g: Gates, h: Steps) -> Steps:
     return (1 - g.z) * h + g.z * g.g  # (F4)
 
 
-def linearize(g: Gates, h_prev: Steps) -> Coefficients:
+def linearize(sigma: Activation, phi: Activation, g: Gates, h_prev: Steps) -> Coefficients:
     """Computes the coefficients of the linearised step, for all t."""
     z, r = g.z, g.r
     return Coefficients(
         keep=1 - z,
-        a_h=z * (1 - g.g**2),
-        a_z=(g.g - h_prev) * z * (1 - z),
+        a_h=phi.times_slope(z, g.g),
+        a_z=sigma.times_slope(g.g - h_prev, z),
         r=r,
-        a_r=h_prev * r * (1 - r),
+        a_r=sigma.times_slope(h_prev, r),
     )
 
 
@@ -166,7 +169,7 @@ def input_vjp(
     return params_bar, dot_sum((a_z, params.W_z.T), (a_r, params.W_r.T), (a_h, params.W_h.T))
 
 
-def gru(reset_after: bool = False) -> Cell:
+def gru(reset_after: bool = False, *, gate_activation: ActivationLike = "sigmoid", activation: ActivationLike = "tanh") -> Cell:
     """Makes a gated recurrent unit.
 
         z = σ(x W_z + h₋ U_z + b_z),  r = σ(x W_r + h₋ U_r + b_r),  h = (1 − z) ⊙ h₋ + z ⊙ g
@@ -187,25 +190,30 @@ def gru(reset_after: bool = False) -> Cell:
         reset_after: If False, the reset gate acts before the matmul: Chung et al. 2014 (arXiv
             1412.3555) and Cho et al. (1406.1078 v3). If True, after it: 1406.1078 v1, the form of
             cuDNN, PyTorch and Keras. Defaults to False.
+        gate_activation: σ, a name that `gj.cells.Activation` lists, or a `gj.cells.Activation`.
+            Defaults to `"sigmoid"`.
+        activation: The function of the candidate, likewise. Defaults to `"tanh"`.
 
     Returns:
         A cell with parameters `gj.cells.GRUParams(W_z, U_z, b_z, W_r, U_r, b_r, W_h, U_h, b_h)`, or
         `gj.cells.GRUResetAfterParams` with `c_h` too: W (D, H), U (H, H), biases (H,) or None.
 
     Raises:
-        TypeError: If `reset_after` is not a bool.
+        TypeError: If `reset_after` is not a bool, or an activation is neither a name nor a
+            `gj.cells.Activation`.
+        ValueError: If an activation is unknown.
     """
-    return gru_reset_after() if check_flag("reset_after", reset_after) else _CELL
-
-
-_CELL = Cell(
-    init=LetteredInit(GRUParams),
-    project=project,
-    gates=gates,
-    update=update,
-    adjoint=Adjoint(linearize, input_vjp, state_vjp),
-    tangent=Tangent(input_jvp, state_jvp),
-    params_type=GRUParams,
-    check_params=LetteredCheck(GRUParams),
-    name="gru()",
-)
+    sigma, phi = checked_activation("gate_activation", gate_activation), checked_activation("activation", activation)
+    if check_flag("reset_after", reset_after):
+        return gru_reset_after(sigma, phi)
+    return Cell(
+        init=LetteredInit(GRUParams),
+        project=project,
+        gates=bind(gates, sigma, phi),
+        update=update,
+        adjoint=Adjoint(bind(linearize, sigma, phi), input_vjp, state_vjp),
+        tangent=Tangent(input_jvp, state_jvp),
+        params_type=GRUParams,
+        check_params=LetteredCheck(GRUParams),
+        name=f"gru({options(gate_activation=(sigma, 'sigmoid'), activation=(phi, 'tanh'))})",
+    )

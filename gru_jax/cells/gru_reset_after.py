@@ -2,17 +2,20 @@
 
     (F1)   z = σ(x W_z + h₋ U_z + b_z)                         update gate
     (F2)   r = σ(x W_r + h₋ U_r + b_r)                         reset gate
-    (F3)   q = h₋ U_h + c_h,  g = tanh(x W_h + b_h + r ⊙ q)    candidate
+    (F3)   q = h₋ U_h + c_h,  g = φ(x W_h + b_h + r ⊙ q)       candidate
     (F4)   h = (1 − z) ⊙ h₋ + z ⊙ g
 
     (F4)ᵀ  ḡ = h̄ ⊙ z,  z̄ = h̄ ⊙ (g − h₋),  h̄₋ = h̄ ⊙ (1 − z)
-    (F3)ᵀ  a_h = ḡ ⊙ (1 − g²),  q̄ = a_h ⊙ r,  r̄ = a_h ⊙ q,  h̄₋ += q̄ U_hᵀ
-    (F2)ᵀ  a_r = r̄ ⊙ r ⊙ (1 − r),  h̄₋ += a_r U_rᵀ
-    (F1)ᵀ  a_z = z̄ ⊙ z ⊙ (1 − z),  h̄₋ += a_z U_zᵀ
+    (F3)ᵀ  a_h = ḡ ⊙ φ′(g),  q̄ = a_h ⊙ r,  r̄ = a_h ⊙ q,  h̄₋ += q̄ U_hᵀ
+    (F2)ᵀ  a_r = r̄ ⊙ σ′(r),  h̄₋ += a_r U_rᵀ
+    (F1)ᵀ  a_z = z̄ ⊙ σ′(z),  h̄₋ += a_z U_zᵀ
     after the loop:  W̄_k = Σ xᵀ a_k,  b̄_k = Σ a_k,  Ū_z = Σ h₋ᵀ a_z,  Ū_r = Σ h₋ᵀ a_r,  Ū_h = Σ h₋ᵀ q̄,  c̄_h = Σ q̄,  x̄ = Σ_k a_k W_kᵀ
 
 The whole step is linear in δ = h̄ with factors known for every t before the reverse scan starts:
 δ₋ = (1 − z) ⊙ δ + (k_r ⊙ δ) U_rᵀ + (k_z ⊙ δ) U_zᵀ + (k_q ⊙ δ) U_hᵀ.
+
+σ is the sigmoid and φ is tanh, unless the cell is given others. Their derivatives are functions of
+the value: σ′(z) = z ⊙ (1 − z) and φ′(g) = 1 − g².
 
 Row vectors; h₋ is h_{t-1}; v̄ is ∂L/∂v; a_k is the cotangent of gate k's pre-activation; v̇ is a
 tangent, and (F)˙ tags the differential of line (F).
@@ -20,12 +23,12 @@ tangent, and (F)˙ tags the differential of line (F).
 
 from typing import NamedTuple
 
-import jax
-import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from gru_jax._engine.functions import bind
 from gru_jax._jax.export import serializable
 from gru_jax.cell import Adjoint, Cell, Tangent
+from gru_jax.cells.activations import Activation, options
 from gru_jax.cells.letters import LetteredCheck, LetteredInit
 from gru_jax.ops import add_bias, affine, affine_jvp, affines, bias_sum, dot, dot_sum, dots, outer_sums
 
@@ -71,10 +74,10 @@ class Coefficients(NamedTuple):
     """The coefficients of the linearised step: what multiplies h̄ in the backward lines."""
 
     keep: Steps  # 1 − z                 h̄ → h̄₋
-    a_h: Steps  # z (1 − g²)             h̄ → a_h
-    q: Steps  # z (1 − g²) r             h̄ → q̄
-    a_r: Steps  # z (1 − g²) q r (1 − r) h̄ → a_r
-    a_z: Steps  # (g − h₋) z (1 − z)     h̄ → a_z
+    a_h: Steps  # z φ′(g)                h̄ → a_h
+    q: Steps  # z φ′(g) r                h̄ → q̄
+    a_r: Steps  # z φ′(g) q σ′(r)        h̄ → a_r
+    a_z: Steps  # (g − h₋) σ′(z)         h̄ → a_z
 
 
 def project(params: GRUResetAfterParams, xs: Float[Array, "*t_b D"]) -> Projected:
@@ -83,13 +86,13 @@ def project(params: GRUResetAfterParams, xs: Float[Array, "*t_b D"]) -> Projecte
     return Projected(*affines(xs, (p.W_z, p.b_z), (p.W_r, p.b_r), (p.W_h, p.b_h)))
 
 
-def gates(params: GRUResetAfterParams, u: Projected, h: Steps) -> Gates:
+def gates(sigma: Activation, phi: Activation, params: GRUResetAfterParams, u: Projected, h: Steps) -> Gates:
     """Computes the values of a step, (F1) to (F3)."""
     z_h, r_h, q = dots(h, params.U_z, params.U_r, params.U_h)
-    z = jax.nn.sigmoid(u.z + z_h)  # (F1)
-    r = jax.nn.sigmoid(u.r + r_h)  # (F2)
+    z = sigma(u.z + z_h)  # (F1)
+    r = sigma(u.r + r_h)  # (F2)
     q = add_bias(q, params.c_h)  # (F3)
-    g = jnp.tanh(u.g + r * q)  # (F3)
+    g = phi(u.g + r * q)  # (F3)
     return Gates(z, r, q, g)
 
 
@@ -98,16 +101,16 @@ def update(g: Gates, h: Steps) -> Steps:
     return (1 - g.z) * h + g.z * g.g  # (F4)
 
 
-def linearize(g: Gates, h_prev: Steps) -> Coefficients:
+def linearize(sigma: Activation, phi: Activation, g: Gates, h_prev: Steps) -> Coefficients:
     """Computes the coefficients of the linearised step, for all t."""
     z, r = g.z, g.r
-    a_h = z * (1 - g.g**2)
+    a_h = phi.times_slope(z, g.g)
     return Coefficients(
         keep=1 - z,
         a_h=a_h,
         q=a_h * r,
-        a_r=a_h * g.q * r * (1 - r),
-        a_z=(g.g - h_prev) * z * (1 - z),
+        a_r=sigma.times_slope(a_h * g.q, r),
+        a_z=sigma.times_slope(g.g - h_prev, z),
     )
 
 
@@ -174,19 +177,17 @@ def input_vjp(
     return params_bar, dot_sum((a_z, params.W_z.T), (a_r, params.W_r.T), (a_h, params.W_h.T))
 
 
-_CELL = Cell(
-    init=LetteredInit(GRUResetAfterParams),
-    project=project,
-    gates=gates,
-    update=update,
-    adjoint=Adjoint(linearize, input_vjp, state_vjp),
-    tangent=Tangent(input_jvp, state_jvp),
-    params_type=GRUResetAfterParams,
-    check_params=LetteredCheck(GRUResetAfterParams),
-    name="gru(reset_after=True)",
-)
-
-
-def gru_reset_after() -> Cell:
-    """Returns the cell of `gj.gru(reset_after=True)`."""
-    return _CELL
+def gru_reset_after(sigma: Activation, phi: Activation) -> Cell:
+    """Makes the cell of `gj.gru(reset_after=True)`."""
+    others = options(gate_activation=(sigma, "sigmoid"), activation=(phi, "tanh"))
+    return Cell(
+        init=LetteredInit(GRUResetAfterParams),
+        project=project,
+        gates=bind(gates, sigma, phi),
+        update=update,
+        adjoint=Adjoint(bind(linearize, sigma, phi), input_vjp, state_vjp),
+        tangent=Tangent(input_jvp, state_jvp),
+        params_type=GRUResetAfterParams,
+        check_params=LetteredCheck(GRUResetAfterParams),
+        name=f"gru({', '.join(filter(None, ('reset_after=True', others)))})",
+    )

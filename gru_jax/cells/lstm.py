@@ -1,15 +1,18 @@
 """The LSTM, the comparator of Chung et al. 2014; with diagonal peepholes p as an option (Graves
 2013, arXiv 1308.0850, eqs. 7-11).
 
-    (F1)   i = σ(x W_i + h₋ U_i + b_i + p_i ⊙ c₋),  f = σ(x W_f + h₋ U_f + b_f + p_f ⊙ c₋),  g = tanh(x W_g + h₋ U_g + b_g)
+    (F1)   i = σ(x W_i + h₋ U_i + b_i + p_i ⊙ c₋),  f = σ(x W_f + h₋ U_f + b_f + p_f ⊙ c₋),  g = φ(x W_g + h₋ U_g + b_g)
     (F2)   c = f ⊙ c₋ + i ⊙ g
-    (F3)   o = σ(x W_o + h₋ U_o + b_o + p_o ⊙ c),  h = o ⊙ tanh(c)
+    (F3)   o = σ(x W_o + h₋ U_o + b_o + p_o ⊙ c),  h = o ⊙ φ(c)
 
-    (F3)ᵀ  ō = h̄ ⊙ tanh(c),  a_o = ō ⊙ o(1−o),  c̄ += h̄ ⊙ o ⊙ (1 − tanh²c) + a_o ⊙ p_o
+    (F3)ᵀ  ō = h̄ ⊙ φ(c),  a_o = ō ⊙ σ′(o),  c̄ += h̄ ⊙ o ⊙ φ′(φ(c)) + a_o ⊙ p_o
     (F2)ᵀ  f̄ = c̄ ⊙ c₋,  ī = c̄ ⊙ g,  ḡ = c̄ ⊙ i,  c̄₋ = c̄ ⊙ f
-    (F1)ᵀ  a_i = ī ⊙ i(1−i),  a_f = f̄ ⊙ f(1−f),  a_g = ḡ ⊙ (1−g²);  h̄₋ = Σ_k a_k U_kᵀ;  c̄₋ += a_i ⊙ p_i + a_f ⊙ p_f
+    (F1)ᵀ  a_i = ī ⊙ σ′(i),  a_f = f̄ ⊙ σ′(f),  a_g = ḡ ⊙ φ′(g);  h̄₋ = Σ_k a_k U_kᵀ;  c̄₋ += a_i ⊙ p_i + a_f ⊙ p_f
     after the loop:  W̄_k = Σ xᵀ a_k,  Ū_k = Σ h₋ᵀ a_k,  b̄_k = Σ a_k,  p̄_i = Σ c₋ ⊙ a_i,  p̄_f = Σ c₋ ⊙ a_f,  p̄_o = Σ c ⊙ a_o,
                      x̄ = Σ_k a_k W_kᵀ
+
+σ is the sigmoid and φ is tanh, unless the cell is given others. Their derivatives are functions of
+the value: σ′(i) = i ⊙ (1 − i) and φ′(g) = 1 − g².
 
 Row vectors; h₋ is h_{t-1}, c₋ is c_{t-1}; v̄ is ∂L/∂v; a_k is the cotangent of gate k's
 pre-activation; v̇ is a tangent, and (F)˙ tags the differential of line (F). The state is (h, c),
@@ -18,13 +21,14 @@ the output is h.
 
 from typing import NamedTuple
 
-import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from gru_jax._engine.arguments import check_flag
+from gru_jax._engine.functions import bind
 from gru_jax._jax.export import serializable
 from gru_jax.cell import Adjoint, Cell, Tangent
+from gru_jax.cells.activations import Activation, ActivationLike, checked_activation, options
 from gru_jax.cells.letters import LetteredCheck, LetteredInit
 from gru_jax.ops import affine_jvp, affines, bias_sum, dot, dot_sum, dots, outer_sums
 
@@ -83,11 +87,11 @@ class Gates(NamedTuple):
 class Coefficients(NamedTuple):
     """The coefficients of the linearised step: what multiplies h̄ and c̄ in the backward lines."""
 
-    a_o: Steps  # tanh(c) o (1 − o)  h̄ → a_o
-    c: Steps  # o (1 − tanh²c)       h̄ → c̄
-    a_f: Steps  # c₋ f (1 − f)       c̄ → a_f
-    a_i: Steps  # g i (1 − i)        c̄ → a_i
-    a_g: Steps  # i (1 − g²)         c̄ → a_g
+    a_o: Steps  # φ(c) σ′(o)         h̄ → a_o
+    c: Steps  # o φ′(φ(c))           h̄ → c̄
+    a_f: Steps  # c₋ σ′(f)           c̄ → a_f
+    a_i: Steps  # g σ′(i)            c̄ → a_i
+    a_g: Steps  # i φ′(g)            c̄ → a_g
     keep: Steps  # f                 c̄ → c̄₋
 
 
@@ -97,33 +101,33 @@ def project(params: LSTMParams, xs: Float[Array, "*t_b D"]) -> Projected:
     return Projected(*affines(xs, (p.W_i, p.b_i), (p.W_f, p.b_f), (p.W_g, p.b_g), (p.W_o, p.b_o)))
 
 
-def gates(params: LSTMParams, u: Projected, state: LSTMState) -> Gates:
+def gates(sigma: Activation, phi: Activation, params: LSTMParams, u: Projected, state: LSTMState) -> Gates:
     """Computes the values of a step, (F1) to (F3)."""
     h, c = state
     i_h, f_h, g_h, o_h = dots(h, params.U_i, params.U_f, params.U_g, params.U_o)
-    i = jax.nn.sigmoid(u.i + i_h + _peep(c, params.p_i))  # (F1)
-    f = jax.nn.sigmoid(u.f + f_h + _peep(c, params.p_f))  # (F1)
-    g = jnp.tanh(u.g + g_h)  # (F1)
+    i = sigma(u.i + i_h + _peep(c, params.p_i))  # (F1)
+    f = sigma(u.f + f_h + _peep(c, params.p_f))  # (F1)
+    g = phi(u.g + g_h)  # (F1)
     c = f * c + i * g  # (F2)
-    o = jax.nn.sigmoid(u.o + o_h + _peep(c, params.p_o))  # (F3)
+    o = sigma(u.o + o_h + _peep(c, params.p_o))  # (F3)
     return Gates(i, f, g, c, o)
 
 
-def update(g: Gates, state: LSTMState) -> LSTMState:
+def update(phi: Activation, g: Gates, state: LSTMState) -> LSTMState:
     """Computes the new state, (F3)."""
-    return LSTMState(h=g.o * jnp.tanh(g.c), c=g.c)  # (F3)
+    return LSTMState(h=g.o * phi(g.c), c=g.c)  # (F3)
 
 
-def linearize(g: Gates, state_prev: LSTMState) -> Coefficients:
+def linearize(sigma: Activation, phi: Activation, g: Gates, state_prev: LSTMState) -> Coefficients:
     """Computes the coefficients of the linearised step, for all t."""
     i, f, o = g.i, g.f, g.o
-    tanh_c = jnp.tanh(g.c)
+    phi_c = phi(g.c)
     return Coefficients(
-        a_o=tanh_c * o * (1 - o),
-        c=o * (1 - tanh_c**2),
-        a_f=state_prev.c * f * (1 - f),
-        a_i=g.g * i * (1 - i),
-        a_g=i * (1 - g.g**2),
+        a_o=sigma.times_slope(phi_c, o),
+        c=phi.times_slope(o, phi_c),
+        a_f=sigma.times_slope(state_prev.c, f),
+        a_i=sigma.times_slope(g.g, i),
+        a_g=phi.times_slope(i, g.g),
         keep=f,
     )
 
@@ -234,7 +238,7 @@ def zero_state(params: LSTMParams) -> LSTMState:
     return LSTMState(zeros, zeros)
 
 
-def lstm(peephole: bool = False) -> Cell:
+def lstm(peephole: bool = False, *, gate_activation: ActivationLike = "sigmoid", activation: ActivationLike = "tanh") -> Cell:
     """Makes an LSTM. Its state is `gj.cells.LSTMState(h, c)`, its output h.
 
         i = σ(x W_i + h₋ U_i + b_i),  f = σ(x W_f + h₋ U_f + b_f),  g = tanh(x W_g + h₋ U_g + b_g)
@@ -252,6 +256,9 @@ def lstm(peephole: bool = False) -> Cell:
     Args:
         peephole: If True, the gates see the memory as in Chung et al. 2014: p_i ⊙ c₋ in i, p_f ⊙ c₋
             in f, p_o ⊙ c in o. Defaults to False.
+        gate_activation: σ, a name that `gj.cells.Activation` lists, or a `gj.cells.Activation`.
+            Defaults to `"sigmoid"`.
+        activation: The function of the candidate and of the memory, likewise. Defaults to `"tanh"`.
 
     Returns:
         A cell with parameters `gj.cells.LSTMParams(W_i, U_i, b_i, W_f, …, W_g, …, W_o, …, p_i, p_f,
@@ -260,20 +267,24 @@ def lstm(peephole: bool = False) -> Cell:
         memories.
 
     Raises:
-        TypeError: If `peephole` is not a bool.
+        TypeError: If `peephole` is not a bool, or an activation is neither a name nor a
+            `gj.cells.Activation`.
+        ValueError: If an activation is unknown.
     """
+    sigma, phi = checked_activation("gate_activation", gate_activation), checked_activation("activation", activation)
     peephole = check_flag("peephole", peephole)
     absent, required = ((), PEEPHOLES) if peephole else (PEEPHOLES, ())
+    others = options(gate_activation=(sigma, "sigmoid"), activation=(phi, "tanh"))
     return Cell(
         init=LetteredInit(LSTMParams, absent),
         project=project,
-        gates=gates,
-        update=update,
-        adjoint=Adjoint(linearize, input_vjp, state_vjp),
+        gates=bind(gates, sigma, phi),
+        update=bind(update, phi),
+        adjoint=Adjoint(bind(linearize, sigma, phi), input_vjp, state_vjp),
         tangent=Tangent(input_jvp, state_jvp),
         output=output,
         zero_state=zero_state,
         params_type=LSTMParams,
         check_params=LetteredCheck(LSTMParams, absent, required),
-        name=f"lstm(peephole={peephole})",
+        name=f"lstm({', '.join(filter(None, (f'peephole={peephole}', others)))})",
     )

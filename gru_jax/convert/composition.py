@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 from jax import Array
 
 from gru_jax._engine.layer import check_cell
-from gru_jax.convert.library import Library
+from gru_jax.convert.library import Library, with_default_activations
 from gru_jax.convert.packing import pack
 from gru_jax.layers.bidirectional import Bidirectional, BidirectionalParams
 from gru_jax.layers.stack import Stack
@@ -93,13 +93,16 @@ def pack_cells(library: Library, cell: Any, params: Any) -> dict[Position, dict[
     return packed
 
 
-def check_composition(cell: Any, library: str, merges: tuple[str, ...] = ("concat",)) -> None:
+def check_composition(
+    cell: Any, library: str, merges: tuple[str, ...] = ("concat",), *, other_activations: bool = False
+) -> None:
     """Checks that a library can combine layers in the way that `cell` does.
 
     Args:
         cell: A cell, a stack, or a bidirectional layer.
         library: The name of the library, for error messages.
         merges: The ways in which the library merges the outputs of both directions.
+        other_activations: Whether the library's two directions may have different activations.
 
     Raises:
         TypeError: If `cell` is not a cell, is a residual or nested stack, merges directions in a
@@ -118,10 +121,10 @@ def check_composition(cell: Any, library: str, merges: tuple[str, ...] = ("conca
                 f"cell: got a stack inside a stack, {layer.name}, expected single layers. Put all layers into one gj.stack([…])."
             )
         if isinstance(layer, Bidirectional):
-            _check_bidirectional(layer, library, merges)
+            _check_bidirectional(layer, library, merges, other_activations=other_activations)
 
 
-def _check_bidirectional(layer: Bidirectional, library: str, merges: tuple[str, ...]) -> None:
+def _check_bidirectional(layer: Bidirectional, library: str, merges: tuple[str, ...], *, other_activations: bool) -> None:
     """Checks that a library can represent this bidirectional layer."""
     if layer.merge not in merges:
         raise TypeError(
@@ -133,10 +136,14 @@ def _check_bidirectional(layer: Bidirectional, library: str, merges: tuple[str, 
             f"cell: got {layer.name}, expected a single cell in each direction: {library} merges both directions after every "
             "layer. Use gj.stack([gj.bidirectional(cell), …])."
         )
-    if layer.forward_cell != layer.backward_cell:
+    forward, backward = layer.forward_cell, layer.backward_cell
+    if other_activations:
+        forward, backward = with_default_activations(forward), with_default_activations(backward)
+    if forward != backward:
+        but = ", but for its activations" if other_activations else ""
         raise TypeError(
             f"cell: got {layer.forward_cell.name} forward and {layer.backward_cell.name} backward, expected the same cell in "
-            f"both directions, as {library} requires. Convert the directions one by one."
+            f"both directions{but}, as {library} requires. Convert the directions one by one."
         )
 
 

@@ -4,18 +4,20 @@
 |------------|------------|--------------------------------------------------------------------|
 | GRUCell    | r, z, n    | z multiplies the old state; reset after the matmul; NNX has no c_h |
 | LSTMCell   | i, f, g, o | the bias is in the recurrent layer; the carry is (c, h)            |
-| SimpleCell |            | the tree does not name the activation                              |
+| SimpleCell |            |                                                                    |
+
+The trees name no activation. `gate_fn` is our `gate_activation`, and `activation_fn` our `activation`.
 """
 
 from collections.abc import Mapping
 from typing import Any
 
-from gru_jax.cells.elman import ElmanParams
+from gru_jax.cells.elman import ElmanParams, elman
 from gru_jax.cells.gru import gru
 from gru_jax.cells.gru_reset_after import GRUResetAfterParams
 from gru_jax.cells.lstm import LSTMParams, lstm
 from gru_jax.convert.arrays import to_jax_arrays
-from gru_jax.convert.library import ELMAN_CELLS, Library
+from gru_jax.convert.library import Library, with_default_activations
 from gru_jax.convert.names import check_names, flatten, unflatten
 from gru_jax.convert.packing import pack, unpack
 from gru_jax.convert.table import Table
@@ -37,8 +39,9 @@ LINEN = Library(
         lstm(): Table(
             LSTMParams, {"ii/kernel": "W_i", "if/kernel": "W_f", "ig/kernel": "W_g", "io/kernel": "W_o"} | _LSTM_STATE
         ),
-        **dict.fromkeys(ELMAN_CELLS, Table(ElmanParams, {"i/kernel": "W", "h/kernel": "U", "i/bias": "b"})),
+        elman(): Table(ElmanParams, {"i/kernel": "W", "h/kernel": "U", "i/bias": "b"}),
     },
+    any_activation=True,
 )  # fmt: skip
 
 NNX = Library(
@@ -51,8 +54,9 @@ NNX = Library(
         lstm(): Table(
             LSTMParams, {"ii/kernel": "W_i", "if_/kernel": "W_f", "ig/kernel": "W_g", "io/kernel": "W_o"} | _LSTM_STATE
         ),
-        **dict.fromkeys(ELMAN_CELLS, Table(ElmanParams, {"dense_i/kernel": "W", "dense_h/kernel": "U", "dense_i/bias": "b"})),
+        elman(): Table(ElmanParams, {"dense_i/kernel": "W", "dense_h/kernel": "U", "dense_i/bias": "b"}),
     },
+    any_activation=True,
 )
 NNX_OPTIMIZED_LSTM = Table(
     LSTMParams,
@@ -70,6 +74,8 @@ def from_flax_linen(cell: Any, tree: Mapping[str, Any], *, dtype: Any = None) ->
     | gj.gru(reset_after=True) | nn.GRUCell(H)                           |
     | gj.lstm()                | nn.LSTMCell(H), nn.OptimizedLSTMCell(H) |
     | gj.elman("tanh")         | nn.SimpleCell(H)                        |
+
+    A cell with other activations belongs to the module with the same `gate_fn` and `activation_fn`.
 
     Preserves every bit, and is differentiable: gradients with respect to `tree` have Flax's
     structure.
@@ -142,6 +148,8 @@ def from_flax_nnx(cell: Any, state: Mapping[str, Any], *, dtype: Any = None) -> 
     | gj.lstm()                | nnx.LSTMCell(D, H, …), nnx.OptimizedLSTMCell(D, H, …)      |
     | gj.elman("tanh")         | nnx.SimpleCell(D, H, …)                                    |
 
+    A cell with other activations belongs to the module with the same `gate_fn` and `activation_fn`.
+
     Preserves every bit, and is differentiable.
 
     Args:
@@ -167,7 +175,7 @@ def from_flax_nnx(cell: Any, state: Mapping[str, Any], *, dtype: Any = None) -> 
         (3, 4)
     """
     table = NNX.table_for(cell)
-    if cell == lstm() and isinstance(state, Mapping) and "dense_i" in state:
+    if with_default_activations(cell) == lstm() and isinstance(state, Mapping) and "dense_i" in state:
         table = NNX_OPTIMIZED_LSTM
     return _from_tree(table, state, dtype, "Pass only the cell's part of the state, filtered by nnx.Param.")
 
@@ -204,7 +212,7 @@ def to_flax_nnx(cell: Any, params: Any, *, optimized: bool = False) -> dict[str,
         (3, 4)
     """
     table = NNX.table_for(cell)
-    if optimized and cell != lstm():
+    if optimized and with_default_activations(cell) != lstm():
         raise ValueError(f"optimized: got True for {cell.name}, expected False: only gj.lstm() has an optimized form in NNX.")
     return _to_tree(NNX_OPTIMIZED_LSTM if optimized else table, cell, params, NNX.name)
 

@@ -5,20 +5,23 @@
 | GRU                       | z, r, h    | z multiplies the old state; biases of shape (2, 3H) |
 | GRU(…, reset_after=False) | z, r, h    | z multiplies the old state; biases of shape (3H,)   |
 | LSTM                      | i, f, c, o |                                                     |
-| SimpleRNN                 |            | the weights do not name the activation              |
+| SimpleRNN                 |            |                                                     |
+
+The weights name no activation. `recurrent_activation` is our `gate_activation`.
 """
 
 from collections.abc import Sequence
 from typing import Any
 
-from gru_jax.cells.elman import ElmanParams
+from gru_jax._engine.arguments import check_flag
+from gru_jax.cells.elman import ElmanParams, elman
 from gru_jax.cells.gru import GRUParams, gru
 from gru_jax.cells.gru_reset_after import GRUResetAfterParams
 from gru_jax.cells.linear import LinearParams, linear_rnn
 from gru_jax.cells.lstm import LSTMParams, lstm
 from gru_jax.convert.arrays import LabelOf, to_jax_arrays, to_numpy_arrays
 from gru_jax.convert.composition import Position, build_params, check_composition, pack_cells, single_cells
-from gru_jax.convert.library import ELMAN_CELLS, Library
+from gru_jax.convert.library import Library, with_default_activations
 from gru_jax.convert.packing import unpack
 from gru_jax.convert.table import Table
 
@@ -36,13 +39,14 @@ KERAS = Library(
             {"kernel": "W_i W_f W_g W_o", "recurrent_kernel": "U_i U_f U_g U_o", "bias": "b_i b_f b_g b_o"},
             ("bias",),
         ),
-        **dict.fromkeys(ELMAN_CELLS, Table(ElmanParams, _SIMPLE, ("bias",))),
+        elman(): Table(ElmanParams, _SIMPLE, ("bias",)),
         linear_rnn(): Table(LinearParams, _SIMPLE, ("bias",)),
     },
+    any_activation=True,
 )
 
 
-def from_keras(cell: Any, weights: Sequence[Any], *, dtype: Any = None) -> Any:
+def from_keras(cell: Any, weights: Sequence[Any], *, reset_after: bool | None = None, dtype: Any = None) -> Any:
     """Converts the weights of a Keras layer to the parameters of `cell`.
 
         params = gj.convert.from_keras(gj.gru(reset_after=True), layer.get_weights())
@@ -53,12 +57,16 @@ def from_keras(cell: Any, weights: Sequence[Any], *, dtype: Any = None) -> Any:
     | gj.gru()                    | GRU(H, reset_after=False)                               |
     | gj.lstm()                   | LSTM(H)                                                 |
     | gj.elman("identity"), …     | SimpleRNN(H, activation="linear"), …                    |
+    | gj.lstm(activation="relu")  | LSTM(H, activation="relu")                              |
     | gj.bidirectional(gj.lstm()) | Bidirectional(LSTM(H, …)), merge_mode="concat" or "sum" |
     | gj.stack([gj.lstm()] * 2)   | Sequential([LSTM(H, …), LSTM(H, …)])                    |
 
     The two rows of biases of a GRU fold into one, except for the bias c_h. Converting to gru_jax
     and back to Keras therefore preserves the function, and every bit except those of the biases.
     The conversion is differentiable.
+
+    The weights do not say which activations the layer has. `gate_activation` of `gj.gru` and
+    `gj.lstm` is Keras' `recurrent_activation`.
 
     A layer with `go_backwards=True` corresponds to `gj.unroll(…, reverse=True)`, but returns its
     outputs in reverse order.
@@ -68,6 +76,8 @@ def from_keras(cell: Any, weights: Sequence[Any], *, dtype: Any = None) -> Any:
         weights: The list `layer.get_weights()`: for each layer and direction the kernel, the
             recurrent kernel and, with `use_bias=True`, the bias. NumPy arrays, JAX arrays, or the
             values of `layer.weights`.
+        reset_after: The form of a GRU with `use_bias=False`, `layer.reset_after`: its weights fit
+            both forms, so it must be named. Defaults to None: the bias tells.
         dtype: The dtype to cast to. Defaults to the dtype of the arrays.
 
     Returns:
@@ -76,8 +86,8 @@ def from_keras(cell: Any, weights: Sequence[Any], *, dtype: Any = None) -> Any:
     Raises:
         TypeError: If Keras has no such cell (for example peepholes), or if the arrays have mixed or
             non-floating dtypes.
-        ValueError: If the number of arrays or a shape is wrong, or if the bias belongs to the other
-            form of the GRU.
+        ValueError: If the number of arrays or a shape is wrong, if the bias or `reset_after`
+            belongs to the other form of the GRU, or if neither tells the form.
 
     Example:
         >>> import numpy as np
@@ -106,8 +116,7 @@ def from_keras(cell: Any, weights: Sequence[Any], *, dtype: Any = None) -> Any:
         first = first_index[position]
         tensors = dict(zip(_NAMES, arrays[first : first + per_cell], strict=False))
         own_label_of = lambda name: label_of(str(first + _NAMES.index(name)))
-        if "bias" in tensors:
-            _check_rank_of_bias(cells[position], tensors["bias"], own_label_of)
+        _check_form(cells[position], tensors.get("bias"), reset_after, own_label_of)
         return unpack(tables[position], tensors, own_label_of)
 
     return build_params(cell, params_at)
@@ -144,14 +153,23 @@ def to_keras(cell: Any, params: Any) -> list[Any]:
     return [array for tensors in packed.values() for array in to_numpy_arrays(tensors).values()]
 
 
-def _check_rank_of_bias(cell: Any, bias: Any, label_of: LabelOf) -> None:
-    """Raises if the bias of a GRU has the rank that the other form of the GRU has."""
-    if cell not in (gru(), gru(reset_after=True)):
+def _check_form(cell: Any, bias: Any, reset_after: bool | None, label_of: LabelOf) -> None:
+    """Raises if the weights of a GRU belong to the other form of the GRU, or do not tell the form."""
+    form = with_default_activations(cell)
+    if form not in (gru(), gru(reset_after=True)):
         return
-    reset_after = cell == gru(reset_after=True)  # if so, Keras has two rows of biases
-    if bias.ndim == (1 if reset_after else 2):
-        rows, other = ("one row", "gj.gru()") if reset_after else ("two rows", "gj.gru(reset_after=True)")
+    expected = form == gru(reset_after=True)  # if so, Keras has two rows of biases
+    other = "gj.gru(reset_after=True)" if not expected else "gj.gru()"
+    if bias is not None and bias.ndim == (1 if expected else 2):
+        rows = "one row" if expected else "two rows"
         raise ValueError(
-            f"{label_of('bias')}: got shape {bias.shape}, {rows} of biases as in GRU(reset_after={not reset_after}), expected the "
-            f"bias of a GRU(reset_after={reset_after}). Use {other} for this layer."
+            f"{label_of('bias')}: got shape {bias.shape}, {rows} of biases as in GRU(reset_after={not expected}), expected the "
+            f"bias of a GRU(reset_after={expected}). Use {other} for this layer."
         )
+    if bias is None and reset_after is None:
+        raise ValueError(
+            "reset_after: got None for a GRU without biases, whose weights fit both forms, expected the form. Pass "
+            f"reset_after=layer.reset_after, which is True for Keras' default and must be {expected} for {cell.name}."
+        )
+    if reset_after is not None and check_flag("reset_after", reset_after) != expected:
+        raise ValueError(f"reset_after: got {reset_after}, expected {expected} for {cell.name}. Use {other} for this layer.")

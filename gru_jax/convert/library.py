@@ -1,18 +1,18 @@
 """Describes a library by a table for each cell that it can represent."""
 
 from collections.abc import Mapping
-from typing import Any, NamedTuple, get_args
+from functools import partial
+from typing import Any, NamedTuple
 
 from gru_jax._engine.layer import check_cell
 from gru_jax.cell import Cell
-from gru_jax.cells.elman import Activation, elman
+from gru_jax.cells.activations import Activation
+from gru_jax.cells.elman import elman
 from gru_jax.cells.gru import gru
 from gru_jax.cells.lstm import lstm
 from gru_jax.convert.table import Table
 from gru_jax.layers.bidirectional import Bidirectional
 from gru_jax.layers.stack import Stack
-
-ELMAN_CELLS = tuple(elman(activation) for activation in get_args(Activation))
 
 # Cells compare by value, so a copied or unpickled cell finds its entry here.
 _WHY_NOT = {
@@ -28,11 +28,37 @@ _WHY_NOT = {
 }
 
 
+_GATED: tuple[Any, ...] = (gru, partial(gru, reset_after=True), lstm, partial(lstm, peephole=True))
+_DEFAULTS = (elman(), *(make() for make in _GATED))
+
+
+def activations_of(cell: Any) -> tuple[Activation, ...]:
+    """The activations of a built-in cell: that of its gates, if it has gates, and the other."""
+    return tuple(a for a in getattr(getattr(cell, "gates", None), "arguments", ()) if isinstance(a, Activation))
+
+
+def with_default_activations(cell: Any) -> Any:
+    """Returns the built-in cell with the default activations, or any other cell itself."""
+    own = activations_of(cell)
+    if len(own) == 1 and cell == elman(*own):
+        return elman()
+    named = {"gate_activation": own[0], "activation": own[1]} if len(own) == 2 else {}
+    return next((make() for make in _GATED if named and cell == make(**named)), cell)
+
+
 class Library(NamedTuple):
-    """A library: its name, and the table of each cell that it can represent."""
+    """A library: its name, and the table of each cell that it can represent.
+
+    Attributes:
+        name: The name of the library.
+        tables: The table of each cell.
+        any_activation: Whether the library has these cells with other activations too, which do not
+            show in the weights. Otherwise only those of `tables`.
+    """
 
     name: str
     tables: Mapping[Cell, Table]
+    any_activation: bool = False
 
     def table_for(self, cell: Any) -> Table:
         """Looks up the layout of a single cell.
@@ -48,10 +74,33 @@ class Library(NamedTuple):
                 "own. Convert them one by one. The params of a stack are a tuple, and those of a bidirectional layer are "
                 "BidirectionalParams(forward, backward)."
             )
-        if cell not in self.tables:
+        default = with_default_activations(cell)
+        table = self.tables.get(cell) or (self.tables.get(default) if self.any_activation else None)
+        if table is None:
             names = ", ".join(f"gj.{known.name}" for known in self.tables)
+            others = ", with these or other activations" if self.any_activation else ""
+            got = "a cell made by replace of " * (cell == default and _has_the_name_of_another(cell)) + cell.name
             raise TypeError(
-                f"cell: got {cell.name}, which {self.name} cannot represent. Expected one of {names}. "
+                f"cell: got {got}, which {self.name} cannot represent. Expected one of {names}{others}. "
                 f"{_WHY_NOT.get(cell, '')}".rstrip()
             )
-        return self.tables[cell]
+        _check_update_gate(cell, table, self.name)
+        return table
+
+
+def _has_the_name_of_another(cell: Any) -> bool:
+    """Whether a cell was made of a built-in one, and still has its name."""
+    return cell not in _DEFAULTS and cell.name in {known.name for known in _DEFAULTS}
+
+
+def _check_update_gate(cell: Any, table: Table, library: str) -> None:
+    """Raises if the library's update gate is 1 − z, and another sign of the weights does not make it so."""
+    if "-W_z" not in " ".join(table.tensors.values()):
+        return
+    gate, _ = activations_of(cell)
+    if not (gate.name == "sigmoid" or (gate.name == "hard_sigmoid" and gate.beta == 0.5)):
+        raise TypeError(
+            f"cell: got {cell.name}, which {library} cannot represent: its z multiplies the old state, so it is 1 − z of this "
+            f"package, and with gate_activation={gate!r} no weights make them equal. Use one with σ(−a) = 1 − σ(a), such as "
+            "'sigmoid' or 'hard_sigmoid'."
+        )

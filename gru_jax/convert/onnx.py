@@ -10,7 +10,7 @@ model files.
 | RNN      |            | two biases, added up                                            |
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
@@ -22,7 +22,7 @@ from gru_jax.cells.gru_reset_after import GRUResetAfterParams
 from gru_jax.cells.lstm import LSTMParams, lstm
 from gru_jax.convert.arrays import to_jax_arrays, to_numpy_arrays
 from gru_jax.convert.composition import Position, build_params, check_composition, pack_cells, single_cells
-from gru_jax.convert.library import ELMAN_CELLS, Library
+from gru_jax.convert.library import Library, activations_of, with_default_activations
 from gru_jax.convert.names import check_names
 from gru_jax.convert.packing import unpack
 from gru_jax.convert.table import Table
@@ -40,8 +40,9 @@ ONNX = Library(
         ),
         lstm(): Table(LSTMParams, _LSTM, optional=("B",), transposed=True),
         lstm(peephole=True): Table(LSTMParams, _LSTM | {"P": "p_i p_o p_f"}, optional=("B",), transposed=True),
-        **dict.fromkeys(ELMAN_CELLS, _RNN),
+        elman(): _RNN,
     },
+    any_activation=True,
 )
 
 
@@ -50,24 +51,52 @@ class Operator(NamedTuple):
 
     Attributes:
         kind: "GRU", "LSTM" or "RNN".
-        attributes: The attributes that distinguish the cell from others of the same kind. A list
-            holds the entries for one direction.
+        attributes: The attributes that distinguish the cell from others of the same kind.
     """
 
     kind: str
     attributes: Mapping[str, Any] = MappingProxyType({})
 
 
-OPERATORS = {
+_OPERATORS = {
     gru(): Operator("GRU", {"linear_before_reset": 0}),
     gru(reset_after=True): Operator("GRU", {"linear_before_reset": 1}),
     lstm(): Operator("LSTM"),
     lstm(peephole=True): Operator("LSTM"),
-    elman("tanh"): Operator("RNN", {"activations": ["Tanh"]}),
-    elman("relu"): Operator("RNN", {"activations": ["Relu"]}),
-    elman("sigmoid"): Operator("RNN", {"activations": ["Sigmoid"]}),
-    elman("identity"): Operator("RNN", {"activations": ["Affine"], "activation_alpha": [1.0], "activation_beta": [0.0]}),
+    elman(): Operator("RNN"),
 }
+# the activations by ONNX' names, and their α and β where the operator is not told
+ACTIVATIONS = {
+    "Tanh": ("tanh", ()),
+    "Sigmoid": ("sigmoid", ()),
+    "Relu": ("relu", ()),
+    "Affine": ("identity", (1.0, 0.0)),
+    "Softsign": ("softsign", ()),
+    "Softplus": ("softplus", ()),
+    "Elu": ("elu", (1.0,)),
+    "LeakyRelu": ("leaky_relu", (0.01,)),
+    "HardSigmoid": ("hard_sigmoid", (0.2, 0.5)),
+    "ScaledTanh": ("scaled_tanh", (1.0, 1.0)),
+}
+
+
+def operator_of(cells: Sequence[Any]) -> Operator:
+    """Returns the operator that runs cells of one kind, one for each direction."""
+    operator = _OPERATORS[with_default_activations(cells[0])]
+    if all(cell in _OPERATORS for cell in cells):
+        return operator
+    name_of = {name: theirs for theirs, (name, _) in ACTIVATIONS.items()}
+    names, parameters = [], []
+    for cell in cells:
+        own = activations_of(cell)
+        for activation in own + own[1:] if operator.kind == "LSTM" else own:  # φ twice: of the candidate and the memory
+            names.append(name_of[activation.name])
+            parameters.append((1.0, 0.0) if activation.name == "identity" else activation.parameters)
+    alpha, beta = ([own[i] for own in parameters if i < len(own)] for i in range(2))
+    lists = {"activations": names, "activation_alpha": alpha, "activation_beta": beta}
+    return Operator(operator.kind, {**operator.attributes, **{name: values for name, values in lists.items() if values}})
+
+
 # the inputs of each operator, in order
 INPUTS = {
     "GRU": ("X", "W", "R", "B", "sequence_lens", "initial_h"),
@@ -87,6 +116,9 @@ def from_onnx(cell: Any, tensors: Mapping[str, Any], *, dtype: Any = None) -> An
     | gj.gru(reset_after=True) | GRU with linear_before_reset=1, which PyTorch exports |
     | gj.lstm(peephole=True)   | LSTM with the input P                                 |
     | gj.bidirectional(cell)   | any of these with direction="bidirectional"           |
+
+    The tensors do not say which activations the operator has. Its directions may have different
+    ones: `gj.bidirectional(gj.elman("relu"), gj.elman("tanh"))`.
 
     For direction="reverse", run the cell with `gj.unroll(…, reverse=True)`. To read a model file,
     including which cell it holds, use `gj.convert.load_onnx`.
@@ -119,7 +151,7 @@ def from_onnx(cell: Any, tensors: Mapping[str, Any], *, dtype: Any = None) -> An
         (3, 4)
     """
     cells = cells_of_operator(cell)
-    table = ONNX.table_for(cells[0])
+    table, *_ = [ONNX.table_for(one) for one in cells]
     if not isinstance(tensors, Mapping):
         raise TypeError(
             f'tensors: got {type(tensors).__name__}, expected a mapping. Pass {{"W": …, "R": …}}, with "B" and "P" if the operator '
@@ -185,5 +217,5 @@ def cells_of_operator(cell: Any) -> list[Any]:
             f"cell: got {cell.name}, expected a single layer: each layer is an ONNX operator of its own. Convert the layers one by "
             "one."
         )
-    check_composition(cell, ONNX.name)
+    check_composition(cell, ONNX.name, other_activations=True)
     return list(single_cells(cell).values())

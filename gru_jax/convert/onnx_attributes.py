@@ -3,12 +3,16 @@
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
+
+from gru_jax.cells.activations import NAMES, Activation
 from gru_jax.cells.elman import elman
 from gru_jax.cells.gru import gru
 from gru_jax.cells.lstm import lstm
+from gru_jax.convert.onnx import ACTIVATIONS
 from gru_jax.layers.bidirectional import bidirectional
 
-_DEFAULT_ACTIVATIONS = {"GRU": ["sigmoid", "tanh"], "LSTM": ["sigmoid", "tanh", "tanh"], "RNN": ["tanh"]}
+_DEFAULT_ACTIVATIONS = {"GRU": ["Sigmoid", "Tanh"], "LSTM": ["Sigmoid", "Tanh", "Tanh"], "RNN": ["Tanh"]}
 _KNOWN = {"direction", "hidden_size", "linear_before_reset", "activations", "activation_alpha", "activation_beta", "layout"}
 
 
@@ -42,50 +46,78 @@ def cell_from_attributes(kind: str, attributes: Mapping[str, Any], direction: st
             raise ValueError(
                 f"{label}: got {name}={value}, expected an operator without it: no cell of this package implements it."
             )
-    directions = 2 if direction == "bidirectional" else 1
-    activations = _activations(kind, attributes, directions, label)
-    cell: Any
+    number = 2 if direction == "bidirectional" else 1
+    cells = [
+        _cell(kind, own, bool(attributes.get("linear_before_reset", 0)), peephole, label)
+        for own in _activations(kind, attributes, number, label)
+    ]
+    return cells[0] if number == 1 else bidirectional(*cells)
+
+
+def _cell(kind: str, activations: list[Activation], reset_after: bool, peephole: bool, label: str) -> Any:
+    """Returns the cell of one direction."""
     if kind == "RNN":
-        cell = _elman_cell(activations[0], attributes, directions, label)
-    elif activations != _DEFAULT_ACTIVATIONS[kind]:
+        return elman(*activations)
+    named: Any = {"gate_activation": activations[0], "activation": activations[1]}
+    if kind == "GRU":
+        return gru(reset_after=reset_after, **named)
+    if activations[1] != activations[2]:
         raise ValueError(
-            f"{label}: got the activations {activations}, expected {_DEFAULT_ACTIVATIONS[kind]}, the only ones that the cells of "
-            "this package have."
+            f"{label}: got the activations {activations[1]} of the candidate and {activations[2]} of the memory, expected the "
+            "same, as the LSTM of this package has it. Make a gj.Cell of your own, and take the weights by gj.convert.from_onnx."
         )
-    elif kind == "LSTM":
-        cell = lstm(peephole=peephole)
-    else:
-        cell = gru(reset_after=bool(attributes.get("linear_before_reset", 0)))
-    return bidirectional(cell) if directions == 2 else cell
+    return lstm(peephole=peephole, **named)
 
 
-def _activations(kind: str, attributes: Mapping[str, Any], directions: int, label: str) -> list[str]:
-    """Returns the activations of one direction, in lower case.
+def _activations(kind: str, attributes: Mapping[str, Any], directions: int, label: str) -> list[list[Activation]]:
+    """Returns the activations of each direction.
 
     Raises:
-        ValueError: If their number is wrong, or they differ between the directions.
+        ValueError: If their number is wrong, one is unknown, or there are more α or β than they take.
     """
     default = _DEFAULT_ACTIVATIONS[kind]
-    activations = [_as_str(a).lower() for a in attributes.get("activations", default * directions)]
-    first = activations[: len(default)]
-    if activations != first * directions or len(first) != len(default):
+    given = [_as_str(name) for name in attributes.get("activations", [])] or default * directions
+    if len(given) != len(default) * directions:
+        raise ValueError(f"{label}: got the activations {given}, expected {len(default)} for each of {directions} directions.")
+    # α and β are listed for those activations alone that take them, as onnxruntime reads them
+    parameters = [list(attributes.get(name, [])) for name in ("activation_alpha", "activation_beta")]
+    known = {name.lower(): entry for name, entry in ACTIVATIONS.items()}
+    found = []
+    for name in given:
+        if name.lower() not in known:
+            raise ValueError(f"{label}: got the activation {name}, expected one of {', '.join(ACTIVATIONS)}.")
+        ours, defaults = known[name.lower()]
+        taken = [values.pop(0) if values else value for values, value in zip(parameters, defaults, strict=False)]
+        found.append(_activation(ours, taken, label))
+    if any(parameters):
         raise ValueError(
-            f"{label}: got the activations {activations}, expected {len(default)} for each direction, the same in every direction."
+            f"{label}: got activation_alpha={attributes.get('activation_alpha', [])} and "
+            f"activation_beta={attributes.get('activation_beta', [])} for the activations {given}, expected a number only for "
+            "those that take one."
         )
-    return first
+    return [found[i : i + len(default)] for i in range(0, len(found), len(default))]
 
 
-def _elman_cell(activation: str, attributes: Mapping[str, Any], directions: int, label: str) -> Any:
-    """Returns the Elman cell of an RNN operator. ONNX writes the identity as affine, 1·x + 0."""
-    alpha, beta = (list(attributes.get(name, [])) for name in ("activation_alpha", "activation_beta"))
-    if activation == "affine" and alpha == [1.0] * directions and beta == [0.0] * directions:
-        return elman("identity")
-    if activation not in ("tanh", "relu", "sigmoid"):
-        raise ValueError(
-            f"{label}: got the activation {activation} with alpha {alpha} and beta {beta}, expected tanh, relu, sigmoid, or affine "
-            "with alpha 1 and beta 0."
-        )
-    return elman(activation)  # type: ignore[arg-type]
+def _activation(name: str, parameters: list[float], label: str) -> Activation:
+    """Returns an activation with parameters that were read as float32."""
+    if name == "identity":
+        if parameters != [1.0, 0.0]:
+            raise ValueError(
+                f"{label}: got the activation Affine with alpha and beta {parameters}, expected 1 and 0, the identity."
+            )
+        return Activation(name)
+    for known in NAMES:  # 1/6 is none of the decimals below
+        activation = Activation(known)
+        if activation.name == name and np.array_equal(_as_float32(activation.parameters), _as_float32(parameters)):
+            return activation
+    try:
+        return Activation(name, *(float(str(value)) for value in _as_float32(parameters)))
+    except ValueError as error:
+        raise ValueError(f"{label}: {name}: {error}") from error
+
+
+def _as_float32(values: Any) -> Any:
+    return np.asarray(values, np.float32)
 
 
 def _as_str(value: Any) -> str:

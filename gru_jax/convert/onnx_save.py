@@ -13,7 +13,7 @@ import numpy as np
 
 from gru_jax._files import import_extra, write_atomically
 from gru_jax.convert.composition import check_composition, single_cells
-from gru_jax.convert.onnx import INPUTS, ONNX, OPERATORS, cells_of_operator, to_onnx
+from gru_jax.convert.onnx import INPUTS, ONNX, cells_of_operator, operator_of, to_onnx
 from gru_jax.layers.stack import Stack
 
 OPSET, IR_VERSION = 17, 8  # opset 14 defined this GRU operator; runtimes have read these versions since 2022
@@ -70,7 +70,7 @@ def save_onnx(
         ['model.onnx']
     """
     onnx = import_extra("onnx")
-    check_composition(cell, ONNX.name)
+    check_composition(cell, ONNX.name, other_activations=True)
     if cell.needs_key:
         raise TypeError(f"cell: got {cell.name}, which draws noise, expected its form for evaluation: cell.deterministic().")
     for single_cell in single_cells(cell).values():
@@ -140,8 +140,7 @@ class _ModelBuilder:
             outputs: The name of the tensor that the layer writes.
             suffix: What to append to the names of the layer's weights and states.
         """
-        cells = cells_of_operator(cell)
-        operator = OPERATORS[cells[0]]
+        operator = operator_of(cells_of_operator(cell))
         tensors = to_onnx(cell, params)
         directions, _, H = tensors["R"].shape
         name_by_role = {"X": inputs} | {role: f"{role}{suffix}" for role in tensors}
@@ -162,7 +161,7 @@ class _ModelBuilder:
             [f"{outputs}_by_direction", *(f"{name}_raw" if self.must_hold_states else name for name in final_states)],
             hidden_size=H,
             direction="bidirectional" if directions == 2 else self.direction,
-            **{name: value * directions if isinstance(value, list) else value for name, value in operator.attributes.items()},
+            **operator.attributes,
         )
         if self.must_hold_states:
             for initial, final in zip(initial_states, final_states, strict=True):

@@ -7,11 +7,12 @@ import pytest
 from gru_jax._engine.products import joined_products
 from gru_jax._engine.weights import transpose_matrices
 from gru_jax.ops import bias_sum, outer_sum
-from tests.problems import CELLS, GATED, SEEDS, B, T, assert_close, normal_like, problem
+from tests.problems import ACTIVATED, CELLS, GATED, SEEDS, B, T, assert_close, normal_like, problem
 
 pytestmark = pytest.mark.derivative
 
-FORMS = [(name, False) for name in CELLS] + [(name, True) for name in GATED]
+ALL = CELLS | ACTIVATED
+FORMS = [(name, False) for name in ALL] + [(name, True) for name in GATED]
 
 
 @pytest.fixture(params=FORMS, ids=lambda form: f"{form[0]}, joined products" if form[1] else form[0])
@@ -19,7 +20,7 @@ def cell(request):
     """Yields each cell, and each gated cell also with joined products."""
     name, joined = request.param
     with joined_products(joined):
-        yield CELLS[name]
+        yield ALL[name]
 
 
 def values_at_random_states(cell, seed):
@@ -62,9 +63,9 @@ def test_state_jvp_and_input_jvp_are_the_tangents_of_a_step(cell):
         assert_close(cell.tangent.input_jvp(params, params_dot, xs, xs_dot, h_prevs, g, k), by_inputs)
 
 
-@pytest.mark.parametrize("name", [name for name in CELLS if CELLS[name].adjoint.gates_from_state is not None])
+@pytest.mark.parametrize("name", [name for name in ALL if ALL[name].adjoint.gates_from_state is not None])
 def test_gates_from_state_recovers_the_gates(name):
-    cell = CELLS[name]
+    cell = ALL[name]
     params, xs, h_prevs, _, g, _ = values_at_random_states(cell, 0)
     assert_close(cell.adjoint.gates_from_state(one_step(cell, params, xs, h_prevs)), g)
 

@@ -31,6 +31,13 @@ LINEN = {
     "SimpleCell": gj.elman("tanh"),
 }
 NNX = LINEN
+# A name of LINEN, and the activations in each library.
+WITH_ACTIVATIONS = {
+    "GRUCell": (gj.gru(reset_after=True, gate_activation="hard_sigmoid", activation="softsign"), jax.nn.hard_sigmoid, jax.nn.soft_sign),
+    "LSTMCell": (gj.lstm(gate_activation="softsign", activation="elu"), jax.nn.soft_sign, jax.nn.elu),
+    "OptimizedLSTMCell": (gj.lstm(gate_activation="relu", activation="leaky_relu"), jax.nn.relu, jax.nn.leaky_relu),
+    "SimpleCell": (gj.elman("softplus"), None, jax.nn.softplus),
+}  # fmt: skip
 
 
 @pytest.fixture
@@ -105,6 +112,23 @@ def test_outputs_states_and_gradients_are_those_of_nnx(nnx, name, with_lengths):
     tree = gj.convert.to_flax_nnx(cell, params, **({"optimized": True} if name.startswith("Optimized") else {}))
     nnx.update(module, tree)
     assert_same_bits(gj.convert.from_flax_nnx(cell, nnx.state(module, nnx.Param)), params)
+
+
+@pytest.mark.parametrize("name", WITH_ACTIVATIONS)
+def test_outputs_and_gradients_with_other_activations_are_those_of_linen_and_nnx(linen, nnx, name):
+    cell, gate_fn, activation_fn = WITH_ACTIVATIONS[name]
+    functions = {"activation_fn": activation_fn} | ({"gate_fn": gate_fn} if gate_fn else {})
+    module = linen.RNN(getattr(linen, name)(H, param_dtype=jnp.float64, **functions), time_major=True)
+    tree = normal(module.init(jax.random.key(0), XS)["params"]["cell"])
+    of_linen = lambda tree, xs: module.apply({"params": {"cell": tree}}, xs)
+    assert_same_function(lambda tree, xs: gj.unroll(cell, gj.convert.from_flax_linen(cell, tree), xs)[1], of_linen, tree, XS)
+
+    graph, state = nnx.split(
+        getattr(nnx, name)(D, H, param_dtype=jnp.float64, dtype=jnp.float64, rngs=nnx.Rngs(0), **functions)
+    )
+    state = normal(state)
+    of_nnx = lambda state, xs: nnx.RNN(nnx.merge(graph, state), time_major=True, rngs=nnx.Rngs(0))(xs)
+    assert_same_function(lambda state, xs: gj.unroll(cell, gj.convert.from_flax_nnx(cell, state), xs)[1], of_nnx, state, XS)
 
 
 @pytest.mark.parametrize("name", LINEN)

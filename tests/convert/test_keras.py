@@ -39,6 +39,13 @@ CELLS = {
     "SimpleRNN relu": gj.elman("relu"),
     "SimpleRNN sigmoid": gj.elman("sigmoid"),
     "SimpleRNN linear": gj.elman("identity"),
+    "SimpleRNN softsign": gj.elman("softsign"),
+    "SimpleRNN elu": gj.elman("elu"),
+    "SimpleRNN softplus": gj.elman("softplus"),
+    "SimpleRNN leaky_relu": gj.elman(gj.cells.Activation("leaky_relu", alpha=0.2)),  # the default of Keras
+    "GRU hard_sigmoid relu before": gj.gru(gate_activation="hard_sigmoid", activation="relu"),
+    "GRU hard_sigmoid softsign after": gj.gru(reset_after=True, gate_activation="hard_sigmoid", activation="softsign"),
+    "LSTM hard_sigmoid relu": gj.lstm(gate_activation="hard_sigmoid", activation="relu"),
 }
 XS = XS.astype(np.float32)
 LENGTHS = np.array([T, 3, 0])  # for a length of 0 Keras too returns the initial state
@@ -60,6 +67,8 @@ def layer_of(keras, name, **options):
         options["reset_after"] = form[-1] == "after"
     if kind == "SimpleRNN":
         options["activation"] = form[0]
+    elif "hard_sigmoid" in form:
+        options |= {"recurrent_activation": form[0], "activation": form[1]}
     options = {"return_sequences": True, "return_state": True, "zero_output_for_mask": True} | options
     return getattr(keras.layers, kind)(H, dtype="float32", **options)
 
@@ -114,6 +123,16 @@ def test_layers_without_biases_convert(keras):
     ys, *_ = layer(XS.swapaxes(0, 1))
     assert_close(np.asarray(gj.unroll(gj.lstm(), params, XS)[1]), np.asarray(ys).swapaxes(0, 1))
     layer.set_weights(gj.convert.to_keras(gj.lstm(), random_params(gj.lstm(), np.float32, bias=False)))
+
+
+@pytest.mark.parametrize("reset_after", [False, True])
+def test_a_gru_without_biases_converts_in_the_form_that_the_layer_names(keras, reset_after):
+    with jax.enable_x64(False):  # without a bias Keras adds zeros of JAX's default dtype
+        layer = keras.layers.GRU(H, reset_after=reset_after, use_bias=False, return_sequences=True, dtype="float32")
+        layer.build((B, T, D))
+        cell = gj.gru(reset_after=reset_after)
+        params = gj.convert.from_keras(cell, layer.get_weights(), reset_after=layer.reset_after)
+        assert_close(np.asarray(gj.unroll(cell, params, XS)[1]), np.asarray(layer(XS.swapaxes(0, 1))).swapaxes(0, 1))
 
 
 def test_padding_gives_0_while_keras_repeats_the_last_output_by_default(keras):

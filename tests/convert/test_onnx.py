@@ -15,8 +15,8 @@ from onnx.reference import ReferenceEvaluator
 import gru_jax as gj
 from gru_jax.layers.bidirectional import Bidirectional
 from tests.convert.parity import XS, B, D, H, T, assert_same_bits, library, random_params, random_state
+from tests.problems import ACTIVATED, assert_close, assert_raises
 from tests.problems import CELLS as ALL
-from tests.problems import assert_close, assert_raises
 
 CELLS = {name: cell for name, cell in ALL.items() if name != "linear_rnn"}
 LENGTHS = np.array([T, 3, 0], np.int32)
@@ -26,6 +26,12 @@ BOTH_WAYS = ("gru", "gru_reset_after", "lstm_peephole", "elman_identity")
 COMPOSED = (
     CELLS
     | {f"bidirectional {name}": gj.bidirectional(CELLS[name]) for name in BOTH_WAYS}
+    | ACTIVATED
+    | {
+        "different activations": gj.bidirectional(ACTIVATED["elman_leaky_relu"], gj.elman("identity")),
+        "different gates": gj.bidirectional(gj.gru(), ACTIVATED["gru_hard"]),
+        "activations with parameters of their own": gj.elman(gj.cells.Activation("scaled_tanh", 0.3, -1.5)),
+    }
     | {"layers": gj.stack([gj.bidirectional(gj.lstm()), gj.gru(), gj.elman("relu")])}
 )
 every_composition = pytest.mark.parametrize("cell", COMPOSED.values(), ids=COMPOSED.keys())
@@ -147,6 +153,21 @@ def test_the_attributes_of_an_operator_determine_the_cell():
     assert of(no_bias).params.b_i is None
 
 
+def test_alpha_and_beta_are_read_in_the_order_of_the_activations_that_take_them():
+    of, tensors = gj.convert.load_onnx, tensors_of(gj.gru())
+    defaults = model_of("GRU", tensors, activations=["HardSigmoid", "LeakyRelu"])
+    assert of(defaults).cell == gj.gru(gate_activation="hard_sigmoid_onnx", activation="leaky_relu")
+    given = {"activation_alpha": [1 / 6, 0.3], "activation_beta": [0.5]}
+    leaky = gj.cells.Activation("leaky_relu", alpha=0.3)
+    cell = of(model_of("GRU", tensors, activations=["HardSigmoid", "LeakyRelu"], **given)).cell
+    assert cell == gj.gru(gate_activation="hard_sigmoid", activation=leaky)
+    last = model_of("GRU", tensors, activations=["Sigmoid", "LeakyRelu"], activation_alpha=[0.3])
+    assert of(last).cell == gj.gru(activation=leaky)
+    both = gj.bidirectional(gj.elman("relu"), gj.elman("tanh"))
+    directions = {"activations": ["RELU", "tanh"], "direction": "bidirectional"}  # ONNX ignores case here
+    assert of(model_of("RNN", tensors_of(both), **directions)).cell == both
+
+
 @pytest.mark.parametrize("layout", [0, 1])
 def test_constant_initial_states_and_lengths_are_loaded(layout):
     h0 = np.random.default_rng(0).normal(size=(2, B, H)).astype(np.float32)
@@ -179,14 +200,34 @@ def unsupported():
     gru = tensors_of(gj.gru())
     yield "clip", model_of("GRU", gru, clip=3.0), "GRU 'rnn': got clip=3.0, expected an operator without it"
     yield "input_forget", model_of("LSTM", tensors_of(gj.lstm()), input_forget=1), "got input_forget=1"
+    yield "a gate", model_of("GRU", gru, activations=["Relu", "Tanh"]), "GRU 'rnn'.*its z multiplies the old state"
+    memory = ["Sigmoid", "Tanh", "Relu"]
     yield (
-        "activations",
-        model_of("GRU", gru, activations=["HardSigmoid", "Tanh"]),
-        r"got the activations \['hardsigmoid', 'tanh'\]",
+        "memory",
+        model_of("LSTM", tensors_of(gj.lstm()), activations=memory),
+        "'tanh' of the candidate and 'relu' of the memory",
     )
-    yield "activation", model_of("RNN", tensors_of(gj.elman()), activations=["Elu"]), "got the activation elu"
+    yield "one activation", model_of("GRU", gru, activations=["Sigmoid"]), r"\['Sigmoid'\], expected 2 for each of 1 directions"
+    cut = model_of("RNN", tensors_of(gj.elman()), activations=["ThresholdedRelu"])
+    yield "activation", cut, "got the activation ThresholdedRelu, expected one of Tanh, Sigmoid"
     scaled = {"activations": ["Affine"], "activation_alpha": [2.0], "activation_beta": [0.0]}
-    yield "affine", model_of("RNN", tensors_of(gj.elman()), **scaled), "got the activation affine with alpha .2.0"
+    yield (
+        "affine",
+        model_of("RNN", tensors_of(gj.elman()), **scaled),
+        r"Affine with alpha and beta \[2.0, 0.0\], expected 1 and 0",
+    )
+    negative = {"activations": ["LeakyRelu"], "activation_alpha": [-1.0]}
+    yield (
+        "α",
+        model_of("RNN", tensors_of(gj.elman()), **negative),
+        "leaky_relu: alpha: got -1.0, expected a finite number above 0",
+    )
+    left = {"activations": ["Sigmoid", "LeakyRelu"], "activation_alpha": [0.5, 0.3]}
+    yield (
+        "too many α",
+        model_of("GRU", gru, **left),
+        "activation_alpha=.0.5, 0.3.*expected a number only for those that take one",
+    )
     yield "direction", model_of("GRU", gru, direction="sideways"), "got direction='sideways'"
     yield "missing R", model_of("GRU", gru, ("xs", "W", "")), "missing 'R'"
     yield "computed", model_of("GRU", gru, ("xs", "V", "R")), "got W .'V'. from another operator.*constant folding"

@@ -87,7 +87,10 @@ FAULTS = {
     ],
     "convert/onnx_attributes.py": [
         ("linear_before_reset is read the wrong way round",
-         'gru(reset_after=bool(attributes.get("linear_before_reset", 0)))',
-         'gru(reset_after=not attributes.get("linear_before_reset", 0))', "convert/test_onnx"),
+         'bool(attributes.get("linear_before_reset", 0)), peephole', 'not attributes.get("linear_before_reset", 0), peephole',
+         "convert/test_onnx"),
+        ("α and β are read for every activation in turn",
+         "for values, value in zip(parameters, defaults, strict=False)]",
+         "for values, value in zip(parameters, (*defaults, 0, 0)[:2], strict=False)]", "convert/test_onnx"),
     ],
 }

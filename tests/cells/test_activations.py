@@ -1,0 +1,157 @@
+"""Cells with other activations: values, derivatives in every mode, names, and bad input.
+
+tests/cells/test_cell_functions.py tests each function of their derivations.
+"""
+
+import pickle
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import gru_jax as gj
+from gru_jax.cells.activations import NAMES
+from tests import reference
+from tests.conditions import ALL_THREE
+from tests.problems import (
+    ACTIVATED,
+    SEEDS,
+    Problem,
+    assert_close,
+    assert_raises,
+    errors,
+    gradients,
+    normal_like,
+    problem,
+    scan_of_step,
+)
+
+Activation = gj.cells.Activation
+PRE_ACTIVATIONS = np.concatenate([np.random.default_rng(0).normal(size=200) * 2, [-40.0, -3.5, 3.5, 40.0]])
+OTHERS = {
+    "leaky_relu, 0.3": (Activation("leaky_relu", alpha=0.3), lambda a: np.where(a >= 0, a, 0.3 * a)),
+    "elu, 2": (Activation("elu", 2), lambda a: np.where(a > 0, a, 2 * (np.exp(a) - 1))),
+    "scaled_tanh, 1, 1": (Activation("scaled_tanh", 1, 1), np.tanh),
+    "hard_sigmoid, 0.3, 0.1": (Activation("hard_sigmoid", 0.3, 0.1), lambda a: np.clip(0.3 * a + 0.1, 0, 1)),
+}
+ALL = {name: (Activation(name), reference.ACTIVATIONS[name]) for name in NAMES} | OTHERS
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_an_activation_and_its_slope_are_those_of_its_definition(name, needs_x64):
+    activation, expected = ALL[name]
+    a = jnp.asarray(PRE_ACTIVATIONS)
+    y, by_jax = jax.vmap(jax.value_and_grad(activation))(a)
+    np.testing.assert_allclose(y, expected(PRE_ACTIVATIONS), rtol=1e-14, atol=1e-15)
+    np.testing.assert_allclose(activation.slope(y), by_jax, rtol=1e-12, atol=1e-14)
+    np.testing.assert_allclose(activation.times_slope(a, y), a * by_jax, rtol=1e-12, atol=1e-13)
+    step = 1e-6
+    away_from_kinks = np.abs(expected(PRE_ACTIVATIONS + step) + expected(PRE_ACTIVATIONS - step) - 2 * np.asarray(y)) < 1e-9
+    numerical = (expected(PRE_ACTIVATIONS + step) - expected(PRE_ACTIVATIONS - step)) / (2 * step)
+    np.testing.assert_allclose(activation.slope(y)[away_from_kinks], numerical[away_from_kinks], atol=1e-7)
+    assert away_from_kinks.sum() > 190
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_at_a_kink_the_slope_is_that_of_autodiff(name, needs_x64):
+    activation, _ = ALL[name]
+    kinks = [0.0]
+    if activation.name == "hard_sigmoid":
+        kinks = [(edge - activation.beta) / activation.alpha for edge in (0, 1)]
+    for a in kinks:
+        y, by_jax = jax.value_and_grad(activation)(a)
+        assert float(activation.slope(y)) == float(by_jax)
+
+
+def test_half_precision_keeps_its_dtype():
+    for activation, _ in ALL.values():
+        for dtype in (jnp.bfloat16, jnp.float16, jnp.float32):
+            y = activation(jnp.ones(3, dtype))
+            assert y.dtype == activation.slope(y).dtype == activation.times_slope(y, y).dtype == dtype
+
+
+@pytest.mark.parametrize("name", ACTIVATED)
+def test_unroll_equals_a_numpy_loop(name, needs_x64):
+    for seed, reverse in zip(SEEDS, (False, True, False), strict=True):
+        p = problem(ACTIVATED[name], seed)
+        h_last, ys = gj.unroll(ACTIVATED[name], p.params, p.xs, p.h0, reverse=reverse)
+        expected_last, expected_ys, _ = reference.unroll(name, p.params, p.xs, p.h0, reverse=reverse)
+        np.testing.assert_allclose(ys, expected_ys, rtol=1e-12, atol=1e-13)
+        assert_close(tuple(jax.tree.leaves(h_last)), tuple(jax.tree.leaves(expected_last)))
+
+
+BY_DEFAULT = ("elman_leaky_relu", "gru_hard", "gru_reset_after_hard", "lstm_peephole_scaled")
+activated = pytest.mark.parametrize(
+    "cell",
+    [pytest.param(cell, id=name, marks=() if name in BY_DEFAULT else pytest.mark.slow) for name, cell in ACTIVATED.items()],
+)
+
+
+@activated
+@pytest.mark.derivative
+def test_derivatives_in_every_mode_equal_autodiff_of_the_plain_scan(cell):
+    """Gradients with each choice of residuals, and tangents, with lengths, masks and resets."""
+
+    @jax.jit
+    def all_modes(p: Problem, dots):
+        run = partial(gj.unroll, cell, **ALL_THREE)
+        plain = partial(scan_of_step, cell, **ALL_THREE)
+        choices = (gj.CustomVJP(residuals="states"), gj.CustomVJP(residuals="gates", block_size=3), gj.CustomJVP())
+        by_custom_vjp = [gradients(partial(run, derivative=choice), p)[1] for choice in choices]
+        arguments = p.params, p.xs, p.h0
+        tangents = [jax.jvp(f, arguments, dots)[1] for f in (partial(run, derivative=gj.CustomJVP()), plain)]
+        return by_custom_vjp, gradients(plain, p)[1], tangents
+
+    for seed in SEEDS:
+        p = problem(cell, seed)
+        by_custom_vjp, expected, (tangent, expected_tangent) = all_modes(p, normal_like(jax.random.key(seed), p[:3]))
+        for bars in by_custom_vjp:
+            assert_close(bars, expected)
+        assert_close(tangent, expected_tangent)
+
+
+@pytest.mark.derivative
+def test_a_wrong_slope_is_noticed(monkeypatch, needs_x64):
+    cell = ACTIVATED["gru_hard"]
+    p = problem(cell)
+    _, expected = gradients(partial(scan_of_step, cell), p)
+    monkeypatch.setattr(Activation, "slope", lambda self, y: 1.01 * jnp.ones_like(y))
+    jax.clear_caches()
+    _, bars = gradients(partial(gj.unroll, cell), p)
+    jax.clear_caches()
+    assert max(errors(bars, expected).values()) > 1e-3
+
+
+def test_names_say_which_activations_differ_from_the_defaults():
+    assert gj.gru(gate_activation="sigmoid", activation=Activation("tanh")) == gj.gru()
+    assert [cell.name for cell in ACTIVATED.values()][-4:] == [
+        "gru(gate_activation='hard_sigmoid', activation='leaky_relu')",
+        "gru(reset_after=True, gate_activation='hard_sigmoid_onnx', activation='softsign')",
+        "lstm(peephole=False, gate_activation='hard_sigmoid', activation='relu')",
+        "lstm(peephole=True, gate_activation='softsign', activation='scaled_tanh')",
+    ]
+    assert gj.elman(Activation("leaky_relu", alpha=0.3)).name == "elman(Activation('leaky_relu', alpha=0.3))"
+    assert gj.elman("leaky_relu") == gj.elman(Activation("leaky_relu", 0.01)) != gj.elman(Activation("leaky_relu", 0.02))
+    assert repr(Activation("hard_sigmoid", alpha=0.2)) == "'hard_sigmoid_onnx'"
+    assert len(set(ACTIVATED.values())) == len(ACTIVATED)
+    for cell in ACTIVATED.values():
+        assert pickle.loads(pickle.dumps(cell)) == cell
+
+
+BAD = {
+    "an unknown name": (lambda: gj.gru(activation="gelu"), ValueError, "activation: got 'gelu', expected one of 'tanh'"),
+    "an unknown gate": (lambda: gj.lstm(gate_activation="hard"), ValueError, "gate_activation: got 'hard', expected one of"),
+    "a function": (lambda: gj.elman(jnp.tanh), TypeError, r"activation: got .*expected one of .*write a gj\.Cell of your own"),
+    "α of 0": (lambda: Activation("leaky_relu", 0.0), ValueError, "alpha: got 0.0, expected a finite number above 0"),
+    "α of tanh": (lambda: Activation("tanh", 1.0), ValueError, "alpha: got 1.0, expected None: tanh has no such parameter"),
+    "β of elu": (lambda: Activation("elu", beta=1.0), ValueError, "beta: got 1.0, expected None: elu has no such parameter"),
+    "β infinite": (lambda: Activation("scaled_tanh", 1.0, np.inf), ValueError, "beta: got inf, expected a finite number"),
+    "β a string": (lambda: Activation("scaled_tanh", 1.0, "1"), TypeError, "beta: got '1', expected a number"),
+}
+
+
+@pytest.mark.parametrize(("call", "error", "message"), BAD.values(), ids=BAD.keys())
+def test_bad_input_raises(call, error, message):
+    assert_raises(call, error, message)
