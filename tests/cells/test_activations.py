@@ -106,7 +106,7 @@ def test_derivatives_in_every_mode_equal_autodiff_of_the_plain_scan(cell):
 
     for seed in SEEDS:
         p = problem(cell, seed)
-        by_custom_vjp, expected, (tangent, expected_tangent) = all_modes(p, normal_like(jax.random.key(seed), p[:3]))
+        by_custom_vjp, expected, (tangent, expected_tangent) = all_modes(p, normal_like(seed, p[:3]))
         for bars in by_custom_vjp:
             assert_close(bars, expected)
         assert_close(tangent, expected_tangent)
