@@ -27,6 +27,21 @@ def map_jaxprs(transform: Any, value: Any) -> Any:
     return value
 
 
+def primitive_names(jaxpr: Any) -> set[str]:
+    """Returns the names of the primitives in a closed jaxpr, at any depth."""
+    names: set[str] = set()
+
+    def visit(inner: Any) -> Any:
+        for equation in inner.eqns:
+            names.add(equation.primitive.name)
+            for value in equation.params.values():
+                map_jaxprs(visit, value)
+        return inner
+
+    map_jaxprs(visit, jaxpr)
+    return names
+
+
 def custom_rule(equation: JaxprEqn) -> tuple[str, Any] | None:
     """Returns the kind of the custom rule that `equation` calls, and the jaxpr of its primal.
 
@@ -47,6 +62,16 @@ def source_of(jaxpr: Any) -> tuple[str, bool]:
     info = jaxpr.jaxpr.debug_info if hasattr(jaxpr, "jaxpr") else jaxpr.debug_info
     name, _, place = str(info.func_src_info).partition(" at ")
     return name, place.startswith(str(Path(jax.__file__).parent))
+
+
+def rule_is_jax_own(equation: JaxprEqn) -> bool:
+    """Returns whether the rule of a `custom_jvp` call belongs to JAX, not only its primal.
+
+    Rules attached with `defjvps` count as JAX's own, because JAX wraps them in a function of its own.
+    """
+    info = getattr(equation.params.get("jvp_jaxpr_fun"), "debug_info", None)
+    place = str(getattr(info, "func_src_info", "")).partition(" at ")[2]
+    return not place or place.startswith(str(Path(jax.__file__).parent))
 
 
 def call_instead(equation: JaxprEqn, jaxpr: Any) -> JaxprEqn:

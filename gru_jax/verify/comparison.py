@@ -24,6 +24,8 @@ class Difference:
         expected: What was expected at `index`. NaN if the shapes differ.
         condition: The cotangents or inputs that show the error, in words.
         likely_cause: What is probably wrong with the rule. Empty if no cause is recognised.
+        by_differences: The derivatives with respect to this entry from values of the function
+            before it and after it. Empty if they were not computed.
     """
 
     leaf: str
@@ -35,6 +37,12 @@ class Difference:
     expected: float
     condition: str
     likely_cause: str = ""
+    by_differences: tuple[float, ...] = ()
+
+    @property
+    def entry(self) -> str:
+        """The leaf and the index of the entry, for example "x[2, 3]"."""
+        return f"{self.leaf}{list(self.index) if self.index else ''}"
 
     def __str__(self) -> str:
         at = f" at {list(self.index)}" if self.index else ""
@@ -57,11 +65,17 @@ def leaf_scales(reference: Sequence[np.ndarray]) -> list[float]:
 def entry_errors(got: np.ndarray, expected: np.ndarray) -> np.ndarray:
     """Returns |got − expected| for each entry.
 
-    The error is 0 if both entries are NaN or the same infinity. It is infinite if only one is.
+    The error is 0 if both entries are NaN or the same infinity, which is no evidence that either is
+    right: see `decided`. It is infinite if only one is.
     """
     same = (got == expected) | (np.isnan(got) & np.isnan(expected))
     with np.errstate(invalid="ignore"):
         return np.where(same, 0.0, np.nan_to_num(np.abs(got - expected), nan=np.inf, posinf=np.inf))
+
+
+def decided(got: np.ndarray, expected: np.ndarray) -> np.ndarray:
+    """Returns which entries a comparison can decide: those that are finite on one side at least."""
+    return np.isfinite(got) | np.isfinite(expected)
 
 
 def largest_errors(got: Arrays, expected: Arrays) -> list[float]:
@@ -75,44 +89,51 @@ def compare_leaves(
     expected: Arrays,
     *,
     condition: str,
-    relative_tolerance: float,
-    absolute_tolerances: Sequence[float] | None = None,
+    relative_tolerance: float | Sequence[float],
+    absolute_tolerances: Sequence[float | np.ndarray] | None = None,
 ) -> list[Difference]:
-    """Returns the leaves whose error exceeds both the relative and the absolute tolerance.
+    """Returns the leaves with an error that exceeds both the relative and the absolute tolerance.
 
     Args:
         names: Names of the leaves.
         got: The arrays to check.
         expected: The arrays they should equal.
         condition: The cotangents or inputs under which they were computed.
-        relative_tolerance: Largest error allowed, relative to a leaf's scale.
-        absolute_tolerances: Largest absolute error allowed in each leaf, for example the measured
-            effect of rounding. Defaults to zeros.
+        relative_tolerance: Largest error allowed, relative to a leaf's scale. One number, or one
+            for each leaf.
+        absolute_tolerances: Largest absolute error allowed in each leaf or entry, for example the
+            measured effect of rounding. Defaults to zeros.
     """
     found = []
     noise = [0.0] * len(expected) if absolute_tolerances is None else absolute_tolerances
-    for name, a, b, scale, absolute in zip(names, got, expected, leaf_scales(expected), noise, strict=True):
+    relative = relative_tolerance if isinstance(relative_tolerance, Sequence) else [relative_tolerance] * len(expected)
+    for name, a, b, scale, rtol, absolute in zip(names, got, expected, leaf_scales(expected), relative, noise, strict=True):
         if a.shape != b.shape:
             shapes = f"{condition}, shape {a.shape} instead of {b.shape}"
             found.append(Difference(name, np.inf, 0.0, scale, (), np.nan, np.nan, condition=shapes))
             continue
-        errors = entry_errors(a, b)
-        limit = max(relative_tolerance * scale, absolute)
-        if errors.max(initial=0) > limit:
-            index = tuple(int(i) for i in np.unravel_index(int(errors.argmax()), errors.shape))
-            found.append(
-                Difference(
-                    leaf=name,
-                    error=float(errors.max() / scale),
-                    allowed=limit / scale,
-                    scale=scale,
-                    index=index,
-                    value=float(a[index]),
-                    expected=float(b[index]),
-                    condition=condition,
-                )
-            )
+        limits = np.broadcast_to(np.fmax(rtol * scale, absolute), a.shape)
+        excess = np.where(entry_errors(a, b) > limits, entry_errors(a, b), 0.0)
+        if excess.any():
+            index = tuple(int(i) for i in np.unravel_index(int(excess.argmax()), excess.shape))
+            found.append(difference_at(name, a, b, index, limit=float(limits[index]), scale=scale, condition=condition))
     return found
+
+
+def difference_at(
+    name: str, got: np.ndarray, expected: np.ndarray, index: tuple[int, ...], *, limit: float, scale: float, condition: str
+) -> Difference:
+    """Returns the difference of one entry. `limit` is the largest error allowed there."""
+    return Difference(
+        leaf=name,
+        error=float(entry_errors(got, expected)[index] / scale),
+        allowed=limit / scale,
+        scale=scale,
+        index=index,
+        value=float(got[index]),
+        expected=float(expected[index]),
+        condition=condition,
+    )
 
 
 def ulp_histogram(got: Arrays, expected: Arrays) -> dict[str, int]:
@@ -122,7 +143,8 @@ def ulp_histogram(got: Arrays, expected: Arrays) -> dict[str, int]:
     are close to zero, and a right rule may be wrong by many ulps.
     """
     tiny = np.finfo(np.float64).tiny
-    ulps = [entry_errors(a, b) / np.spacing(np.maximum(np.abs(b), tiny)) for a, b in zip(got, expected, strict=True)]
+    with np.errstate(invalid="ignore", over="ignore"):
+        ulps = [entry_errors(a, b) / np.spacing(np.maximum(np.abs(b), tiny)) for a, b in zip(got, expected, strict=True)]
     every = np.concatenate([leaf.ravel() for leaf in ulps]) if ulps else np.zeros(0)
     edges = [0, 0.5, 1.5, 4.5, 16.5, 256.5, np.inf]
     labels = ["0", "1", "2-4", "5-16", "17-256", "more"]

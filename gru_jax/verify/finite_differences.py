@@ -1,14 +1,16 @@
 """Derivatives from differences of the function's values, without autodiff.
 
-For one leaf at a time, take a random direction v and evaluate φ(h) = <u, f(x + hv)> at shrinking
-steps h. If bwd(u) is the right gradient, then
+Take a direction v and evaluate φ(h) = <u, f(x + hv)> at shrinking steps h on both sides of x:
 
-    (φ(h) − φ(−h)) / 2h = <bwd(u), v> + O(h²)     central differences
-    |φ(h) − φ(0) − h <bwd(u), v>| ~ h²            Taylor's remainder
+    before = (φ(0) − φ(−h)) / h        after = (φ(h) − φ(0)) / h        central = their mean
 
-The central differences of neighbouring steps are extrapolated (Richardson). The distance between
-neighbouring extrapolations is the uncertainty of the estimate. On a log-log plot, the slope of the
-remainder is 2 if the gradient is right, and 1 if it is wrong.
+The differences of neighbouring steps are extrapolated (Richardson). The distance between
+neighbouring extrapolations is the uncertainty of the estimate. If `before` and `after` differ, x is
+at a kink, where the derivative is not unique. If the values are not finite on one side, x is at the
+boundary of the domain.
+
+If bwd(u) is the right gradient, Taylor's remainder |φ(h) − φ(0) − h <bwd(u), v>| falls as h². If it
+is wrong, the remainder falls as h.
 
 Steps grow with the size of the leaf: a small absolute step would not show an error in a function
 that varies only over large distances.
@@ -30,95 +32,173 @@ UNDECIDED_ABOVE = 0.05  # relative uncertainty above which no gradient is called
 Values = Callable[[Arrays], Arrays]  # leaves ↦ floating outputs
 
 
-class DirectionalDerivative(NamedTuple):
-    """The derivative along a random direction v in one leaf, by the rule and by differences.
+class Estimate(NamedTuple):
+    """A derivative estimated from differences.
 
     Attributes:
-        by_rule: <bwd(u), v>.
-        by_differences: The extrapolated difference with the smallest uncertainty.
+        value: The extrapolated difference with the smallest uncertainty.
         uncertainty: The distance to the neighbouring extrapolations, or the rounding error if that
-            is larger. Infinite if every extrapolation uses a value that is NaN or infinite.
+            is larger. Infinite if every extrapolation uses a value that is not finite.
         converged: Whether neighbouring steps agree to a few per cent, or up to rounding.
-        size: Typical size of a derivative along a random direction: ‖bwd(u)‖, or the magnitude of
-            `by_differences` if that is larger.
-        slope: Slope of Taylor's remainder. None if rounding hides the remainder.
     """
 
-    by_rule: float
-    by_differences: float
+    value: float
     uncertainty: float
     converged: bool
-    size: float
-    slope: float | None
 
     @property
-    def error(self) -> float:
-        """The distance between the two derivatives. Infinite if one of them is not finite."""
-        error = abs(self.by_rule - self.by_differences)
-        return error if math.isfinite(error) else math.inf
-
-    def allowed_error(self, rtol: float) -> float:
-        """Returns the largest difference allowed between `by_rule` and `by_differences`."""
-        return max(max(FLOOR, rtol) * (self.size or 1.0), 8 * self.uncertainty)
+    def slack(self) -> float:
+        """How far the true derivative may be from `value`."""
+        return 8 * self.uncertainty
 
 
-def directional_derivative(
-    values: Values, leaves: Arrays, k: int, *, gradient: np.ndarray, cotangents: Arrays, direction: np.ndarray, eps: float
-) -> DirectionalDerivative:
-    """Differentiates along `direction` in leaf `k`, by the rule's gradient and by differences.
+class Derivative(NamedTuple):
+    """The derivative along a direction v in the leaves, by differences of values.
+
+    Attributes:
+        before: Estimate from values at x and before it.
+        after: Estimate from values at x and after it.
+        central: Estimate from values on both sides.
+        size: The magnitude below which errors do not count: that of the largest estimate.
+        values: φ(h) − φ(0) at each step after x.
+        steps: The steps h.
+        rounding: The rounding error of these values.
+    """
+
+    before: Estimate
+    after: Estimate
+    central: Estimate
+    size: float
+    values: tuple[float, ...]
+    steps: tuple[float, ...]
+    rounding: float
+
+    @property
+    def has_kink(self) -> bool:
+        """Whether the derivatives before and after x are both known, and differ."""
+        if not (self.before.converged and self.after.converged):
+            return False
+        gap = abs(self.after.value - self.before.value)
+        return gap > self.before.slack + self.after.slack + 1e-4 * self.size
+
+    @property
+    def is_one_sided(self) -> bool:
+        """Whether the differences are known on one side of x only, as at a boundary of the domain."""
+        return math.isinf(self.before.uncertainty) != math.isinf(self.after.uncertainty)
+
+    @property
+    def interval(self) -> tuple[float, float] | None:
+        """The interval that contains every right derivative. None if the differences are rough."""
+        if self.has_kink or self.is_one_sided:
+            sides = [side for side in (self.before, self.after) if side.converged]
+        else:
+            sides = [self.central] if self.central.converged else []
+        if not sides:
+            return None
+        slack = max(side.slack for side in sides) + FLOOR * self.size
+        return min(side.value for side in sides) - slack, max(side.value for side in sides) + slack
+
+    @property
+    def shown(self) -> tuple[float, ...]:
+        """What a report shows: one derivative, or those before and after a kink. May be empty."""
+        if self.has_kink:
+            return (self.before.value, self.after.value)
+        return (self.central.value,) if self.central.converged else ()
+
+    def slope(self, by_rule: float) -> float | None:
+        """Returns the exponent p with which Taylor's remainder falls as hᵖ for this derivative.
+
+        Uses the two smallest steps at which the remainder is well above rounding. Returns None if
+        there are fewer than two.
+        """
+        remainders = [abs(value - h * by_rule) for value, h in zip(self.values, self.steps, strict=True)]
+        visible = [(h, r) for h, r in zip(self.steps, remainders, strict=True) if 256 * self.rounding < r < math.inf]
+        if len(visible) < 2:
+            return None
+        (h0, r0), (h1, r1) = visible[-2:]
+        return math.log(r0 / r1) / math.log(h0 / h1)
+
+
+def derivative_along(values: Values, leaves: Arrays, direction: Arrays, *, cotangents: Arrays, eps: float) -> Derivative:
+    """Differentiates along `direction` by differences.
 
     Args:
         values: Computes the floating outputs from the leaves.
         leaves: Where to differentiate.
-        k: Index of the leaf.
-        gradient: The gradient that the rule returns for leaf `k`.
-        cotangents: The cotangents for which it was computed.
-        direction: The direction, with the shape of leaf `k`.
+        direction: The direction, with the shapes of the leaves. Zero for leaves that do not move.
+        cotangents: The weights of the outputs.
         eps: The rounding unit of `values`.
     """
-    leaf = leaves[k]
-    by_rule = float((gradient * direction).sum())
-    first = 64 * eps ** (1 / 3) * max(1.0, float(np.sqrt((leaf**2).mean())))
-    steps = [first / 4**i for i in range(STEPS)]
-    moved = lambda by: (*leaves[:k], leaf + by, *leaves[k + 1 :])
-    value, magnitude = _inner_product(cotangents, values(leaves))
-    ahead, behind = ([_inner_product(cotangents, values(moved(sign * h * direction)))[0] for h in steps] for sign in (1, -1))
-    central = [(a - b) / (2 * h) for a, b, h in zip(ahead, behind, steps, strict=True)]
-    extrapolated = [(16 * fine - coarse) / 15 for coarse, fine in pairwise(central)]
-    rounding = [16 * eps * magnitude / h for h in steps]
-    triples = zip(extrapolated, extrapolated[1:], extrapolated[2:], rounding[3:], strict=False)
+    moving = [leaf[v != 0] for leaf, v in zip(leaves, direction, strict=True) if v.any()]
+    finite = np.concatenate([leaf[np.isfinite(leaf)].ravel() for leaf in moving] or [np.zeros(0)])
+    first = 64 * eps ** (1 / 3) * max(1.0, float(np.sqrt((finite**2).mean())) if finite.size else 1.0)
+    steps = tuple(first / 4**i for i in range(STEPS))
+    moved = lambda h: tuple(leaf if not v.any() else leaf + h * v for leaf, v in zip(leaves, direction, strict=True))
+    here = values(leaves)
+    sides = [[values(moved(sign * h)) for h in steps] for sign in (1, -1)]
+    rounding, unseen = _rounding(cotangents, here, [*sides[0], *sides[1]], eps)
+    ahead, behind = ([_change(cotangents, ys, here) for ys in side] for side in sides)
+    ahead, behind = _without_plateaus(ahead), _without_plateaus(behind)
+    floor = unseen / first
+    before = _extrapolate([-change / h for change, h in zip(behind, steps, strict=True)], steps, rounding, floor, order=1)
+    after = _extrapolate([change / h for change, h in zip(ahead, steps, strict=True)], steps, rounding, floor, order=1)
+    both = [(a - b) / (2 * h) for a, b, h in zip(ahead, behind, steps, strict=True)]
+    central = _extrapolate(both, steps, rounding, floor, order=2)
+    known = [abs(e.value) for e in (before, after, central) if math.isfinite(e.uncertainty)]
+    return Derivative(before, after, central, max(known, default=0.0), tuple(ahead), steps, rounding)
+
+
+def _change(us: Arrays, ys: Arrays, here: Arrays) -> float:
+    """Returns <u, y − y₀>. NaN if it is not finite.
+
+    Entries that do not change contribute nothing, also if they are infinite, but not if they are NaN.
+    """
+    change = 0.0
+    for u, y, y0 in zip(us, ys, here, strict=True):
+        moved = (y != y0) & (u != 0)
+        with np.errstate(invalid="ignore", over="ignore"):
+            change += float(np.sum(u[moved] * (y[moved] - y0[moved])))
+    return change if math.isfinite(change) else math.nan
+
+
+def _rounding(us: Arrays, here: Arrays, runs: Sequence[Arrays], eps: float) -> tuple[float, float]:
+    """Returns the rounding error of <u, y>, for the entries of y that change in a run, and others.
+
+    The two are apart so that rounding in outputs that never change does not hide a change.
+    """
+    changing = unchanging = 0.0
+    for k, (u, y0) in enumerate(zip(us, here, strict=True)):
+        ys = [run[k] for run in runs]
+        terms = np.nan_to_num(np.abs(u * np.nan_to_num(y0, posinf=0.0, neginf=0.0)))
+        changes = np.any([y != y0 for y in ys], axis=0)
+        changing += float(terms[changes].sum())
+        unchanging += float(terms[~changes].sum())
+    return eps * changing, eps * unchanging
+
+
+def _without_plateaus(changes: Sequence[float]) -> list[float]:
+    """Returns changes with NaN for steps that are too small to show one, but larger steps do."""
+    return [
+        math.nan if change == 0 and any(larger != 0 for larger in changes[:i]) else change for i, change in enumerate(changes)
+    ]
+
+
+def _extrapolate(
+    differences: Sequence[float], steps: Sequence[float], rounding: float, floor: float, *, order: int
+) -> Estimate:
+    """Extrapolates differences whose error falls as h^order, and returns the most certain result.
+
+    `floor` is the smallest uncertainty that it reports.
+    """
+    ratio = 4.0**order
+    extrapolated = [(ratio * fine - coarse) / (ratio - 1) for coarse, fine in pairwise(differences)]
+    by_rounding = [16 * rounding / h + floor for h in steps]
+    triples = zip(extrapolated, extrapolated[1:], extrapolated[2:], by_rounding[3:], strict=False)
     uncertainties = [
         max(abs(one - two), abs(two - three), r) if math.isfinite(one + two + three) else math.inf
         for one, two, three, r in triples
     ]
     best = int(np.argmin(uncertainties))
-    estimate, uncertainty = extrapolated[best], uncertainties[best]
-    remainders = [abs(a - value - h * by_rule) for a, h in zip(ahead, steps, strict=True)]
-    return DirectionalDerivative(
-        by_rule=by_rule,
-        by_differences=estimate,
-        uncertainty=uncertainty,
-        converged=8 * uncertainty <= UNDECIDED_ABOVE * abs(estimate) or uncertainty <= 4 * rounding[best + 3],
-        size=max(filter(math.isfinite, (float(np.linalg.norm(gradient)), abs(estimate))), default=0.0),
-        slope=_slope(steps, remainders, 64 * eps * magnitude),
-    )
-
-
-def _inner_product(us: Arrays, ys: Arrays) -> tuple[float, float]:
-    """Returns <u, y> and the sum of the magnitudes of its terms."""
-    products = [u * y for u, y in zip(us, ys, strict=True)]
-    value = math.fsum(x for product in products for x in product.ravel())
-    return value, sum(float(np.abs(product).sum()) for product in products)
-
-
-def _slope(steps: Sequence[float], remainders: Sequence[float], floor: float) -> float | None:
-    """Returns the exponent p with which the remainder falls as hᵖ.
-
-    Uses the two smallest steps at which the remainder is well above rounding. Returns None if there
-    are fewer than two.
-    """
-    visible = [(h, r) for h, r in zip(steps, remainders, strict=True) if r > 64 * floor]
-    if len(visible) < 2:
-        return None
-    (h0, r0), (h1, r1) = visible[-2:]
-    return math.log(r0 / r1) / math.log(h0 / h1)
+    value, uncertainty = extrapolated[best], uncertainties[best]
+    up_to_rounding = math.isfinite(uncertainty) and uncertainty <= 4 * by_rounding[best + 3]
+    return Estimate(value, uncertainty, 8 * uncertainty <= UNDECIDED_ABOVE * abs(value) or up_to_rounding)

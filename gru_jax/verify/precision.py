@@ -23,12 +23,15 @@ class Precision:
         x64: Whether `jax_enable_x64` is on during a run.
         eps: The rounding unit of the least precise dtype.
         leaf_dtypes: The dtype of each differentiable leaf. A complex leaf has that of its parts.
+        nondiff_args: The non-differentiable arguments. Floating ones have the dtype of this
+            precision.
     """
 
     name: str
     x64: bool
     eps: float
     leaf_dtypes: tuple[Any, ...]
+    nondiff_args: Arrays
 
     @contextmanager
     def active(self) -> Iterator[None]:
@@ -65,16 +68,25 @@ def choose_precisions(function: FlatFunction, leaves: Arrays) -> Precisions:
         x64=config.x64(),
         eps=max(float(jnp.finfo(leaf.dtype).eps) for leaf in function.leaves),
         leaf_dtypes=tuple(jnp.finfo(leaf.dtype).dtype for leaf in function.leaves),
+        nondiff_args=function.nondiff_args,
     )
     float64 = Precision(
         name="float64",
         x64=True,
         eps=float(jnp.finfo(jnp.float64).eps),
         leaf_dtypes=(np.float64,) * len(function.leaves),
+        nondiff_args=tuple(map(_widened, function.nondiff_args)),
     )
     try:
         with float64.active():
-            jax.eval_shape(function.call_real, float64.cast(leaves), function.nondiff_args)
+            jax.eval_shape(function.call_real, float64.cast(leaves), float64.nondiff_args)
     except Exception as error:
         return Precisions(given, given, f"in float64 {function.name} raises {short_message(error)}")
     return Precisions(given, float64, "")
+
+
+def _widened(array: Any) -> Any:
+    """Returns a floating array in float64 or complex128, and any other array unchanged."""
+    if not jnp.issubdtype(array.dtype, jnp.inexact):
+        return array
+    return np.asarray(array).astype(np.complex128 if jnp.iscomplexobj(array) else np.float64)

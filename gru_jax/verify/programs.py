@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from gru_jax._jax import config
+from gru_jax.verify import budget
 from gru_jax.verify.function import Arrays
 from gru_jax.verify.precision import Precision
 
@@ -32,8 +33,8 @@ class Runner:
     The first call with a set of shapes compiles the function for them.
     """
 
-    def __init__(self, function: Callable[..., Any], precision: Precision, nondiff_args: Arrays) -> None:
-        self.function, self.precision, self.nondiff_args = function, precision, nondiff_args
+    def __init__(self, function: Callable[..., Any], precision: Precision) -> None:
+        self.function, self.precision, self.nondiff_args = function, precision, precision.nondiff_args
         self._programs: dict[str, Program] = {}
 
     def __call__(self, leaves: Sequence[Any], *rest: Any) -> Any:
@@ -42,6 +43,7 @@ class Runner:
 
     def run(self, program: Program, leaves: Sequence[Any], *rest: Any) -> Any:
         """Runs `program`, which takes the arguments of the function, like a call of the runner."""
+        budget.check()
         with self.precision.active():
             leaves, rest = self._cast(leaves, rest)
             return jax.tree.map(to_host, program.run(leaves, self.nondiff_args, *rest))
@@ -50,6 +52,7 @@ class Runner:
         """Returns the compiled program for the shapes of these arguments."""
         shapes = str(jax.tree.map(np.shape, (leaves, rest)))
         if shapes not in self._programs:
+            budget.check()
             with self.precision.active():
                 leaves, rest = self._cast(leaves, rest)
                 self._programs[shapes] = compile_program(self.function, leaves, self.nondiff_args, *rest)

@@ -21,6 +21,7 @@ from gru_jax._jax import jaxprs
 from gru_jax.verify.errors import short_message
 from gru_jax.verify.evaluation import evaluate
 from gru_jax.verify.function import Arrays, FlatFunction, RealFunction
+from gru_jax.verify.intended import with_gradient
 from gru_jax.verify.precision import Precision
 
 
@@ -45,21 +46,41 @@ class Reference:
         user_function: What the user passed as `reference=`. None if the reference is the function
             without its custom rules.
         rules: The custom rules found in the function to verify.
+        user_gradient: What the user passed as `gradient=`, or None.
         why_no_gradient: Why the reference cannot be differentiated in reverse mode. Empty if it can
             be differentiated.
+        stops_gradients: Whether the function without its rules calls `stop_gradient`.
         jaxpr: The jaxpr of its outputs and gradients, or of its outputs alone if it cannot be
             differentiated.
+        constants: The arrays that the function closes over.
     """
 
     call_real: RealFunction
     user_function: Callable[..., Any] | None
+    user_gradient: Callable[..., Any] | None
     rules: CustomRules
     why_no_gradient: str
+    stops_gradients: bool
     jaxpr: Any
+    constants: Arrays
+
+    @property
+    def is_independent(self) -> bool:
+        """Whether the reference differs from the function: it has a rule, or the user passed one."""
+        return bool(self.rules.replaced) or self.is_users
+
+    @property
+    def is_users(self) -> bool:
+        """Whether the user passed the expected gradient, as `reference` or as `gradient`."""
+        return self.user_function is not None or self.user_gradient is not None
 
 
 def make_reference(
-    function: FlatFunction, leaves: Arrays, precision: Precision, user_function: Callable[..., Any] | None
+    function: FlatFunction,
+    leaves: Arrays,
+    precision: Precision,
+    user_function: Callable[..., Any] | None = None,
+    user_gradient: Callable[..., Any] | None = None,
 ) -> Reference:
     """Traces the reference in one precision.
 
@@ -69,33 +90,45 @@ def make_reference(
         precision: The precision to trace in.
         user_function: A trusted function of the same arguments. If None, the reference is the
             function without its custom rules.
+        user_gradient: The intended gradient, a function of the arguments and the cotangents.
 
     Raises:
         ValueError: If `user_function` returns other shapes than the function.
     """
     with precision.active():
         leaves = precision.cast(leaves)
-        traced, outputs = jax.make_jaxpr(function.call_real, return_shape=True)(leaves, function.nondiff_args)
+        traced, outputs = jax.make_jaxpr(function.call_real, return_shape=True)(leaves, precision.nondiff_args)
         primal, rules = without_rules(traced)
-        if user_function is None:
-            structure = jax.tree.structure(outputs)
-            run = jaxprs.as_function(primal)
-            call_real: RealFunction = lambda leaves, nondiff_args: jax.tree.unflatten(structure, run(*leaves, *nondiff_args))
-        else:
+        structure, run = jax.tree.structure(outputs), jaxprs.as_function(primal)
+        call_real: RealFunction = lambda leaves, nondiff_args: jax.tree.unflatten(structure, run(*leaves, *nondiff_args))
+        if user_gradient is not None:
+            call_real = with_gradient(function, call_real, user_gradient)
+        elif user_function is not None:
             call_real = dataclasses.replace(function, fun=user_function).call_real
-            returned = jax.eval_shape(call_real, leaves, function.nondiff_args)
+            returned = jax.eval_shape(call_real, leaves, precision.nondiff_args)
             if jax.tree.map(jnp.shape, returned) != jax.tree.map(jnp.shape, outputs):
                 raise ValueError(
                     f"reference must return the shapes that fun returns, got {_shapes(returned)}, expected {_shapes(outputs)}; "
                     "pass a function with the same arguments and outputs as fun"
                 )
+        cotangents = [jnp.zeros(y.shape, y.dtype) for y in outputs.floating]
         try:
-            cotangents = [jnp.zeros(y.shape, y.dtype) for y in outputs.floating]
-            jaxpr = jax.make_jaxpr(evaluate(call_real))(leaves, function.nondiff_args, cotangents)
+            jaxpr = jax.make_jaxpr(evaluate(call_real))(leaves, precision.nondiff_args, cotangents)
             why_no_gradient = ""
         except Exception as error:
+            if user_gradient is not None:
+                raise
             jaxpr, why_no_gradient = primal, f"autodiff of the reference raises {short_message(error)}"
-    return Reference(call_real, user_function, rules, why_no_gradient, jaxpr)
+    return Reference(
+        call_real=call_real,
+        user_function=user_function,
+        user_gradient=user_gradient,
+        rules=rules,
+        why_no_gradient=why_no_gradient,
+        stops_gradients="stop_gradient" in jaxprs.primitive_names(primal),
+        jaxpr=jaxpr,
+        constants=tuple(traced.consts),
+    )
 
 
 def without_rules(closed_jaxpr: Any) -> tuple[Any, CustomRules]:
@@ -113,7 +146,7 @@ def without_rules(closed_jaxpr: Any) -> tuple[Any, CustomRules]:
             return equation.replace(params=params)
         kind, primal = rule
         name, is_jax_own = jaxprs.source_of(primal)
-        if kind == "custom_jvp" and is_jax_own:
+        if kind == "custom_jvp" and is_jax_own and jaxprs.rule_is_jax_own(equation):
             kept[f"{name} ({kind})"] = None
             return equation
         replaced[f"{name} ({kind})"] = None

@@ -1,8 +1,8 @@
 """Measures how far rounding alone can move a result, by Monte Carlo arithmetic (Parker 1997).
 
 The reference runs several times. In each run, every rounded intermediate result is moved up or down
-by one unit in its last place. If a rule differs from the reference by at most 8 times the largest
-change, rounding alone can explain the difference.
+by one unit in its last place. If an entry of a rule's gradient differs from the reference by at
+most 8 times the largest change of that entry, rounding alone can explain the difference.
 """
 
 from collections.abc import Callable, Sequence
@@ -40,18 +40,19 @@ class RoundingNoise:
     Args:
         reference: The function of real leaves whose gradients are measured.
         precision: The precision of the comparison.
-        nondiff_args: Non-differentiable arguments.
         leaves: Leaves of the arguments in float64.
     """
 
-    def __init__(self, reference: RealFunction, precision: Precision, nondiff_args: Arrays, leaves: Arrays) -> None:
+    def __init__(self, reference: RealFunction, precision: Precision, leaves: Arrays) -> None:
         self._gradients = gradients(reference)
-        self._precision, self._nondiff_args, self._leaves = precision, nondiff_args, leaves
+        self._precision, self._leaves = precision, leaves
         # The arrays are stored with the result, so that their ids are not reused.
-        self._of_gradients: dict[tuple[int, ...], tuple[list[float], Arrays, Arrays]] = {}
+        self._of_gradients: dict[tuple[int, ...], tuple[Arrays, Arrays, Arrays]] = {}
+        self._gradient_runner = Runner(self._gradients, precision)
+        self._perturbed: dict[tuple[Program, int], Program] = {}
 
-    def of_gradients(self, cotangents: Arrays, leaves: Arrays | None = None, variants: int = VARIANTS) -> list[float]:
-        """Returns how far rounding may move the reference's gradient of each leaf.
+    def of_gradients(self, cotangents: Arrays, leaves: Arrays | None = None, variants: int = VARIANTS) -> Arrays:
+        """Returns how far rounding may move each entry of the reference's gradient.
 
         This is the result of `of_results` for the gradients.
         """
@@ -62,14 +63,14 @@ class RoundingNoise:
             self._of_gradients[key] = (noise, leaves, cotangents)
         return self._of_gradients[key][0]
 
-    def of_results(self, function: Callable[..., Arrays], leaves: Arrays, *rest: Any, variants: int = VARIANTS) -> list[float]:
-        """Returns, for each result of a function, 8 times the largest change by rounding.
+    def of_results(self, function: Callable[..., Arrays], leaves: Arrays, *rest: Any, variants: int = VARIANTS) -> Arrays:
+        """Returns, for each entry of each result, 8 times the largest change by rounding.
 
         Calls `function(leaves, nondiff_args, *rest)`. With `variants=0`, only the inputs are moved
         by one unit in the last place. That is cheaper, because no perturbed program is compiled.
         """
-        precision, nondiff_args = self._precision, self._nondiff_args
-        runner = Runner(function, precision, nondiff_args)
+        precision, nondiff_args = self._precision, self._precision.nondiff_args
+        runner = self._gradient_runner if function is self._gradients else Runner(function, precision)
 
         def perturbed_program(variant: int) -> Program:
             with precision.active():
@@ -78,13 +79,18 @@ class RoundingNoise:
                 return compile_program(lambda *arguments: tuple(run(*jax.tree.leaves(arguments))), *arguments)
 
         exact, program = runner(leaves, *rest), runner.program(leaves, *rest)
-        names = [f"noise {variant}" for variant in range(variants)]
-        programs = [derive_program(program, name, partial(perturbed_program, k)) for k, name in enumerate(names)] or [program]
+        for variant in range(variants):
+            if (program, variant) not in self._perturbed:
+                make = partial(perturbed_program, variant)
+                self._perturbed[program, variant] = derive_program(program, f"noise {variant}", make)
+        programs = [self._perturbed[program, variant] for variant in range(variants)] or [program]
         rng = np.random.default_rng(0)
         move = lambda arrays: moved_by_one_ulp(arrays, rng, precision.eps)
         samples = [runner.run(p, move(leaves), *map(move, rest)) for p in programs for _ in range(SAMPLES)]
-        distance = lambda a, b: float(np.nan_to_num(np.abs(a - b), nan=0.0, posinf=0.0).max(initial=0))
-        return [SAFETY * max(distance(sample[k], result) for sample in samples) for k, result in enumerate(exact)]
+        distance = lambda a, b: np.nan_to_num(np.abs(a - b), nan=0.0, posinf=0.0)
+        with np.errstate(invalid="ignore"):  # of infinities
+            changes = [np.max([distance(sample[k], result) for sample in samples], axis=0) for k, result in enumerate(exact)]
+        return tuple(SAFETY * change for change in changes)
 
 
 def perturbed(jaxpr: Any, variant: int = 0) -> Callable[..., Any]:

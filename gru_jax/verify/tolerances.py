@@ -32,18 +32,36 @@ class Tolerances:
 
     Attributes:
         longest_sum: The number of terms in the longest sum of the reference.
-        eps: The rounding unit of the least precise arithmetic in the reference.
-        rtol: The relative error that the caller allows. 0 by default.
+        eps: The rounding unit of the least precise arithmetic in the function and the reference.
+        rtols: For each leaf, the relative error that the caller allows. 0 by default.
+        unit: The relative error of a rule that is only a note, not a fault, because it is below the
+            rounding unit of the arguments. 0 if the arguments are float64.
     """
 
     longest_sum: int
     eps: float
-    rtol: float
+    rtols: tuple[float, ...]
+    unit: float = 0.0
+
+    @property
+    def rounding(self) -> float:
+        """The largest error allowed without any `rtol`, relative to a scale."""
+        return rounding_tolerance(self.longest_sum, self.eps)
+
+    @property
+    def rtol(self) -> float:
+        """The largest relative error that the caller allows in any leaf."""
+        return max(self.rtols, default=0.0)
 
     @property
     def relative(self) -> float:
-        """The largest error allowed, relative to a leaf's scale."""
-        return max(rounding_tolerance(self.longest_sum, self.eps), self.rtol)
+        """The largest error allowed in any leaf, relative to its scale."""
+        return max(self.rounding, self.rtol)
+
+    @property
+    def of_leaves(self) -> tuple[float, ...]:
+        """The largest error allowed in each leaf, relative to its scale."""
+        return tuple(max(self.rounding, rtol) for rtol in self.rtols)
 
 
 def rounding_tolerance(longest_sum: int, eps: float) -> float:

@@ -15,17 +15,19 @@ import jax
 import numpy as np
 
 from gru_jax.verify.comparison import Difference, compare_leaves, leaf_scales
+from gru_jax.verify.directions import NEARBY, DirectionalDerivative, directional_derivative
 from gru_jax.verify.eager_run import EagerRun, run_eagerly
 from gru_jax.verify.evaluation import CachedEvaluation, evaluate
-from gru_jax.verify.finite_differences import DirectionalDerivative, directional_derivative
-from gru_jax.verify.function import Arrays, FlatFunction, flatten_function, in_float64
+from gru_jax.verify.finite_differences import Derivative, derivative_along
+from gru_jax.verify.function import Arrays, FlatFunction
+from gru_jax.verify.judgement import Judgement, judge
 from gru_jax.verify.likely_causes import CauseFinder
-from gru_jax.verify.precision import Precision, Precisions, choose_precisions
+from gru_jax.verify.precision import Precision, Precisions
 from gru_jax.verify.programs import Runner
 from gru_jax.verify.random_values import RandomValues
-from gru_jax.verify.reference import Reference, make_reference
-from gru_jax.verify.rounding_noise import VARIANTS, RoundingNoise
-from gru_jax.verify.tolerances import Tolerances, coarsest_eps, longest_sum
+from gru_jax.verify.reference import Reference
+from gru_jax.verify.rounding_noise import RoundingNoise
+from gru_jax.verify.tolerances import Tolerances
 
 
 @dataclass(frozen=True)
@@ -41,6 +43,8 @@ class Verification:
         rounding_noise: Measures the effect of rounding where a tolerance is exceeded.
         random: The random numbers.
         thorough: Whether a check that is not fast was requested. Some checks then test more cases.
+        has_sample: Whether the user passed `sample`, which restricts the domain.
+        samples: Leaves of other samples.
     """
 
     function: FlatFunction
@@ -51,6 +55,8 @@ class Verification:
     rounding_noise: RoundingNoise
     random: RandomValues
     thorough: bool
+    has_sample: bool = False
+    samples: tuple[Arrays, ...] = ()
 
     # Evaluation -----------------------------------------------------------------------------------
 
@@ -59,7 +65,7 @@ class Verification:
 
         `precision` defaults to that of the comparison.
         """
-        return Runner(function, precision or self.precisions.comparison, self.function.nondiff_args)
+        return Runner(function, precision or self.precisions.comparison)
 
     @cached_property
     def rule(self) -> CachedEvaluation:
@@ -76,6 +82,10 @@ class Verification:
         """Computes the floating outputs of the function from its leaves."""
         return self.runner(lambda leaves, nondiff_args: self.function.call_real(leaves, nondiff_args).floating)
 
+    def derivative(self, direction: Arrays, cotangents: Arrays, leaves: Arrays) -> Derivative:
+        """Returns the derivative along a direction in the leaves, by differences of values."""
+        return derivative_along(self.values, leaves, direction, cotangents=cotangents, eps=self.tolerances.eps)
+
     # Random cotangents ----------------------------------------------------------------------------
 
     @cached_property
@@ -83,7 +93,7 @@ class Verification:
         """Shapes of the floating outputs. Those of complex outputs have an extra last axis of 2."""
         precision = self.precisions.comparison
         with precision.active():
-            outputs = jax.eval_shape(self.function.call_real, precision.cast(self.leaves), self.function.nondiff_args)
+            outputs = jax.eval_shape(self.function.call_real, precision.cast(self.leaves), precision.nondiff_args)
         return [y.shape for y in outputs.floating]
 
     @cached_property
@@ -98,28 +108,64 @@ class Verification:
 
     # Comparison -----------------------------------------------------------------------------------
 
-    def compare_with_reference(
-        self, gradients: Arrays, cotangents: Arrays, condition: str, leaves: Arrays | None = None
-    ) -> list[Difference]:
-        """Returns the leaves that differ from the reference by more than rounding explains.
+    def judge(
+        self, gradients: Arrays, cotangents: Arrays, condition: str, leaves: Arrays | None = None, *, at_edge: bool = False
+    ) -> Judgement:
+        """Decides whether gradients by the rule that differ from the reference are wrong.
 
-        Measures the effect of rounding in steps of increasing cost, and stops when the leaves
-        agree. The first step moves the inputs by one unit in the last place. The later steps use
-        Monte Carlo arithmetic. They are left out if all errors are far larger than any rounding.
+        At an edge, the reference may be wrong, so it decides only if differences do not apply.
         """
         leaves = self.leaves if leaves is None else leaves
-        expected = self.autodiff(cotangents, leaves).gradients
-        found = self._compare(gradients, expected, condition)
-        if found:
-            noise = self.rounding_noise.of_gradients(cotangents, leaves, variants=0)
-            found = self._compare(gradients, expected, condition, noise)
-            # Rounding errors reach this size only in a chaotic function.
-            beyond_rounding = self.tolerances.eps**0.25 * max(leaf_scales(expected))
-            for variants in (1, VARIANTS):
-                if any(d.error * d.scale < beyond_rounding for d in found):
-                    noise = self.rounding_noise.of_gradients(cotangents, leaves, variants)
-                    found = self._compare(gradients, expected, condition, noise)
-        return found
+        return judge(self, gradients, cotangents, condition, leaves, reference_decides=not (at_edge and self.differences_apply))
+
+    @cached_property
+    def judgements(self) -> dict[str, Judgement]:
+        """What is decided about the gradients for each set of random cotangents."""
+        return {name: self.judge(self.rule(us).gradients, us, name) for name, us in self.random_cotangents.items()}
+
+    @property
+    def unreliable_leaves(self) -> tuple[str, ...]:
+        """Names of the leaves where differences of values contradict the reference."""
+        return tuple(dict.fromkeys(name for judgement in self.judgements.values() for name in judgement.unreliable))
+
+    @property
+    def why_unreliable(self) -> str:
+        """Why the reference cannot decide. Empty if it can."""
+        if self.reference.why_no_gradient or not self.unreliable_leaves:
+            return self.reference.why_no_gradient
+        return f"differences of values contradict autodiff of the reference in {', '.join(self.unreliable_leaves)}"
+
+    @cached_property
+    def differences_apply(self) -> bool:
+        """Whether the right gradient is the derivative of the values, so that differences decide.
+
+        It is not if the user passed another gradient, if the user's reference has another, or if the
+        function stops gradients and neither autodiff nor the rule returns the derivative.
+        """
+        reference = self.reference
+        if reference.user_gradient is not None:
+            return False
+        if reference.why_no_gradient or not (reference.is_users or reference.stops_gradients):
+            return True
+        runs = [self.autodiff] if reference.is_users else [self.autodiff, self.rule]
+        contradicted = lambda d: all(d.contradicts(run, self.tolerances.rtols[d.k]) for run in runs)
+        return not any(map(contradicted, self.directional_derivatives.values()))
+
+    @cached_property
+    def nearby_leaves(self) -> Arrays:
+        """The leaves moved a little, away from kinks and ties."""
+        moved = []
+        for leaf, v in zip(self.leaves, self.random.normal([leaf.shape for leaf in self.leaves]), strict=True):
+            finite = leaf[np.isfinite(leaf)]
+            size = float(np.sqrt((finite**2).mean())) if finite.size else 1.0
+            moved.append(leaf + NEARBY * (size or 1.0) * np.where(np.isfinite(leaf), v, 0.0))
+        return tuple(moved)
+
+    @property
+    def generic_leaves(self) -> Arrays:
+        """The leaves, or `nearby_leaves` if the rule chooses another subgradient at the leaves."""
+        at_kink = any(mask.any() for judgement in self.judgements.values() for mask in judgement.exempt)
+        return self.nearby_leaves if at_kink else self.leaves
 
     def compare_runs(self, got: Arrays, expected: Arrays, condition: str, factor: float = 1.0) -> list[Difference]:
         """Returns the leaves in which two gradients of the rule differ.
@@ -128,7 +174,7 @@ class Verification:
         """
         found = self._compare(got, expected, condition, factor=factor)
         if found and not self.reference.why_no_gradient:
-            noise = [factor * n for n in self.rounding_noise.of_gradients(self.cotangents)]
+            noise = [factor * float(n.max(initial=0)) for n in self.rounding_noise.of_gradients(self.cotangents)]
             found = self._compare(got, expected, condition, noise, factor)
         return found
 
@@ -145,7 +191,7 @@ class Verification:
             got,
             expected,
             condition=condition,
-            relative_tolerance=factor * self.tolerances.relative,
+            relative_tolerance=[factor * tolerance for tolerance in self.tolerances.of_leaves],
             absolute_tolerances=noise,
         )
 
@@ -161,7 +207,7 @@ class Verification:
         if not any(0 < scale < self.tolerances.eps**0.5 * largest for scale in scales):
             return ()
         noises = [self.rounding_noise.of_gradients(us) for us in self.random_cotangents.values()]
-        noise = [max(runs) for runs in zip(*noises, strict=True)]
+        noise = [max(float(leaf.max(initial=0)) for leaf in runs) for runs in zip(*noises, strict=True)]
         return tuple(
             name for name, scale, limit in zip(self.function.leaf_names, scales, noise, strict=True) if 0 < scale <= limit
         )
@@ -175,20 +221,26 @@ class Verification:
 
     @cached_property
     def directional_derivatives(self) -> dict[str, DirectionalDerivative]:
-        """The derivative along a random direction in each leaf that is not empty."""
+        """The derivative along a random direction in each leaf that has a finite entry."""
         return {
             name: directional_derivative(
                 self.values,
                 self.leaves,
+                self.nearby_leaves,
                 k,
-                gradient=self.rule(self.cotangents).gradients[k],
+                self._direction(k),
                 cotangents=self.cotangents,
-                direction=self.random.normal([self.leaves[k].shape])[0],
                 eps=self.tolerances.eps,
             )
             for k, name in enumerate(self.function.leaf_names)
-            if self.leaves[k].size
+            if np.isfinite(self.leaves[k]).any()
         }
+
+    def _direction(self, k: int) -> np.ndarray:
+        """Returns a random direction in leaf `k` that is not almost orthogonal to the rule's gradient."""
+        gradient = np.nan_to_num(self.rule(self.cotangents).gradients[k], posinf=0.0, neginf=0.0)
+        directions = self.random.normal([self.leaves[k].shape] * 4)
+        return max(directions, key=lambda v: abs(float((gradient * v).sum())) if gradient.shape == v.shape else 0.0)
 
     @cached_property
     def causes(self) -> CauseFinder:
@@ -200,35 +252,3 @@ class Verification:
             leaf_names=self.function.leaf_names,
             output_names=self.function.output_names,
         )
-
-
-def prepare_verification(
-    fun: Callable[..., Any],
-    args: tuple[Any, ...],
-    *,
-    user_function: Callable[..., Any] | None,
-    rtol: float | None,
-    seed: Sequence[int],
-    thorough: bool,
-) -> Verification:
-    """Traces the function and its reference, and derives the tolerances from the reference."""
-    function = flatten_function(fun, args)
-    leaves = in_float64(function.leaves)
-    precisions = choose_precisions(function, leaves)
-    precision = precisions.comparison
-    reference = make_reference(function, leaves, precision, user_function)
-    tolerances = Tolerances(
-        longest_sum=longest_sum(reference.jaxpr),
-        eps=max(coarsest_eps(reference.jaxpr), precision.eps),
-        rtol=rtol or 0.0,
-    )
-    return Verification(
-        function=function,
-        leaves=leaves,
-        precisions=precisions,
-        reference=reference,
-        tolerances=tolerances,
-        rounding_noise=RoundingNoise(reference.call_real, precision, function.nondiff_args, leaves),
-        random=RandomValues(seed),
-        thorough=thorough,
-    )

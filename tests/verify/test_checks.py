@@ -35,17 +35,21 @@ def custom_vjp(primal, forward, backward):
 # The report ---------------------------------------------------------------------------------------
 
 
-def test_the_report_names_the_verdict_leaf_error_index_cotangent_and_likely_cause():
+def test_the_report_names_the_verdict_leaf_cause_and_numbers_side_by_side():
     report = fast(with_faulty_rule(dense, gradients=lambda g: (g[0], -g[1])), X, W)
-    text = str(report)
-    assert text.startswith("FAIL: dense: 2 failed")
-    assert text.splitlines()[1] == "wrong leaves: w"
-    assert re.search(
-        r"w: relative error 2\.0e\+00 \(allowed \S+\) at \[\d, \d\]: got \S+, expected \S+ \(random cotangents", text
+    lines = str(report).splitlines()
+    assert lines[0] == "WRONG GRADIENT of w: dense: wrong sign"
+    number = r"-?\d\S*"
+    assert re.match(
+        rf"  w\[\d, \d\]: rule {number}, autodiff {number}, differences {number} \(random cotangents \d\)", lines[1]
     )
-    assert "likely cause: wrong sign" in text
-    assert text.index("FAIL         gradient") < text.index("PASS         primal")
+    assert "  also failed: cotangents (w)" in lines
+    assert "  reproduce: gj.verify_vjp(dense, *args, checks='gradient', key=jax.random.key(0))" in lines
     assert report["gradient"].differences[0].index != ()
+    whole = report.full()
+    assert re.search(r"w: relative error 2\.0e\+00 \(allowed \S+\) at \[\d, \d\]: got \S+, expected \S+ \(random", whole)
+    assert whole.index("FAIL         gradient") < whole.index("PASS         primal")
+    assert "versions: python" in whole
 
 
 def test_the_json_report_is_complete():
@@ -60,7 +64,7 @@ def test_the_json_report_is_complete():
 
 def test_assert_vjp_raises_an_error_with_the_report():
     gj.assert_vjp(with_faulty_rule(dense), X, W, checks="fast")
-    with pytest.raises(AssertionError, match="likely cause: zero: the rule returns None or zeros for w"):
+    with pytest.raises(AssertionError, match="WRONG GRADIENT of w: dense: zero: the rule returns None or zeros for w"):
         gj.assert_vjp(with_faulty_rule(dense, gradients=lambda g: (g[0], None)), X, W, checks="fast")
 
 
@@ -303,23 +307,30 @@ def test_a_wrong_second_derivative_fails():
     assert report.wrong_leaves == ("x",)
 
 
-def test_a_forward_rule_that_calls_the_decorated_function_fails_at_second_order():
+def test_a_forward_rule_that_calls_the_decorated_function_has_a_note_at_second_order():
+    """The pattern of JAX's documentation. JAX refuses forward over reverse; reverse over reverse decides."""
     f = jax.custom_vjp(lambda x: x**3)
     f.defvjp(lambda x: (f(x), x), lambda x, u: (3 * x**2 * u,))
     report = gj.verify_vjp(f, X, checks=("gradient", "second_order"))
-    assert report["gradient"].status == "PASS"
-    assert report["second_order"].status == "FAIL"
+    assert report.verdict == "RIGHT with notes"
+    assert report["second_order"].status == "PASS"
     assert "undecorated" in report["second_order"].text
-    assert gj.verify_vjp(f, X, checks=("all", "-second_order", "-flags")).ok
+    half = jax.custom_vjp(lambda x: x**3)
+    half.defvjp(lambda x: (half(x), jax.lax.stop_gradient(x)), lambda x, u: (3 * x**2 * u,))
+    assert gj.verify_vjp(half, X, checks=("gradient", "second_order"))["second_order"].status == "FAIL"
 
 
-def test_a_rule_that_cannot_be_batched_fails_only_under_vmap():
+def test_a_rule_that_cannot_be_batched_is_right_unless_vmap_is_required():
     def callback(u):
         return jax.pure_callback(lambda u: 2 * np.asarray(u), jax.ShapeDtypeStruct(u.shape, u.dtype), u)
 
     report = gj.verify_vjp(doubled(callback), X, checks=("gradient", "vmap", "scan", "checkpoint"))
-    assert [check.name for check in report.failed] == ["vmap"]
+    assert report.verdict == "RIGHT with notes"
+    assert report["vmap"].status == "NOT CHECKED"
     assert "pure_callback" in report["vmap"].text.lower()
+    required = gj.verify_vjp(doubled(callback), X, checks=("gradient", "vmap"), require="vmap")
+    assert (required.ok, required.verdict) == (False, "NOT CHECKED")
+    assert "vmap is required: over x: the rule raises" in str(required)
 
 
 def test_a_rule_that_is_wrong_only_if_batched_fails_under_vmap():
@@ -331,7 +342,7 @@ def test_a_rule_that_is_wrong_only_if_batched_fails_under_vmap():
 
     f = custom_vjp(lambda x: 2 * x, lambda x: (2 * x, x), backward)
     assert gj.verify_vjp(f, X, checks=("gradient",)).ok
-    assert not gj.verify_vjp(f, X, checks=("vmap",)).ok
+    assert gj.verify_vjp(f, X, checks=("vmap",))["vmap"].status == "FAIL"
 
 
 def test_an_output_that_does_not_depend_on_the_batched_argument_fails_under_vmap():
@@ -359,9 +370,10 @@ def test_a_wrong_dtype_fails_in_a_scan():
     f = doubled(lambda u: (2 * u).astype(jnp.float32))
     report = gj.verify_vjp(f, X.astype(np.float64) if jax.config.jax_enable_x64 else X, checks=("scan", "checkpoint"))
     assert not report.ok
+    assert "the rule raises" in report["scan"].text
 
 
-def test_nan_and_overflow_are_compared_with_the_reference():
+def test_overflow_fails_where_values_and_autodiff_are_finite_and_a_policy_for_nan_is_mentioned():
     overflow = custom_vjp(  # log(1 + eˣ) by eˣ/(1 + eˣ), which is ∞/∞ at 1e4
         jax.nn.softplus,
         lambda x: (jax.nn.softplus(x), jnp.exp(x)),
@@ -369,26 +381,28 @@ def test_nan_and_overflow_are_compared_with_the_reference():
     )
     report = gj.verify_vjp(overflow, X, checks=("gradient", "edges"))
     assert report["gradient"].status == "PASS"
-    assert "the rule differs from autodiff at some of 8 extreme inputs" in report["edges"].text
+    assert "the rule is wrong at some of 7 extreme inputs" in report["edges"].text
     assert report["edges"].differences[0].condition == "all leaves up to 10000"
     assert str(report["edges"].differences[0]).startswith("x: wrong at [")
+    assert report["edges"].differences[0].by_differences == pytest.approx((report["edges"].differences[0].expected,), abs=1e-6)
     hidden = with_faulty_rule(lambda x: jnp.sin(x).sum(), gradients=lambda g: (jnp.nan_to_num(g[0]),))
     report = gj.verify_vjp(hidden, X, checks=("gradient", "edges"))
-    assert [d.condition for d in report["edges"].differences] == ["x with one NaN"]
+    assert report["edges"].status == "PASS"
+    assert "unlike autodiff: x (x with one NaN)" in report["edges"].text
 
 
-def test_a_rule_that_is_finite_where_autodiff_is_not_passes_and_the_report_says_so():
+def test_a_rule_that_is_right_where_autodiff_is_nan_passes_and_the_report_says_so():
     safe = lambda x: jnp.where(x > 0, jnp.sqrt(x), 0.0)  # its autodiff is NaN at negative x
     f = custom_vjp(
         safe, lambda x: (safe(x), x), lambda x, u: (jnp.where(x > 0, u / (2 * jnp.sqrt(jnp.where(x > 0, x, 1.0))), 0.0),)
     )
     report = gj.verify_vjp(f, np.abs(X) + 0.1, checks=("gradient", "edges"))
     assert report.ok, report
-    assert "finite where autodiff is not" in report["edges"].text
+    assert "right where autodiff is not" in report["edges"].text
 
 
 def test_the_guard_fails_if_a_planted_fault_passes(monkeypatch):
-    monkeypatch.setattr(Tolerances, "relative", property(lambda self: 1e-2))
+    monkeypatch.setattr(Tolerances, "of_leaves", property(lambda self: (1e-2,) * len(self.rtols)))
     report = fast(with_faulty_rule(dense), X, W)
     assert report["guard"].status == "FAIL"
     assert "planted faults are not found: x times 1.001" in report["guard"].text
@@ -400,12 +414,14 @@ def test_a_large_rtol_is_reported_as_hiding_planted_faults():
     assert "rtol is 0.1" in report["guard"].text
 
 
-def test_a_function_without_a_rule_fails():
+def test_a_function_without_a_rule_is_compared_with_differences():
     for fun in (lambda x: x**2, jax.nn.relu):
         report = fast(fun, X)
-        assert report["guard"].status == "FAIL"
-        assert "no custom rule" in report["guard"].text
-    assert fast(lambda x: x**2, X, reference=lambda x: x * x).ok
+        assert report.verdict == "RIGHT with notes"
+        assert "no custom rule is called" in report.notes[0]
+        assert report.evidence == {"x": ("numerical",)}
+        assert gj.verify_vjp(fun, X, checks=("gradient", "guard")).verdict == "NOT CHECKED"
+    assert fast(lambda x: x**2, X, reference=lambda x: x * x).verdict == "RIGHT"
 
 
 # Choosing checks, and bad arguments ---------------------------------------------------------------
@@ -449,7 +465,7 @@ def test_bad_arguments_raise():
         gj.verify_vjp(lambda n: n, 3)
     with pytest.raises(ValueError, match="fun must return a floating array to differentiate"):
         gj.verify_vjp(lambda x: x > 0, X)
-    with pytest.raises(ValueError, match="w must be finite, got NaN or infinity"):
+    with pytest.raises(ValueError, match="w must not contain NaN"):
         gj.verify_vjp(dense, X, W * np.nan)
     with pytest.raises(KeyError, match="name must be a check of this report, got 'speed'"):
         fast(with_faulty_rule(dense), X, W)["speed"]

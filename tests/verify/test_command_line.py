@@ -30,13 +30,24 @@ def malformed():
     return layer_norm()
 
 
+def raising():
+    raise RuntimeError("no data")
+
+
+def without_floats():
+    return layer_norm(), (1, 2, 3)
+
+
 def test_the_exit_status_tells_whether_a_case_passes(capsys):
     case = "tests.verify.test_command_line"
     assert main([f"{case}:right", "--checks", "fast"]) == 0
-    assert capsys.readouterr().out.startswith("PASS: layer_norm")
+    assert capsys.readouterr().out.startswith("RIGHT: layer_norm")
     assert main([f"{case}:wrong", "--checks", "fast"]) == 1
-    assert "wrong leaves: x" in capsys.readouterr().out
-    assert main([f"{case}:with_options"]) == 0
+    assert capsys.readouterr().out.startswith("WRONG GRADIENT of x: layer_norm")
+    assert main([f"{case}:with_options"]) == 1  # the only check is not one of gradients
+    assert capsys.readouterr().out.startswith("NOT CHECKED: layer_norm")
+    assert main([f"{Path(__file__)}::right", "--checks", "fast", "--full"]) == 0
+    assert "versions: python" in capsys.readouterr().out
     assert main([f"{case}:wrong", "--checks", "fast", "--json"]) == 1
     out = capsys.readouterr().out
     assert json.loads(out[out.index("{") :])["ok"] is False
@@ -45,10 +56,13 @@ def test_the_exit_status_tells_whether_a_case_passes(capsys):
 @pytest.mark.parametrize(
     ("case", "message"),
     [
-        ("nowhere", "case must have the form package.module:case, got 'nowhere'"),
+        ("nowhere", "case must have the form file.py::case or package.module:case, got 'nowhere'"),
         ("no.such:case", "case must name an importable module, got 'no.such'"),
         ("tests.verify.test_command_line:absent", "case must name a function in tests.verify.test_command_line, got 'absent'"),
         ("tests.verify.test_command_line:malformed", "must return (fun, args)"),
+        ("tests.verify.test_command_line:raising", "raises RuntimeError: no data"),
+        ("tests.verify.test_command_line:without_floats", "raises ValueError: args must contain a floating array"),
+        ("no_such_file.py::case", "case must name a file, got 'no_such_file.py'"),
     ],
 )
 def test_a_case_that_cannot_run_gives_exit_status_2_and_a_reason(case, message, capsys):
@@ -60,9 +74,9 @@ def test_the_table_has_a_row_for_each_built_in_case(capsys):
     assert main(["--only", "linear_rnn, no bias"]) == 0
     head, row, *_, last = capsys.readouterr().out.splitlines()
     assert head.split() == ["case", "verdict", "passed", "failed", "worst", "error", "allowed", "not", "checked"]
-    assert row.split()[:6] == ["linear_rnn,", "no", "bias", "PASS", "7", "0"]
-    assert last == "PASS: 0 of 1 cases failed"
-    assert main(["--only", "linear_rnn, no bias", "--json", "--checks", "primal"]) == 0
+    assert row.split()[:6] == ["linear_rnn,", "no", "bias", "RIGHT", "7", "0"]
+    assert last == "0 of 1 cases are wrong or not checked"
+    assert main(["--only", "linear_rnn, no bias", "--json", "--checks", "gradient"]) == 0
     assert json.loads(capsys.readouterr().out)["linear_rnn, no bias"]["ok"]
     assert main(["--only", "no such cell"]) == 2
     assert "--only must be the start of a built-in case's name, got 'no such cell'" in capsys.readouterr().err
@@ -74,8 +88,8 @@ def test_a_failing_cell_is_reported_in_full_and_gives_exit_status_1(monkeypatch,
     monkeypatch.setattr(cases, "cases", lambda: {"good": right, "bad": wrong})
     assert main(["--checks", "fast"]) == 1
     out = capsys.readouterr().out
-    assert "\nbad\nFAIL: layer_norm" in out
-    assert out.endswith("FAIL: 1 of 2 cases failed\n")
+    assert "\nbad\nWRONG GRADIENT of x: layer_norm" in out
+    assert out.endswith("1 of 2 cases are wrong or not checked\n")
 
 
 def test_verifying_a_function_of_ones_own_does_not_import_the_built_in_cases(tmp_path):
@@ -96,5 +110,5 @@ def test_verifying_a_function_of_ones_own_does_not_import_the_built_in_cases(tmp
         check=False,
     )
     assert run.returncode == 1, run.stderr
-    assert run.stdout.startswith("FAIL: <lambda>")
+    assert run.stdout.startswith("WRONG GRADIENT of x: <lambda>")
     assert run.stdout.endswith("none\n")

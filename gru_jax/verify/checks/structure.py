@@ -8,13 +8,14 @@ import numpy as np
 
 from gru_jax.verify.comparison import compare_leaves
 from gru_jax.verify.eager_run import floating_outputs, run_eagerly
-from gru_jax.verify.report import FAIL, PASS, Check, pass_or_fail
+from gru_jax.verify.errors import short_message
+from gru_jax.verify.report import FAIL, NOT_CHECKED, PASS, Check, pass_or_fail
 from gru_jax.verify.tolerances import rounding_tolerance
 from gru_jax.verify.verification import Verification
 
 
 def structure(verification: Verification) -> Check:
-    """Checks types, shapes, dtypes, weak types and devices.
+    """Checks types, shapes, dtypes and devices. Mentions weak types.
 
     The cotangent of a leaf must be like the leaf. The outputs of the forward rule must be like
     those of the function. JAX does not check this: for example, it returns a cotangent of the wrong
@@ -24,11 +25,16 @@ def structure(verification: Verification) -> Check:
     arrays and arrays on other devices.
     """
     wrong = dict.fromkeys(_mismatches(verification, *_traced(verification)))
+    weak = dict.fromkeys(_weak_types(verification, _traced(verification)[1]))
     if verification.thorough:
-        run = verification.eager_run
-        wrong |= dict.fromkeys(_mismatches(verification, run.forward_outputs, run.gradients))
-    text = "; ".join(wrong) or "every cotangent and output has the right type, shape, dtype and weak type"
-    return Check("structure", pass_or_fail(wrong), text)
+        try:
+            run = verification.eager_run
+        except Exception as error:
+            weak[f"without jit, the rule raises {short_message(error, 80)}"] = None
+        else:
+            wrong |= dict.fromkeys(_mismatches(verification, run.forward_outputs, run.gradients))
+    text = "; ".join((*wrong, *weak)) or "every cotangent and output has the right type, shape and dtype"
+    return Check("structure", pass_or_fail(wrong), text, notes=tuple(weak))
 
 
 def determinism(verification: Verification) -> Check:
@@ -36,7 +42,10 @@ def determinism(verification: Verification) -> Check:
 
     Calls the pullback twice with the same residuals, and then computes the whole gradient again.
     """
-    run = verification.eager_run
+    try:
+        run = verification.eager_run
+    except Exception as error:
+        return Check("determinism", NOT_CHECKED, f"without jit, {verification.function.name} raises {short_message(error)}")
     rerun = run_eagerly(verification.function, verification.precisions.given, verification.cotangents)
     names = verification.function.leaf_names
     differ = [
@@ -60,7 +69,7 @@ def eager(verification: Verification) -> Check:
     us, function, precision = verification.cotangents, verification.function, verification.precisions.comparison
     with precision.active():
         leaves = precision.cast(verification.leaves)
-        outputs, pullback = jax.vjp(lambda *leaves: function.call_real(leaves, function.nondiff_args).floating, *leaves)
+        outputs, pullback = jax.vjp(lambda *leaves: function.call_real(leaves, precision.nondiff_args).floating, *leaves)
         gradients = pullback(tuple(jnp.asarray(u, y.dtype) for u, y in zip(us, outputs, strict=True)))
     on_host = tuple(np.asarray(leaf, np.float64) for leaf in gradients)
     found = verification.compare_runs(on_host, verification.rule(us).gradients, "without jit compared with jit")
@@ -101,9 +110,16 @@ def _mismatch(name: str, got: Any, like: Any, owner: str) -> list[str]:
         wrong.append(f"{name} has shape {got.shape}, but {owner} has {jnp.shape(like)}")
     if got.dtype != like.dtype:
         wrong.append(f"{name} has dtype {got.dtype}, but {owner} has {like.dtype}; cast it in the rule")
-    if got.weak_type and not like.weak_type:
-        fix = f"cast it to {like.dtype} in the rule"
-        wrong.append(f"{name} is weakly typed, but {owner} is not, so the next operation may change its dtype; {fix}")
     if isinstance(like, jax.Array) and isinstance(got, jax.Array) and got.devices() != like.devices():
         wrong.append(f"{name} is on {got.devices()}, but {owner} is on {like.devices()}")
     return wrong
+
+
+def _weak_types(verification: Verification, gradients: Any) -> list[str]:
+    """Describes the cotangents that are weakly typed, although their leaves are not."""
+    function = verification.function
+    return [
+        f"the cotangent of {name} is weakly typed: the next operation may change its dtype; cast it to {leaf.dtype} in the rule"
+        for name, cotangent, leaf in zip(function.leaf_names, gradients, function.leaves, strict=True)
+        if cotangent.weak_type and not leaf.weak_type
+    ]

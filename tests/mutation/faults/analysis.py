@@ -57,8 +57,25 @@ FAULTS = {
     "verify/comparison.py": [
         ("NaN in the gradient passes",
          "(np.isnan(got) & np.isnan(expected))", "(np.isnan(got) | np.isnan(expected))", "verify/test_checks"),
+        ("errors of other results are not relative to the scale of their leaf",
+         "np.fmax(rtol * scale, absolute)", "np.fmax(rtol, absolute)", "verify/test_right_rules"),
+        ("entries that are NaN on both sides are evidence",
+         "return np.isfinite(got) | np.isfinite(expected)", "return np.isfinite(got) | True", "verify/test_verdicts"),
+    ],
+    "verify/judgement.py": [
         ("errors are not relative to the scale of their leaf",
-         "max(relative_tolerance * scale, absolute)", "max(relative_tolerance, absolute)", "verify/test_right_rules"),
+         "tolerances[k] * scales[k]", "tolerances[k]", "verify/test_right_rules"),
+        ("noise as large as the gradient excuses an entry",
+         "np.where(says_nothing, 0.0, own)", "own", "verify/test_verdicts"),
+        ("at a kink, the reference decides",
+         "if inside(got):", "if inside(got) and not derivative.has_kink:", "verify/test_verdicts"),
+        ("an unreliable reference decides",
+         'return "right" if inside(expected) else "contradicted"', 'return "right" if inside(expected) else "wrong"',
+         "verify/test_verdicts"),
+    ],
+    "verify/report.py": [
+        ("leaves without evidence count as right",
+         "if self.unchecked or self.missing:", "if self.missing:", "verify/test_verdicts"),
     ],
     "verify/tolerances.py": [
         ("a sum inside a loop counts once",
@@ -71,7 +88,7 @@ FAULTS = {
     ],
     "verify/reference.py": [
         ("the custom VJPs of JAX's own functions are kept in the reference",
-         'if kind == "custom_jvp" and is_jax_own:', "if is_jax_own:", "verify/test_functions"),
+         'if kind == "custom_jvp" and is_jax_own and', "if is_jax_own and", "verify/test_functions"),
     ],
     "verify/api.py": [
         ("a failed check passes assert_vjp",
@@ -86,7 +103,10 @@ FAULTS = {
          "if fault.leaf in undetectable or all(", "if fault.leaf not in undetectable or all(", "verify/test_checks"),
     ],
     "verify/checks/edges.py": [
-        ("gradients that are not finite pass at the edges",
-         "wrong = np.isfinite(b) & ~np.isfinite(a)", "wrong = np.isfinite(a) & ~np.isfinite(b)", "verify/test_checks"),
+        ("wrong gradients pass at the edges",
+         "found += judgement.wrong", "found += judgement.wrong[:0]", "verify/test_checks"),
+        ("inputs outside the domain are checked",
+         "if not all(np.isfinite(y).all() for y in rule.outputs) or not edge.is_finite:", "if not edge.is_finite:",
+         "verify/test_verdicts"),
     ],
 }

@@ -1,0 +1,388 @@
+"""Right rules are called right, and nothing unchecked is: kinks, NaN, domains, references, options."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import gru_jax as gj
+from experiments.mutants.passes import with_faulty_rule
+
+rng = np.random.default_rng(0)
+X = rng.standard_normal((3, 4)).astype(np.float32)
+AT_ZERO = np.where(rng.random((3, 4)) < 0.3, 0, X).astype(np.float32)  # four entries are exactly zero
+ROOTS = np.array([900, 0.05, 400, 650], np.float32)
+
+
+def custom_vjp(primal, forward, backward):
+    f = jax.custom_vjp(primal)
+    f.defvjp(forward, backward)
+    return f
+
+
+def elementwise(primal, derivative):
+    """Returns a function with the rule x̄ = derivative(x)·u."""
+    return custom_vjp(primal, lambda x: (primal(x), x), lambda x, u: (derivative(x) * u,))
+
+
+# Nothing unchecked is a pass ----------------------------------------------------------------------
+
+
+def callback(function):
+    return lambda x: jax.pure_callback(function, jax.ShapeDtypeStruct(x.shape, x.dtype), x, vmap_method="sequential")
+
+
+def root_by_callback(sign):
+    def numpy_root(x):
+        with np.errstate(invalid="ignore"):
+            return np.sqrt(np.asarray(x))
+
+    root = callback(numpy_root)
+    return custom_vjp(root, lambda x: (root(x), x), lambda x, u: (sign * u / (2 * root(x)),))
+
+
+def test_nan_never_agrees_with_a_gradient():
+    """The large steps of the differences leave the domain. Autodiff cannot differentiate the callback."""
+    wrong = gj.verify_vjp(root_by_callback(-1), ROOTS, checks="fast")
+    assert wrong.verdict == "WRONG GRADIENT"
+    assert wrong["numerical"].status == "FAIL"
+    assert gj.verify_vjp(root_by_callback(1), ROOTS, checks="fast").ok
+
+
+def test_a_leaf_whose_gradient_is_nan_everywhere_is_not_checked():
+    f = with_faulty_rule(lambda x, y: (jnp.sqrt(-1 - x**2), y**2))
+    report = gj.verify_vjp(f, X, X, checks=("gradient", "numerical", "native", "dot_product"))
+    assert report["gradient"].status == "NOT CHECKED"
+    assert (report.verdict, report.unchecked) == ("NOT CHECKED", ("x",))
+    assert not report.ok
+    assert gj.verify_vjp(f, X, X, checks=("gradient",), allow="x").ok
+
+
+def test_a_rule_that_nothing_checks_is_not_checked_and_fails_unless_allowed_by_name():
+    f = root_by_callback(1)
+    report = gj.verify_vjp(f, ROOTS, checks=("all", "-numerical", "-flags", "-shard_map"))
+    assert report.verdict == "NOT CHECKED"
+    assert str(report).startswith("NOT CHECKED: root_by_callback.<locals>") or "NOT CHECKED" in str(report).splitlines()[0]
+    with pytest.raises(AssertionError, match="NOT CHECKED"):
+        gj.assert_vjp(f, ROOTS, checks=("gradient", "vmap"))
+    gj.assert_vjp(f, ROOTS, checks=("gradient", "vmap"), allow="x")
+    with pytest.raises(ValueError, match="allow must name arguments or arrays in them, got 'z'; the arguments are x"):
+        gj.assert_vjp(f, ROOTS, allow="z")
+
+
+def test_one_kink_in_the_data_does_not_excuse_its_leaf():
+    x = np.where(AT_ZERO == 0, 0.5, AT_ZERO).astype(np.float32)
+    clipped = lambda x: jnp.maximum(x, 0.5).sum(-1)
+    rule = lambda factor: custom_vjp(clipped, lambda x: (clipped(x), x), lambda x, u: (factor * u[:, None] * (x > 0.5),))
+    report = gj.verify_vjp(rule(-1.5), x, checks="fast")
+    assert report.verdict == "WRONG GRADIENT"
+    assert report["gradient"].differences[0].error > 1
+    assert gj.verify_vjp(rule(1.0), x, checks="fast").verdict == "RIGHT with notes"
+
+
+def test_noise_as_large_as_the_gradient_does_not_excuse_a_wrong_entry():
+    """At a tie of rounding size, one unit in the last place swaps the branch."""
+    f = lambda sign: elementwise(lambda x: jnp.abs(x - 1 / 3), lambda x: sign * jnp.where(x > 1 / 3, 1.0, -1.0))
+    x = np.array([1 / 3, 0.7, -0.4], np.float64 if jax.config.jax_enable_x64 else np.float32)
+    assert gj.verify_vjp(f(1), x, checks="fast").ok
+    assert gj.verify_vjp(f(-1), x, checks="fast").verdict == "WRONG GRADIENT"
+
+
+# Kinks and ties -----------------------------------------------------------------------------------
+
+AT_TIES = np.array([[2, 2, 1, 0], [0.5, 3, 3, 3], [-1, 0, 1, 2]], np.float32)
+KINKS = {
+    "relu by maximum": (elementwise(lambda x: jnp.maximum(x, 0), lambda x: x > 0), AT_ZERO),
+    "leaky relu": (elementwise(lambda x: jnp.where(x > 0, x, 0.1 * x), lambda x: jnp.where(x >= 0, 1, 0.1)), AT_ZERO),
+    "abs by sign": (elementwise(jnp.abs, jnp.sign), AT_ZERO),
+    "abs by where": (elementwise(jnp.abs, lambda x: jnp.where(x >= 0, 1.0, -1.0)), AT_ZERO),
+    "max by argmax": (
+        custom_vjp(
+            lambda x: x.max(-1),
+            lambda x: (x.max(-1), x),
+            lambda x, u: (jax.nn.one_hot(x.argmax(-1), 4, dtype=x.dtype) * u[:, None],),
+        ),
+        AT_TIES,
+    ),
+    "L1": (
+        custom_vjp(lambda x: jnp.abs(x).sum(), lambda x: (jnp.abs(x).sum(), x), lambda x, u: (u * jnp.sign(x),)),
+        AT_ZERO,
+    ),
+}
+
+
+@pytest.mark.parametrize("name", KINKS)
+def test_every_subgradient_at_a_kink_is_right(name):
+    f, x = KINKS[name]
+    report = gj.verify_vjp(f, x, checks=("fast", "numerical", "dot_product", "edges"))
+    assert report.ok, report.full()
+    assert report.evidence["x"]
+
+
+def test_gradients_outside_the_one_sided_derivatives_are_wrong():
+    beyond = elementwise(jnp.abs, lambda x: jnp.where(x == 0, 1.5, jnp.sign(x)))
+    report = gj.verify_vjp(beyond, AT_ZERO, checks="fast")
+    assert report.verdict == "WRONG GRADIENT"
+    assert len(report["gradient"].differences[0].by_differences) == 2
+    assert "before and" in str(report)
+
+
+def test_a_gradient_that_counts_a_tie_twice_is_wrong():
+    """Each entry is right alone. Together they grow twice as fast as the maximum."""
+    twice = custom_vjp(
+        lambda x: x.max(-1), lambda x: (x.max(-1), x), lambda x, u: ((x == x.max(-1, keepdims=True)) * u[:, None],)
+    )
+    assert gj.verify_vjp(twice, AT_TIES, checks="fast").verdict == "WRONG GRADIENT"
+
+
+def test_differences_decide_where_autodiff_of_where_is_zero():
+    """log(1 + w) written with a special case at w = 0, where autodiff gives 0."""
+    log = lambda w: jnp.where(w == 0, 0.0, jnp.log1p(jnp.where(w == 0, 1.0, w)))
+    f = lambda factor: elementwise(log, lambda w: factor * jnp.where(w == 0, 1.0, 1 / (1 + w)))
+    x = np.abs(AT_ZERO)
+    for args, checks in ((x, "fast"), (x + 0.1, ("fast", "edges"))):
+        report = gj.verify_vjp(f(1.0), args, checks=checks)
+        assert report.ok, report.full()
+        assert gj.verify_vjp(f(1.01), args, checks=checks).verdict == "WRONG GRADIENT"
+
+
+def test_an_edge_outside_the_domain_is_skipped():
+    f = elementwise(jnp.log, lambda x: jnp.where(x > 0, 1 / x, -7.0))
+    report = gj.verify_vjp(f, np.abs(X) + 0.1, checks=("fast", "edges"))
+    assert report.verdict == "RIGHT", report.full()
+    assert {"all leaves zero", "x with opposite signs"} <= set(report["edges"].details["outside"])
+
+
+# References that do not decide --------------------------------------------------------------------
+
+
+def bisect(x):
+    """Solves y³ + y = x by bisection, whose autodiff is zero."""
+
+    def halve(interval, _):
+        low, high = interval
+        middle = (low + high) / 2
+        above = middle**3 + middle > x
+        return (jnp.where(above, low, middle), jnp.where(above, middle, high)), None
+
+    low, high = jax.lax.stop_gradient((jnp.full_like(x, -10), jnp.full_like(x, 10)))
+    return jax.lax.scan(halve, (low, high), None, length=60)[0][0]
+
+
+@pytest.mark.parametrize("factor", [1.0, 1.01])
+def test_a_reference_that_differences_contradict_is_unreliable(factor):
+    f = custom_vjp(bisect, lambda x: ((y := bisect(x)), y), lambda y, u: (factor * u / (3 * y**2 + 1),))
+    report = gj.verify_vjp(f, X, checks="fast")
+    if factor == 1:
+        assert (report.verdict, report.ok) == ("REFERENCE UNRELIABLE", True), report.full()
+        assert "confirm the rule" in str(report)
+    else:
+        assert report.verdict == "WRONG GRADIENT", report.full()
+
+
+FUNCTIONS_WITHOUT_A_RULE = {
+    "custom_root": lambda x: jax.lax.custom_root(
+        lambda y: y**3 + y - x, x, lambda g, y: bisect(x), lambda g, y: y / g(jnp.ones_like(y))
+    ),
+    "sinc": jnp.sinc,
+    "sine": jnp.sin,
+}
+
+
+@pytest.mark.parametrize("name", FUNCTIONS_WITHOUT_A_RULE)
+def test_functions_without_a_rule_are_compared_with_differences(name):
+    report = gj.verify_vjp(FUNCTIONS_WITHOUT_A_RULE[name], X + 0.3, checks="fast")
+    assert report.verdict == "RIGHT with notes", report.full()
+    assert report.evidence["x"] == ("numerical",)
+
+
+@pytest.mark.parametrize("factor", [1.0, 1.1])
+def test_a_rule_of_ones_own_for_a_function_of_jax_is_verified(factor):
+    f = jax.custom_jvp(jnp.sin)
+    f.defjvp(lambda primals, tangents: (jnp.sin(primals[0]), factor * jnp.cos(primals[0]) * tangents[0]))
+    report = gj.verify_vjp(lambda x: f(x), X, checks="fast")
+    assert report.verdict == ("RIGHT" if factor == 1 else "WRONG GRADIENT")
+    assert report.header["rules replaced in the reference"] == ["sin (custom_jvp)"]
+
+
+# Precision ----------------------------------------------------------------------------------------
+
+
+def norm_rule(eps):
+    norm = lambda x: jnp.sqrt((x**2).sum())
+    return custom_vjp(norm, lambda x: (norm(x), x), lambda x, u: (u * x / jnp.sqrt((x**2).sum() + eps),))
+
+
+def test_an_error_below_the_rounding_of_the_arguments_is_a_note_with_the_rtol_to_pass():
+    x = X.astype(np.float32)
+    report = gj.verify_vjp(norm_rule(1e-10), x, checks=("fast", "native", "edges"))
+    assert report.verdict == "RIGHT with notes", report.full()
+    note = next(note for note in report.notes if "rtol=" in note)
+    rtol = float(note.split("rtol=")[1].split()[0])
+    assert gj.verify_vjp(norm_rule(1e-10), x, checks="fast", rtol=rtol).verdict == "RIGHT"
+    assert gj.verify_vjp(norm_rule(1e-3), x, checks="fast").verdict == "WRONG GRADIENT"
+
+
+def test_a_rule_whose_backward_pass_runs_in_float32_is_right():
+    def backward(x, u):
+        wide = x.astype(jnp.float32)
+        return (((1 - jnp.tanh(wide) ** 2) * u.astype(jnp.float32)).astype(x.dtype),)
+
+    f = custom_vjp(jnp.tanh, lambda x: (jnp.tanh(x), x), backward)
+    report = gj.verify_vjp(f, jnp.asarray(X, jnp.bfloat16), checks=("fast", "native", "second_order", "edges"))
+    assert report.ok, report.full()
+
+
+# What users can say -------------------------------------------------------------------------------
+
+
+def test_keywords_static_arguments_and_leaves_without_gradient():
+    seen = []
+
+    def scaled(x, w, *, power, name="sum"):
+        seen.append((type(w).__name__, type(power)))
+        return getattr(with_faulty_rule(lambda x: w * x**power, gradients=lambda g: (g[0] * w**0,))(x), name)()
+
+    report = gj.verify_vjp(scaled, X, X[:1], kwargs={"power": 3, "name": "sum"}, wrt="x", checks="fast")
+    assert report.verdict == "RIGHT", report.full()
+    assert report.leaves == ("x",)
+    table = gj.verify_vjp(
+        lambda x, sizes: with_faulty_rule(jnp.sin)(x)[: sizes.item()], X, np.array(2), static="sizes", checks="fast"
+    )
+    assert table.ok
+    both = gj.verify_vjp(lambda x, *, w: with_faulty_rule(lambda x, w: x @ w)(x, w), X, kwargs={"w": X.T}, checks="fast")
+    assert both.leaves == ("x", "w")
+    assert both.ok
+    with pytest.raises(ValueError, match="wrt must name arguments or arrays in them, got 'y'; the arguments are x"):
+        gj.verify_vjp(jnp.sin, X, wrt="y")
+
+
+def test_a_sample_keeps_to_the_domain_also_at_the_edges():
+    seen = []
+
+    def check(x):
+        seen.append(np.asarray(x).min())
+        return np.sqrt(np.asarray(x))
+
+    root = callback(check)
+    f = custom_vjp(root, lambda x: (root(x), x), lambda x, u: (u / (2 * jnp.sqrt(x)),))
+    sample = lambda key: (0.5 + jax.random.uniform(key, (7,), jnp.float32),)
+    report = gj.verify_vjp(f, sample=sample, reference=jnp.sqrt, checks=("fast", "edges"))
+    assert report.ok, report.full()
+    assert report["edges"].text == "the rule is right at 3 other samples"
+    assert min(seen) > 0
+    with pytest.raises(ValueError, match="pass args or sample, not both"):
+        gj.verify_vjp(f, X, sample=sample)
+    with pytest.raises(ValueError, match="sample must return a tuple of arguments, got"):
+        gj.verify_vjp(f, sample=lambda key: jnp.ones(3))
+
+
+def test_a_tolerance_for_each_leaf():
+    off = with_faulty_rule(lambda x, w: x @ w, gradients=lambda g: (g[0] * 1.001, g[1]))
+    assert gj.verify_vjp(off, X, X.T, rtol={"x": 2e-3}, checks=("gradient",)).ok
+    assert gj.verify_vjp(off, X, X.T, rtol={"w": 2e-3}, checks=("gradient",)).wrong_leaves == ("x",)
+    with pytest.raises(ValueError, match="rtol must name arguments or arrays in them, got 'y'"):
+        gj.verify_vjp(off, X, X.T, rtol={"y": 0.1})
+
+
+def test_several_keys_repeat_the_checks_of_values():
+    """The rule is wrong for samples whose sum is negative."""
+    f = elementwise(lambda x: x**2, lambda x: 2 * x * jnp.where(x.sum() < 0, 1.1, 1.0))
+    sample = lambda key: (jax.random.normal(key, (5,), jnp.float32),)
+    keys = jax.random.split(jax.random.key(4), 6)
+    is_negative = [float(sample(key)[0].sum()) < 0 for key in keys]
+    assert is_negative.index(True) > 0
+    report = gj.verify_vjp(f, sample=sample, key=keys, checks=("gradient",))
+    assert report.verdict == "WRONG GRADIENT"
+    assert f"key {is_negative.index(True)}" in report["gradient"].differences[0].condition
+    assert gj.verify_vjp(f, sample=sample, key=keys[0], checks=("gradient",)).ok
+
+
+def test_a_mask_of_minus_infinity_is_not_moved():
+    bias = np.where(rng.random((3, 4)) < 0.3, -np.inf, X).astype(np.float32)
+    f = lambda factor: with_faulty_rule(lambda x, bias: jax.nn.softmax(x + bias), gradients=lambda g: (g[0] * factor, g[1]))
+    report = gj.verify_vjp(f(1.0), X, bias)
+    assert report.ok, report.full()
+    assert set(report.evidence) == {"x", "bias"}
+    assert gj.verify_vjp(f(1.001), X, bias, checks="fast").wrong_leaves == ("x",)
+
+
+straight_through = custom_vjp(lambda x: jnp.round(x), lambda x: (jnp.round(x), None), lambda _, u: (u,))
+clipped = custom_vjp(lambda x: x**2, lambda x: (x**2, x), lambda x, u: (jnp.clip(2 * x * u, -1, 1),))
+INTENDED = {
+    "straight-through, gradient": (straight_through, {"gradient": lambda args, u: u}),
+    "straight-through, reference": (straight_through, {"reference": lambda x: x + jax.lax.stop_gradient(jnp.round(x) - x)}),
+    "clipping": (clipped, {"gradient": lambda args, u: (jnp.clip(2 * args[0] * u, -1, 1),)}),
+}
+
+
+@pytest.mark.parametrize("name", INTENDED)
+def test_an_intended_gradient_is_right_if_the_user_says_so(name):
+    f, options = INTENDED[name]
+    assert gj.verify_vjp(f, 3 * X, checks="fast").verdict == "WRONG GRADIENT"
+    report = gj.verify_vjp(f, 3 * X, **options)
+    assert report.ok, report.full()
+    assert report.evidence["x"][0] == "gradient"
+    off = with_faulty_rule(f, gradients=lambda g: (g[0] * 1.001,))
+    assert gj.verify_vjp(off, 3 * X, checks="fast", **options).wrong_leaves == ("x",)
+
+
+def test_bad_gradients_of_the_user_raise():
+    with pytest.raises(ValueError, match="gradient must return a gradient for each of the 1 arguments, got 2"):
+        gj.verify_vjp(straight_through, X, gradient=lambda args, u: (u, u))
+    with pytest.raises(ValueError, match=r"gradient must return the shape of x, got \(3,\), expected \(3, 4\)"):
+        gj.verify_vjp(straight_through, X, gradient=lambda args, u: u[:, 0])
+    with pytest.raises(ValueError, match="pass reference or gradient, not both"):
+        gj.verify_vjp(straight_through, X, gradient=lambda args, u: u, reference=lambda x: x)
+
+
+# The report ---------------------------------------------------------------------------------------
+
+
+def test_checks_that_remain_when_the_time_is_over_are_not_checked():
+    report = gj.verify_vjp(with_faulty_rule(lambda x: jnp.sin(x) * 1.25), X, seconds=1e-3)
+    assert report["vmap"].text == "out of time"
+    assert any(note.startswith("out of time in vmap") for note in report.notes)
+    with pytest.raises(ValueError, match="seconds must be positive or None, got 0"):
+        gj.verify_vjp(jnp.sin, X, seconds=0)
+
+
+def test_the_report_is_short_and_progress_names_each_check(capsys):
+    many = lambda *leaves: sum((leaf**2).sum() for leaf in leaves)
+    wrong = with_faulty_rule(many, gradients=lambda g: tuple(2 * leaf for leaf in g))
+    leaves = [X + k for k in range(12)]
+    report = gj.verify_vjp(wrong, *leaves, np.zeros(3, np.float32), np.ones((2, 1), np.float32), checks="fast", progress=True)
+    assert len(str(report).splitlines()) <= 15
+    assert max(map(len, str(report).splitlines())) <= 160
+    assert "FAIL         gradient  " in capsys.readouterr().err
+    assert report.seconds > 0
+
+
+# Inputs that hide faults --------------------------------------------------------------------------
+
+INDICES, MASK = np.array([2, 0, 1], np.int32), np.ones(3, bool)
+take = with_faulty_rule(lambda x, i, m: (x[i] * m[:, None]).sum(), gradients=lambda g: g)
+BLIND = {
+    "an axis of size 1": (lambda x: with_faulty_rule(jnp.sin)(x), (X[:, :1],), "x has an axis of size 1"),
+    "a mask": (lambda x, mask: with_faulty_rule(jnp.sin)(x * mask[:, None]), (X, MASK), "mask is True everywhere"),
+    "indices": (lambda x, i: with_faulty_rule(jnp.sin)(x[i]), (X, INDICES), "i has no repeated entry"),
+    "lengths": (lambda x, n: with_faulty_rule(jnp.sin)(x * n[:, None]), (X, np.array([4, 4, 4])), "n is constant"),
+    "a scale of 1": (lambda x, scale: with_faulty_rule(jnp.sin)(x * scale), (X, np.float32(1)), "scale is exactly 1"),
+    "a symmetric matrix": (lambda x: with_faulty_rule(jnp.sin)(x), (X @ X.T,), "x is symmetric"),
+    "sorted numbers": (lambda x: with_faulty_rule(jnp.sin)(x), (np.sort(X.ravel()),), "x is sorted"),
+    "distributions": (lambda p: with_faulty_rule(jnp.sin)(p), (np.array(jax.nn.softmax(X)),), "p sums to 1"),
+    "unit vectors": (
+        lambda x: with_faulty_rule(jnp.sin)(x),
+        (X / np.linalg.norm(X, axis=-1, keepdims=True),),
+        "x has norm 1 over its last axis",
+    ),
+    "a mask in a closure": (lambda x: with_faulty_rule(jnp.sin)(x * jnp.where(MASK[:, None], x, 0)), (X,), "closes over"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", BLIND)
+def test_inputs_that_hide_faults_are_announced(name):
+    fun, args, text = BLIND[name]
+    report = gj.verify_vjp(fun, *args, checks=("gradient", "inputs"))
+    assert report.verdict == "RIGHT with notes", report.full()
+    assert any(text in note for note in report["inputs"].blind_inputs), report["inputs"].text
