@@ -12,6 +12,9 @@ Its modules, from the outside in:
     train_step, gradients   the compiled program: a loop of optimiser steps
     user_functions          calls the user's loss, and checks what it returns
     batch_sources           which examples each step uses; `epoch_order` shuffles them
+    make_source             chooses the batch source of the argument `data`
+    batch_streams           batches of an iterable, and its position
+    feeds                   gives each execution its data; streams are prefetched in a thread
     bucketed, windows       sequences of different lengths, and windows over long sequences
     run_directory           saves and restores a run; `run_config` refuses to resume a different one
     params_files            saves and loads parameters alone

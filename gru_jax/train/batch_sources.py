@@ -6,10 +6,12 @@
     GeneratedData      a function of a key                  empty: the key determines the batch
     BucketedSource     `gj.train.bucketed(…)`               the rows of the batch within its bucket
     WindowSource       `gj.train.windows(…)`                the number of the window
+    StreamSource       an iterable of batches               the number among those transferred together
 
 A source holds its data in buckets, one for each batch shape. All sources but `BucketedSource` have
 a single bucket. The batch indices are a pure function of the key and the step. The compiled program
-receives the data and the batch indices of many steps, and makes each batch from them.
+receives the data and the batch indices of many steps, and makes each batch from them. `StreamSource`
+holds no data: its batches arrive while the run goes on.
 """
 
 from collections.abc import Callable
@@ -21,7 +23,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from gru_jax.train.arguments import checked_count
 from gru_jax.train.epoch_order import batch_rows, count_examples
 
 
@@ -39,8 +40,9 @@ class BatchMaker:
     Attributes:
         make: A function `make(data, batch_indices, key, shard) -> batch` that makes one shard of a
             batch.
-        data_is_sharded: If True, each device holds a part of the data, split along the first axis.
-            Otherwise each device holds all of it.
+        data_is_sharded: If True, each device holds a part of the data, split along the axis
+            `data_axis`. Otherwise each device holds all of it.
+        data_axis: The axis of the examples in the data.
         indices_are_sharded: If True, each device gets a part of the batch indices, split along the
             first axis. Otherwise each device gets all of them.
         indices_name: What the batch indices count, for error messages.
@@ -48,6 +50,7 @@ class BatchMaker:
 
     make: Callable[[Any, Any, jax.Array, Shard], Any]
     data_is_sharded: bool = False
+    data_axis: int = 0
     indices_are_sharded: bool = False
     indices_name: str = "examples"
 
@@ -149,29 +152,6 @@ class GeneratedData(NamedTuple):
     def describe(self) -> dict[str, Any]:
         """Returns the name of the function."""
         return {"source": getattr(self.function, "__qualname__", type(self.function).__name__)}
-
-
-def as_batch_source(data: Any, batch_size: Any) -> BatchSource:
-    """Returns the source that the arguments `data` and `batch_size` of `fit` describe.
-
-    Raises:
-        TypeError: If `data` is not arrays, a function or a source, or `batch_size` is not an
-            integer.
-        ValueError: If `batch_size` is out of range, or is given for data that determines it.
-    """
-    is_source = hasattr(data, "step_indices") and hasattr(data, "batch_makers")
-    if is_source or callable(data):
-        if batch_size is not None:
-            what = "bucketed or windowed data, which has its own" if is_source else "a function, which makes whole batches"
-            raise ValueError(f"batch_size: got {batch_size} for {what}, expected None. Remove batch_size.")
-        return data if is_source else GeneratedData(data)
-    examples = count_examples(data)
-    if batch_size is None:
-        return WholeData(data)
-    count = checked_count("batch_size", batch_size, least=0)
-    if not 1 <= count <= examples:
-        raise ValueError(f"batch_size: got {count}, expected 1 to {examples}, the number of examples in data.")
-    return ShuffledData(data, count)
 
 
 def _no_indices(steps: int) -> StepIndices:

@@ -10,7 +10,6 @@ from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from gru_jax._jax.processes import from_every_process, gathered, wait_for_processes
-from gru_jax.train.batch_sources import BatchSource
 
 
 def data_mesh(devices: Sequence[jax.Device] | None = None) -> Mesh:
@@ -45,26 +44,17 @@ def check_mesh(mesh: Any) -> None:
         raise TypeError(f"mesh: got {mesh!r}, expected a mesh with one axis, for example gj.train.data_mesh().")
 
 
-def check_divisible(mesh: Mesh, source: BatchSource, batch_indices: Any, carry: Any) -> None:
-    """Checks that every axis that is spread over the devices divides evenly among them.
+def check_divisible(mesh: Mesh, name: str, tree: Any, axis: int = 0) -> None:
+    """Checks that an axis that is spread over the devices divides evenly among them.
 
     Raises:
-        ValueError: If an axis does not. The message names the argument.
+        ValueError: If it does not, in any leaf of `tree`. The message names the argument.
     """
-    makers = source.batch_makers()
-    sizes = [
-        ("data", leaf.shape[:1])
-        for maker, bucket in zip(makers, source.bucket_data, strict=True)
-        if maker.data_is_sharded
-        for leaf in jax.tree.leaves(bucket)
-    ]
-    if makers[0].indices_are_sharded:
-        sizes += [("batch_size", leaf.shape[-1:]) for leaf in jax.tree.leaves(batch_indices)]
-    sizes += [("carry", leaf.shape[:1]) for leaf in jax.tree.leaves(carry)]
-    for name, size in sizes:
-        if not size or size[0] % mesh.size:
+    for leaf in jax.tree.leaves(tree):
+        size = leaf.shape[axis] if leaf.ndim > max(axis, 0) else None
+        if size is None or size % mesh.size:
             raise ValueError(
-                f"{name}: got {size[0] if size else 'a scalar'}, expected a multiple of {mesh.size}, the number of "
+                f"{name}: got {'a scalar' if size is None else size}, expected a multiple of {mesh.size}, the number of "
                 "devices in the mesh."
             )
 
@@ -74,12 +64,17 @@ def replicate(mesh: Mesh | None, tree: Any) -> Any:
     return jax.tree.map(jax.numpy.asarray, tree) if mesh is None else _place(NamedSharding(mesh, P()), tree)
 
 
-def shard_leading_axis(mesh: Mesh | None, tree: Any) -> Any:
-    """Spreads the first axis of each leaf over the devices of the mesh.
+def shard_axis(mesh: Mesh | None, tree: Any, axis: int = 0) -> Any:
+    """Spreads an axis of each leaf over the devices of the mesh.
 
     Without a mesh, places `tree` on the default device.
     """
-    return replicate(None, tree) if mesh is None else _place(NamedSharding(mesh, P(*mesh.axis_names)), tree)
+    return replicate(None, tree) if mesh is None else _place(NamedSharding(mesh, partition_of_axis(mesh, axis)), tree)
+
+
+def partition_of_axis(mesh: Mesh, axis: int) -> P:
+    """Returns the spec of arrays whose axis `axis` is spread over the devices of the mesh."""
+    return P(*[None] * axis, *mesh.axis_names)
 
 
 def _place(sharding: NamedSharding, tree: Any) -> Any:

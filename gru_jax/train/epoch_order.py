@@ -20,8 +20,8 @@ def count_examples(data: Any) -> int:
     leaves = jax.tree.leaves(data)
     if not leaves or any(getattr(leaf, "ndim", 0) == 0 for leaf in leaves):
         raise TypeError(
-            f"data: got {type(data).__name__}, expected arrays whose leading axis counts examples, a function of a key, "
-            "gj.train.bucketed(…) or gj.train.windows(…)."
+            f"data: got {type(data).__name__}, expected arrays whose leading axis counts examples, an iterable of "
+            "batches, a function of a key, gj.train.bucketed(…) or gj.train.windows(…)."
         )
     counts = {leaf.shape[0] for leaf in leaves}
     if len(counts) > 1:

@@ -67,6 +67,8 @@ def fit(
         data: One of the following.
             - A pytree of arrays whose leading axis counts examples. Sequences, for example, have
               shape `(N, T, D)`.
+            - An iterable of batches on the host: a generator, a list, or a loader of grain or PyTorch.
+              A thread prefetches them. See the guide Train and resume.
             - A function `data(key) -> batch`, which generates a batch inside the compiled loop.
             - `gj.train.bucketed(…)`, for sequences of different lengths.
             - `gj.train.windows(…)`, for long sequences with a `carry`.

@@ -17,6 +17,7 @@ from jax.sharding import PartitionSpec as P
 from gru_jax._jax.partition import differentiable, fill
 from gru_jax._jax.sharding import varying
 from gru_jax.train.batch_sources import BatchMaker, Shard
+from gru_jax.train.data_parallel import partition_of_axis
 from gru_jax.train.plans import ProgramSpec
 from gru_jax.train.user_functions import call_loss_fn
 
@@ -117,7 +118,7 @@ def _mean_over_mesh(spec: ProgramSpec, mesh: Mesh, maker: BatchMaker, inputs: De
     in_specs = DeviceInputs(
         params=P(),
         carry=P(axis),
-        data=P(axis) if maker.data_is_sharded else P(),
+        data=partition_of_axis(mesh, maker.data_axis) if maker.data_is_sharded else P(),
         batch_indices=P(axis) if maker.indices_are_sharded else P(),
         keys=P(),  # type: ignore[arg-type]
     )

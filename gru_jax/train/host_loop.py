@@ -9,9 +9,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from gru_jax.train import data_parallel
-from gru_jax.train.batch_sources import StepIndices
 from gru_jax.train.checkpoint import import_orbax
 from gru_jax.train.early_stopping import BestEvaluation
+from gru_jax.train.feeds import Execution, make_feed
 from gru_jax.train.gradients import BatchAddress
 from gru_jax.train.history import History
 from gru_jax.train.nonfinite_report import nonfinite_report
@@ -37,6 +37,7 @@ def train(plan: TrainingPlan, model: ModelState) -> FitResult:
         signals = stack.enter_context(StopSignals(active=directory is not None))
         run = TrainingRun(plan, model, writes_files=writes_files)
         stack.enter_context(closing(run.history))
+        stack.enter_context(closing(run.feed))
         return run.run(signals, bar)
 
 
@@ -49,6 +50,8 @@ class TrainingRun:
         best: The best evaluation so far.
         best_params: The parameters of the best evaluation. None without early stopping.
         last_evaluation: The step of the last evaluation; -1 before the first.
+        feed: What gives each execution its data.
+        position: The position of the data after the last execution. None if it cannot be said.
         last_checkpoint: The step of the last checkpoint; -1 before the first.
         history: The losses, metrics and evaluations.
     """
@@ -58,7 +61,7 @@ class TrainingRun:
         self.plan, self.writes_files = plan, writes_files
         self.spec = plan.program
         keys = jax.vmap(jax.random.split)(plan.key) if self.spec.is_ensemble else jax.random.split(plan.key)
-        self.shuffle_key, step_key = (keys[:, 0], keys[:, 1]) if self.spec.is_ensemble else (keys[0], keys[1])
+        shuffle_key, step_key = (keys[:, 0], keys[:, 1]) if self.spec.is_ensemble else (keys[0], keys[1])
         self.step, self.last_checkpoint, record = 0, -1, RunRecord()
         self.best_params = None if plan.early_stopping is None else _copied(model.params)
         if plan.checkpoints is not None:
@@ -71,11 +74,11 @@ class TrainingRun:
         self.last_evaluation = record.last_evaluation
         mesh = self.spec.mesh
         if mesh is not None:
-            first_batch = self._step_indices(self.step, 1).batch_indices
-            data_parallel.check_divisible(mesh, plan.source, first_batch, model.carry)
-        self.data = self._placed_data()
+            data_parallel.check_divisible(mesh, "carry", model.carry)
+        self.feed = make_feed(plan, shuffle_key, self.step, record.position)
+        self.position = record.position
         self.key, self.hyperparameters = data_parallel.replicate(mesh, (step_key, plan.hyperparameters))
-        carry = data_parallel.shard_leading_axis(mesh, model.carry)
+        carry = data_parallel.shard_axis(mesh, model.carry)
         model = data_parallel.replicate(mesh, model._replace(carry=None))._replace(carry=carry)
         self.state = TrainState(model, data_parallel.replicate(mesh, jnp.asarray(self.step, jnp.int32)))
         self.history = History(
@@ -106,24 +109,26 @@ class TrainingRun:
                 raise SystemExit(128 + (signals.received or 15))
             if ends:
                 return self._result(stop_reason)
-            metrics = self._execute()
+            execution = self.feed.next(self.step, lambda: signals.received is not None and jax.process_count() == 1)
+            if execution is None:
+                stop_reason = None if signals.received is not None else "data"
+                continue
+            metrics = self._execute(execution)
             bar.update(len(metrics["loss"]))
             bar.set_postfix(loss=f"{np.mean(metrics['loss'][-1]):.4g}")
             info = CallbackInfo(self.step, self.state.model.params, self.state.model.opt_state, metrics)
             if any([callback(info) is True for callback in plan.callbacks]):  # a list, so that every callback is called
                 stop_reason = "callback"
 
-    def _execute(self) -> dict[str, np.ndarray]:
+    def _execute(self, execution: Execution) -> dict[str, np.ndarray]:
         """Executes the compiled program once, and records the metrics of its steps.
 
         Raises:
             FloatingPointError: If too many consecutive updates were skipped.
         """
-        plan, mesh = self.plan, self.spec.mesh
-        requested = plan.end_of_execution(self.step) - self.step
-        indices = self._step_indices(self.step, plan.steps_per_execution)
-        placed, steps = data_parallel.replicate(mesh, (indices, np.int32(requested)))
-        self.state, padded = run_steps(self.state, self.data, placed, steps, self.key, self.hyperparameters, spec=self.spec)
+        data, indices, requested, self.position = execution
+        placed, steps = data_parallel.replicate(self.spec.mesh, (indices, np.int32(requested)))
+        self.state, padded = run_steps(self.state, data, placed, steps, self.key, self.hyperparameters, spec=self.spec)
         taken = int(self.state.step) - self.step
         metrics = {name: np.asarray(values)[:taken] for name, values in padded.items()}
         self.history.add_steps(self.step, metrics)
@@ -132,9 +137,7 @@ class TrainingRun:
         if limit is not None and int(self.state.model.consecutive_skipped) >= limit:
             last_batch = BatchAddress(*jax.tree.map(lambda leaf: leaf[taken - 1], indices))
             self.history.sync()
-            raise FloatingPointError(
-                nonfinite_report(self.spec, self.state.model, self.step - 1, self.data, last_batch, self.key)
-            )
+            raise FloatingPointError(nonfinite_report(self.spec, self.state.model, self.step - 1, data, last_batch, self.key))
         return metrics
 
     def _evaluate_if_due(self, *, is_last: bool) -> None:
@@ -169,30 +172,9 @@ class TrainingRun:
         arrays = RunArrays(data_parallel.gather_to_host(self.state.model), self.best_params)
         if self.writes_files:
             self.history.sync()
-            save_run(plan, self.step, arrays, RunRecord(self.best, self.last_evaluation, self.history.format()))
+            record = RunRecord(self.best, self.last_evaluation, self.history.format(), self.position)
+            save_run(plan, self.step, arrays, record)
         data_parallel.wait_for_all_processes(f"saved {self.step}")
-
-    def _step_indices(self, step: int, steps: int) -> StepIndices:
-        """Returns the indices of `steps` consecutive batches, starting with that of `step`.
-
-        If the models of an ensemble have their own batches, the second axis of the batch indices
-        counts models.
-        """
-        source = self.plan.source
-        if not self.spec.is_ensemble:
-            return source.step_indices(self.shuffle_key, step, steps)
-        if not self.spec.models_have_own_batches:
-            return source.step_indices(self.shuffle_key[0], step, steps)
-        of_each_model = [source.step_indices(key, step, steps) for key in self.shuffle_key]
-        return StepIndices(of_each_model[0].bucket_index, jnp.stack([found.batch_indices for found in of_each_model], 1))
-
-    def _placed_data(self) -> tuple[Any, ...]:
-        """Places the data on the devices, once for the whole run."""
-        mesh = self.spec.mesh
-        return tuple(
-            data_parallel.shard_leading_axis(mesh, bucket) if maker.data_is_sharded else data_parallel.replicate(mesh, bucket)
-            for maker, bucket in zip(self.spec.batch_makers, self.plan.source.bucket_data, strict=True)
-        )
 
     def _result(self, stop_reason: str | None) -> FitResult:
         model = self.state.model

@@ -14,8 +14,9 @@ from jax.sharding import Mesh
 from gru_jax._jax.partition import differentiable, fill
 from gru_jax.train import data_parallel
 from gru_jax.train.arguments import check_callable, checked_count, checked_flag, optional_count
-from gru_jax.train.batch_sources import ShuffledData, as_batch_source
+from gru_jax.train.batch_sources import ShuffledData
 from gru_jax.train.early_stopping import EarlyStopping
+from gru_jax.train.make_source import make_batch_source
 from gru_jax.train.plans import CheckpointPlan, EvaluationPlan, ProgramSpec, TrainingPlan
 from gru_jax.train.results import CallbackInfo
 from gru_jax.train.run_config import make_run_config
@@ -66,7 +67,7 @@ def make_training_plan(
         check_callable("weight_fn", weight_fn, "weight_fn(batch) -> scalar")
     if mesh is not None:
         data_parallel.check_mesh(mesh)
-    source = as_batch_source(data, batch_size)
+    source = make_batch_source(data, batch_size)
     is_ensemble, hyperparameters = models is not None, dict(hyperparameters or {})
     spec = ProgramSpec(
         loss_fn=loss_fn,

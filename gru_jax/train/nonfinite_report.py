@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from gru_jax._jax.partition import differentiable
+from gru_jax.train.batch_streams import STREAMED
 from gru_jax.train.gradients import BatchAddress, BatchGradient, batch_gradient
 from gru_jax.train.plans import ProgramSpec
 from gru_jax.train.train_step import ModelState
@@ -33,13 +34,15 @@ def nonfinite_report(
     return (
         f"loss_fn: got {spec.max_consecutive_nonfinite} consecutive updates, up to step {step}, with a "
         "loss, gradient or parameter that is NaN or infinite, expected finite numbers. These updates were "
-        f"skipped. At step {step} the loss was {float(found.loss):.6g}, and the batch was {_batch_name(spec, batch)}. "
+        f"skipped. At step {step} the loss was {float(found.loss):.6g}, and the batch was {_batch_name(spec, batch, step)}. "
         f"Norms: {'; '.join(norms)}. The parameters are those after the last finite update. Lower the learning "
         "rate, clip the gradients, or raise max_consecutive_nonfinite."
     )
 
 
-def _batch_name(spec: ProgramSpec, batch: BatchAddress) -> str:
+def _batch_name(spec: ProgramSpec, batch: BatchAddress, step: int) -> str:
+    if spec.batch_makers[0].indices_name == STREAMED:
+        return f"number {step} of data, counted from 0"
     index_leaves = jax.tree.leaves(batch.batch_indices)
     indices = np.asarray(index_leaves[0]) if index_leaves else np.zeros(0)
     if not indices.size:

@@ -128,10 +128,20 @@ class TrainingPlan:
         """The rule for keeping the best parameters, or None."""
         return None if self.evaluation is None else self.evaluation.early_stopping
 
+    def longest_execution(self) -> int:
+        """Returns the number of steps that no execution exceeds."""
+        return min(filter(None, (self.steps, self.steps_per_execution, *self._periods())))
+
+    def _periods(self) -> tuple[int | None, ...]:
+        return (
+            None if self.evaluation is None else self.evaluation.every,
+            None if self.checkpoints is None else self.checkpoints.save_every,
+        )
+
     def end_of_execution(self, step: int) -> int:
         """Returns the step at which an execution that starts at `step` must end."""
         ends = [self.steps, step + self.steps_per_execution]
-        for every in (self.evaluation and self.evaluation.every, self.checkpoints and self.checkpoints.save_every):
+        for every in self._periods():
             if every:
                 ends.append(step - step % every + every)
         return min(ends)

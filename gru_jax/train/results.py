@@ -27,8 +27,8 @@ class FitResult(NamedTuple):
         best_params: The parameters with the best evaluation. With `ema` or `eval_params`, these are
             averages. None without `early_stopping`.
         best_step: The number of steps that led to `best_params`. None without `early_stopping`.
-        stop_reason: Why training stopped early: "early_stopping" or "callback". None if it took all
-            steps.
+        stop_reason: Why training stopped early: "early_stopping", "callback", or "data" if an
+            iterator ended. None if it took all steps.
     """
 
     params: Any

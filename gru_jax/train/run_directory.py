@@ -30,6 +30,7 @@ class RunRecord(NamedTuple):
     best: BestEvaluation = BestEvaluation()
     last_evaluation: int = -1  # the step of the last evaluation; -1 before the first
     history_format: HistoryFormat = HistoryFormat()
+    position: Any = None  # of the data, if it is an iterable that can say it
 
 
 class RestoredRun(NamedTuple):
@@ -48,6 +49,7 @@ def save_run(plan: CheckpointPlan, step: int, arrays: RunArrays, record: RunReco
         "best": record.best._asdict(),
         "last_evaluation": record.last_evaluation,
         "history_format": record.history_format._asdict(),
+        "position": record.position,
     }
     checkpoint.save(plan.directory, Checkpoint(step, named, metadata), max_to_keep=plan.max_to_keep)
 
@@ -79,7 +81,10 @@ def restore_run(plan: CheckpointPlan, like: RunArrays) -> RestoredRun | None:
         )
     metadata = saved.metadata
     record = RunRecord(
-        BestEvaluation(**metadata["best"]), metadata["last_evaluation"], HistoryFormat(**metadata["history_format"])
+        BestEvaluation(**metadata["best"]),
+        metadata["last_evaluation"],
+        HistoryFormat(**metadata["history_format"]),
+        metadata["position"],
     )
     return RestoredRun(saved.step, arrays, record)
 

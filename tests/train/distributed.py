@@ -70,6 +70,12 @@ def generate(key):
     return xs, xs.sum((1, 2))[:, None]
 
 
+def stream():
+    """Yields batches of two sizes, from the host."""
+    for number in range(STEPS):
+        yield jax.tree.map(lambda leaf, number=number: leaf[number % 3 : number % 3 + (8 if number < 5 else 4)], DATA)
+
+
 rng = np.random.default_rng(0)
 sequences = [rng.normal(size=(length, 2)) for length in (3, 9, 1, 4, 7, 7, 2, 12, 5)]
 RUNS = {
@@ -77,6 +83,7 @@ RUNS = {
     "whole": lambda **o: gj.train.fit(quiet, PARAMS, OPTIMIZER, DATA, key=KEY, steps=STEPS, **o),
     "microbatches": lambda **o: gj.train.fit(quiet, PARAMS, OPTIMIZER, DATA, key=KEY, steps=STEPS, batch_size=8, grad_accumulation_steps=2, **o),
     "generated": lambda **o: gj.train.fit(quiet, PARAMS, OPTIMIZER, generate, key=KEY, steps=STEPS, **o),
+    "stream": lambda **o: gj.train.fit(quiet, PARAMS, OPTIMIZER, stream(), key=KEY, steps=STEPS, **o),
     "buckets": lambda **o: gj.train.fit(
         masked, PARAMS, OPTIMIZER, gj.train.bucketed(sequences, 4, num_buckets=2), key=KEY, steps=STEPS, weight_fn=lambda b: b.mask.sum(), **o
     ),
@@ -152,6 +159,9 @@ if mode == "errors":
     for name, run in {
         "batch_size": lambda: gj.train.fit(
             quiet, PARAMS, OPTIMIZER, DATA, key=KEY, steps=1, batch_size=7, mesh=gj.train.data_mesh()
+        ),
+        "stream": lambda: gj.train.fit(
+            quiet, PARAMS, OPTIMIZER, iter([(DATA[0][:5], DATA[1][:5])]), key=KEY, steps=1, mesh=gj.train.data_mesh()
         ),
         "data": lambda: gj.train.fit(
             quiet, PARAMS, OPTIMIZER, (DATA[0][:7], DATA[1][:7]), key=KEY, steps=1, mesh=gj.train.data_mesh()

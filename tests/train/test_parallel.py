@@ -25,10 +25,10 @@ def result_of(child):
     return json.loads(out.splitlines()[-1])
 
 
-@pytest.mark.parametrize(("devices", "names"), [(2, "rows,buckets"), pytest.param(4, "all", marks=pytest.mark.slow)])
+@pytest.mark.parametrize(("devices", "names"), [(2, "rows,buckets,stream"), pytest.param(4, "all", marks=pytest.mark.slow)])
 def test_every_batch_source_trains_the_same_parameters_on_a_mesh_as_on_one_device(devices, names):
     found = result_of(start("compare", devices, directory=names))
-    assert len(found["differences"]) == (8 if names == "all" else 2)
+    assert len(found["differences"]) == (9 if names == "all" else 3)
     for name, difference in found["differences"].items():
         assert difference < 1e-12, name
     assert found["all_reduces"] == 1
@@ -37,6 +37,7 @@ def test_every_batch_source_trains_the_same_parameters_on_a_mesh_as_on_one_devic
 def test_indivisible_batches_raise_noise_is_reproducible_and_an_evaluation_can_be_sharded():
     found = result_of(start("errors", 2))
     assert "batch_size: got 7, expected a multiple of 2, the number of devices" in found["messages"]["batch_size"]
+    assert "data: got 5, expected a multiple of 2" in found["messages"]["stream"]
     assert "data: got 7, expected a multiple of 2" in found["messages"]["data"]
     assert found["repeats"]
     assert found["variance_over_devices"] > 1e-4

@@ -8,6 +8,21 @@ FAULTS = {
         ("a batch of all examples is refused",
          "if not 1 <= count <= examples:", "if not 1 <= count < examples:", "train/test_nonfinite train/test_fit"),
     ],
+    "train/batch_streams.py": [
+        ("a new epoch skips its first batch",
+         "        self._iterator = iter(self._iterable)\n        try:\n            return next(self._iterator)\n        except StopIteration:\n            raise ValueError(",
+         "        self._iterator = iter(self._iterable)\n        try:\n            return next(self._iterator) and next(self._iterator)\n        except StopIteration:\n            raise ValueError(",
+         "train/test_streams"),
+        ("a list of arrays counts as batches", "if any(are_leaves):", "if False:", "train/test_streams"),
+    ],
+    "train/feeds.py": [
+        ("the position of the data is that of the next batch",
+         "            batch = self._batch(first_step + steps)\n", "            batch = self._batch(first_step + steps)\n            position = self._position_of_checkpoint()\n",
+         "train/test_streams"),
+        ("batches of other shapes are dropped", "                self._next_batch = batch\n", "                pass\n", "train/test_streams"),
+        ("the thread takes more batches than there are steps",
+         "while step < self._plan.steps and not", "while not", "train/test_streams"),
+    ],
     "train/bucketed.py": [
         ("an incomplete batch is filled with the first sequence",
          "constant_values=-1)", "constant_values=0)", "train/test_sequences"),
