@@ -5,6 +5,8 @@ FAULTS = {
     "train/batch_sources.py": [
         ("every device takes the first part of generated data",
          "shard.shard_index * size, size)", "0 * shard.shard_index * size, size)", "train/test_parallel"),
+    ],
+    "train/make_source.py": [
         ("a batch of all examples is refused",
          "if not 1 <= count <= examples:", "if not 1 <= count < examples:", "train/test_nonfinite train/test_fit"),
     ],
