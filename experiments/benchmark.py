@@ -40,6 +40,7 @@ from typing import Any, Literal, get_args
 import jax
 import jax.numpy as jnp
 import numpy as np
+from tqdm import tqdm
 
 import gru_jax as gj
 from experiments.common import Options, Outcome, main
@@ -78,7 +79,7 @@ UNTUNED = [(150, 24, 40, 96), (80, 64, 200, 320), (700, 8, 16, 48), (300, 48, 3,
 SWEEPS = {
     "T": [(10, 16, 32, 64), (100, 16, 32, 64), (1_000, 16, 32, 64), (10_000, 16, 32, 64), (20_000, 16, 32, 64)],
     "B": [(100, 1, 64, 128), (100, 8, 64, 128), (100, 64, 64, 128), (100, 512, 64, 128)],
-    "H": [(100, 16, 64, 8), (100, 16, 64, 32), (100, 16, 64, 128), (100, 16, 64, 512), (50, 16, 64, 1024)],
+    "H": [(100, 16, 64, 8), (100, 16, 64, 32), (100, 16, 64, 128), (100, 16, 64, 512), (100, 16, 64, 1024)],
 }
 RESET_AFTER = "GRU, reset after"
 Peer = Literal["Flax NNX", "Equinox", "Haiku", "Keras", "PyTorch"]
@@ -97,6 +98,11 @@ class BenchmarkOptions(Options):
 
     shapes: tuple[str, ...] = ()
     peers: tuple[Peer, ...] = get_args(Peer)
+
+
+def progress(rows: Sequence[Any], what: str) -> Any:
+    """Iterates over `rows` with a progress bar and the time left, on a terminal."""
+    return tqdm(rows, desc=what, unit="case", disable=None, leave=False)
 
 
 def candidates_of(
@@ -167,14 +173,14 @@ def main_table(options: BenchmarkOptions, rounds: int, rate: float) -> list[dict
     groups = {"given": given} if given else {"larger": LARGER, "tiny": TINY, "batched": BATCHED, "untuned": UNTUNED}
     if options.quick and not given:
         groups = {"tiny": [(20, 4, 8, 16)]}
+    names = (RESET_AFTER,) if options.quick else tuple(CELLS)
+    rows = [(group, Shape(*sizes), name) for group, shapes in groups.items() for sizes in shapes for name in names]
     cases = []
-    for group, shapes in groups.items():
-        for shape in map(lambda sizes: Shape(*sizes), shapes):
-            for name in (RESET_AFTER,) if options.quick else CELLS:
-                problem = random_problem(CELLS[name], shape, options.seed)
-                case = {"group": group, "cell": name, "shape": shape} | time_gradients(problem, options.peers, rounds)
-                cases.append(with_floor(case, problem, rate))
-                print(report.case_line(cases[-1]), flush=True)
+    for group, shape, name in progress(rows, "gradients"):
+        problem = random_problem(CELLS[name], shape, options.seed)
+        case = {"group": group, "cell": name, "shape": shape} | time_gradients(problem, options.peers, rounds)
+        cases.append(with_floor(case, problem, rate))
+        tqdm.write(report.case_line(cases[-1]))
     return cases
 
 
@@ -183,21 +189,19 @@ def growth(options: BenchmarkOptions, rounds: int, rate: float) -> dict[str, lis
     peers = tuple(name for name in ("Flax NNX", "Equinox") if name in options.peers)[: 1 if options.quick else None]
     sweeps: dict[str, Any] = {"T": [(10, 4, 4, 8)]} if options.quick else SWEEPS
     found: dict[str, list[dict[str, Any]]] = {}
-    for axis, shapes in sweeps.items():
-        for shape in map(lambda sizes: Shape(*sizes), shapes):
-            problem = random_problem(CELLS[RESET_AFTER], shape, options.seed)
-            case = {"group": axis, "cell": RESET_AFTER, "shape": shape} | time_gradients(
-                problem, peers, rounds, residuals=False
-            )
-            found.setdefault(axis, []).append(with_floor(case, problem, rate))
-            print(report.case_line(found[axis][-1]), flush=True)
+    rows = [(axis, Shape(*sizes)) for axis, shapes in sweeps.items() for sizes in shapes]
+    for axis, shape in progress(rows, "growth"):
+        problem = random_problem(CELLS[RESET_AFTER], shape, options.seed)
+        case = {"group": axis, "cell": RESET_AFTER, "shape": shape} | time_gradients(problem, peers, rounds)
+        found.setdefault(axis, []).append(with_floor(case, problem, rate))
+        tqdm.write(report.case_line(found[axis][-1]))
     shape = Shape(*(sweeps["T"][0] if options.quick else LARGER[0]))
     problem = random_problem(CELLS[RESET_AFTER], shape, options.seed, jnp.bfloat16)
     case = {"group": "bfloat16", "cell": RESET_AFTER, "shape": shape} | time_gradients(
         problem, peers, rounds, 0.3, residuals=False
     )
     found["bfloat16"] = [case]
-    print(report.case_line(case), flush=True)
+    tqdm.write(report.case_line(case))
     return found
 
 
@@ -206,21 +210,21 @@ def other_passes(options: BenchmarkOptions, rounds: int) -> list[dict[str, Any]]
     cases = []
     forward_cells = (RESET_AFTER, "GRU", "LSTM")[: 1 if options.quick else None]
     passes = [*(("forward", name) for name in forward_cells), ("weights and inputs", RESET_AFTER)]
-    for shape in map(lambda sizes: Shape(*sizes), [(20, 4, 8, 16)] if options.quick else LARGER):
-        for kind, cell in passes:
-            problem = random_problem(CELLS[cell], shape, options.seed)
-            peers = options.peers[: 1 if options.quick else None]
-            candidates = candidates_of(problem, peers, residuals=False, checkpointed=False)
-            make: Any = forward_program if kind == "forward" else partial(gradient_program, argnums=(0, 1))
-            programs = {name: make(candidate, problem) for name, candidate in candidates.items()}
-            values = {name: program.call(*program.arguments) for name, program in programs.items()}
-            if kind == "forward":
-                assert np.ptp(np.array(list(values.values()))) < 1e-3 * problem.weights.size**0.5, values
-            else:
-                differences = [difference_of_both(candidates[name], both, values["autodiff"]) for name, both in values.items()]
-                assert np.max(differences) < 1e-3, dict(zip(values, differences, strict=True))
-            cases.append({"group": kind, "cell": cell, "shape": shape, "measured": interleaved(programs, rounds)})
-            print(report.case_line(cases[-1]), flush=True)
+    shapes = [Shape(*sizes) for sizes in ([(20, 4, 8, 16)] if options.quick else LARGER)]
+    for shape, (kind, cell) in progress([(shape, each) for shape in shapes for each in passes], "other passes"):
+        problem = random_problem(CELLS[cell], shape, options.seed)
+        peers = options.peers[: 1 if options.quick else None]
+        candidates = candidates_of(problem, peers, residuals=False, checkpointed=False)
+        make: Any = forward_program if kind == "forward" else partial(gradient_program, argnums=(0, 1))
+        programs = {name: make(candidate, problem) for name, candidate in candidates.items()}
+        values = {name: program.call(*program.arguments) for name, program in programs.items()}
+        if kind == "forward":
+            assert np.ptp(np.array(list(values.values()))) < 1e-3 * problem.weights.size**0.5, values
+        else:
+            differences = [difference_of_both(candidates[name], both, values["autodiff"]) for name, both in values.items()]
+            assert np.max(differences) < 1e-3, dict(zip(values, differences, strict=True))
+        cases.append({"group": kind, "cell": cell, "shape": shape, "measured": interleaved(programs, rounds)})
+        tqdm.write(report.case_line(cases[-1]))
     return cases
 
 
@@ -233,12 +237,13 @@ def difference_of_both(candidate: Candidate, both: Any, reference: Any) -> float
 def over_devices(options: BenchmarkOptions, rounds: int) -> list[dict[str, Any]]:
     """Times the larger shapes with the batch spread over one CPU device per core."""
     cases = []
-    for shape in [(20, 4, 8, 16)] if options.quick else LARGER:
+    for shape in progress([(20, 4, 8, 16)] if options.quick else LARGER, "several devices"):
         devices = max(math.gcd(os.cpu_count() or 1, shape[1]), 2)  # the number of devices divides the batch
         peers: list[str] = list(options.peers[: 1 if options.quick else None])
         timed = sharded.timed(RESET_AFTER, shape, peers, rounds, devices, options.seed)
         cases.append({"group": f"{devices} devices", "cell": RESET_AFTER, "shape": Shape(*shape)} | timed)
-        print(f"{devices} devices", Shape(*shape), {name: found["ms"] for name, found in timed["measured"].items()}, flush=True)
+        milliseconds = {name: found["ms"] for name, found in timed["measured"].items()}
+        tqdm.write(f"{devices} devices {Shape(*shape)} {milliseconds}")
     return cases
 
 

@@ -151,22 +151,23 @@ def tables(results: dict[str, Any]) -> str:
 
 
 def draw(growth: dict[str, list[dict[str, Any]]]) -> dict[str, plt.Figure]:
-    """Draws the time over T, B and H with the floor, and the memory over T, on logarithmic axes."""
-    axes_names = [axis for axis in growth if axis in "TBH"]
-    figure, all_axes = plt.subplots(1, len(axes_names) + 1, figsize=(4.6 * (len(axes_names) + 1), 4), layout="constrained")
-    for axes, axis in zip(all_axes, axes_names, strict=False):
+    """Draws the time over T, B and H with the floor above the memory, on logarithmic axes."""
+    names = [axis for axis in growth if axis in "TBH"]
+    figure, grid = plt.subplots(2, len(names), figsize=(4.6 * len(names), 7), layout="constrained", squeeze=False)
+    for axis, time_axes, memory_axes in zip(names, *grid, strict=True):
         cases = growth[axis]
         at = [case["shape"]["TBDH".index(axis)] for case in cases]
-        for name in cases[0]["measured"]:
-            axes.plot(at, [case["measured"][name]["ms"] for case in cases], "o-" if name == "ours" else ".--", label=name)
-        axes.plot(at, [case["floor_gates_ms"] for case in cases], ":", color="grey", label="floor")
-        axes.set(xscale="log", yscale="log", xlabel=axis, ylabel="ms", title=f"time over {axis}")
-        axes.legend(fontsize="x-small")
-    for name in growth["T"][0]["measured"]:
-        of = [case["measured"][name] for case in growth["T"]]
-        if "temp_mib" in of[0]:
-            at = [case["shape"][0] for case in growth["T"]]
-            all_axes[-1].plot(at, [found["temp_mib"] for found in of], "o-" if name == "ours" else ".--", label=name)
-    all_axes[-1].set(xscale="log", yscale="log", xlabel="T", ylabel="MiB of temporaries", title="memory over T")
-    all_axes[-1].legend(fontsize="x-small")
+        for name, first in cases[0]["measured"].items():
+            style = "o-" if name.startswith("ours") else ".--"
+            measured = [case["measured"][name] for case in cases]
+            (line,) = time_axes.plot(at, [found["ms"] for found in measured], style, label=name)
+            if "temp_mib" in first:
+                memory_axes.plot(at, [found["temp_mib"] for found in measured], style, color=line.get_color(), label=name)
+        time_axes.plot(at, [case["floor_gates_ms"] for case in cases], ":", color="grey", label="floor")
+        fixed = ", ".join(
+            f"{letter} = {size}" for letter, size in zip("TBDH", cases[0]["shape"], strict=True) if letter != axis
+        )
+        time_axes.set(xscale="log", yscale="log", xlabel=axis, ylabel="ms", title=f"time over {axis}\n{fixed}")
+        memory_axes.set(xscale="log", yscale="log", xlabel=axis, ylabel="MiB of temporaries", title=f"memory over {axis}")
+    grid[0][0].legend(fontsize="x-small")
     return {"growth.png": figure}
