@@ -14,6 +14,7 @@ PAGES = tuple(ROOT / path for path in ("README.md", "experiments/README.md", "do
 TABLES: dict[str, Callable[[], str]] = {
     "index": overview.index,
     "main_results": overview.main_results,
+    "why": overview.why,
     "digits": accuracy.digits,
     "music": accuracy.music,
     "memory_tasks": accuracy.memory_tasks,
