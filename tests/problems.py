@@ -92,6 +92,20 @@ def normal_like(seed: int | tuple[int, ...], tree: Any) -> Any:
     return structure.unflatten([normal(s, *leaf.shape, dtype=leaf.dtype) for s, leaf in zip(seeds, leaves, strict=True)])
 
 
+def small_like(seed: int | tuple[int, ...], tree: Any, scale: float = 1.0) -> Any:
+    """Draws params like `tree`, with which states neither vanish nor saturate.
+
+    The numbers of a matrix have the standard deviation 1/√n, n the size of its last axis, and those
+    of a vector 1/2.
+    """
+
+    def scaled(leaf: jax.Array) -> jax.Array:
+        size = 1 / max(leaf.shape[-1], 1) ** 0.5 if leaf.ndim > 1 else 0.5
+        return jnp.asarray(scale * size * np.asarray(leaf, np.float64), leaf.dtype)
+
+    return jax.tree.map(scaled, normal_like(seed, tree))
+
+
 @cache
 def problem(
     cell: gj.Cell,
@@ -111,13 +125,7 @@ def problem(
     """
     dtype = dtype or jnp.result_type(float)
     init = lambda key: cell.init(key, input_size, hidden_size, bias=bias, dtype=dtype)
-    shapes = jax.eval_shape(init, jax.random.key(0))
-
-    def dense(leaf, drawn):
-        size = 1 / max(leaf.shape[-1], 1) ** 0.5 if leaf.ndim > 1 else 0.5
-        return jnp.asarray(scale * size * np.asarray(drawn, np.float64), leaf.dtype)
-
-    params = jax.tree.map(dense, shapes, normal_like((seed, 0), shapes))
+    params = small_like((seed, 0), jax.eval_shape(init, jax.random.key(0)), scale)
     xs = normal((seed, 1), steps, *batch, input_size, dtype=dtype)
     h0 = normal_like((seed, 2), jax.eval_shape(lambda params: cell.initial_state(params, batch), params))
     x = jax.ShapeDtypeStruct((*batch, input_size), dtype)

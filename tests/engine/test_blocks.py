@@ -15,7 +15,17 @@ from hypothesis import strategies as st
 import gru_jax as gj
 from gru_jax._engine.blocks import scan_blocks
 from tests.conditions import ALL_THREE, random_reset_state
-from tests.problems import T, assert_close, gradients, normal_like, problem, scan_of_step, without_derivation
+from tests.problems import (
+    T,
+    assert_close,
+    compiled,
+    gradients,
+    normal_like,
+    problem,
+    scan_of_step,
+    small_like,
+    without_derivation,
+)
 
 pytestmark = pytest.mark.derivative
 
@@ -35,11 +45,12 @@ def test_blocks_and_residuals_change_no_value_and_no_gradient(cell, outputs, rev
         params, reset_state = params_and_reset_state
         return unroll(params, xs, h0, reset_state=reset_state, **options)
 
-    expected = jax.jit(partial(gradients, partial(run, partial(scan_of_step, cell))))(p)
-    for block_size, residuals in ((3, "auto"), (T - 1, "gates"), (1, "states")):
-        derivative = gj.CustomVJP(residuals=residuals, block_size=block_size)
-        unroll = partial(gj.unroll, tested, derivative=derivative)
-        assert_close(jax.jit(partial(gradients, partial(run, unroll)))(p), expected)
+    choices = (3, "auto"), (T - 1, "gates"), (1, "states")
+    derivatives = [gj.CustomVJP(residuals=residuals, block_size=block_size) for block_size, residuals in choices]
+    unrolls = partial(scan_of_step, cell), *(partial(gj.unroll, tested, derivative=each) for each in derivatives)
+    expected, *measured = compiled(lambda p: [gradients(partial(run, unroll), p) for unroll in unrolls], p)
+    for result in measured:
+        assert_close(result, expected)
 
 
 @pytest.mark.parametrize("residuals", ["states", pytest.param("gates", marks=pytest.mark.slow)])
@@ -49,27 +60,24 @@ def test_second_derivatives_and_vmap_through_blocks_equal_autodiff(residuals, ne
     blocked = gj.CustomVJP(residuals=residuals, block_size=3)
     direction = normal_like(8, p.params)
 
-    def second(derivative):
+    def results(derivative):
         along = lambda t: loss(derivative, jax.tree.map(lambda a, b: a + t * b, p.params, direction), p.xs)
-        return jax.jit(jax.grad(jax.grad(along)))(0.3)
+        found = [jax.grad(jax.grad(along))(0.3)]
+        for axis in (None, 0):
+            params = p.params if axis is None else jax.tree.map(lambda leaf: jnp.stack([leaf, 1.1 * leaf]), p.params)
+            mapped = jax.vmap(jax.grad(partial(loss, derivative)), in_axes=(axis, 0))
+            found.append(mapped(params, jnp.stack([p.xs, 2 * p.xs])))
+        return found
 
-    assert_close(second(blocked), second(gj.Autodiff()))
-    many = jnp.stack([p.xs, 2 * p.xs])
-    for axis in (None, 0):
-        params = p.params if axis is None else jax.tree.map(lambda leaf: jnp.stack([leaf, 1.1 * leaf]), p.params)
-        mapped = lambda derivative: jax.jit(jax.vmap(jax.grad(partial(loss, derivative)), in_axes=(axis, 0)))(params, many)
-        assert_close(mapped(blocked), mapped(gj.Autodiff()))
+    assert_close(*compiled(lambda: [results(derivative) for derivative in (blocked, gj.Autodiff())]))
 
 
 def test_blocks_in_a_stack_with_a_bidirectional_layer_equal_autodiff(needs_x64):
     layers = gj.stack([gj.bidirectional(gj.gru()), gj.lstm()])
-    params = layers.init(jax.random.key(0), 4, 5, dtype=jnp.float64)
-    xs = problem(gj.gru()).xs
-
-    def gradient(derivative):
-        return jax.jit(jax.grad(lambda p: jnp.sum(gj.unroll(layers, p, xs, derivative=derivative)[1] ** 2)))(params)
-
-    assert_close(gradient(gj.CustomVJP(block_size=3, residuals="gates")), gradient(gj.Autodiff()))
+    params = small_like(0, jax.eval_shape(lambda key: layers.init(key, 4, 5, dtype=jnp.float64), jax.random.key(0)))
+    xs, derivatives = problem(gj.gru()).xs, (gj.CustomVJP(block_size=3, residuals="gates"), gj.Autodiff())
+    loss = lambda params, derivative: jnp.sum(gj.unroll(layers, params, xs, derivative=derivative)[1] ** 2)
+    assert_close(*compiled(lambda params: [jax.grad(loss)(params, each) for each in derivatives], params))
 
 
 @pytest.mark.parametrize("residuals", ["states", "gates"])
@@ -79,15 +87,13 @@ def test_blocks_in_a_stack_with_a_bidirectional_layer_equal_autodiff(needs_x64):
 def test_blocks_of_a_noisy_cell_see_the_same_noise(cell, residuals, needs_x64):
     plain = problem(gj.gru())
 
-    def gradient(derivative):
-        run = partial(gj.unroll, cell, key=jax.random.key(2), derivative=derivative)
-        return jax.jit(jax.grad(lambda params: jnp.sum(run(params, plain.xs)[1] ** 2)))(plain.params)
-
-    assert_close(gradient(gj.CustomVJP(block_size=3, residuals=residuals)), gradient(gj.Autodiff()))
+    key, derivatives = jax.random.key(2), (gj.CustomVJP(block_size=3, residuals=residuals), gj.Autodiff())
+    loss = lambda params, each: jnp.sum(gj.unroll(cell, params, plain.xs, key=key, derivative=each)[1] ** 2)
+    assert_close(*compiled(lambda params: [jax.grad(loss)(params, each) for each in derivatives], plain.params))
 
 
 @given(st.integers(0, 40), st.integers(1, 45), st.booleans())
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=12, deadline=None)
 def test_scan_blocks_equals_a_loop_over_its_steps(steps, block_size, reverse):
     """Compares a recurrence in int32 that also outputs the number of each block."""
     xs = np.arange(1, steps + 1, dtype=np.int32)

@@ -2,11 +2,12 @@
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 from jax import export
 
 import gru_jax as gj
-from tests.problems import D, H, assert_close
+from tests.problems import D, H, assert_close, compiled, normal, small_like
 
 CELLS = {
     "gru": gj.gru(),
@@ -18,12 +19,12 @@ CELLS = {
     "bidirectional": gj.bidirectional(gj.gru()),
 }
 SIZES = ((5, 2), (9, 4))
-some_cells = pytest.mark.parametrize("name", ["gru", "lstm", "stack", "bidirectional"])
+some_cells = pytest.mark.parametrize("name", [pytest.param("gru", marks=pytest.mark.slow), "lstm", "stack", "bidirectional"])
 float_ = jnp.result_type(float)
 
 
 def params_of(cell):
-    return cell.init(jax.random.key(0), D, H, dtype=float_)
+    return small_like(0, jax.eval_shape(lambda key: cell.init(key, D, H, dtype=float_), jax.random.key(0)))
 
 
 def shapes(tree):
@@ -49,9 +50,8 @@ def test_an_exported_unroll_with_symbolic_sizes_has_the_same_values_and_gradient
 
     exported = through_bytes(export.export(jax.jit(run))(shapes(params), xs, lengths))
     for T, B in SIZES:
-        xs = jax.random.normal(jax.random.key(T), (T, B, D))
-        lengths = jnp.arange(1, B + 1, dtype=jnp.int32)
-        assert_close(exported.call(params, xs, lengths), run(params, xs, lengths))
+        xs, lengths = normal(T, T, B, D), np.arange(1, B + 1, dtype=np.int32)
+        assert_close(exported.call(params, xs, lengths), compiled(run, params, xs, lengths))
 
 
 @pytest.mark.parametrize("name", [name for name in CELLS if name != "bidirectional"])
@@ -67,8 +67,7 @@ def test_an_exported_step_takes_any_number_of_sequences(name):
     arguments = h, jax.ShapeDtypeStruct((batch, D), float_), jax.ShapeDtypeStruct((batch,), bool)
     exported = through_bytes(export.export(jax.jit(run))(shapes(params), *arguments))
     for _, B in SIZES:
-        x = jax.random.normal(jax.random.key(B), (B, D))
-        arguments = cell.initial_state(params, B), x, jnp.arange(B) % 2 == 0
+        arguments = cell.initial_state(params, B), normal(B, B, D), np.arange(B) % 2 == 0
         assert_close(exported.call(params, *arguments), run(params, *arguments))
 
 
@@ -78,20 +77,20 @@ def test_the_gradient_of_an_exported_unroll():
     steps, batch = export.symbolic_shape("T, B")
     run = lambda params, xs: (gj.unroll(cell, params, xs)[1] ** 2).sum()
     exported = through_bytes(export.export(jax.jit(run))(shapes(params), jax.ShapeDtypeStruct((steps, batch, D), float_)))
-    xs = jax.random.normal(jax.random.key(1), (5, 2, D))
-    assert_close(jax.grad(exported.call)(params, xs), jax.grad(run)(params, xs))
+    xs = normal(1, 5, 2, D)
+    assert_close(jax.grad(exported.call)(params, xs), compiled(jax.grad(run), params, xs))
 
 
 def test_a_cell_without_a_derivation_and_a_read_out():
     cell = gj.Cell(
         lambda key, D, H: None, lambda p, x: x @ p["W"], lambda p, u, h: jnp.tanh(u + h @ p["U"]), lambda g, h: g - 0.5 * h
     )
-    weights = {"W": jax.random.normal(jax.random.key(0), (D, H)), "U": jax.random.normal(jax.random.key(1), (H, H))}
+    weights = {"W": normal(0, D, H), "U": normal(1, H, H)}
     params = weights, gj.heads.init_dense(jax.random.key(2), H, 2)
     steps, batch = export.symbolic_shape("T, B")
     run = lambda params, xs: gj.heads.dense(params[1], gj.unroll(cell, params[0], xs)[1])
     grad = lambda params, xs: jax.grad(lambda params: (run(params, xs) ** 2).sum())(params)
     exported = through_bytes(export.export(jax.jit(grad))(shapes(params), jax.ShapeDtypeStruct((steps, batch, D), jnp.float_)))
     for T, B in SIZES:
-        xs = jax.random.normal(jax.random.key(T), (T, B, D))
-        assert_close(exported.call(params, xs), grad(params, xs))
+        xs = normal(T, T, B, D)
+        assert_close(exported.call(params, xs), compiled(grad, params, xs))

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 import gru_jax as gj
+from tests.problems import normal, problem
 from tests.programs import loops
 
 pytestmark = pytest.mark.derivative
@@ -42,8 +43,8 @@ def test_the_last_rows_of_a_vmapped_unroll_without_batch_axes_are_right(dtype, n
     """
     rows, T, D = 33_000, 2, 3
     cell = gj.linear_rnn()
-    params = cell.init(jax.random.key(0), D, D, dtype=dtype)
-    xs = jax.random.normal(jax.random.key(1), (rows, T, D), dtype)
+    params = problem(cell, input_size=D, hidden_size=D, dtype=dtype).params
+    xs = normal(1, rows, T, D, dtype=dtype)
     single = lambda xs: jnp.sum(gj.unroll(cell, params, xs)[0] ** 2)
     values, gradients = jax.jit(jax.vmap(jax.value_and_grad(single)))(xs)
 

@@ -8,12 +8,12 @@ import pytest
 
 import gru_jax as gj
 from tests.conditions import ALL_THREE, random_reset_state
-from tests.problems import assert_close, every_cell, gradients, main_cells, problem
+from tests.problems import assert_close, distinct_cells, gradients, main_cells, problem
 
 pytestmark = pytest.mark.derivative
 
 
-@every_cell
+@distinct_cells
 def test_values_and_gradients_need_no_rank_promotion(cell):
     p = problem(cell)
     reset_state = random_reset_state(cell, p.params)

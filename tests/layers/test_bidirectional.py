@@ -10,16 +10,16 @@ import pytest
 
 import gru_jax as gj
 from tests.conditions import ALL_THREE, LENGTHS
-from tests.problems import B, D, H, T, assert_close, assert_raises, normal_like
+from tests.problems import B, D, H, T, assert_close, assert_raises, compiled, normal, normal_like, on_host, problem, small_like
 
-KEYS = jax.random.split(jax.random.key(0), 4)
+KEY = jax.random.key(0)
 
 
 def random_problem(cell):
     """Draws (params, xs, h0, reset state)."""
-    params = cell.init(KEYS[0], D, H, dtype=jnp.result_type(float), bias_init=jax.nn.initializers.normal(0.5))
-    xs = jax.random.normal(KEYS[1], (T, B, D))
-    return params, xs, normal_like(2, cell.initial_state(params, B)), normal_like(3, cell.initial_state(params))
+    params = small_like(0, jax.eval_shape(lambda key: cell.init(key, D, H, dtype=jnp.result_type(float)), KEY))
+    states = jax.eval_shape(lambda: (cell.initial_state(params, B), cell.initial_state(params)))
+    return params, normal(1, T, B, D), *normal_like(2, states)
 
 
 MERGES = {
@@ -43,7 +43,12 @@ def resets_at_ends(resets, mask=None, lengths=None, reverse=False):
 
 @pytest.mark.derivative
 @pytest.mark.parametrize(
-    ("merge", "reverse"), [("concat", False), ("concat", True), ("sum", False), ("mean", True), ("mul", False)]
+    ("merge", "reverse"),
+    [
+        ("concat", False),
+        ("mul", True),
+        *(pytest.param(*case, marks=pytest.mark.slow) for case in (("concat", True), ("sum", False), ("mean", True))),
+    ],
 )
 def test_a_bidirectional_layer_equals_two_unrolls(merge, reverse):
     cell = gj.bidirectional(gj.gru(), gj.lstm(), merge=merge)
@@ -57,19 +62,23 @@ def test_a_bidirectional_layer_equals_two_unrolls(merge, reverse):
     def one_layer(derivative, params, xs, h0, reset_state):
         return gj.unroll(cell, params, xs, h0, reset_state=reset_state, reverse=reverse, derivative=derivative, **ALL_THREE)
 
-    def run(unroll):
-        loss = lambda args: sum(jnp.sin(3 * leaf).sum() for leaf in jax.tree.leaves(unroll(*args)))
-        return jax.jit(lambda args: (unroll(*args), jax.grad(loss)(args)))(random_problem(cell))
+    def results(args):
+        def of(run):
+            loss = lambda args: sum(jnp.sin(3 * leaf).sum() for leaf in jax.tree.leaves(run(*args)))
+            return run(*args), jax.grad(loss)(args)
 
-    expected = run(two_unrolls)
-    for derivative in (gj.CustomVJP(), gj.CustomJVP()):
-        assert_close(run(partial(one_layer, derivative)), expected)
+        return [of(run) for run in (two_unrolls, *(partial(one_layer, each) for each in (gj.CustomVJP(), gj.CustomJVP())))]
+
+    expected, *measured = compiled(results, random_problem(cell))
+    for result in measured:
+        assert_close(result, expected)
 
 
 def test_a_padded_batch_equals_each_sequence_alone():
     cell = gj.bidirectional(gj.lstm())
     params, xs, h0, _ = random_problem(cell)
-    h_last, ys = gj.unroll(cell, params, xs, h0, lengths=LENGTHS)
+    params, xs, h0 = on_host((params, xs, h0))
+    h_last, ys = on_host(gj.unroll(cell, params, xs, h0, lengths=LENGTHS))
     assert ys.shape == (T, B, 2 * H)
     for b, length in enumerate(LENGTHS):
         one = lambda tree: jax.tree.map(lambda leaf: leaf[b : b + 1], tree)
@@ -79,6 +88,15 @@ def test_a_padded_batch_equals_each_sequence_alone():
         assert not ys[length:, b].any()
 
 
+def test_every_merge_is_its_function_of_the_outputs_of_both_directions():
+    params, xs, h0, _ = random_problem(gj.bidirectional(gj.gru()))
+    run = lambda merge: gj.unroll(gj.bidirectional(gj.gru(), merge=merge), params, xs, h0, lengths=LENGTHS)[1]
+    merged = compiled(lambda: {merge: run(merge) for merge in MERGES})
+    both = np.split(merged["concat"], 2, -1)
+    for merge, function in MERGES.items():
+        assert_close(merged[merge], np.asarray(function(*both)))
+
+
 def test_one_cell_serves_both_directions_with_separate_parameters():
     cell = gj.bidirectional(gj.gru())
     assert cell == gj.bidirectional(gj.gru(), gj.gru(), "concat")
@@ -86,14 +104,14 @@ def test_one_cell_serves_both_directions_with_separate_parameters():
     assert (params.forward.W_z != params.backward.W_z).any()
     assert cell.output_size(params) == 2 * H
     assert gj.bidirectional(gj.gru(), merge="sum").output_size(params) == H
-    wider = params._replace(backward=gj.gru().init(KEYS[0], D, H + 1))
+    wider = params._replace(backward=problem(gj.gru(), hidden_size=H + 1).params)
     assert cell.output_size(wider) == 2 * H + 1
 
 
 def test_states_are_returned_for_both_directions():
     cell = gj.bidirectional(gj.gru(), gj.lstm())
     params, xs, h0, _ = random_problem(cell)
-    h_last, (forward, backward) = gj.unroll(cell, params, xs, h0, lengths=LENGTHS, outputs="states")
+    h_last, (forward, backward) = on_host(gj.unroll(cell, params, xs, h0, lengths=LENGTHS, outputs="states"))
     assert_close(forward[-1], h_last[0], tol=0)
     assert_close(jax.tree.map(lambda leaf: leaf[0], backward), h_last[1], tol=0)
     assert gj.unroll(cell, params, xs, h0, outputs="last")[1] is None
@@ -107,41 +125,52 @@ def test_packed_segments_do_not_see_each_other(gap, reverse):
     params, xs, *_ = random_problem(cell)
     segments = [[(0, 2), (2, 5), (5, T)], [(0, 4), (4, T)], [(0, T)]]
     resets, mask = np.zeros((T, B), bool), np.zeros((T, B), bool)
-    for b, of_row in enumerate(segments):
-        for start, stop in of_row:
-            mask[start : stop - gap if stop < T else stop, b] = True
-            valid = np.flatnonzero(mask[start:stop, b]) + start
-            resets[valid[-1] if reverse else valid[0], b] = True
-    options = {"resets": resets, "reverse": reverse} | ({"mask": mask} if gap else {})
-    _, ys = gj.unroll(cell, params, xs, **options)
+    packed = []  # (row, start, end) of each segment
     for b, of_row in enumerate(segments):
         for start, stop in of_row:
             end = stop - gap if stop < T else stop
-            _, alone = gj.unroll(cell, params, xs[start:end, b : b + 1], reverse=reverse)
-            assert_close(ys[start:end, b : b + 1], alone)
+            mask[start:end, b] = True
+            resets[end - 1 if reverse else start, b] = True
+            packed.append((b, start, end))
+    options = {"resets": resets, "reverse": reverse} | ({"mask": mask} if gap else {})
+
+    def results(xs):
+        """Runs all rows, and each segment alone, in a row that begins or, in reverse, ends with it."""
+        of_rows = gj.unroll(cell, params, xs, **options)[1]
+        alone = jnp.stack([jnp.zeros_like(xs[:, 0]).at[: end - start].set(xs[start:end, b]) for b, start, end in packed], 1)
+        lengths = np.array([end - start for _, start, end in packed])
+        return of_rows, gj.unroll(cell, params, alone, lengths=lengths, reverse=reverse)[1]
+
+    ys, alone = compiled(results, xs)
+    for i, (b, start, end) in enumerate(packed):
+        assert_close(ys[start:end, b], alone[: end - start, i])
 
 
 @pytest.mark.derivative
-@pytest.mark.parametrize("resets_of", ["all steps", "no step"])
-def test_resets_of_all_or_no_steps_and_a_sequence_of_no_steps_work(resets_of):
+def test_resets_of_all_or_no_steps_and_a_sequence_of_no_steps_work():
     cell = gj.bidirectional(gj.gru())
     params, xs, h0, _ = random_problem(cell)
-    resets = np.full((T, B), resets_of == "all steps")
-    h_last, ys = gj.unroll(cell, params, xs, h0, resets=resets)
-    if resets_of == "no step":
-        assert_close((h_last, ys), gj.unroll(cell, params, xs, h0), tol=0)
-    else:  # the last step of the backward cell starts from h0, all others of both cells from zeros
-        alone = jnp.stack([gj.unroll(cell, params, xs[t : t + 1])[1][0] for t in range(T)])
-        assert_close(ys[:-1], alone[:-1])
-        assert_close(ys[-1, :, :H], alone[-1, :, :H])
-        assert_close(ys[-1, :, H:], gj.unroll(gj.gru(), params.backward, xs[-1:], h0[1])[1][0])
-    assert_close(gj.unroll(cell, params, xs[:0], h0, resets=resets[:0])[0], h0, tol=0)
+
+    def results(xs):
+        everywhere, nowhere = (gj.unroll(cell, params, xs, h0, resets=np.full((T, B), value)) for value in (True, False))
+        alone = jax.vmap(lambda x: gj.unroll(cell, params, x[None])[1][0])(xs)
+        last = gj.unroll(gj.gru(), params.backward, xs[-1:], h0[1])[1][0]
+        no_step = gj.unroll(cell, params, xs[:0], h0, resets=np.zeros((0, B), bool))[0]
+        return everywhere[1], (nowhere, gj.unroll(cell, params, xs, h0)), alone, last, no_step
+
+    ys, without, alone, last, no_step = compiled(results, xs)
+    assert_close(*without, tol=0)
+    # the last step of the backward cell starts from h0, all others of both cells from zeros
+    assert_close(ys[:-1], alone[:-1])
+    assert_close(ys[-1, :, :H], alone[-1, :, :H])
+    assert_close(ys[-1, :, H:], last)
+    assert_close(no_step, h0, tol=0)
 
 
 def test_noise_differs_between_directions_and_keys():
     cell = gj.bidirectional(gj.zoneout(gj.gru(), 0.5))
     params, xs, h0, _ = random_problem(cell)
-    one, other = (gj.unroll(cell, params, xs, h0, key=jax.random.key(seed))[1] for seed in (0, 1))
+    one, other = (np.asarray(gj.unroll(cell, params, xs, h0, key=jax.random.key(seed))[1]) for seed in (0, 1))
     assert (one != other).any()
     assert (one[..., :H] != one[..., H:]).any()
     assert cell.needs_key
@@ -154,9 +183,9 @@ PARAMS, XS, H0, _ = random_problem(TWO)
 BAD = {
     "step": (lambda: gj.step(TWO, PARAMS, H0, XS[0]), TypeError, r"cell: got bidirectional.*in step.*gj\.unroll"),
     "params of one direction": (lambda: gj.unroll(TWO, PARAMS.forward, XS), TypeError, r"params: got GRUParams, expected BidirectionalParams"),
-    "another cell's params": (lambda: gj.unroll(TWO, PARAMS._replace(backward=gj.elman().init(KEYS[0], D, H, dtype=XS.dtype)), XS), TypeError, r"params\.backward: got ElmanParams, expected GRUParams"),
-    "two input sizes": (lambda: gj.unroll(TWO, PARAMS._replace(backward=gj.gru().init(KEYS[0], D + 1, H, dtype=XS.dtype)), XS), ValueError, r"params: got the input sizes 4 forward and 5 backward"),
-    "a sum of unequal sizes": (lambda: gj.unroll(gj.bidirectional(gj.gru(), merge="sum"), PARAMS._replace(backward=gj.gru().init(KEYS[0], D, H + 1, dtype=XS.dtype)), XS), ValueError, r'params: got 5 units forward and 6 backward.*merge="concat"'),
+    "another cell's params": (lambda: gj.unroll(TWO, PARAMS._replace(backward=problem(gj.elman()).params), XS), TypeError, r"params\.backward: got ElmanParams, expected GRUParams"),
+    "two input sizes": (lambda: gj.unroll(TWO, PARAMS._replace(backward=problem(gj.gru(), input_size=D + 1).params), XS), ValueError, r"params: got the input sizes 4 forward and 5 backward"),
+    "a sum of unequal sizes": (lambda: gj.unroll(gj.bidirectional(gj.gru(), merge="sum"), PARAMS._replace(backward=problem(gj.gru(), hidden_size=H + 1).params), XS), ValueError, r'params: got 5 units forward and 6 backward.*merge="concat"'),
     "one state": (lambda: gj.unroll(TWO, PARAMS, XS, H0[0]), TypeError, r"h0: got one array, expected a tuple of 2 \(one array, one array\), the state of cell bidirectional"),
     "merge": (lambda: gj.bidirectional(gj.gru(), merge="max"), ValueError, r"merge: got 'max', expected one of 'concat', 'sum', 'mean', 'mul'"),
     "the function that makes the cell": (lambda: gj.bidirectional(gj.gru), TypeError, r"cell: got function, expected a gj\.Cell"),

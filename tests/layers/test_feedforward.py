@@ -10,7 +10,7 @@ import pytest
 
 import gru_jax as gj
 from tests.conditions import ALL_THREE, LENGTHS, MASK, RESETS
-from tests.problems import B, D, H, T, assert_close, assert_raises, normal_like
+from tests.problems import B, D, H, T, assert_close, assert_raises, compiled, normal, normal_like
 
 FLOAT = jnp.result_type(float)
 KEYS = jax.random.split(jax.random.key(13), 4)
@@ -27,7 +27,7 @@ def normalize(params, x):
 
 
 def init_dense(key, input_size, hidden_size, dtype=jnp.float32):
-    return jax.random.normal(key, (input_size, hidden_size), dtype) / input_size**0.5
+    return normal(0, input_size, hidden_size, dtype=dtype) / input_size**0.5
 
 
 def multiply(W, x):
@@ -47,9 +47,8 @@ NETWORK = gj.stack([DENSE, BLOCK, BLOCK])
 
 def draw(layer, hidden_size=H):
     """Draws random params, xs and a state."""
-    params = normal_like(0, layer.init(KEYS[0], D, hidden_size, dtype=FLOAT))
-    xs = jax.random.normal(KEYS[1], (T, B, D), FLOAT)
-    return params, xs, normal_like(2, layer.initial_state(params, B))
+    params = normal_like(0, jax.eval_shape(lambda key: layer.init(key, D, hidden_size, dtype=FLOAT), KEYS[0]))
+    return params, normal(1, T, B, D), normal_like(2, jax.eval_shape(lambda: layer.initial_state(params, B)))
 
 
 def by_hand(params, xs, h0, valid, **conditions):
@@ -76,44 +75,55 @@ def test_a_network_of_residual_blocks_equals_the_same_written_out(name, reverse)
     options = {**conditions, "reverse": reverse}
     args = draw(NETWORK)
 
-    def value_and_gradients(run):
-        loss = lambda args: sum(jnp.sin(2 * leaf).sum() for leaf in jax.tree.leaves(run(*args)))
-        return jax.jit(lambda args: (run(*args), jax.grad(loss)(args)))(args)
+    def results(args):
+        def of(run):
+            loss = lambda args: sum(jnp.sin(2 * leaf).sum() for leaf in jax.tree.leaves(run(*args)))
+            return run(*args), jax.grad(loss)(args)
 
-    expected = value_and_gradients(partial(by_hand, valid=valid, **options))
-    for derivative in DERIVATIVES.values():
-        assert_close(value_and_gradients(partial(gj.unroll, NETWORK, derivative=derivative, **options)), expected)
+        ours = [partial(gj.unroll, NETWORK, derivative=derivative, **options) for derivative in DERIVATIVES.values()]
+        return [of(run) for run in (partial(by_hand, valid=valid, **options), *ours)]
+
+    expected, *measured = compiled(results, args)
+    for result in measured:
+        assert_close(result, expected)
     assert all(leaf.any() for leaf in jax.tree.leaves(expected[1]))
 
 
 def test_steps_of_a_network_of_blocks_equal_unroll():
     params, xs, h = draw(NETWORK)
-    expected = gj.unroll(NETWORK, params, xs, h, resets=RESETS)
-    ys = []
-    for t in range(T):
-        h, y = gj.step(NETWORK, params, h, xs[t], reset=RESETS[t])
-        ys.append(y)
-    assert_close((h, jnp.stack(ys)), expected)
+    step = lambda h, at_t: gj.step(NETWORK, params, h, at_t[0], reset=at_t[1])
+    by_step = compiled(lambda xs, h: jax.lax.scan(step, h, (xs, RESETS)), xs, h)
+    assert_close(by_step, gj.unroll(NETWORK, params, xs, h, resets=RESETS))
 
 
 def test_layouts_windows_and_last_outputs_equal_unroll():
     params, xs, h0 = draw(NETWORK)
-    h_last, ys = gj.unroll(NETWORK, params, xs, h0, lengths=LENGTHS)
-    turned = gj.unroll(NETWORK, params, jnp.moveaxis(xs, 0, 1), h0, lengths=LENGTHS, time_major=False)
-    assert_close((turned[0], jnp.moveaxis(turned[1], 1, 0)), (h_last, ys))
-    assert_close(gj.unroll_truncated(NETWORK, params, xs, h0, window=3, lengths=LENGTHS), (h_last, ys))
-    assert_close(gj.unroll(NETWORK, params, xs, h0, lengths=LENGTHS, outputs="last"), (h_last, None))
-    states = gj.unroll(NETWORK, params, xs, h0, lengths=LENGTHS, outputs="states")[1]
+
+    def results(xs):
+        run = partial(gj.unroll, NETWORK, params, xs, h0, lengths=LENGTHS)
+        turned = gj.unroll(NETWORK, params, jnp.moveaxis(xs, 0, 1), h0, lengths=LENGTHS, time_major=False)
+        in_windows = gj.unroll_truncated(NETWORK, params, xs, h0, window=3, lengths=LENGTHS)
+        return run(), ((turned[0], jnp.moveaxis(turned[1], 1, 0)), in_windows), run(outputs="last"), run(outputs="states")[1]
+
+    expected, same, last, states = compiled(results, xs)
+    for measured in same:
+        assert_close(measured, expected)
+    assert_close(last, (expected[0], None))
     assert jax.tree.structure(states) == jax.tree.structure(h0)
 
 
 def test_nan_in_the_padding_reaches_nothing():
     params, xs, h0 = draw(BLOCK, hidden_size=D)
-    padded = jnp.where((np.arange(T)[:, None] < LENGTHS)[..., None], xs, jnp.nan)
-    loss = lambda params, xs: gj.unroll(BLOCK, params, xs, h0, lengths=LENGTHS)[1].sum()
-    run = jax.value_and_grad(loss, (0, 1))
-    assert_close(run(params, padded), run(params, xs), tol=0)
-    assert not gj.unroll(BLOCK, params, padded, h0, lengths=LENGTHS)[1][LENGTHS[1] :, 1].any()
+    padded = np.where((np.arange(T)[:, None] < LENGTHS)[..., None], xs, np.nan)
+
+    def loss(params, xs):
+        ys = gj.unroll(BLOCK, params, xs, h0, lengths=LENGTHS)[1]
+        return ys.sum(), ys
+
+    run = jax.jit(jax.value_and_grad(loss, (0, 1), has_aux=True))
+    measured = run(params, padded)
+    assert_close(measured, run(params, xs), tol=0)
+    assert not np.asarray(measured[0][1])[LENGTHS[1] :, 1].any()
 
 
 def test_a_layer_alone_outputs_zero_at_padding():

@@ -9,7 +9,7 @@ import pytest
 
 import gru_jax as gj
 from tests.conditions import ALL_THREE, LENGTHS, RESETS
-from tests.problems import B, D, H, T, assert_close, assert_raises, normal_like, problem
+from tests.problems import B, D, H, T, assert_close, assert_raises, compiled, normal, normal_like, on_host, problem, small_like
 
 STACK = gj.stack([gj.gru(), gj.lstm(), gj.elman()])
 SIZES = (H, 6, 2)
@@ -17,11 +17,10 @@ SIZES = (H, 6, 2)
 
 def stacked_problem(layers, sizes=SIZES, seed=0):
     """Draws (params, xs, h0, reset state)."""
-    keys = jax.random.split(jax.random.key(seed), 4)
-    params = layers.init(keys[0], D, sizes, dtype=jnp.result_type(float), bias_init=jax.nn.initializers.normal(0.5))
-    xs = jax.random.normal(keys[1], (T, B, D))
-    h0 = normal_like(2, layers.initial_state(params, B))
-    return params, xs, h0, normal_like(3, layers.initial_state(params))
+    init = lambda key: layers.init(key, D, sizes, dtype=jnp.result_type(float))
+    params = small_like((seed, 0), jax.eval_shape(init, jax.random.key(0)))
+    states = jax.eval_shape(lambda: (layers.initial_state(params, B), layers.initial_state(params)))
+    return params, normal((seed, 1), T, B, D), *normal_like((seed, 2), states)
 
 
 def layer_by_layer(layers, params, xs, h0, reset_state=None, residual=False, **options):
@@ -48,13 +47,17 @@ def test_a_stack_equals_its_layers_one_after_the_other(residual, reverse):
     def separate_layers(params, xs, h0, reset_state):
         return layer_by_layer(layers, params, xs, h0, reset_state, residual, derivative=gj.Autodiff(), **options)
 
-    def run(unroll):
-        loss = lambda args: sum(jnp.sin(3 * leaf).sum() for leaf in jax.tree.leaves(unroll(*args)))
-        return jax.jit(lambda args: (unroll(*args), jax.grad(loss)(args)))(args)
+    def results(args):
+        def of(run):
+            loss = lambda args: sum(jnp.sin(3 * leaf).sum() for leaf in jax.tree.leaves(run(*args)))
+            return run(*args), jax.grad(loss)(args)
 
-    expected = run(separate_layers)
-    for derivative in (gj.CustomVJP(), gj.CustomJVP(), gj.Autodiff()):
-        assert_close(run(partial(one_stack, derivative)), expected)
+        ours = [partial(one_stack, derivative) for derivative in (gj.CustomVJP(), gj.CustomJVP(), gj.Autodiff())]
+        return [of(run) for run in (separate_layers, *ours)]
+
+    expected, *measured = compiled(results, args)
+    for result in measured:
+        assert_close(result, expected)
     assert all(leaf.any() for leaf in jax.tree.leaves(expected))
 
 
@@ -67,21 +70,24 @@ def test_outputs_are_those_of_the_last_layer_and_states_those_of_all_layers():
     assert_close((same_last, also_last), (h_last, h_last), tol=0)
     assert ys.shape == (T, B, SIZES[-1])
     valid = (np.arange(T)[:, None] < LENGTHS)[..., None]
-    assert_close(jnp.where(valid, states[2], 0), ys, tol=0)
-    assert_close(jax.tree.map(lambda leaf: leaf[-1], states), h_last, tol=0)
+    assert_close(np.where(valid, states[2], 0), ys, tol=0)
+    assert_close(jax.tree.map(lambda leaf: leaf[-1], on_host(states)), h_last, tol=0)
 
 
 @pytest.mark.parametrize("residual", [False, True])
 def test_repeated_steps_equal_unroll(residual):
     layers = gj.stack([gj.gru(), gj.lstm(), gj.elman()], residual=residual)
     params, xs, h0, reset_state = stacked_problem(layers, H if residual else SIZES)
-    h, ys = h0, []
-    for t in range(T):
-        h, y = gj.step(layers, params, h, xs[t], reset=RESETS[t], reset_state=reset_state)
-        ys.append(y)
-    assert_close((h, jnp.stack(ys)), gj.unroll(layers, params, xs, h0, resets=RESETS, reset_state=reset_state))
-    scanned = jax.lax.scan(partial(layers.step, params), h0, xs)
-    assert_close(gj.unroll(layers, params, xs, h0), scanned)
+
+    def results(params, xs, h0):
+        step = lambda h, at_t: gj.step(layers, params, h, at_t[0], reset=at_t[1], reset_state=reset_state)
+        by_step = jax.lax.scan(step, h0, (xs, RESETS))
+        scanned = jax.lax.scan(partial(layers.step, params), h0, xs)
+        with_resets = gj.unroll(layers, params, xs, h0, resets=RESETS, reset_state=reset_state)
+        return (by_step, with_resets), (gj.unroll(layers, params, xs, h0), scanned)
+
+    for measured, expected in compiled(results, params, xs, h0):
+        assert_close(measured, expected)
 
 
 def test_a_stack_of_one_layer_equals_its_cell_and_stacks_can_be_nested():
@@ -150,16 +156,17 @@ def test_gradients_through_dropout_equal_autodiff_with_the_same_key():
     loss = lambda params, derivative: (
         gj.unroll(DROPPED, params, xs, h0, key=key, lengths=LENGTHS, derivative=derivative)[1] ** 2
     ).sum()
-    expected = jax.grad(loss)(params, gj.Autodiff())
-    assert_close(jax.grad(loss)(params, gj.CustomVJP()), expected)
-    assert_close(jax.grad(loss)(params, gj.CustomJVP()), expected)
+    derivatives = gj.Autodiff(), gj.CustomVJP(), gj.CustomJVP()
+    expected, *measured = compiled(lambda params: [jax.grad(loss)(params, each) for each in derivatives], params)
+    for result in measured:
+        assert_close(result, expected)
 
 
 def test_vmap_over_keys_equals_a_loop():
     params, xs, h0, _ = stacked_problem(DROPPED, (H, 6))
-    run = lambda key: gj.unroll(DROPPED, params, xs, h0, key=key)[1]
+    run = jax.jit(lambda key: gj.unroll(DROPPED, params, xs, h0, key=key)[1])
     keys = jax.random.split(jax.random.key(0), 3)
-    together = jax.vmap(run)(keys)
+    together = compiled(jax.vmap(run), keys)
     for i in range(3):
         assert_close(together[i], run(keys[i]))
     assert (together[0] != together[1]).any()
