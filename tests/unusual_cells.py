@@ -3,6 +3,7 @@
 - `INPUT_CELLS` take inputs of several arrays, integers, booleans or images.
 - `LEAF_PROBLEMS` are cells, with params, whose params and states hold integers, booleans, random
   keys, complex numbers and arrays with batch axes.
+- `NOISY` are cells that draw noise.
 """
 
 from typing import Any, NamedTuple
@@ -10,9 +11,11 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 import gru_jax as gj
-from tests.problems import B, D, H, T, normal
+from gru_jax.cells import LSTMState
+from tests.problems import B, D, H, T, normal, without_derivation
 
 FLOAT = jnp.result_type(float)
 
@@ -188,3 +191,20 @@ LEAF_PROBLEMS: dict[str, tuple[gj.Cell, Any]] = {
     "a key in the state": (KEYED, recurrent_params(ClockworkParams, jnp.ones(H, int))),
     "a memory and its mask": (ATTENTION, recurrent_params(AttentionParams, normal(4, H, K), normal(5, B, S, K), MASK)),
 }
+
+NOISY = {
+    "zoneout(gru)": gj.zoneout(gj.gru(), 0.3),
+    "zoneout(lstm)": gj.zoneout(gj.lstm(), LSTMState(h=0.2, c=0.5)),
+    "zoneout(elman)": gj.zoneout(gj.elman(), 0.3),
+    "zoneout of a cell without derivation": gj.zoneout(without_derivation(gj.gru()), 0.3),
+    "dropout of inputs": gj.variational_dropout(gj.gru(), inputs=0.4),
+    "dropout of the state": gj.variational_dropout(gj.lstm(peephole=True), state=0.4),
+    "dropout of both": gj.variational_dropout(gj.gru(reset_after=True), inputs=0.4, state=0.3),
+    "zoneout of dropout": gj.zoneout(gj.variational_dropout(gj.gru(), inputs=0.3, state=0.3), 0.2),
+    "dropout of zoneout": gj.variational_dropout(gj.zoneout(gj.gru(), 0.2), inputs=0.3, state=0.3),
+}
+# Zoneout and dropout, alone and together, with a state of one array and of two, derived and not.
+DISTINCT = ("zoneout(lstm)", "zoneout of a cell without derivation", "dropout of both", "zoneout of dropout")
+distinct_noise = pytest.mark.parametrize(
+    "cell", [pytest.param(cell, id=name, marks=() if name in DISTINCT else pytest.mark.slow) for name, cell in NOISY.items()]
+)

@@ -6,13 +6,13 @@ import numpy as np
 import pytest
 
 import gru_jax as gj
-from tests.problems import CELLS, D, H, every_cell
+from tests.problems import CELLS, D, H, distinct_cells, every_cell
 
 KEY = jax.random.key(0)
 
 
-@every_cell
-@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16, jnp.float16])
+@distinct_cells
+@pytest.mark.parametrize("dtype", [jnp.float32, pytest.param(jnp.bfloat16, marks=pytest.mark.slow), jnp.float16])
 def test_the_letter_of_a_field_gives_its_shape_and_default_distribution(cell, dtype):
     params = cell.init(KEY, D, H, dtype=dtype)
     for field, leaf in params._asdict().items():
@@ -65,8 +65,8 @@ def test_symmetric_uniform_draws_from_the_interval_of_chung_et_al():
 
 
 def test_chrono_spreads_memory_times_from_two_steps_to_the_longest():
-    gru = gj.gru().init(KEY, D, 2000)
-    forget = jax.nn.sigmoid(-gj.initializers.chrono(KEY, gru, 101).b_z)  # 1 − z
+    gru = gj.gru().init(KEY, D, 2000, recurrent_init=jax.nn.initializers.zeros)
+    forget = 1 / (1 + np.exp(np.asarray(gj.initializers.chrono(KEY, gru, 101).b_z, np.float64)))  # 1 − z
     memory = 1 / (1 - forget)  # in steps; 1 + U(1, 100)
     assert 2 <= memory.min() < 3
     assert 99 < memory.max() <= 101.5
