@@ -76,6 +76,14 @@ def module_of(name):
     return name
 
 
+def test_no_test_module_imports_another():
+    """What tests share stands in modules whose names do not begin with `test_`."""
+    for path in sorted(ROOT.glob("tests/**/*.py")):
+        for name, node in imported(path):
+            names = [name, *(alias.name for alias in node.names)]
+            assert not any(part.startswith("test_") for each in names for part in each.split(".")), f"{path} imports {name}"
+
+
 def test_there_is_no_import_cycle():
     imports = {}
     for path in FILES:

@@ -14,20 +14,14 @@ import numpy as np
 import pytest
 
 from gru_jax.train import checkpoint
-from gru_jax.train.checkpoint import Checkpoint
 from tests.problems import assert_raises
+from tests.train.checkpoints import saved
 
 ROOT = Path(__file__).parents[2]
 
 
 class Killed(BaseException):
     """Simulates a killed process: `except Exception` does not catch it, so nothing is cleaned up."""
-
-
-def saved(step):
-    return Checkpoint(
-        step, {"W": np.full((3, 4), step, np.float32), "count": np.asarray(step), "nothing": np.zeros((0, 2))}, {"at": step}
-    )
 
 
 def is_intact(found):
@@ -213,7 +207,7 @@ def test_a_run_that_is_killed_at_random_moments_ends_with_the_same_result(tmp_pa
 
 SAVES_FOREVER = """
 import sys; from pathlib import Path; import numpy as np; import orbax.checkpoint
-from gru_jax.train import checkpoint; from tests.train.test_crashes import saved
+from gru_jax.train import checkpoint; from tests.train.checkpoints import saved
 start = checkpoint.load_latest(Path(sys.argv[1]))
 print("ready", flush=True)
 for step in range(start.step + 1 if start else 1, 10**6): print(checkpoint.save(Path(sys.argv[1]), saved(step), max_to_keep=2), flush=True)

@@ -10,8 +10,7 @@ import pytest
 
 import gru_jax as gj
 from tests.problems import assert_raises
-from tests.train.problem import data, init, loss_fn
-from tests.train.test_fit import counted
+from tests.train.problem import counted, data, init, loss_fn
 
 KEYS = jax.random.split(jax.random.key(3), 3)
 RATES = jnp.array([1e-3, 1e-2, 3e-2])

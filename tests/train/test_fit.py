@@ -12,7 +12,7 @@ import pytest
 import gru_jax as gj
 from gru_jax.train.epoch_order import batch_rows
 from tests.problems import assert_raises
-from tests.train.problem import KEY, D, N, T, data, init
+from tests.train.problem import KEY, D, N, T, counted, data, init
 
 DATA = data()
 XS = DATA[0]
@@ -84,17 +84,6 @@ def test_every_epoch_has_each_example_once_and_batches_depend_only_on_key_and_st
         assert (batches[start : start + 5] == np.asarray(again)).all()
     far = batch_rows(KEY, 10**12, examples=N, batch_size=6, steps=2)  # beyond int32
     assert ((far >= 0) & (far < N)).all()
-
-
-def counted(loss_fn):
-    """Returns the function, and a list that gets an entry each time the function is traced."""
-    traces = []
-
-    def counting(*args):
-        traces.append(1)
-        return loss_fn(*args)
-
-    return counting, traces
 
 
 def test_fit_compiles_once_per_batch_shape_for_any_number_of_steps(tmp_path):

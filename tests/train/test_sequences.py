@@ -11,8 +11,7 @@ import pytest
 import gru_jax as gj
 from gru_jax.train.batch_sources import Shard
 from tests.problems import assert_raises
-from tests.train.problem import KEY
-from tests.train.test_fit import counted
+from tests.train.problem import KEY, counted
 
 RNG = np.random.default_rng(0)
 LENGTHS = [3, 9, 1, 4, 7, 7, 2, 12, 5, 0, 6]
