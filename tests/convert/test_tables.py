@@ -17,7 +17,7 @@ from gru_jax.convert.keras import KERAS
 from gru_jax.convert.onnx import ONNX
 from gru_jax.convert.pytorch import PYTORCH
 from tests.convert.parity import D, H, assert_same_bits, normal, random_params
-from tests.problems import ACTIVATED, CELLS, assert_close, assert_raises
+from tests.problems import ACTIVATED, CELLS, assert_close, assert_raises, compiled
 
 convert = gj.convert
 AFTER = gj.gru(reset_after=True)
@@ -50,7 +50,11 @@ def params_for(name, cell, dtype=np.float64, seed=0, bias=True):
     return params
 
 
-@pytest.mark.parametrize("dtype", [np.float64, np.float32, jnp.bfloat16, np.float16], ids=lambda dtype: np.dtype(dtype).name)
+@pytest.mark.parametrize(
+    "dtype",
+    [np.float64, jnp.bfloat16, *(pytest.param(dtype, marks=pytest.mark.slow) for dtype in (np.float32, np.float16))],
+    ids=lambda dtype: np.dtype(dtype).name,
+)
 @every_pair
 def test_a_round_trip_preserves_every_bit(name, cell, dtype, needs_x64):
     _, load, save = LIBRARIES[name]
@@ -63,16 +67,19 @@ def test_conversions_work_under_jit_and_grad(name, cell, needs_x64):
     """The VJP must be the transpose of the JVP: ⟨bar, moved⟩ equals ⟨cotangent, tangent⟩."""
     _, load, save = LIBRARIES[name]
     params = params_for(name, cell)
-    direct = save(cell, params)
-    traced = jax.jit(partial(save, cell))(params)
-    assert_close(jax.tree.map(np.asarray, traced), direct, tol=0)
-    back, pull = jax.vjp(partial(load, cell), jax.tree.map(jnp.asarray, traced))
+    traced = compiled(partial(save, cell), params)
+    assert_close(traced, jax.tree.map(np.asarray, save(cell, params)), tol=0)
+    back = jax.eval_shape(partial(load, cell), traced)
     given = random_params(cell, seed=3)
     cotangent = type(back)(*(g if leaf is not None else None for g, leaf in zip(given, back, strict=True)))
-    (bar,) = pull(cotangent)
+    moved = jax.tree.map(lambda leaf: np.random.default_rng(leaf.size).normal(size=leaf.shape), traced)
+
+    def products(tree, moved, cotangent):
+        run = partial(load, cell)
+        return jax.vjp(run, tree)[1](cotangent)[0], jax.jvp(run, (tree,), (moved,))[1]
+
+    bar, tangent = compiled(products, traced, moved, cotangent)
     dot = lambda a, b: sum(float((x * y).sum()) for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True))
-    moved = jax.tree.map(lambda leaf: jnp.asarray(np.random.default_rng(leaf.size).normal(size=leaf.shape)), traced)
-    _, tangent = jax.jvp(partial(load, cell), (jax.tree.map(jnp.asarray, traced),), (moved,))
     np.testing.assert_allclose(dot(bar, moved), dot(cotangent, tangent), rtol=1e-12)
 
 

@@ -1,6 +1,7 @@
 """Cells of the recipes: NumPy loops after the papers, and autodiff of a plain scan."""
 
-from functools import partial
+from dataclasses import replace
+from functools import cache, partial
 from typing import Any
 
 import jax
@@ -13,7 +14,7 @@ from experiments.recipes import cells_for_science as science
 from experiments.recipes import new_cells as new
 from gru_jax._engine.noise import keys_of_sequence
 from tests.conditions import LENGTHS, RESETS
-from tests.problems import B, D, H, T, assert_close, normal_like
+from tests.problems import B, D, H, T, assert_close, compiled, normal, normal_like, on_host, scan_of_step
 
 FLOAT = jnp.result_type(float)
 KEYS = jax.random.split(jax.random.key(31), 6)
@@ -32,16 +33,16 @@ CONDITIONS = {"plain": {}, "lengths and resets": {"lengths": LENGTHS, "resets": 
 DERIVATIVES = {"CustomVJP": gj.CustomVJP(), "CustomJVP": gj.CustomJVP(), "Autodiff": gj.Autodiff()}
 
 
+@cache
 def draw(name):
     """Draws params and xs. Integers among the params stay as `init` makes them."""
-    params = CELLS[name].init(KEYS[0], D, H, dtype=FLOAT)
-    vary = lambda leaf, noise: leaf + 0.3 * noise if leaf.dtype == FLOAT else leaf
-    params = jax.tree.map(vary, params, normal_like(1, jax.tree.map(lambda leaf: leaf.astype(FLOAT), params)))
-    features = (HEIGHT, WIDTH, D) if name == "conv_gru" else (D,)
-    xs = jax.random.normal(KEYS[2], (T, B, *features), FLOAT)
+    params = compiled(lambda key: CELLS[name].init(key, D, H, dtype=FLOAT), KEYS[0])
+    vary = lambda leaf, noise: leaf + 0.3 * np.asarray(noise) if leaf.dtype == FLOAT else leaf
+    params = jax.tree.map(lambda leaf: jnp.asarray(leaf), jax.tree.map(vary, params, normal_like(1, params)))
+    xs = normal(2, T, B, *((HEIGHT, WIDTH, D) if name == "conv_gru" else (D,)))
     if name == "gru_d":
-        observed = jax.random.bernoulli(KEYS[3], 0.6, xs.shape)
-        xs = science.Measured(xs, observed, jax.random.uniform(KEYS[4], xs.shape, FLOAT))
+        random = np.random.default_rng(3)
+        xs = science.Measured(xs, random.random(xs.shape) < 0.6, random.random(xs.shape).astype(FLOAT))
     return params, xs
 
 
@@ -128,7 +129,7 @@ def test_outputs_equal_a_numpy_loop_after_the_paper(name, conditions, needs_x64)
     cell, (step, start) = CELLS[name].deterministic(), REFERENCES[name]
     params, xs = draw(name)
     ys = np.asarray(gj.unroll(cell, params, xs, **conditions)[1])
-    p, xs = jax.tree.map(np.asarray, (params, xs))
+    p, xs = on_host((params, xs))
     for b in range(B):
         state = start(p)
         for t in range(conditions.get("lengths", [T] * B)[b]):
@@ -139,27 +140,14 @@ def test_outputs_equal_a_numpy_loop_after_the_paper(name, conditions, needs_x64)
         assert not ys[t + 1 :, b].any()
 
 
-def scan(cell, params, xs, *, lengths=None, resets=None, key=None):
-    """Runs a `lax.scan` over the cell's functions, which shares no line with the engine."""
-    start = jax.tree.map(lambda leaf: jnp.broadcast_to(leaf, (B, *leaf.shape)), cell.zero_state(params))
+def scan(cell, params, xs, *, key=None, **conditions):
+    """Runs the plain scan of steps from the initial state of the cell, with the noise drawn before."""
+    start = cell.zero_state(params)
+    h0 = jax.tree.map(lambda leaf: jnp.broadcast_to(leaf, (B, *leaf.shape)), start)
     if key is not None:
         params, xs = cell.sample_noise(keys_of_sequence(key), params, xs)
-    lengths = np.full(B, T) if lengths is None else lengths
-    valid = np.arange(T)[:, None] < lengths
-    resets = (np.zeros((T, B), bool) if resets is None else resets) & valid
-
-    def where(flag, one, other):
-        choose = lambda a, b: jnp.where(flag.reshape(B, *(1,) * (a.ndim - 1)), a, b)
-        return jax.tree.map(choose, one, other)
-
-    def step(h, at_t):
-        x, valid_t, reset = at_t
-        h = where(reset, start, h)
-        new = where(valid_t, cell.update(cell.gates(params, cell.project(params, x), h), h), h)
-        y = cell.output(new)
-        return new, where(valid_t, y, jnp.zeros_like(y))
-
-    return jax.lax.scan(step, start, (xs, valid, resets))
+    without_noise = replace(cell, sample_noise=None)
+    return scan_of_step(without_noise, params, xs, h0, reset_state=start, **conditions)
 
 
 @pytest.mark.derivative
@@ -168,46 +156,53 @@ def scan(cell, params, xs, *, lengths=None, resets=None, key=None):
     "conditions",
     [pytest.param(given, id=name, marks=() if given else pytest.mark.slow) for name, given in CONDITIONS.items()],
 )
-def test_values_and_gradients_equal_autodiff_of_a_plain_scan(name, conditions):
+def test_values_and_gradients_equal_autodiff_of_the_plain_scan(name, conditions):
     cell, (params, xs) = CELLS[name], draw(name)
     options = conditions | ({"key": KEYS[5]} if cell.needs_key else {})
 
-    def value_and_gradients(run):
-        loss = lambda params, xs: (jnp.cos(2 * run(params, xs)[1]) ** 2).sum()
-        value, (of_params, of_xs) = jax.jit(jax.value_and_grad(loss, (0, 1), allow_int=True))(params, xs)
-        floats = lambda tree: [leaf for leaf in jax.tree.leaves(tree) if leaf.dtype == FLOAT]
-        return value, floats(of_params), floats(of_xs)
+    def results(params, xs):
+        def of(run):
+            loss = lambda params, xs: (jnp.cos(2 * run(params, xs)[1]) ** 2).sum()
+            value, (of_params, of_xs) = jax.value_and_grad(loss, (0, 1), allow_int=True)(params, xs)
+            floats = lambda tree: [leaf for leaf in jax.tree.leaves(tree) if leaf.dtype == FLOAT]
+            return value, floats(of_params), floats(of_xs)
 
-    expected = value_and_gradients(partial(scan, cell, **options))
-    for derivative in DERIVATIVES.values():
-        assert_close(value_and_gradients(partial(gj.unroll, cell, derivative=derivative, **options)), expected)
+        ours = [partial(gj.unroll, cell, derivative=derivative, **options) for derivative in DERIVATIVES.values()]
+        return [of(run) for run in (partial(scan, cell, **options), *ours)]
+
+    expected, *measured = compiled(results, params, xs)
+    for result in measured:
+        assert_close(result, expected)
     assert all(leaf.any() for leaf in jax.tree.leaves(expected))
 
 
 @every_cell
 def test_steps_with_resets_equal_unroll(name):
     cell, (params, xs) = CELLS[name].deterministic(), draw(name)
-    h, ys = cell.initial_state(params, B), []
-    for t in range(T):
-        h, y = gj.step(cell, params, h, jax.tree.map(lambda leaf: leaf[t], xs), reset=RESETS[t])
-        ys.append(y)
-    assert_close(jnp.stack(ys), gj.unroll(cell, params, xs, resets=RESETS)[1])
+
+    def results(params, xs):
+        step = lambda h, at_t: gj.step(cell, params, h, at_t[0], reset=at_t[1])
+        by_step = jax.lax.scan(step, cell.initial_state(params, B), (xs, RESETS))[1]
+        return by_step, gj.unroll(cell, params, xs, resets=RESETS)[1]
+
+    assert_close(*compiled(results, params, xs))
 
 
 def test_the_memory_of_the_slstm_is_scaled_by_its_stabiliser_and_large_gates_do_not_overflow():
     params, xs = draw("slstm")
     large = params._replace(b=params.b + 500.0)  # e^500 overflows float32
-    (h, *_), ys = gj.unroll(new.SLSTM, jax.tree.map(lambda leaf: leaf.astype(jnp.float32), large), xs)
-    assert jnp.isfinite(ys).all()
+    in_float32 = jax.tree.map(lambda leaf: np.asarray(leaf, np.float32), large)
+    (h, *_), ys = on_host(gj.unroll(new.SLSTM, in_float32, xs))
+    assert np.isfinite(ys).all()
     assert_close(h, ys[-1], tol=0)
 
 
 def test_a_network_of_lru_blocks_trains_in_a_stack():
     network = gj.stack([new.lru_block(), new.lru_block()])
     sizes = ((D, H, D), (D, H, D))  # H units inside
-    params = network.init(KEYS[0], D, sizes, dtype=FLOAT)
-    assert {leaf.dtype for leaf in jax.tree.leaves(network.init(KEYS[0], D, sizes))} == {jnp.dtype(jnp.float32)}
-    xs = jax.random.normal(KEYS[2], (T, B, D), FLOAT)
+    init = lambda key, **options: network.init(key, D, sizes, **options)
+    params, xs = compiled(partial(init, dtype=FLOAT), KEYS[0]), normal(2, T, B, D)
+    assert {leaf.dtype for leaf in jax.tree.leaves(jax.eval_shape(init, KEYS[0]))} == {jnp.dtype(jnp.float32)}
 
     def by_hand(params, xs):
         valid = (np.arange(T)[:, None] < LENGTHS)[..., None]
@@ -218,23 +213,26 @@ def test_a_network_of_lru_blocks_trains_in_a_stack():
         return x
 
     run = lambda params, xs: gj.unroll(network, params, xs, lengths=LENGTHS)[1]
-    gradient = lambda run: jax.jit(jax.grad(lambda params: jnp.sin(run(params, xs)).sum()))(params)
-    assert_close(run(params, xs), by_hand(params, xs))
-    assert_close(gradient(run), gradient(by_hand))
+    of = lambda run, params: (run(params, xs), jax.grad(lambda params: jnp.sin(run(params, xs)).sum())(params))
+    assert_close(*compiled(lambda params: [of(each, params) for each in (run, by_hand)], params))
 
 
 def test_every_neuron_of_the_dale_network_keeps_its_sign_and_the_noise_has_its_law():
     cell = science.dale_rnn(DT, noise=0.2)
     units, steps = 1000, 60
-    params = cell.init(KEYS[0], D, units)
+    params = compiled(lambda key: cell.init(key, D, units), KEYS[0])
     assert int((params.sign == 1).sum()) == 800
-    silent = params._replace(W=0 * params.W, U=0 * params.U)
+    silent = jax.tree.map(jnp.asarray, params._replace(W=0 * params.W, U=0 * params.U))
     xs = jnp.zeros((steps, 2, D), jnp.float32)
     alpha = 1 - np.exp(-DT / 0.1)
     std = np.sqrt(2 * alpha * 0.2**2 / (1 - (1 - alpha) ** 2))
-    (v, _), _ = gj.unroll(cell, silent, xs, key=KEYS[1])
-    loop = lambda state, key: (gj.step(cell, silent, state, xs[0], key=key)[0], None)
-    (v_of_loop, _), _ = jax.lax.scan(loop, cell.initial_state(silent, 2), jax.random.split(KEYS[2], steps))
+
+    def results(xs):
+        loop = lambda state, key: (gj.step(cell, silent, state, xs[0], key=key)[0], None)
+        by_step = jax.lax.scan(loop, cell.initial_state(silent, 2), jax.random.split(KEYS[2], steps))
+        return gj.unroll(cell, silent, xs, key=KEYS[1])[0][0], by_step[0][0]
+
+    v, v_of_loop = compiled(results, xs)
     for current in (v, v_of_loop):
         assert abs(current.std() / std - 1) < 0.08
-    assert not gj.unroll(cell.deterministic(), silent, xs)[0].v.any()
+    assert not np.asarray(gj.unroll(cell.deterministic(), silent, xs)[0].v).any()

@@ -14,11 +14,12 @@ import numpy as np
 import pytest
 
 import gru_jax as gj
-from tests.problems import B, D, H, T, assert_close, scan_of_step
+from tests.problems import B, D, H, T, assert_close, compiled, normal, scan_of_step
 
 LENGTHS = np.array([T, 3, 0])
+RESETS = np.random.default_rng(3).random((T, B)) < 0.3
 KEY = jax.random.key(0)
-XS = jax.random.normal(jax.random.key(1), (T, B, D), jnp.float32)
+XS = normal(1, T, B, D, dtype=jnp.float32)
 
 
 def recipe(name, library):
@@ -142,15 +143,11 @@ def test_the_gradients_of_the_dreamer_cell_match_autodiff_with_lengths_and_reset
 
     cell, dtype = dreamer_gru(blocks=3), jnp.result_type(float)
     params = cell.init(KEY, D, 6, dtype)
-    params = params._replace(offset=jax.random.normal(KEY, params.offset.shape, dtype))
-    xs = jax.random.normal(jax.random.key(1), (T, B, D), dtype)
-    h0 = jax.random.normal(jax.random.key(2), (B, 6), dtype)
-    resets = jax.random.bernoulli(jax.random.key(3), 0.3, (T, B))
-    options = {"lengths": LENGTHS, "resets": resets, "reverse": reverse}
-    ours = lambda *args: loss(gj.unroll(cell, *args, **options))
-    oracle = lambda *args: loss(scan_of_step(cell, *args, **options))
-    args = (params, xs, h0)
-    assert_close(jax.value_and_grad(ours, (0, 1, 2))(*args), jax.value_and_grad(oracle, (0, 1, 2))(*args))
+    params = params._replace(offset=normal(0, *params.offset.shape))
+    options = {"lengths": LENGTHS, "resets": RESETS, "reverse": reverse}
+    losses = [lambda *args, run=run: loss(run(cell, *args, **options)) for run in (gj.unroll, scan_of_step)]
+    run = lambda *args: [jax.value_and_grad(of, (0, 1, 2))(*args) for of in losses]
+    assert_close(*compiled(run, params, normal(1, T, B, D), normal(2, B, 6)))
 
 
 def test_the_dreamer_cell_computes_the_published_formulas():
@@ -181,9 +178,10 @@ def test_the_classifier_of_padded_sentences_learns_and_ignores_padding():
     params = {"reader": recipe.READER.init(key_reader, len(recipe.WORDS), H), "head": gj.heads.init_dense(key_head, 2 * H, 1)}
     longer = jnp.pad(xs, ((0, 4), (0, 0), (0, 0)), constant_values=jnp.nan)
     assert_close(recipe.logits(params, longer, lengths), recipe.logits(params, xs, lengths))
-    for b in range(5):
-        alone = recipe.logits(params, xs[: lengths[b], b : b + 1], lengths[b : b + 1])
-        assert_close(alone, recipe.logits(params, xs, lengths)[b : b + 1])
+    together = np.asarray(recipe.logits(params, xs, lengths))
+    for b in range(0, 5, 2):
+        alone = recipe.logits(params, np.asarray(xs)[: lengths[b], b : b + 1], lengths[b : b + 1])
+        assert_close(alone, together[b : b + 1])
     assert recipe.train(steps=300)[1] > 0.9
 
 
