@@ -29,6 +29,7 @@ def fit_ensemble(  # noqa: D417 (the docstring of fit describes the other argume
     opt_state: Any = None,
     grad_accumulation_steps: int = 1,
     weight_fn: Callable[[Any], jax.Array] | None = None,
+    per_example_keys: bool = False,
     ema: float | optax.GradientTransformation | None = None,
     evaluate: Callable[[Any], dict[str, Any]] | None = None,
     eval_params: Callable[[Any, Any], Any] | None = None,
@@ -68,7 +69,7 @@ def fit_ensemble(  # noqa: D417 (the docstring of fit describes the other argume
         steps: The total number of optimiser steps, as for `fit`.
         hyperparameters: A dict from the name of each hyperparameter to an array of its N values.
             Defaults to None, which gives all models the same `optimizer`.
-        batch_size, grad_accumulation_steps, weight_fn: As for `fit`.
+        batch_size, grad_accumulation_steps, weight_fn, per_example_keys: As for `fit`.
         opt_state: The optimiser's states to start from, with a leading axis for the N models.
             Defaults to None, which is `optimizer.init` of each model's parameters.
         ema, evaluate, eval_params, evaluate_every, callbacks: As for `fit`. `evaluate` and
@@ -106,7 +107,7 @@ def fit_ensemble(  # noqa: D417 (the docstring of fit describes the other argume
     _check_leading_axes(models, {"params": params, **{f"hyperparameters[{name!r}]": array for name, array in values.items()}})
     plan = make_training_plan(
         loss_fn=loss_fn, optimizer=optimizer, data=data, key=keys, steps=steps, models=models, hyperparameters=values,
-        batch_size=batch_size, grad_accumulation_steps=grad_accumulation_steps, weight_fn=weight_fn,
+        batch_size=batch_size, grad_accumulation_steps=grad_accumulation_steps, weight_fn=weight_fn, per_example_keys=per_example_keys,
         ema=ema, evaluate=evaluate, eval_params=eval_params, evaluate_every=evaluate_every, callbacks=callbacks, progress=progress,
         checkpoint_dir=checkpoint_dir, save_every=save_every, max_to_keep=max_to_keep, config=config, resume=resume,
         mesh=mesh, steps_per_execution=steps_per_execution,

@@ -29,6 +29,7 @@ def fit(
     opt_state: Any = None,
     grad_accumulation_steps: int = 1,
     weight_fn: Callable[[Any], jax.Array] | None = None,
+    per_example_keys: bool = False,
     max_consecutive_nonfinite: int = 10,
     ema: float | optax.GradientTransformation | None = None,
     evaluate: Callable[[Any], dict[str, Any]] | None = None,
@@ -92,6 +93,9 @@ def fit(
             (microbatches and shares of devices) when averaging. For example,
             `lambda batch: batch.mask.sum()` weights them by their number of valid steps. Defaults
             to None, which weights them equally.
+        per_example_keys: If True, `loss_fn` receives an array of keys, one for each example of its
+            part of the batch, instead of one key. Random numbers drawn from them are the same on
+            any number of devices, and for any `grad_accumulation_steps`. Defaults to False.
         ema: A decay such as 0.999, for an exponential moving average of the parameters. Evaluations
             and `best_params` use the average, and `FitResult.ema_params` is its last value. The
             average is that of `optax.ema`, without a bias towards the initial parameters. Instead
@@ -134,7 +138,8 @@ def fit(
     Devices:
         mesh: A mesh with one axis, for example `gj.train.data_mesh()`. Each batch is spread over
             its devices, which exchange gradients once per step. The result equals that of one
-            device up to rounding, unless `loss_fn` uses its key, which differs between devices.
+            device up to rounding. If `loss_fn` draws random numbers, this needs `per_example_keys`,
+            because its key otherwise differs between devices.
             Each device runs all of `evaluate`, unless `evaluate` applies
             `jax.lax.with_sharding_constraint`. Defaults to None, for one device.
         steps_per_execution: The maximum number of steps in one execution of the compiled loop.
@@ -173,7 +178,7 @@ def fit(
     plan = make_training_plan(
         loss_fn=loss_fn, optimizer=optimizer, data=data, key=key, steps=steps,
         batch_size=batch_size, has_carry=carry is not None,
-        grad_accumulation_steps=grad_accumulation_steps, weight_fn=weight_fn,
+        grad_accumulation_steps=grad_accumulation_steps, weight_fn=weight_fn, per_example_keys=per_example_keys,
         max_consecutive_nonfinite=checked_count("max_consecutive_nonfinite", max_consecutive_nonfinite),
         ema=ema, evaluate=evaluate, eval_params=eval_params, evaluate_every=evaluate_every,
         early_stopping=early_stopping, callbacks=callbacks, progress=progress,

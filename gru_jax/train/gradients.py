@@ -107,11 +107,10 @@ def _mean_over_mesh(spec: ProgramSpec, mesh: Mesh, maker: BatchMaker, inputs: De
 
     def on_each_device(inputs: DeviceInputs) -> tuple[WeightedSum, Any]:
         shard = Shard(jax.lax.axis_index(axis), mesh.size)
-        key_loss = inputs.keys.loss if mesh.size == 1 else jax.random.fold_in(inputs.keys.loss, shard.shard_index)
-        inputs = inputs._replace(
-            params=varying(inputs.params, axis),  # keeps gradients local until the psum below
-            keys=inputs.keys._replace(loss=key_loss),
-        )
+        if mesh.size > 1 and not spec.per_example_keys:
+            key_loss = jax.random.fold_in(inputs.keys.loss, shard.shard_index)
+            inputs = inputs._replace(keys=inputs.keys._replace(loss=key_loss))
+        inputs = inputs._replace(params=varying(inputs.params, axis))  # keeps gradients local until the psum below
         sums = _sum_on_device(spec, maker, inputs, shard)
         return jax.lax.psum(varying(sums._replace(carry=()), axis), axis), varying(sums.carry, axis)
 
@@ -131,10 +130,12 @@ def _sum_on_device(spec: ProgramSpec, maker: BatchMaker, inputs: DeviceInputs, s
     params, carry, data, batch_indices, keys = inputs
     batch = maker.make(data, batch_indices, keys.data, shard)
     weighted = partial(_weighted, spec, params)
+    key = _keys_of_examples(batch, keys.loss, shard) if spec.per_example_keys else keys.loss
     if spec.grad_accumulation_steps == 1:
-        return weighted(batch, carry, keys.loss)
-    microbatches, carries = jax.tree.map(partial(_split, spec.grad_accumulation_steps), (batch, carry))
-    microbatch_keys = jax.random.split(keys.loss, spec.grad_accumulation_steps)
+        return weighted(batch, carry, key)
+    split = partial(jax.tree.map, partial(_split, spec.grad_accumulation_steps))
+    microbatches, carries = split((batch, carry))
+    microbatch_keys = split(key) if spec.per_example_keys else jax.random.split(key, spec.grad_accumulation_steps)
     first = jax.tree.map(lambda leaf: leaf[0], (microbatches, carries))
     form = jax.eval_shape(weighted, *first, microbatch_keys[0])._replace(carry=None)
     zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, at_least_float32(leaf.dtype)), form)
@@ -148,6 +149,24 @@ def _sum_on_device(spec: ProgramSpec, maker: BatchMaker, inputs: DeviceInputs, s
     total, carries = jax.lax.scan(add, varying(zeros, *axes), (microbatches, carries, microbatch_keys))
     total = jax.tree.map(lambda leaf, like: leaf.astype(like.dtype), total, form)
     return total._replace(carry=jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:]), carries))
+
+
+def _keys_of_examples(batch: Any, key: jax.Array, shard: Shard) -> jax.Array:
+    """Returns a key for each example of a shard. It depends only on the example's place in the whole batch.
+
+    Raises:
+        ValueError: If the leaves of the batch do not share a leading axis.
+    """
+    sizes = {leaf.shape[:1] for leaf in jax.tree.leaves(batch)}
+    if len(sizes) != 1 or sizes == {()}:
+        shapes = ", ".join(sorted({str(leaf.shape) for leaf in jax.tree.leaves(batch)}))
+        raise ValueError(
+            f"per_example_keys: got True for a batch of arrays of shapes {shapes}, expected a leading axis that all share and that "
+            "counts examples."
+        )
+    ((size,),) = sizes
+    places = shard.shard_index * size + jnp.arange(size)
+    return jax.vmap(partial(jax.random.fold_in, key))(places)
 
 
 def _weighted(spec: ProgramSpec, params: Any, batch: Any, carry: Any, key: jax.Array) -> WeightedSum:

@@ -33,6 +33,7 @@ def make_training_plan(
     batch_size: int | None,
     grad_accumulation_steps: int,
     weight_fn: Callable[[Any], jax.Array] | None,
+    per_example_keys: bool,
     evaluate: Callable[[Any], dict[str, jax.Array]] | None,
     evaluate_every: int | None,
     callbacks: Sequence[Callable[[CallbackInfo], Any]],
@@ -76,6 +77,7 @@ def make_training_plan(
         grad_accumulation_steps=checked_count("grad_accumulation_steps", grad_accumulation_steps),
         weight_fn=weight_fn,
         has_carry=has_carry,
+        per_example_keys=checked_flag("per_example_keys", per_example_keys),
         max_consecutive_nonfinite=optional_count("max_consecutive_nonfinite", max_consecutive_nonfinite),
         ema=averaging(ema),
         is_ensemble=is_ensemble,
@@ -84,7 +86,11 @@ def make_training_plan(
     )
 
     def run_config() -> dict[str, Any]:
-        settings: dict[str, Any] = {"grad_accumulation_steps": spec.grad_accumulation_steps, "models": models}
+        settings: dict[str, Any] = {
+            "grad_accumulation_steps": spec.grad_accumulation_steps,
+            "per_example_keys": spec.per_example_keys,
+            "models": models,
+        }
         if is_ensemble:
             settings["hyperparameters"] = {name: values.tolist() for name, values in hyperparameters.items()}
         return make_run_config(config, source, key, **settings)

@@ -25,6 +25,7 @@ class ProgramSpec:
         grad_accumulation_steps: The number of microbatches.
         weight_fn: The weight of a microbatch or shard in averages. None weights them equally.
         has_carry: Whether `loss_fn` takes and returns a carry.
+        per_example_keys: Whether `loss_fn` receives a key for each example.
         max_consecutive_nonfinite: The number of consecutive skipped updates after which the program
             returns early. None never returns early.
         ema: An optax transformation that averages the parameters. None keeps no average.
@@ -39,6 +40,7 @@ class ProgramSpec:
     grad_accumulation_steps: int
     weight_fn: Callable[[Any], jax.Array] | None
     has_carry: bool = False
+    per_example_keys: bool = False
     max_consecutive_nonfinite: int | None = None
     ema: Any = None
     is_ensemble: bool = False

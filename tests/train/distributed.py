@@ -49,6 +49,16 @@ def quiet(params, batch, key):
     return gj.heads.squared_error(gj.heads.dense(params.readout, h_last), targets).mean(), {"mean": h_last.mean()}
 
 
+def noisy(params, batch, keys):
+    """Adds noise and dropout, which per_example_keys makes the same on any number of devices."""
+    xs, targets = batch
+    keep = jax.vmap(lambda key: jax.random.bernoulli(key, 0.7, xs.shape[1:]))(keys)
+    drawn = jax.vmap(jax.random.normal)(keys)
+    h_last, _ = gj.unroll(CELL, params.cell, xs * keep, time_major=False)
+    errors = gj.heads.squared_error(gj.heads.dense(params.readout, h_last), targets)
+    return (errors.reshape(drawn.size, -1).mean(1) * (1 + 0.1 * drawn)).mean(), {"drawn": drawn.mean()}
+
+
 def masked(params, batch, key):
     """Computes the mean over the valid steps, whose number differs between devices."""
     _, hs = gj.unroll(CELL, params.cell, batch.sequences, lengths=batch.lengths, time_major=False)
@@ -83,6 +93,10 @@ RUNS = {
     "whole": lambda **o: gj.train.fit(quiet, PARAMS, OPTIMIZER, DATA, key=KEY, steps=STEPS, **o),
     "microbatches": lambda **o: gj.train.fit(quiet, PARAMS, OPTIMIZER, DATA, key=KEY, steps=STEPS, batch_size=8, grad_accumulation_steps=2, **o),
     "generated": lambda **o: gj.train.fit(quiet, PARAMS, OPTIMIZER, generate, key=KEY, steps=STEPS, **o),
+    "noise": lambda **o: gj.train.fit(
+        noisy, PARAMS, OPTIMIZER, DATA, key=KEY, steps=STEPS, batch_size=8, per_example_keys=True,
+        grad_accumulation_steps=2 if o else 1, **o
+    ),
     "stream": lambda **o: gj.train.fit(quiet, PARAMS, OPTIMIZER, stream(), key=KEY, steps=STEPS, **o),
     "buckets": lambda **o: gj.train.fit(
         masked, PARAMS, OPTIMIZER, gj.train.bucketed(sequences, 4, num_buckets=2), key=KEY, steps=STEPS, weight_fn=lambda b: b.mask.sum(), **o
@@ -103,7 +117,7 @@ RUNS = {
 
 
 def flat(fitted):
-    leaves = [*jax.tree.leaves(fitted.params), fitted.history["loss"]]
+    leaves = [*jax.tree.leaves(fitted.params), *fitted.history.values()]
     return np.concatenate([np.asarray(leaf).ravel() for leaf in leaves])
 
 
@@ -159,6 +173,18 @@ if mode == "errors":
     for name, run in {
         "batch_size": lambda: gj.train.fit(
             quiet, PARAMS, OPTIMIZER, DATA, key=KEY, steps=1, batch_size=7, mesh=gj.train.data_mesh()
+        ),
+        "noise": lambda **o: gj.train.fit(
+            noisy,
+            PARAMS,
+            OPTIMIZER,
+            DATA,
+            key=KEY,
+            steps=STEPS,
+            batch_size=8,
+            per_example_keys=True,
+            grad_accumulation_steps=2 if o else 1,
+            **o,
         ),
         "stream": lambda: gj.train.fit(
             quiet, PARAMS, OPTIMIZER, iter([(DATA[0][:5], DATA[1][:5])]), key=KEY, steps=1, mesh=gj.train.data_mesh()

@@ -25,10 +25,12 @@ def result_of(child):
     return json.loads(out.splitlines()[-1])
 
 
-@pytest.mark.parametrize(("devices", "names"), [(2, "rows,buckets,stream"), pytest.param(4, "all", marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    ("devices", "names"), [(2, "rows,buckets,stream,noise"), pytest.param(4, "all", marks=pytest.mark.slow)]
+)
 def test_every_batch_source_trains_the_same_parameters_on_a_mesh_as_on_one_device(devices, names):
     found = result_of(start("compare", devices, directory=names))
-    assert len(found["differences"]) == (9 if names == "all" else 3)
+    assert len(found["differences"]) == (10 if names == "all" else 4)
     for name, difference in found["differences"].items():
         assert difference < 1e-12, name
     assert found["all_reduces"] == 1
