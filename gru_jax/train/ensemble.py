@@ -40,6 +40,7 @@ def fit_ensemble(  # noqa: D417 (the docstring of fit describes the other argume
     save_every: int | None = None,
     max_to_keep: int = 2,
     config: Any = None,
+    allow_changes: Sequence[str] = (),
     resume: bool = True,
     mesh: Mesh | None = None,
     steps_per_execution: int = 100,
@@ -75,8 +76,8 @@ def fit_ensemble(  # noqa: D417 (the docstring of fit describes the other argume
         ema, evaluate, eval_params, evaluate_every, callbacks: As for `fit`. `evaluate` and
             `eval_params` receive the parameters of one model. A callback receives the parameters of all models.
         progress: As for `fit`. The progress bar shows the mean loss.
-        checkpoint_dir, save_every, max_to_keep, config, resume, mesh, steps_per_execution: As for
-            `fit`.
+        checkpoint_dir, save_every, max_to_keep, config, allow_changes, resume, mesh: As for `fit`.
+        steps_per_execution: As for `fit`.
 
     Returns:
         A `FitResult` whose `params`, `opt_state` and `skipped_updates` have a leading axis of
@@ -109,8 +110,8 @@ def fit_ensemble(  # noqa: D417 (the docstring of fit describes the other argume
         loss_fn=loss_fn, optimizer=optimizer, data=data, key=keys, steps=steps, models=models, hyperparameters=values,
         batch_size=batch_size, grad_accumulation_steps=grad_accumulation_steps, weight_fn=weight_fn, per_example_keys=per_example_keys,
         ema=ema, evaluate=evaluate, eval_params=eval_params, evaluate_every=evaluate_every, callbacks=callbacks, progress=progress,
-        checkpoint_dir=checkpoint_dir, save_every=save_every, max_to_keep=max_to_keep, config=config, resume=resume,
-        mesh=mesh, steps_per_execution=steps_per_execution,
+        checkpoint_dir=checkpoint_dir, save_every=save_every, max_to_keep=max_to_keep, config=config,
+        allow_changes=allow_changes, resume=resume, mesh=mesh, steps_per_execution=steps_per_execution,
     )  # fmt: skip
 
     def init_optimizer(part: Any, values: dict[str, jax.Array]) -> Any:

@@ -42,6 +42,7 @@ def fit(
     save_every: int | None = None,
     max_to_keep: int = 2,
     config: Any = None,
+    allow_changes: Sequence[str] = (),
     resume: bool = True,
     mesh: Mesh | None = None,
     steps_per_execution: int = 100,
@@ -131,6 +132,10 @@ def fit(
         config: JSON values that identify the run, for example hyperparameters. A run is resumed
             only with an equal `config`, and with the same data, key and batch size. Defaults to
             None.
+        allow_changes: The names of what may differ from the run that is resumed, for example
+            `["optimizer"]` for another learning rate. The history records the change. A resume
+            otherwise raises if the optimizer or `loss_fn` differs, as far as its constants and its
+            code tell. Defaults to none.
         resume: If True, continues the run that the directory contains. The result is bit for bit
             that of an uninterrupted run. If False, raises when the directory already contains a
             run. Defaults to True.
@@ -182,8 +187,8 @@ def fit(
         max_consecutive_nonfinite=checked_count("max_consecutive_nonfinite", max_consecutive_nonfinite),
         ema=ema, evaluate=evaluate, eval_params=eval_params, evaluate_every=evaluate_every,
         early_stopping=early_stopping, callbacks=callbacks, progress=progress,
-        checkpoint_dir=checkpoint_dir, save_every=save_every, max_to_keep=max_to_keep, config=config, resume=resume,
-        mesh=mesh, steps_per_execution=steps_per_execution,
+        checkpoint_dir=checkpoint_dir, save_every=save_every, max_to_keep=max_to_keep, config=config,
+        allow_changes=allow_changes, resume=resume, mesh=mesh, steps_per_execution=steps_per_execution,
     )  # fmt: skip
     return train(
         plan, initial_model_state(params, starting_opt_state(optimizer.init, params, opt_state), carry, ema=plan.program.ema)

@@ -2,6 +2,7 @@
 
     {"step": 17, "loss": 0.25, "accuracy": 0.9}    computed at step 17, before its update
     {"step": 20, "evaluation": {"nats": 0.3}}      the evaluation of the parameters after 20 steps
+    {"step": 20, "changes": {"optimizer": "…"}}    what was changed on purpose when the run was resumed
 
 NaN and infinite numbers are written as null. Each line also has a checksum; see `history_file`.
 """
@@ -79,7 +80,7 @@ class History:
         for name, (dtype, shape) in previous_format.metrics.items():
             rows = np.full((steps, *shape), np.nan)
             for line in lines:
-                if "evaluation" not in line and name in line:
+                if _is_of_step(line) and name in line:
                     rows[line["step"]] = _as_float64(line[name], shape, name, line["step"])
             stays_float = np.issubdtype(np.dtype(dtype), np.integer) and np.isnan(rows).any()  # NaN is not an integer
             self.metrics[name].append(rows if stays_float else rows.astype(dtype))
@@ -110,6 +111,12 @@ class History:
             self.evaluations[name].append(np.asarray(value))
         if self._file is not None:
             self._write({"step": step, "evaluation": metrics})
+            self._file.flush()
+
+    def add_changes(self, step: int, changes: dict[str, str]) -> None:
+        """Records what differs from the run that was resumed after `step` steps."""
+        if self._file is not None:
+            self._write({"step": step, "changes": changes})
             self._file.flush()
 
     def sync(self) -> None:
@@ -156,10 +163,16 @@ def _as_float64(value: Any, shape: list[int] | None, name: str, step: int) -> np
     return array
 
 
+def _is_of_step(line: dict[str, Any]) -> bool:
+    return "evaluation" not in line and "changes" not in line
+
+
 def _belongs(line: dict[str, Any], first_step: int, last_evaluation: int) -> bool:
     """Tells whether a line is from before the checkpoint. The run takes later steps again."""
     if "evaluation" in line:
         return 0 <= line["step"] <= last_evaluation
+    if not _is_of_step(line):
+        return 0 <= line["step"] <= first_step
     return 0 <= line["step"] < first_step
 
 
@@ -167,7 +180,7 @@ def _warn_of_losses(
     path: Path, lines: list[dict[str, Any]], damaged: list[DamagedLine], first_step: int, last_evaluation: int
 ) -> None:
     """Warns if steps or evaluations before the checkpoint are missing from the file."""
-    found = {line["step"] for line in lines if "evaluation" not in line}
+    found = {line["step"] for line in lines if _is_of_step(line)}
     evaluated = {line["step"] for line in lines if "evaluation" in line}
     lost = ranges(step for step in range(first_step) if step not in found)
     # a damaged line after the last one that belongs is from after the checkpoint

@@ -1,5 +1,6 @@
 """Runs training on the host: executes the compiled program, evaluates, saves and stops."""
 
+import warnings
 from contextlib import ExitStack, closing
 from functools import partial
 from typing import Any
@@ -18,9 +19,16 @@ from gru_jax.train.nonfinite_report import nonfinite_report
 from gru_jax.train.plans import CheckpointPlan, EvaluationPlan, TrainingPlan
 from gru_jax.train.progress_bar import progress_bar
 from gru_jax.train.results import CallbackInfo, FitResult
+from gru_jax.train.run_config import digest_of
 from gru_jax.train.run_directory import DirectoryLock, RunArrays, RunRecord, restore_run, save_run
 from gru_jax.train.signals import StopSignals
 from gru_jax.train.train_step import ModelState, TrainState, run_steps
+from gru_jax.train.tree_paths import named_leaves
+
+_OTHER_PARAMS = (
+    "params: got other initial parameters than the run in {} started with. They are not used: the run continues from its checkpoint "
+    "of step {}."
+)
 
 
 def train(plan: TrainingPlan, model: ModelState) -> FitResult:
@@ -53,6 +61,7 @@ class TrainingRun:
         feed: What gives each execution its data.
         position: The position of the data after the last execution. None if it cannot be said.
         last_checkpoint: The step of the last checkpoint; -1 before the first.
+        initial_params: A digest of the parameters that the run started with.
         history: The losses, metrics and evaluations.
     """
 
@@ -62,15 +71,20 @@ class TrainingRun:
         self.spec = plan.program
         keys = jax.vmap(jax.random.split)(plan.key) if self.spec.is_ensemble else jax.random.split(plan.key)
         shuffle_key, step_key = (keys[:, 0], keys[:, 1]) if self.spec.is_ensemble else (keys[0], keys[1])
-        self.step, self.last_checkpoint, record = 0, -1, RunRecord()
+        self.step, self.last_checkpoint, record, changes = 0, -1, RunRecord(), {}
         self.best_params = None if plan.early_stopping is None else _copied(model.params)
         if plan.checkpoints is not None:
+            digest = digest_of(named_leaves(model.params))
+            record = record._replace(initial_params=digest)
             restored = restore_run(plan.checkpoints, RunArrays(model, self.best_params))
             if restored is not None:
-                self.step, record = restored.step, restored.record
+                self.step, record, changes = restored.step, restored.record, restored.changes
+                if digest != record.initial_params:
+                    warnings.warn(_OTHER_PARAMS.format(plan.checkpoints.directory, self.step), stacklevel=4)
                 self.last_checkpoint = restored.step
                 model, self.best_params = _copied(restored.arrays)
         self.best: BestEvaluation = record.best
+        self.initial_params = record.initial_params
         self.last_evaluation = record.last_evaluation
         mesh = self.spec.mesh
         if mesh is not None:
@@ -88,6 +102,8 @@ class TrainingRun:
             last_evaluation=self.last_evaluation,
             previous_format=record.history_format,
         )
+        if changes:
+            self.history.add_changes(self.step, changes)
 
     def run(self, signals: StopSignals, bar: Any) -> FitResult:
         """Alternates executions of the compiled program with evaluations, saves and callbacks.
@@ -172,7 +188,7 @@ class TrainingRun:
         arrays = RunArrays(data_parallel.gather_to_host(self.state.model), self.best_params)
         if self.writes_files:
             self.history.sync()
-            record = RunRecord(self.best, self.last_evaluation, self.history.format(), self.position)
+            record = RunRecord(self.best, self.last_evaluation, self.history.format(), self.position, self.initial_params)
             save_run(plan, self.step, arrays, record)
         data_parallel.wait_for_all_processes(f"saved {self.step}")
 

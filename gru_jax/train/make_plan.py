@@ -19,7 +19,7 @@ from gru_jax.train.early_stopping import EarlyStopping
 from gru_jax.train.make_source import make_batch_source
 from gru_jax.train.plans import CheckpointPlan, EvaluationPlan, ProgramSpec, TrainingPlan
 from gru_jax.train.results import CallbackInfo
-from gru_jax.train.run_config import make_run_config
+from gru_jax.train.run_config import checked_changes, make_run_config
 from gru_jax.train.user_functions import checked_metrics
 
 
@@ -42,6 +42,7 @@ def make_training_plan(
     save_every: int | None,
     max_to_keep: int,
     config: Any,
+    allow_changes: Sequence[str],
     resume: bool,
     mesh: Mesh | None,
     steps_per_execution: int,
@@ -93,7 +94,8 @@ def make_training_plan(
         }
         if is_ensemble:
             settings["hyperparameters"] = {name: values.tolist() for name, values in hyperparameters.items()}
-        return make_run_config(config, source, key, **settings)
+        functions = {"loss_fn": loss_fn, "optimizer": optimizer, "weight_fn": weight_fn, "ema": spec.ema}
+        return make_run_config(config, source, key, functions, **settings)
 
     return TrainingPlan(
         program=spec,
@@ -104,7 +106,13 @@ def make_training_plan(
         steps_per_execution=checked_count("steps_per_execution", steps_per_execution),
         evaluation=_evaluation_plan(evaluate, evaluate_every, early_stopping, eval_params, ema, is_ensemble=is_ensemble),
         checkpoints=_checkpoint_plan(
-            checkpoint_dir, save_every, max_to_keep=max_to_keep, resume=resume, config=config, run_config=run_config
+            checkpoint_dir,
+            save_every,
+            max_to_keep=max_to_keep,
+            resume=resume,
+            config=config,
+            run_config=run_config,
+            allow_changes=allow_changes,
         ),
         callbacks=_checked_callbacks(callbacks),
         progress=checked_flag("progress", progress),
@@ -180,11 +188,12 @@ def _checkpoint_plan(
     resume: Any,
     config: Any,
     run_config: Callable[[], dict[str, Any]],
+    allow_changes: Any,
 ) -> CheckpointPlan | None:
     save_every = optional_count("save_every", save_every)
     max_to_keep, resume = checked_count("max_to_keep", max_to_keep, least=2), checked_flag("resume", resume)
     if checkpoint_dir is None:
-        for name, value in (("save_every", save_every), ("config", config)):
+        for name, value in (("save_every", save_every), ("config", config), ("allow_changes", allow_changes or None)):
             if value is not None:
                 raise ValueError(
                     f"{name}: got {value!r} without checkpoint_dir, expected both or neither. Pass checkpoint_dir=…"
@@ -193,8 +202,14 @@ def _checkpoint_plan(
     if not isinstance(checkpoint_dir, str | os.PathLike):
         raise TypeError(f"checkpoint_dir: got {type(checkpoint_dir).__name__}, expected the path of a directory.")
     directory = Path(checkpoint_dir).absolute()
+    found = run_config()
     return CheckpointPlan(
-        directory=directory, save_every=save_every, max_to_keep=max_to_keep, run_config=run_config(), resume=resume
+        directory=directory,
+        save_every=save_every,
+        max_to_keep=max_to_keep,
+        run_config=found,
+        allow_changes=checked_changes(allow_changes, found),
+        resume=resume,
     )
 
 

@@ -82,6 +82,7 @@ class CheckpointPlan:
         save_every: The number of steps between checkpoints. None saves after the last step only.
         max_to_keep: The number of checkpoints to keep. Older ones are deleted.
         run_config: The configuration of the run. A resumed run must have an equal one.
+        allow_changes: The names of what may differ from the configuration of a resumed run.
         resume: Whether to continue a run that the directory already contains. If False, such a run
             is an error.
     """
@@ -90,6 +91,7 @@ class CheckpointPlan:
     save_every: int | None
     max_to_keep: int
     run_config: dict[str, Any]
+    allow_changes: frozenset[str]
     resume: bool
 
     def is_due(self, step: int) -> bool:

@@ -2,18 +2,26 @@
 
 import hashlib
 import json
+from collections.abc import Collection
 from typing import Any
 
 import jax
 import numpy as np
 
 from gru_jax.train.batch_sources import BatchSource
+from gru_jax.train.function_description import describe_functions, differences_of_functions
+
+FUNCTIONS = "functions"
+_LISTED = 4
 
 
-def make_run_config(user_config: Any, source: BatchSource, key: jax.Array, **settings: Any) -> dict[str, Any]:
+def make_run_config(
+    user_config: Any, source: BatchSource, key: jax.Array, functions: dict[str, Any], **settings: Any
+) -> dict[str, Any]:
     """Describes a run as a dict of JSON values.
 
-    The dict contains the user's `config`, a digest of the data, the key, and the settings.
+    The dict contains the user's `config`, a digest of the data, the key, the settings, and what can
+    be known of functions and optax transformations.
 
     Raises:
         TypeError: If JSON cannot hold `user_config`.
@@ -28,6 +36,7 @@ def make_run_config(user_config: Any, source: BatchSource, key: jax.Array, **set
         "key": np.asarray(jax.random.key_data(key)).tolist(),
         **source.describe(),
         **settings,
+        FUNCTIONS: describe_functions(**functions),
     }
 
 
@@ -41,10 +50,30 @@ def digest_of(tree: Any) -> str:
     return f"sha256:{digest.hexdigest()}"
 
 
-def config_differences(saved: dict[str, Any], current: dict[str, Any]) -> list[str]:
-    """Describes each setting that differs between the saved and the current configuration."""
-    return [
-        f"{name}: {saved.get(name)!r} in the checkpoint, {current.get(name)!r} in this call"
-        for name in sorted(saved.keys() | current.keys())
+def config_changes(saved: dict[str, Any], current: dict[str, Any]) -> dict[str, str]:
+    """Describes by name each setting and function that differs between the saved and the current run."""
+    changes = {
+        name: f"{saved.get(name)!r} in the checkpoint, {current.get(name)!r} in this call"
+        for name in sorted((saved.keys() | current.keys()) - {FUNCTIONS})
         if saved.get(name) != current.get(name)
-    ]
+    }
+    for name, differences in sorted(differences_of_functions(saved[FUNCTIONS], current[FUNCTIONS]).items()):
+        changes[name] = ", ".join(differences[:_LISTED]) + ", …" * (len(differences) > _LISTED)
+    return changes
+
+
+def checked_changes(allow_changes: Any, run_config: dict[str, Any]) -> frozenset[str]:
+    """Returns the names of what may differ from the checkpoint.
+
+    Raises:
+        TypeError: If `allow_changes` is not a sequence of strings.
+        ValueError: If a name is unknown.
+    """
+    if isinstance(allow_changes, str) or not isinstance(allow_changes, Collection):
+        raise TypeError(f'allow_changes: got {allow_changes!r}, expected a list of names, for example ["optimizer"].')
+    known = [*run_config, *(name for name in run_config[FUNCTIONS] if name != "versions")]
+    known.remove(FUNCTIONS)
+    for name in allow_changes:
+        if name not in known:
+            raise ValueError(f"allow_changes: got {name!r}, expected names among {', '.join(known)}.")
+    return frozenset(allow_changes)

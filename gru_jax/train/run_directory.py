@@ -12,7 +12,7 @@ from gru_jax.train.checkpoint import Checkpoint
 from gru_jax.train.early_stopping import BestEvaluation
 from gru_jax.train.history import HistoryFormat
 from gru_jax.train.plans import CheckpointPlan
-from gru_jax.train.run_config import config_differences
+from gru_jax.train.run_config import config_changes
 from gru_jax.train.train_step import ModelState
 from gru_jax.train.tree_paths import differences_of_leaves, in_structure_of, named_leaves
 
@@ -31,6 +31,7 @@ class RunRecord(NamedTuple):
     last_evaluation: int = -1  # the step of the last evaluation; -1 before the first
     history_format: HistoryFormat = HistoryFormat()
     position: Any = None  # of the data, if it is an iterable that can say it
+    initial_params: str = ""  # a digest
 
 
 class RestoredRun(NamedTuple):
@@ -39,6 +40,7 @@ class RestoredRun(NamedTuple):
     step: int
     arrays: RunArrays
     record: RunRecord
+    changes: dict[str, str]  # what differs from the checkpoint and is allowed to
 
 
 def save_run(plan: CheckpointPlan, step: int, arrays: RunArrays, record: RunRecord) -> None:
@@ -50,6 +52,7 @@ def save_run(plan: CheckpointPlan, step: int, arrays: RunArrays, record: RunReco
         "last_evaluation": record.last_evaluation,
         "history_format": record.history_format._asdict(),
         "position": record.position,
+        "initial_params": record.initial_params,
     }
     checkpoint.save(plan.directory, Checkpoint(step, named, metadata), max_to_keep=plan.max_to_keep)
 
@@ -67,11 +70,13 @@ def restore_run(plan: CheckpointPlan, like: RunArrays) -> RestoredRun | None:
     saved = checkpoint.load_latest(plan.directory)
     if saved is None:
         return None
-    differences = config_differences(saved.metadata["run_config"], plan.run_config)
-    if differences:
+    changes = config_changes(saved.metadata["run_config"], plan.run_config)
+    refused = [name for name in changes if name not in plan.allow_changes]
+    if refused:
         raise ValueError(
             f"checkpoint_dir: {plan.directory} contains a run with another configuration, at step {saved.step}. "
-            f"{'; '.join(differences)}. Pass the configuration of the checkpoint, or use another directory."
+            f"{'; '.join(f'{name}: {changes[name]}' for name in refused)}. Pass the configuration of the checkpoint, or use another "
+            f"directory. To continue with the change on purpose, pass allow_changes={refused}."
         )
     arrays = _in_structure_of(like, saved, plan.directory)
     if not plan.resume:
@@ -85,8 +90,9 @@ def restore_run(plan: CheckpointPlan, like: RunArrays) -> RestoredRun | None:
         metadata["last_evaluation"],
         HistoryFormat(**metadata["history_format"]),
         metadata["position"],
+        metadata["initial_params"],
     )
-    return RestoredRun(saved.step, arrays, record)
+    return RestoredRun(saved.step, arrays, record, changes)
 
 
 def _in_structure_of(like: Any, saved: Checkpoint, directory: Path) -> Any:

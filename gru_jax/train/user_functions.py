@@ -37,7 +37,7 @@ def call_loss_fn(
     got, expected = jax.tree.map(_shape_and_dtype, new_carry), jax.tree.map(_shape_and_dtype, carry)
     if got != expected:
         raise TypeError(f"loss_fn: got a carry of {got}, expected {expected}, like the carry it received.")
-    metrics = checked_metrics("loss_fn", metrics, reserved=("loss", "step", "evaluation"))
+    metrics = checked_metrics("loss_fn", metrics, reserved=("loss", "step", "evaluation", "changes", "crc32"))
     return LossOutput(jnp.asarray(loss), metrics, jax.lax.stop_gradient(new_carry))
 
 

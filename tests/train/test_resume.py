@@ -167,14 +167,27 @@ def other(**change):
     )
 
 
+def optimizer(rate):
+    """Returns the optimiser of the problem with another learning rate."""
+    return optax.chain(optax.clip_by_global_norm(1.0), optax.adam(optax.cosine_decay_schedule(rate, 1000)))
+
+
+def other_loss_fn(params, batch, key):
+    return loss_fn(params, batch, key)
+
+
 REFUSED = {
     "batch size": (other(batch_size=5), r"another configuration, at step 10. batch_size: 6 in the checkpoint, 5 in this call"),
     "key": (other(key=jax.random.key(3)), r"key: \[0, 0\] in the checkpoint, \[0, 3\] in this call"),
     "data": (other(data=data(7)), r"data: 'sha256:\w{64}' in the checkpoint, 'sha256:\w{64}' in this call"),
+    "rate": (other(optimizer=optimizer(2e-2)), r"optimizer: update\.update_fns\[1\]\S+init_value was 0\.01 and is 0\.02\. .*To continue with the change on purpose, pass allow_changes=\['optimizer'\]"),
+    "loss": (other(loss_fn=other_loss_fn), r"loss_fn: the function was 'loss_fn' and is 'other_loss_fn', the code of the function has changed.*allow_changes=\['loss_fn'\]"),
+    "average": (other(weight_fn=lambda batch: 1.0), r"weight_fn: the function was None and is"),
+    "two changes": (other(optimizer=optimizer(2e-2), config=3), r"config: None in the checkpoint, 3 in this call; optimizer: .*allow_changes=\['config', 'optimizer'\]"),
     "config": (other(config={"a": 1}), r"config: None in the checkpoint, {'a': 1} in this call"),
     "microbatches": (other(grad_accumulation_steps=2), "grad_accumulation_steps: 1 in the checkpoint, 2 in this call"),
     "hidden size": (other(params=init(hidden=9)), r"other arrays, at step 10. \.model\.params\.cell\.W_z: float32\[2, 7\] in the checkpoint, float32\[2, 9\] expected"),
-    "optimiser": (other(optimizer=optax.sgd(0.1)), r"other arrays.*\.model\.opt_state\[1\]\[0\].count: int32\[\] in the checkpoint, nothing expected"),
+    "optimiser": (other(optimizer=optax.sgd(0.1), allow_changes=["optimizer"]), r"other arrays.*\.model\.opt_state\[1\]\[0\].count: int32\[\] in the checkpoint, nothing expected"),
     "half precision": (other(params=jax.tree.map(lambda leaf: leaf.astype(jnp.bfloat16), init())), r"float32\[2, 7\] in the checkpoint, bfloat16\[2, 7\] expected"),
     "no early stopping": (other(early_stopping=None), r"\.best_params\.cell\.W_z: float32\[2, 7\] in the checkpoint, nothing expected"),
     "no resume": (other(resume=False), "contains a run at step 10. Pass resume=True"),
@@ -187,6 +200,38 @@ def test_a_different_run_is_refused_with_the_differences_and_nothing_is_deleted(
     before = sorted(path.name for path in half.rglob("*"))
     assert_raises(lambda: train(half), ValueError, message)
     assert sorted(path.name for path in half.rglob("*") if path.name != ".lock") == [name for name in before if name != ".lock"]
+
+
+def test_a_change_on_purpose_is_allowed_and_recorded(directory):
+    before = gj.train.load_params(directory, init())
+    found = other(optimizer=optimizer(0.0), allow_changes=["optimizer"])(directory)
+    np.testing.assert_array_equal(found.params.readout.V, before.readout.V)
+    lines = [json.loads(line) for line in (directory / "history.jsonl").read_text().splitlines()]
+    ((step, changes),) = [(line["step"], line["changes"]) for line in lines if "changes" in line]
+    assert step == 10
+    assert changes.keys() == {"optimizer"}
+    assert changes["optimizer"].endswith("init_value was 0.01 and is 0.0")
+    resumed = other(optimizer=optimizer(0.0))(directory)  # the new rate is now that of the run
+    assert digests(resumed)["steps"] == 20
+    assert len(resumed.history["loss"]) == 20
+    assert np.isfinite(resumed.history["loss"]).all()
+
+
+def test_other_initial_parameters_warn_and_the_run_goes_on_from_its_checkpoint(directory, whole):
+    with pytest.warns(
+        UserWarning, match="params: got other initial parameters than the run in .* from its checkpoint of step 10"
+    ):
+        resumed = other(params=init(seed=3), steps_per_execution=5)(directory)
+    assert digests(resumed) == whole
+
+
+def test_names_of_changes_are_checked(tmp_path):
+    run = lambda names: lambda: fit(steps=1, checkpoint_dir=tmp_path, allow_changes=names)
+    assert_raises(
+        run("optimizer"), TypeError, r'allow_changes: got \'optimizer\', expected a list of names, for example \["optimizer"\]'
+    )
+    assert_raises(run(["rate"]), ValueError, r"allow_changes: got 'rate', expected names among config, data, key, .*optimizer")
+    assert_raises(lambda: fit(steps=1, allow_changes=["data"]), ValueError, "allow_changes: got .* without checkpoint_dir")
 
 
 def test_a_config_must_be_json_and_only_one_process_may_use_a_directory(directory):

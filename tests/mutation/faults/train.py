@@ -162,7 +162,14 @@ FAULTS = {
         ("nested metrics lose the name of their dict",
          '_named_metrics(f"{prefix}{key}/", value)', '_named_metrics(prefix, value)', "train/test_metrics"),
     ],
+    "train/function_description.py": [
+        ("constants of closures do not count", 'yield f".{name}", cell.cell_contents', "pass", "train/test_function_description"),
+        ("a loss whose code has changed is the same",
+         'yield ".code", _digest_of_code(code, function.__doc__)', 'yield ".code", None', "train/test_function_description"),
+    ],
     "train/run_config.py": [
+        ("what is allowed to change needs not be named",
+         "        if name not in known:", "        if False:", "train/test_resume"),
         ("a run may resume with other data",
          "digest.update(np.ascontiguousarray(array).tobytes())", "pass", "train/test_resume"),
     ],
