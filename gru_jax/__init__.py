@@ -17,7 +17,7 @@ from gru_jax.cells import initializers as initializers
 from gru_jax.cells.elman import elman as elman
 from gru_jax.cells.gru import gru as gru
 from gru_jax.cells.linear import linear_rnn as linear_rnn
-from gru_jax.cells.lstm import lstm as lstm
+from gru_jax.cells.make_lstm import lstm as lstm
 from gru_jax.derivative import Autodiff as Autodiff
 from gru_jax.derivative import CustomJVP as CustomJVP
 from gru_jax.derivative import CustomVJP as CustomVJP

@@ -43,6 +43,10 @@ ACTIVATED = {
     "lstm_hard": gj.lstm(gate_activation="hard_sigmoid", activation="relu"),
     "lstm_peephole_scaled": gj.lstm(peephole=True, gate_activation="softsign", activation="scaled_tanh"),
 }  # fmt: skip
+PROJECTED = {
+    "lstm_projected": gj.lstm(proj_size=2),
+    "lstm_peephole_projected": gj.lstm(peephole=True, proj_size=3, gate_activation="hard_sigmoid", activation="softsign"),
+}
 GATED = ("gru", "gru_reset_after", "lstm", "lstm_peephole")
 
 every_cell = pytest.mark.parametrize("cell", CELLS.values(), ids=CELLS.keys())

@@ -1,5 +1,5 @@
-"""Parameters by the first letter of their field: W input weight, U recurrent weight, b and c
-biases, p peephole.
+"""Parameters by the first letter of their field: W input weight, U recurrent weight, R projection,
+b and c biases, p peephole.
 
 A parameter's shape, its initializer, and the check of it follow from the letter. Every cell of this
 package keeps to it.
@@ -24,11 +24,12 @@ _OPTIONAL = ("b", "c", "p")  # fields that may be None: the tutorials' cells hav
 @dataclass(frozen=True)
 class LetteredInit:
     """The `init` of a cell: draws parameters of `params_type`, with the fields `absent` always
-    None.
+    None, and an output of `proj_size` units where that is not None.
     """
 
     params_type: Any
     absent: tuple[str, ...] = ()
+    proj_size: int | None = None
 
     def __call__(
         self,
@@ -60,8 +61,8 @@ class LetteredInit:
                 in at least float32. Defaults to float32.
             kernel_init: The initializer of the input weights W, (D, H), any of
                 `jax.nn.initializers`. Defaults to `glorot_uniform()`.
-            recurrent_init: The initializer of the recurrent weights U, (H, H). Defaults to
-                `orthogonal()`.
+            recurrent_init: The initializer of the recurrent weights U, (H, H), and of the
+                projection of an LSTM with `proj_size`. Defaults to `orthogonal()`.
             bias_init: The initializer of the biases and peepholes, (H,). Defaults to `zeros`.
 
         Returns:
@@ -77,13 +78,13 @@ class LetteredInit:
         dtype = jax.dtypes.canonicalize_dtype(dtype)
         if not jnp.issubdtype(dtype, jnp.floating):
             raise TypeError(f"dtype: got {dtype}, expected float64, float32, bfloat16 or float16.")
-        initializer = {"W": ("kernel_init", kernel_init), "U": ("recurrent_init", recurrent_init)}
+        initializer = {"W": ("kernel_init", kernel_init)} | dict.fromkeys("UR", ("recurrent_init", recurrent_init))
 
         def draw(field: str, key: jax.Array) -> jax.Array | None:
             if field in self.absent or (not bias and field[0] in "bc"):
                 return None
             name, function = initializer.get(field[0], ("bias_init", bias_init))
-            shape = shape_of(field, D, H)
+            shape = shape_of(field, D, H, self.proj_size)
             if 0 in shape:  # some initializers divide by the number of inputs
                 return jnp.zeros(shape, dtype)
             drawn = function(key, shape, jnp.promote_types(dtype, jnp.float32))  # orthogonal has no half-precision QR
@@ -105,6 +106,7 @@ class LetteredCheck:
     params_type: Any
     absent: tuple[str, ...] = ()
     required: tuple[str, ...] = ()
+    proj_size: int | None = None
 
     def __call__(self, params: Any) -> int:
         """Returns the input size of `params`.
@@ -115,22 +117,25 @@ class LetteredCheck:
         """
         D, H = _sizes(params)
         for field, leaf in zip(params._fields, params, strict=True):
+            expected = shape_of(field, D, H, self.proj_size)
             if leaf is None:
                 if field in self.required or field[0] not in _OPTIONAL:
-                    raise TypeError(f"params.{field}: got None, expected an array of shape {shape_of(field, D, H)}.")
+                    raise TypeError(f"params.{field}: got None, expected an array of shape {expected}.")
             elif field in self.absent:
                 raise TypeError(f"params.{field}: got an array, expected None: this cell has no such term.")
-            elif leaf.shape != shape_of(field, D, H):
+            elif leaf.shape != expected:
+                projected = "" if self.proj_size is None else f" and proj_size {self.proj_size}"
                 raise ValueError(
-                    f"params.{field}: got shape {leaf.shape}, expected {shape_of(field, D, H)} for input size {D} and hidden "
-                    f"size {H}. Vectors are rows: W is (input, hidden), U (hidden, hidden). Transpose weights of PyTorch."
+                    f"params.{field}: got shape {leaf.shape}, expected {expected} for input size {D} and hidden "
+                    f"size {H}{projected}. Vectors are rows: W is (input, hidden), U (hidden, hidden). Transpose weights of PyTorch."
                 )
         return D
 
 
-def shape_of(field: str, D: int, H: int) -> tuple[int, ...]:
-    """Returns the shape of a field."""
-    return {"W": (D, H), "U": (H, H)}.get(field[0], (H,))
+def shape_of(field: str, D: int, H: int, P: int | None = None) -> tuple[int, ...]:
+    """Returns the shape of a field, for an output of P units where it is projected."""
+    P = H if P is None else P
+    return {"W": (D, H), "U": (P, H), "R": (H, P)}.get(field[0], (H,))
 
 
 def _sizes(params: Any) -> tuple[int, int]:

@@ -24,16 +24,11 @@ from typing import NamedTuple
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from gru_jax._engine.arguments import check_flag
-from gru_jax._engine.functions import bind
 from gru_jax._jax.export import serializable
-from gru_jax.cell import Adjoint, Cell, Tangent
-from gru_jax.cells.activations import Activation, ActivationLike, checked_activation, options
-from gru_jax.cells.letters import LetteredCheck, LetteredInit
+from gru_jax.cells.activations import Activation
 from gru_jax.ops import affine_jvp, affines, bias_sum, dot, dot_sum, dots, outer_sums
 
 Steps = Float[Array, "*t_b H"]
-PEEPHOLES = ("p_i", "p_f", "p_o")
 
 
 @serializable
@@ -236,55 +231,3 @@ def zero_state(params: LSTMParams) -> LSTMState:
     """Returns the zero state without batch axes."""
     zeros = jnp.zeros(params.U_i.shape[-1], params.U_i.dtype)
     return LSTMState(zeros, zeros)
-
-
-def lstm(peephole: bool = False, *, gate_activation: ActivationLike = "sigmoid", activation: ActivationLike = "tanh") -> Cell:
-    """Makes an LSTM. Its state is `gj.cells.LSTMState(h, c)`, its output h.
-
-        i = σ(x W_i + h₋ U_i + b_i),  f = σ(x W_f + h₋ U_f + b_f),  g = tanh(x W_g + h₋ U_g + b_g)
-        c = f ⊙ c₋ + i ⊙ g,  o = σ(x W_o + h₋ U_o + b_o),  h = o ⊙ tanh(c)
-
-    Example:
-        >>> import jax, gru_jax as gj
-        >>> cell = gj.lstm()
-        >>> params = cell.init(jax.random.key(0), input_size=3, hidden_size=4)
-        >>> params = params._replace(b_f=jax.numpy.ones_like(params.b_f))     # remembers from the start
-        >>> (h, c), ys = gj.unroll(cell, params, jax.numpy.ones((5, 2, 3)))
-        >>> h.shape, c.shape
-        ((2, 4), (2, 4))
-
-    Args:
-        peephole: If True, the gates see the memory as in Chung et al. 2014: p_i ⊙ c₋ in i, p_f ⊙ c₋
-            in f, p_o ⊙ c in o. Defaults to False.
-        gate_activation: σ, a name that `gj.cells.Activation` lists, or a `gj.cells.Activation`.
-            Defaults to `"sigmoid"`.
-        activation: The function of the candidate and of the memory, likewise. Defaults to `"tanh"`.
-
-    Returns:
-        A cell with parameters `gj.cells.LSTMParams(W_i, U_i, b_i, W_f, …, W_g, …, W_o, …, p_i, p_f,
-        p_o)`: W (D, H), U (H, H), biases (H,) or None, peepholes (H,), or None without them. All
-        biases start at 0, the forget gate's too; `gj.initializers.chrono` sets them for long
-        memories.
-
-    Raises:
-        TypeError: If `peephole` is not a bool, or an activation is neither a name nor a
-            `gj.cells.Activation`.
-        ValueError: If an activation is unknown.
-    """
-    sigma, phi = checked_activation("gate_activation", gate_activation), checked_activation("activation", activation)
-    peephole = check_flag("peephole", peephole)
-    absent, required = ((), PEEPHOLES) if peephole else (PEEPHOLES, ())
-    others = options(gate_activation=(sigma, "sigmoid"), activation=(phi, "tanh"))
-    return Cell(
-        init=LetteredInit(LSTMParams, absent),
-        project=project,
-        gates=bind(gates, sigma, phi),
-        update=bind(update, phi),
-        adjoint=Adjoint(bind(linearize, sigma, phi), input_vjp, state_vjp),
-        tangent=Tangent(input_jvp, state_jvp),
-        output=output,
-        zero_state=zero_state,
-        params_type=LSTMParams,
-        check_params=LetteredCheck(LSTMParams, absent, required),
-        name=f"lstm({', '.join(filter(None, (f'peephole={peephole}', others)))})",
-    )

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 from jax import Array
 
 from gru_jax._engine.layer import check_cell
-from gru_jax.convert.library import Library, with_default_activations
+from gru_jax.convert.library import Library, plain_form
 from gru_jax.convert.packing import pack
 from gru_jax.layers.bidirectional import Bidirectional, BidirectionalParams
 from gru_jax.layers.stack import Stack
@@ -138,7 +138,7 @@ def _check_bidirectional(layer: Bidirectional, library: str, merges: tuple[str, 
         )
     forward, backward = layer.forward_cell, layer.backward_cell
     if other_activations:
-        forward, backward = with_default_activations(forward), with_default_activations(backward)
+        forward, backward = plain_form(forward), plain_form(backward)
     if forward != backward:
         but = ", but for its activations" if other_activations else ""
         raise TypeError(

@@ -11,7 +11,8 @@ from typing import Any
 
 from gru_jax.cells.gru import gru
 from gru_jax.cells.gru_reset_after import GRUResetAfterParams
-from gru_jax.cells.lstm import LSTMParams, lstm
+from gru_jax.cells.lstm import LSTMParams
+from gru_jax.cells.make_lstm import lstm
 from gru_jax.convert.arrays import to_jax_arrays
 from gru_jax.convert.library import Library
 from gru_jax.convert.names import check_names

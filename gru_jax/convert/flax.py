@@ -15,9 +15,10 @@ from typing import Any
 from gru_jax.cells.elman import ElmanParams, elman
 from gru_jax.cells.gru import gru
 from gru_jax.cells.gru_reset_after import GRUResetAfterParams
-from gru_jax.cells.lstm import LSTMParams, lstm
+from gru_jax.cells.lstm import LSTMParams
+from gru_jax.cells.make_lstm import lstm
 from gru_jax.convert.arrays import to_jax_arrays
-from gru_jax.convert.library import Library, with_default_activations
+from gru_jax.convert.library import Library, plain_form
 from gru_jax.convert.names import check_names, flatten, unflatten
 from gru_jax.convert.packing import pack, unpack
 from gru_jax.convert.table import Table
@@ -175,7 +176,7 @@ def from_flax_nnx(cell: Any, state: Mapping[str, Any], *, dtype: Any = None) -> 
         (3, 4)
     """
     table = NNX.table_for(cell)
-    if with_default_activations(cell) == lstm() and isinstance(state, Mapping) and "dense_i" in state:
+    if plain_form(cell) == lstm() and isinstance(state, Mapping) and "dense_i" in state:
         table = NNX_OPTIMIZED_LSTM
     return _from_tree(table, state, dtype, "Pass only the cell's part of the state, filtered by nnx.Param.")
 
@@ -212,7 +213,7 @@ def to_flax_nnx(cell: Any, params: Any, *, optimized: bool = False) -> dict[str,
         (3, 4)
     """
     table = NNX.table_for(cell)
-    if optimized and with_default_activations(cell) != lstm():
+    if optimized and plain_form(cell) != lstm():
         raise ValueError(f"optimized: got True for {cell.name}, expected False: only gj.lstm() has an optimized form in NNX.")
     return _to_tree(NNX_OPTIMIZED_LSTM if optimized else table, cell, params, NNX.name)
 

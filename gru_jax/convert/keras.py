@@ -18,10 +18,11 @@ from gru_jax.cells.elman import ElmanParams, elman
 from gru_jax.cells.gru import GRUParams, gru
 from gru_jax.cells.gru_reset_after import GRUResetAfterParams
 from gru_jax.cells.linear import LinearParams, linear_rnn
-from gru_jax.cells.lstm import LSTMParams, lstm
+from gru_jax.cells.lstm import LSTMParams
+from gru_jax.cells.make_lstm import lstm
 from gru_jax.convert.arrays import LabelOf, to_jax_arrays, to_numpy_arrays
 from gru_jax.convert.composition import Position, build_params, check_composition, pack_cells, single_cells
-from gru_jax.convert.library import Library, with_default_activations
+from gru_jax.convert.library import Library, plain_form
 from gru_jax.convert.packing import unpack
 from gru_jax.convert.table import Table
 
@@ -155,7 +156,7 @@ def to_keras(cell: Any, params: Any) -> list[Any]:
 
 def _check_form(cell: Any, bias: Any, reset_after: bool | None, label_of: LabelOf) -> None:
     """Raises if the weights of a GRU belong to the other form of the GRU, or do not tell the form."""
-    form = with_default_activations(cell)
+    form = plain_form(cell)
     if form not in (gru(), gru(reset_after=True)):
         return
     expected = form == gru(reset_after=True)  # if so, Keras has two rows of biases

@@ -9,7 +9,7 @@ from gru_jax.cell import Cell
 from gru_jax.cells.activations import Activation
 from gru_jax.cells.elman import elman
 from gru_jax.cells.gru import gru
-from gru_jax.cells.lstm import lstm
+from gru_jax.cells.make_lstm import lstm
 from gru_jax.convert.table import Table
 from gru_jax.layers.bidirectional import Bidirectional
 from gru_jax.layers.stack import Stack
@@ -25,10 +25,12 @@ _WHY_NOT = {
         "them equal. Use gj.gru()."
     ),
     lstm(peephole=True): "Its LSTM has no peephole connections. Use gj.lstm().",
+    lstm(proj_size=1): "Its LSTM has no projection. Use gj.lstm().",
 }
 
 
 _GATED: tuple[Any, ...] = (gru, partial(gru, reset_after=True), lstm, partial(lstm, peephole=True))
+PROJECTED = lstm(proj_size=1)  # stands for every size
 _DEFAULTS = (elman(), *(make() for make in _GATED))
 
 
@@ -37,13 +39,22 @@ def activations_of(cell: Any) -> tuple[Activation, ...]:
     return tuple(a for a in getattr(getattr(cell, "gates", None), "arguments", ()) if isinstance(a, Activation))
 
 
-def with_default_activations(cell: Any) -> Any:
-    """Returns the built-in cell with the default activations, or any other cell itself."""
-    own = activations_of(cell)
+def plain_form(cell: Any) -> Any:
+    """Returns the built-in cell with the default activations and a projection to one unit, if it has
+    one. Returns any other cell itself.
+    """
+    own, proj_size = activations_of(cell), proj_size_of(cell)
     if len(own) == 1 and cell == elman(*own):
         return elman()
-    named = {"gate_activation": own[0], "activation": own[1]} if len(own) == 2 else {}
+    named: Any = {"gate_activation": own[0], "activation": own[1]} if len(own) == 2 else {}
+    if proj_size is not None:
+        return PROJECTED if named and cell == lstm(proj_size=proj_size, **named) else cell
     return next((make() for make in _GATED if named and cell == make(**named)), cell)
+
+
+def proj_size_of(cell: Any) -> int | None:
+    """The size of a projected LSTM's output, or None for any other cell."""
+    return getattr(getattr(cell, "init", None), "proj_size", None)
 
 
 class Library(NamedTuple):
@@ -74,23 +85,25 @@ class Library(NamedTuple):
                 "own. Convert them one by one. The params of a stack are a tuple, and those of a bidirectional layer are "
                 "BidirectionalParams(forward, backward)."
             )
-        default = with_default_activations(cell)
-        table = self.tables.get(cell) or (self.tables.get(default) if self.any_activation else None)
+        plain = plain_form(cell)
+        has_defaults = set(activations_of(cell)) <= set(activations_of(plain))
+        # a table for chosen activations alone, such as PyTorch's of elman("relu"), names the cell itself
+        table = self.tables.get(plain if has_defaults or self.any_activation else cell) or self.tables.get(cell)
         if table is None:
-            names = ", ".join(f"gj.{known.name}" for known in self.tables)
+            names = ", ".join(f"gj.{known.name}" for known in self.tables).replace("proj_size=1", "proj_size=…")
             others = ", with these or other activations" if self.any_activation else ""
-            got = "a cell made by replace of " * (cell == default and _has_the_name_of_another(cell)) + cell.name
+            got = "a cell made by replace of " * _has_the_name_of_another(cell, plain) + cell.name
             raise TypeError(
                 f"cell: got {got}, which {self.name} cannot represent. Expected one of {names}{others}. "
-                f"{_WHY_NOT.get(cell, '')}".rstrip()
+                f"{_WHY_NOT.get(plain, '')}".rstrip()
             )
         _check_update_gate(cell, table, self.name)
         return table
 
 
-def _has_the_name_of_another(cell: Any) -> bool:
+def _has_the_name_of_another(cell: Any, plain: Any) -> bool:
     """Whether a cell was made of a built-in one, and still has its name."""
-    return cell not in _DEFAULTS and cell.name in {known.name for known in _DEFAULTS}
+    return plain == cell and cell not in (*_DEFAULTS, PROJECTED) and cell.name in {known.name for known in _DEFAULTS}
 
 
 def _check_update_gate(cell: Any, table: Table, library: str) -> None:

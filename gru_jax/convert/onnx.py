@@ -19,10 +19,11 @@ import jax.numpy as jnp
 from gru_jax.cells.elman import ElmanParams, elman
 from gru_jax.cells.gru import GRUParams, gru
 from gru_jax.cells.gru_reset_after import GRUResetAfterParams
-from gru_jax.cells.lstm import LSTMParams, lstm
+from gru_jax.cells.lstm import LSTMParams
+from gru_jax.cells.make_lstm import lstm
 from gru_jax.convert.arrays import to_jax_arrays, to_numpy_arrays
 from gru_jax.convert.composition import Position, build_params, check_composition, pack_cells, single_cells
-from gru_jax.convert.library import Library, activations_of, with_default_activations
+from gru_jax.convert.library import Library, activations_of, plain_form
 from gru_jax.convert.names import check_names
 from gru_jax.convert.packing import unpack
 from gru_jax.convert.table import Table
@@ -82,7 +83,7 @@ ACTIVATIONS = {
 
 def operator_of(cells: Sequence[Any]) -> Operator:
     """Returns the operator that runs cells of one kind, one for each direction."""
-    operator = _OPERATORS[with_default_activations(cells[0])]
+    operator = _OPERATORS[plain_form(cells[0])]
     if all(cell in _OPERATORS for cell in cells):
         return operator
     name_of = {name: theirs for theirs, (name, _) in ACTIVATIONS.items()}

@@ -8,7 +8,7 @@ import numpy as np
 from gru_jax.cells.activations import NAMES, Activation
 from gru_jax.cells.elman import elman
 from gru_jax.cells.gru import gru
-from gru_jax.cells.lstm import lstm
+from gru_jax.cells.make_lstm import lstm
 from gru_jax.convert.onnx import ACTIVATIONS
 from gru_jax.layers.bidirectional import bidirectional
 

@@ -1,7 +1,7 @@
 """Converts parameters between our type and another library's tensors, as its table describes."""
 
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 from jax import Array
@@ -28,10 +28,10 @@ def unpack(table: Table, tensors: Mapping[str, Array], label_of: LabelOf) -> Any
     Raises:
         ValueError: If the shape of a tensor contradicts the table or the other tensors.
     """
-    D, H = infer_sizes(table, tensors, label_of)
+    sizes = infer_sizes(table, tensors, label_of)
     fields: dict[str, Array] = {}
     for name, tensor in tensors.items():
-        for entry, block in _blocks(table, name, tensor, D, H):
+        for entry, block in _blocks(table, name, tensor, sizes):
             if entry.offset:
                 block = block - entry.offset
             value = block if entry.sign > 0 else -block
@@ -72,24 +72,34 @@ def pack(table: Table, params: Any, library: str) -> dict[str, Array]:
     return tensors
 
 
-def infer_sizes(table: Table, tensors: Mapping[str, Array], label_of: LabelOf) -> tuple[int, int]:
-    """Infers the input size D and the hidden size H, and checks the shape of every tensor.
+class Sizes(NamedTuple):
+    """The input size, the hidden size, and the size of the outputs if they are projected."""
+
+    D: int
+    H: int
+    P: int | None = None
+
+
+def infer_sizes(table: Table, tensors: Mapping[str, Array], label_of: LabelOf) -> Sizes:
+    """Infers the sizes, and checks the shape of every tensor.
 
     Raises:
         ValueError: If the shape of a tensor contradicts these sizes.
     """
     height, width, shared = _matrix_sizes(table, tensors, "U", label_of)
-    H = width if shared else height
+    projected = any("R" in table.fields(name) for name in table.tensors)
+    H, P = width if shared or projected else height, height if projected else None
     D = _matrix_sizes(table, tensors, "W", label_of)[0] - (H if shared else 0)
     # H comes from the recurrent weights, so an error in their shape is reported first
     for name in sorted(tensors, key=lambda name: "U" not in table.tensors[name]):
-        shape, expected = tensors[name].shape, table.shape(name, D, H)
+        shape, expected = tensors[name].shape, table.shape(name, D, H, P)
         if shape != expected:
             raise ValueError(
-                f"{label_of(name)}: got shape {shape}, expected {expected} for input size {D} and hidden size {H}."
+                f"{label_of(name)}: got shape {shape}, expected {expected} for input size {D} and hidden size {H}"
+                f"{'' if P is None else f', projected to {P}'}."
                 f"{_hint_at_another_unit(table, name, shape, H)}"
             )
-    return D, H
+    return Sizes(D, H, P)
 
 
 def _matrix_sizes(table: Table, tensors: Mapping[str, Array], letter: str, label_of: LabelOf) -> tuple[int, int, bool]:
@@ -118,17 +128,17 @@ def _hint_at_another_unit(table: Table, name: str, shape: tuple[int, ...], H: in
     )
 
 
-def _blocks(table: Table, name: str, tensor: Array, D: int, H: int) -> Iterator[tuple[Entry, Array]]:
+def _blocks(table: Table, name: str, tensor: Array, sizes: Sizes) -> Iterator[tuple[Entry, Array]]:
     """Yields each entry of a tensor with the block of numbers that it describes."""
     tensor = tensor.T if table.transposed else tensor
     top = 0
     for row in table.rows(name):
-        shape = shape_of(row[0].field, D, H)
+        shape = shape_of(row[0].field, *sizes)
         height = shape[0] if len(shape) == 2 else 1
         band = tensor if tensor.ndim == 1 else tensor[top : top + height]
         top += height
         for i, entry in enumerate(row):
-            yield entry, band[..., i * H : (i + 1) * H].reshape(shape)
+            yield entry, band[..., i * shape[-1] : (i + 1) * shape[-1]].reshape(shape)
 
 
 def _check_has_place(table: Table, fields: Mapping[str, Array], library: str) -> None:

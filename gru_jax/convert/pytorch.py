@@ -3,7 +3,7 @@
 | module  | gate order | differences from our cells                                     |
 |---------|------------|----------------------------------------------------------------|
 | nn.GRU  | r, z, n    | z multiplies the old state; reset after the matmul; two biases |
-| nn.LSTM | i, f, g, o | two biases, added up                                           |
+| nn.LSTM | i, f, g, o | two biases, added up; weight_hr with proj_size                 |
 | nn.RNN  |            | two biases, added up; the names do not say tanh or relu        |
 """
 
@@ -13,16 +13,24 @@ from typing import Any
 from gru_jax.cells.elman import ElmanParams, elman
 from gru_jax.cells.gru import gru
 from gru_jax.cells.gru_reset_after import GRUResetAfterParams
-from gru_jax.cells.lstm import LSTMParams, lstm
+from gru_jax.cells.lstm import LSTMParams
+from gru_jax.cells.lstm_projected import LSTMProjectedParams
+from gru_jax.cells.make_lstm import lstm
 from gru_jax.convert.arrays import to_jax_arrays, to_numpy_arrays
 from gru_jax.convert.composition import Position, build_params, check_composition, pack_cells, single_cells, split_params
-from gru_jax.convert.library import Library
+from gru_jax.convert.library import PROJECTED, Library, proj_size_of
 from gru_jax.convert.names import check_names
 from gru_jax.convert.packing import unpack
 from gru_jax.convert.table import Table
 from gru_jax.layers.stack import Stack
 
 _BIASES = ("bias_ih", "bias_hh")
+_LSTM = {
+    "weight_ih": "W_i W_f W_g W_o",
+    "weight_hh": "U_i U_f U_g U_o",
+    "bias_ih": "b_i b_f b_g b_o",
+    "bias_hh": "b_i b_f b_g b_o",
+}
 _ELMAN = Table(ElmanParams, {"weight_ih": "W", "weight_hh": "U", "bias_ih": "b", "bias_hh": "b"}, _BIASES, transposed=True)
 PYTORCH = Library(
     "PyTorch",
@@ -40,15 +48,11 @@ PYTORCH = Library(
         ),
         lstm(): Table(
             LSTMParams,
-            {
-                "weight_ih": "W_i W_f W_g W_o",
-                "weight_hh": "U_i U_f U_g U_o",
-                "bias_ih": "b_i b_f b_g b_o",
-                "bias_hh": "b_i b_f b_g b_o",
-            },
+            _LSTM,
             _BIASES,
             transposed=True,
         ),
+        PROJECTED: Table(LSTMProjectedParams, _LSTM | {"weight_hr": "R"}, _BIASES, transposed=True),
         elman("tanh"): _ELMAN,
         elman("relu"): _ELMAN,
     },
@@ -64,6 +68,7 @@ def from_pytorch(cell: Any, state_dict: Mapping[str, Any], *, prefix: str = "", 
     |---------------------------------------------|--------------------------------------|
     | gj.gru(reset_after=True)                    | nn.GRU(D, H), nn.GRUCell(D, H)       |
     | gj.lstm()                                   | nn.LSTM(D, H), nn.LSTMCell(D, H)     |
+    | gj.lstm(proj_size=P)                        | nn.LSTM(D, H, proj_size=P)           |
     | gj.elman("tanh"), gj.elman("relu")          | nn.RNN(D, H, …), nn.RNNCell(D, H, …) |
     | gj.stack([gj.bidirectional(gj.lstm())] * 2) | nn.LSTM(D, H, 2, bidirectional=True) |
 
@@ -149,7 +154,7 @@ def to_pytorch(cell: Any, params: Any, *, prefix: str = "", cell_module: bool = 
     Raises:
         TypeError: If PyTorch has no such cell.
         ValueError: If the layers have different sizes, if only some biases are None, or if
-            `cell_module` is True for more than one cell.
+            `cell_module` is True for more than one cell or a projected LSTM.
 
     Example:
         >>> import jax
@@ -169,6 +174,8 @@ def to_pytorch(cell: Any, params: Any, *, prefix: str = "", cell_module: bool = 
         )
     if cell_module and len(single_cells(cell)) > 1:
         raise ValueError(f"cell_module: got True for {cell.name}, expected a single cell. Convert its cells one by one.")
+    if cell_module and proj_size_of(cell) is not None:
+        raise ValueError(f"cell_module: got True for {cell.name}, expected False: nn.LSTMCell has no projection.")
     tensors = {
         f"{prefix}{name}{'' if cell_module else _suffix(position)}": tensor
         for position, cell_tensors in pack_cells(PYTORCH, cell, params).items()
@@ -195,8 +202,8 @@ def _suffix(position: Position) -> str:
 
 def _hint(names: list[str], cell: Any) -> str:
     """Returns a hint at the module that the names of a state dict belong to, or an empty string."""
-    if any("weight_hr" in name for name in names):
-        return "weight_hr is the projection of an nn.LSTM with proj_size, which no cell of this package has."
+    if any("weight_hr" in name for name in names) and proj_size_of(next(iter(single_cells(cell).values()))) is None:
+        return "weight_hr is the projection of an nn.LSTM with proj_size. Use gj.lstm(proj_size=…)."
     if not any(name.startswith("weight_ih") for name in names):
         prefixes = sorted({name.split("weight_ih")[0] for name in names if "weight_ih" in name})
         return f"The names begin with {', '.join(map(repr, prefixes))}. Pass it as prefix." if prefixes else ""

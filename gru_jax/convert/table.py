@@ -81,12 +81,15 @@ class Table(NamedTuple):
         """Returns the names of our parameters that the tensor `name` holds."""
         return {entry.field for row in self.rows(name) for entry in row}
 
-    def shape(self, name: str, D: int, H: int) -> tuple[int, ...]:
-        """Computes the shape of the tensor `name` for input size D and hidden size H."""
+    def shape(self, name: str, D: int, H: int, P: int | None = None) -> tuple[int, ...]:
+        """Computes the shape of the tensor `name` for input size D, hidden size H, and outputs
+        projected to P.
+        """
         rows = self.rows(name)
-        widths = len(rows[0]) * H
-        heights = [_height(shape_of(row[0].field, D, H)) for row in rows]
-        if len(rows) == 1 and len(shape_of(rows[0][0].field, D, H)) == 1:
+        shapes = [shape_of(row[0].field, D, H, P) for row in rows]
+        widths = len(rows[0]) * shapes[0][-1]
+        heights = [_height(shape) for shape in shapes]
+        if len(rows) == 1 and len(shapes[0]) == 1:
             return (widths,)
         shape = (sum(heights), widths)
         return shape[::-1] if self.transposed else shape

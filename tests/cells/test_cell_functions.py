@@ -7,12 +7,12 @@ import pytest
 from gru_jax._engine.products import joined_products
 from gru_jax._engine.weights import transpose_matrices
 from gru_jax.ops import bias_sum, outer_sum
-from tests.problems import ACTIVATED, CELLS, GATED, SEEDS, B, T, assert_close, normal_like, problem
+from tests.problems import ACTIVATED, CELLS, GATED, PROJECTED, SEEDS, B, T, assert_close, normal_like, problem
 
 pytestmark = pytest.mark.derivative
 
-ALL = CELLS | ACTIVATED
-FORMS = [(name, False) for name in ALL] + [(name, True) for name in GATED]
+ALL = CELLS | ACTIVATED | PROJECTED
+FORMS = [(name, False) for name in ALL] + [(name, True) for name in (*GATED, "lstm_peephole_projected")]
 
 
 @pytest.fixture(params=FORMS, ids=lambda form: f"{form[0]}, joined products" if form[1] else form[0])

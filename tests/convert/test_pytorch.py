@@ -14,6 +14,7 @@ pytestmark = [pytest.mark.derivative, pytest.mark.peers]
 CELLS = {
     "GRU": gj.gru(reset_after=True),
     "LSTM": gj.lstm(),
+    "LSTM projected": gj.lstm(proj_size=2),
     "RNN tanh": gj.elman("tanh"),
     "RNN relu": gj.elman("relu"),
 }
@@ -27,9 +28,8 @@ def torch(needs_x64):
 def module_of(torch, name, layers=1, two=False, bias=True):
     """Makes an `nn` module with normal random weights, which are larger than PyTorch's defaults."""
     kind, *options = name.split()
-    module = getattr(torch.nn, kind)(
-        D, H, layers, bias=bias, bidirectional=two, dtype=torch.float64, **({"nonlinearity": options[0]} if options else {})
-    )
+    named = {"proj_size": 2} if options == ["projected"] else {"nonlinearity": options[0]} if options else {}
+    module = getattr(torch.nn, kind)(D, H, layers, bias=bias, bidirectional=two, dtype=torch.float64, **named)
     weights = normal({key: np.asarray(value) for key, value in module.state_dict().items()})
     module.load_state_dict({key: torch.from_numpy(np.array(value)) for key, value in weights.items()})
     return module
@@ -41,6 +41,9 @@ def states(cell, h):
     parts = cell.cells if hasattr(cell, "cells") else (cell,)
     single = [one for part, layer in zip(parts, layers, strict=True) for one in (layer if hasattr(part, "merge") else (layer,))]
     return jax.tree.map(lambda *leaves: np.stack(leaves), *single)
+
+
+CELL_MODULES = [name for name in CELLS if name != "LSTM projected"]  # nn.LSTMCell has no projection
 
 
 def theirs(torch, module, xs, h0, lengths, cotangents):
@@ -103,7 +106,7 @@ def test_converted_weights_compute_the_same_in_pytorch(torch, name):
     assert_close(np.asarray(ys), np.asarray(module(torch.tensor(XS))[0].detach()))
 
 
-@pytest.mark.parametrize("name", CELLS)
+@pytest.mark.parametrize("name", CELL_MODULES)
 def test_a_pytorch_cell_computes_one_step(torch, name):
     cell = CELLS[name]
     kind, *options = name.split()
@@ -176,9 +179,12 @@ def test_pytorch_tensors_are_saved_as_safetensors(torch, tmp_path):
     jax.tree.map(np.testing.assert_array_equal, params, gj.convert.from_pytorch(cell, module.state_dict()))
 
 
-def test_a_projection_raises(torch):
-    with pytest.raises(ValueError, match=r"unexpected 'weight_hr_l0'.*proj_size"):
-        gj.convert.from_pytorch(gj.lstm(), torch.nn.LSTM(D, H, proj_size=2).state_dict())
+def test_a_projection_needs_a_projected_lstm(torch):
+    state_dict = torch.nn.LSTM(D, H, proj_size=2).state_dict()
+    with pytest.raises(ValueError, match=r"unexpected 'weight_hr_l0'.*Use gj\.lstm\(proj_size=…\)"):
+        gj.convert.from_pytorch(gj.lstm(), state_dict)
+    with pytest.raises(ValueError, match=r"params.U_i: got shape \(2, 5\), expected \(3, 5\)"):
+        gj.convert.from_pytorch(gj.lstm(proj_size=3), state_dict)
 
 
 def test_a_length_of_0_gives_h0_while_pytorch_raises(torch):

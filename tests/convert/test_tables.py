@@ -32,9 +32,17 @@ LIBRARIES = {
     "onnx": (ONNX, convert.from_onnx, convert.to_onnx),
 }
 OTHER_ACTIVATIONS = [ACTIVATED[name] for name in ("elman_leaky_relu", "gru_reset_after_hard", "lstm_hard")]
-PAIRS = [(name, cell) for name, (library, *_) in LIBRARIES.items() for cell in library.tables] + [
-    (name, cell) for name in ("keras", "linen", "nnx", "onnx") for cell in OTHER_ACTIVATIONS
-]
+PROJECTED = gj.lstm(proj_size=2)
+PAIRS = (
+    [("pytorch", PROJECTED)]
+    + [
+        (name, cell)
+        for name, (library, *_) in LIBRARIES.items()
+        for cell in library.tables
+        if name != "pytorch cell" or cell != gj.lstm(proj_size=1)
+    ]
+    + [(name, cell) for name in ("keras", "linen", "nnx", "onnx") for cell in OTHER_ACTIVATIONS]
+)
 every_pair = pytest.mark.parametrize(("name", "cell"), PAIRS, ids=lambda item: item if isinstance(item, str) else item.name)
 
 
@@ -161,7 +169,7 @@ def torch_dict(cell=AFTER, **change):
 BOTH = gj.bidirectional(AFTER)
 RESETS_AFTER = "Its GRU applies the reset gate after the matmul, but gj.gru() applies it before"
 BAD_INPUT = {
-    "reset before in PyTorch": (convert.from_pytorch, gj.gru(), {}, TypeError, re.escape(f"cell: got gru(), which PyTorch cannot represent. Expected one of gj.gru(reset_after=True), gj.lstm(peephole=False), gj.elman('tanh'), gj.elman('relu'). {RESETS_AFTER}")),
+    "reset before in PyTorch": (convert.from_pytorch, gj.gru(), {}, TypeError, re.escape(f"cell: got gru(), which PyTorch cannot represent. Expected one of gj.gru(reset_after=True), gj.lstm(peephole=False), gj.lstm(peephole=False, proj_size=…), gj.elman('tanh'), gj.elman('relu'). {RESETS_AFTER}")),
     "reset before in linen": (convert.from_flax_linen, gj.gru(), {}, TypeError, re.escape(RESETS_AFTER)),
     "reset before in NNX": (convert.from_flax_nnx, gj.gru(), {}, TypeError, re.escape(RESETS_AFTER)),
     "reset before in Equinox": (convert.from_equinox, gj.gru(), {}, TypeError, re.escape(RESETS_AFTER)),
@@ -174,6 +182,10 @@ BAD_INPUT = {
     "a replaced cell": (convert.from_pytorch, replace(AFTER, output=jnp.negative), {}, TypeError, r"got a cell made by replace of gru\(reset_after=True\), which PyTorch cannot"),
     "Keras' GRU of either form": (convert.from_keras, gj.gru(), convert.to_keras(gj.gru(), random_params(gj.gru(), bias=False)), ValueError, r"reset_after: got None for a GRU without biases.*must be False for gru\(\)"),
     "Keras' other form": (partial(convert.from_keras, reset_after=True), gj.gru(), convert.to_keras(gj.gru(), random_params(gj.gru(), bias=False)), ValueError, r"reset_after: got True, expected False for gru\(\).*Use gj\.gru\(reset_after=True\)"),
+    "a projection in Keras": (convert.from_keras, PROJECTED, [], TypeError, "proj_size=2., which Keras cannot represent.*Its LSTM has no projection. Use gj.lstm"),
+    "a projection in ONNX": (convert.from_onnx, PROJECTED, {}, TypeError, "proj_size=2., which ONNX cannot represent.*Its LSTM has no projection"),
+    "PyTorch's names": (convert.from_pytorch, gj.gru(), {}, TypeError, r"gj\.lstm\(peephole=False, proj_size=…\)"),
+    "a projection in PyTorch": (convert.from_pytorch, PROJECTED, convert.to_pytorch(PROJECTED, random_params(PROJECTED)) | {"weight_hr_l0": np.ones((2, H + 1))}, ValueError, r"\['weight_hr_l0'\]: got shape \(2, 6\), expected \(2, 5\) for input size 4 and hidden size 5, projected to 2"),
     "tanh in Haiku": (convert.from_haiku, gj.elman("tanh"), {}, TypeError, "which Haiku cannot represent"),
     "Elman in Equinox": (convert.from_equinox, gj.elman("tanh"), {}, TypeError, "which Equinox cannot represent"),
     "a factory": (convert.from_pytorch, gj.gru, {}, TypeError, "cell: got function.*Call the function"),
@@ -258,6 +270,11 @@ def test_params_that_the_library_cannot_represent_raise():
         "cell_module: got True for bidirectional",
     )
     assert_raises(
+        lambda: convert.to_pytorch(PROJECTED, random_params(PROJECTED), cell_module=True),
+        ValueError,
+        "cell_module: got True for lstm.*nn.LSTMCell has no projection",
+    )
+    assert_raises(
         lambda: convert.to_flax_nnx(gj.elman(), random_params(gj.elman()), optimized=True),
         ValueError,
         "optimized: got True for",
@@ -323,5 +340,7 @@ def test_every_built_in_cell_converts_to_some_library():
             return False
 
     libraries = [library for library, *_ in LIBRARIES.values()]
-    assert all(any(has(library, cell) for library in libraries) for cell in (CELLS | ACTIVATED).values())
+    assert all(
+        any(has(library, cell) for library in libraries) for cell in (CELLS | ACTIVATED | {"projected": PROJECTED}).values()
+    )
     assert not any(has(library, replace(cell, output=jnp.negative)) for library in libraries for cell in CELLS.values())

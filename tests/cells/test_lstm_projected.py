@@ -1,0 +1,116 @@
+"""The LSTM with a projected output: values, derivatives in every mode, and where it stands.
+
+tests/cells/test_cell_functions.py tests each function of its derivation, and
+tests/convert/test_pytorch.py compares with PyTorch.
+"""
+
+from functools import partial
+
+import jax
+import numpy as np
+import pytest
+
+import gru_jax as gj
+from tests.conditions import ALL_THREE
+from tests.problems import (
+    PROJECTED,
+    SEEDS,
+    B,
+    D,
+    H,
+    Problem,
+    assert_close,
+    assert_raises,
+    gradients,
+    normal_like,
+    problem,
+    scan_of_step,
+)
+
+P = 2
+projected = pytest.mark.parametrize(("name", "size"), [("lstm_projected", 2), ("lstm_peephole_projected", 3)])
+
+
+def numpy_loop(p, xs, h, c, sigma, phi):
+    """Follows Sak et al. 2014, eqs. 1-6."""
+    p = {field: 0.0 if leaf is None else np.asarray(leaf) for field, leaf in p._asdict().items()}
+    ys = []
+    for x in np.asarray(xs):
+        at = lambda k, memory: x @ p[f"W_{k}"] + h @ p[f"U_{k}"] + p[f"b_{k}"] + p.get(f"p_{k}", 0.0) * memory
+        i, f, g = sigma(at("i", c)), sigma(at("f", c)), phi(at("g", 0.0))
+        c = f * c + i * g
+        o = sigma(at("o", c))
+        h = (o * phi(c)) @ p["R"]
+        ys.append(h)
+    return (h, c), np.stack(ys)
+
+
+FUNCTIONS = {
+    "lstm_projected": (lambda a: 1 / (1 + np.exp(-a)), np.tanh),
+    "lstm_peephole_projected": (lambda a: np.clip(a + 3, 0, 6) / 6, lambda a: a / (1 + np.abs(a))),
+}
+
+
+@projected
+def test_values_equal_a_numpy_loop(name, size, needs_x64):
+    for seed in SEEDS:
+        p = problem(PROJECTED[name], seed, bias=seed != 1)
+        (h, c), ys = gj.unroll(PROJECTED[name], p.params, p.xs, p.h0)
+        assert h.shape == (B, size)
+        assert c.shape == (B, H)
+        expected = numpy_loop(p.params, p.xs, np.asarray(p.h0.h), np.asarray(p.h0.c), *FUNCTIONS[name])
+        assert_close(((h, c), ys), expected)
+
+
+@projected
+@pytest.mark.derivative
+def test_derivatives_in_every_mode_equal_autodiff_of_the_plain_scan(name, size):
+    cell = PROJECTED[name]
+
+    @jax.jit
+    def all_modes(p: Problem, dots):
+        run, plain = partial(gj.unroll, cell, **ALL_THREE), partial(scan_of_step, cell, **ALL_THREE)
+        choices = gj.CustomVJP(residuals="gates"), gj.CustomVJP(residuals="states", block_size=3), gj.CustomJVP()
+        by_custom_vjp = [gradients(partial(run, derivative=choice), p)[1] for choice in choices]
+        tangents = [jax.jvp(f, tuple(p[:3]), dots)[1] for f in (partial(run, derivative=gj.CustomJVP()), plain)]
+        return by_custom_vjp, gradients(plain, p)[1], tangents
+
+    for seed in SEEDS:
+        p = problem(cell, seed)
+        by_custom_vjp, expected, (tangent, expected_tangent) = all_modes(p, normal_like(seed, p[:3]))
+        for bars in by_custom_vjp:
+            assert_close(bars, expected)
+        assert_close(tangent, expected_tangent)
+
+
+def test_it_stands_in_stacks_in_both_directions_and_under_wrappers():
+    cell = gj.lstm(proj_size=P)
+    both = gj.stack([gj.bidirectional(cell), gj.zoneout(cell, 0.1), gj.variational_dropout(cell, state=0.2)])
+    params = both.init(jax.random.key(0), D, H)
+    assert params[1].W_i.shape == (2 * P, H)
+    assert params[2].U_f.shape == (P, H)
+    h_last, ys = gj.unroll(both, params, problem(cell).xs.astype(np.float32), key=jax.random.key(1))
+    assert ys.shape[-1] == P == both.output_size(params)
+    assert h_last[1].c.shape == (B, H)
+    np.testing.assert_allclose(params[0].forward.R.T @ params[0].forward.R, np.eye(P), atol=1e-5)
+
+
+BAD = {
+    "a size of 0": (lambda: gj.lstm(proj_size=0), ValueError, "proj_size: got 0, expected an int of at least 1"),
+    "a size of 2.0": (lambda: gj.lstm(proj_size=2.0), TypeError, "proj_size: got 2.0, expected an int"),
+    "another size": (
+        lambda: gj.unroll(gj.lstm(proj_size=3), gj.lstm(proj_size=P).init(jax.random.key(0), D, H), np.ones((5, D))),
+        ValueError,
+        r"params.U_i: got shape \(2, 5\), expected \(3, 5\) for input size 4 and hidden size 5 and proj_size 3",
+    ),
+    "params of a plain LSTM": (
+        lambda: gj.unroll(gj.lstm(proj_size=3), gj.lstm().init(jax.random.key(0), D, H), np.ones((5, D))),
+        TypeError,
+        "params: got LSTMParams, expected LSTMProjectedParams",
+    ),
+}
+
+
+@pytest.mark.parametrize(("call", "error", "message"), BAD.values(), ids=BAD.keys())
+def test_bad_input_raises(call, error, message):
+    assert_raises(call, error, message)
