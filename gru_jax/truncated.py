@@ -33,6 +33,7 @@ def unroll_truncated(
     lengths: ArrayLike | None = None,
     mask: ArrayLike | None = None,
     resets: ArrayLike | None = None,
+    reset_state: PyTree = None,
     reverse: bool = False,
     time_major: bool = True,
     key: Array | tuple[Array, Array] | None = None,
@@ -63,6 +64,7 @@ def unroll_truncated(
         lengths: As for `gj.unroll`.
         mask: As for `gj.unroll`.
         resets: As for `gj.unroll`.
+        reset_state: As for `gj.unroll`.
         reverse: As for `gj.unroll`.
         time_major: As for `gj.unroll`.
         key: As for `gj.unroll`. A mask of variational dropout holds for all windows.
@@ -89,13 +91,14 @@ def unroll_truncated(
     window = check_positive_int("window", window)
     run: Any = partial(unroll, cell, params, reverse=reverse, time_major=time_major, **options)
     # the arguments are checked as a whole: inside the windows messages would speak of parts
-    jax.eval_shape(partial(run, key=key, lengths=lengths, mask=mask, resets=resets), xs, h0)
+    whole = partial(run, key=key, lengths=lengths, mask=mask, resets=resets, reset_state=reset_state)
+    jax.eval_shape(whole, xs, h0)
     xs, leading = jax.tree.map(jnp.asarray, xs), leading_shape(cell, xs)
     axis = 0 if time_major else len(leading) - 1
     steps, batch = leading[axis], leading[1:] if time_major else leading[:-1]
     windows = -(-steps // window)
     if windows <= 1:
-        return run(xs, h0, key=key, lengths=lengths, mask=mask, resets=resets)
+        return whole(xs, h0)
     if lengths is not None:
         lengths = jnp.asarray(validate.check_lengths(lengths, batch, steps))
 
@@ -109,7 +112,11 @@ def unroll_truncated(
             within = jnp.clip(lengths - start, 0, size)
             within = jnp.where((lengths < 0) | (lengths > steps), -1, within) if is_traced(lengths) else within
         own_key = None if keys is None else (keys.of_sequence, jax.random.fold_in(keys.per_step, number))
-        return run(jax.tree.map(part, xs), h, lengths=within, mask=part(mask), resets=part(resets), key=own_key)
+        conditions: Any = {"lengths": within, "mask": part(mask), "resets": part(resets)}
+        if reset_state is not None:
+            of_window = lambda leaf, h: part(leaf) if jnp.ndim(leaf) > h.ndim and leaf.shape[axis] > 1 else leaf
+            conditions["reset_state"] = jax.tree.map(of_window, reset_state, h)
+        return run(jax.tree.map(part, xs), h, key=own_key, **conditions)
 
     def scan_step(h, number):
         h, ys = run_window(h, number, window)

@@ -20,7 +20,7 @@ from gru_jax._engine.layer import CallOptions, Layer, LayerRequest, Sequence, ch
 from gru_jax._engine.noise import check_key, keys_of_sequence
 from gru_jax._engine.plan import probe
 from gru_jax._engine.run_cell import FORWARD_MODE_MESSAGE
-from gru_jax._engine.step_flags import step_flags
+from gru_jax._engine.step_flags import has_time_axis, step_flags
 from gru_jax._jax.partition import is_inexact
 from gru_jax._jax.sharding import vary_like
 from gru_jax._jax.tracing import is_forward_mode_error, is_traced
@@ -92,13 +92,14 @@ def unroll(
         resets: Where the state is replaced by `reset_state` before the step, booleans `(T,
             *batch)`. In reinforcement learning: the observation at t is the first of its episode,
             `resets[t] = done[t - 1]`. Resets on masked steps are ignored. Defaults to None.
-        reset_state: The state that a reset sets, leaves `(*batch, H)` or `(H,)`. Gradients flow to
-            it from every reset. Defaults to the cell's initial state: zeros, or the `zero_state` of
+        reset_state: The state that a reset sets, leaves `(*batch, H)` or `(H,)`; or one for each step,
+            leaves `(T, *batch, H)`, of which only those at resets matter: for example the states that
+            an actor stored. Gradients flow to it from every reset. Defaults to the cell's initial state: zeros, or the `zero_state` of
             a cell that has another, whose params then get these gradients.
         reverse: If True, runs from the last step to the first. `ys` stays aligned with `xs`, and
             `lengths` are still measured from step 0. Defaults to False.
-        time_major: If False, `xs` and `ys` are `(*batch, T, ·)`, and `mask` and `resets` are
-            `(*batch, T)`. Defaults to True.
+        time_major: If False, `xs`, `ys` and a `reset_state` for each step are `(*batch, T, ·)`, and
+            `mask` and `resets` are `(*batch, T)`. Defaults to True.
         outputs: What to return beside the last state. `"all"`: the outputs of all steps.
             `"states"`: the state after every step, in the structure of `h0`. `"last"`: None, which
             saves memory if you only need `h_last`. Defaults to `"all"`.
@@ -168,7 +169,7 @@ def validated(cell: Layer, params: PyTree, arrays: Arrays, time_major: bool) -> 
     if h0 is not None:
         validate.check_state("h0", h0, cell, params, batch, broadcasts=True)
     if reset_state is not None:
-        validate.check_state("reset_state", reset_state, cell, params, batch, broadcasts=True)
+        validate.check_reset_state(reset_state, cell, params, leading, time_major=time_major)
     return params, arrays._replace(lengths=lengths)
 
 
@@ -195,9 +196,11 @@ def _compiled(
     if resets is not None and reset_state is None:
         reset_state = validate_cell.default_reset_state(cell, params)
     if reset_state is not None:
-        reset_state = jax.tree.map(lambda leaf, h: jnp.broadcast_to(leaf, h.shape), reset_state, start)
+        time_axis = 0 if time_major else batch_rank
+        reset_state = validate_cell.broadcast_reset_state(reset_state, start, steps, time_axis=time_axis)
     params, h0, reset_state = vary_like((params, start, reset_state), params, xs, h0, reset_state, lengths, mask, resets)
-    h0, reset_state = shard_state_like(cell, (h0, reset_state), xs, batch_rank)
+    reset_state = shard_state_like(cell, reset_state, xs, batch_rank + has_time_axis(reset_state, h0))
+    h0 = shard_state_like(cell, h0, xs, batch_rank)
     sequence = Sequence(xs, h0, reset_state, step_flags(mask, lengths, resets, steps), keys_of_sequence(key))
     request = LayerRequest(reverse, outputs=outputs == "all", states=outputs == "states")
     h_last, ys, states = cell._run(options, request, params, sequence)

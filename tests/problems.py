@@ -154,7 +154,8 @@ def scan_of_step(
     """Runs a `lax.scan` over `cell.step`, the reference that autodiff differentiates.
 
     It takes the options of `unroll`, with time-major arrays, and any inputs and states that `unroll`
-    takes, and shares no code with the engine. `reset_state` defaults to zeros.
+    takes, and shares no code with the engine. `reset_state` defaults to zeros. It may have an axis
+    of time.
     """
     axes = cell.num_feature_axes
     first, feature_axes = (jax.tree.leaves(tree)[0] for tree in (xs, dict(axes) if isinstance(axes, dict) else axes))
@@ -164,6 +165,9 @@ def scan_of_step(
         valid = valid & (jnp.arange(leading[0])[(...,) + (None,) * jnp.ndim(lengths)] < lengths)
     resets = jnp.zeros(leading, bool) if resets is None else jnp.asarray(resets)
     after_reset = jax.tree.map(jnp.zeros_like, h0) if reset_state is None else reset_state
+    stored = None
+    if jax.tree.leaves(after_reset)[0].ndim > jax.tree.leaves(h0)[0].ndim:
+        stored, after_reset = after_reset, None
 
     def select(condition, one, other):
         at = lambda leaf: condition.reshape(condition.shape + (1,) * (leaf.ndim - condition.ndim))
@@ -173,13 +177,13 @@ def scan_of_step(
         return select(~valid, jax.tree.map(jnp.zeros_like, tree), tree)
 
     def step(h, at_t):
-        x, valid, reset = at_t
-        before = select(reset, after_reset, h)
+        x, valid, reset, stored = at_t
+        before = select(reset, after_reset if stored is None else stored, h)
         after, y = cell.step(params, before, zero_if_masked(valid, x))
         h = select(~valid, h, after)
         return h, {"all": zero_if_masked(valid, y), "states": h, "last": None}[outputs]
 
-    return jax.lax.scan(step, h0, (xs, valid, resets), reverse=reverse)
+    return jax.lax.scan(step, h0, (xs, valid, resets, stored), reverse=reverse)
 
 
 def gradients(run: Callable[..., Any], p: Problem) -> tuple[Any, Any]:

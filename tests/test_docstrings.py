@@ -24,7 +24,7 @@ CORE = {
     "gru_jax.step",
     "gru_jax.truncated",
     "gru_jax._engine.layer",
-    *(f"gru_jax.cells.{name}" for name in ("linear", "elman", "gru", "lstm", "letters", "initializers")),
+    *(f"gru_jax.cells.{name}" for name in ("linear", "elman", "activations", "gru", "make_lstm", "letters", "initializers")),
     *(f"gru_jax.layers.{name}" for name in ("stack", "bidirectional", "feedforward", "dropout", "zoneout")),
 }
 

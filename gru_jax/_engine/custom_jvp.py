@@ -22,7 +22,7 @@ from jax import lax
 from gru_jax._engine.differentiable import with_float0, without_float0
 from gru_jax._engine.forward import Loop, Save, forward, outputs_of, previous_states
 from gru_jax._engine.products import joined_products
-from gru_jax._engine.step_flags import StepFlags, apply_resets, tree_where, tree_zeros_like, zero_masked
+from gru_jax._engine.step_flags import StepFlags, apply_resets, tree_where, tree_zeros_like, zero_at_resets, zero_masked
 from gru_jax._engine.weights import lower_matrices, transpose_matrices
 from gru_jax._jax.partition import differentiable
 
@@ -44,7 +44,7 @@ def states_jvp(cell: Any, loop: Loop, primals: Any, tangents: Any) -> tuple[Any,
     adjoint, tangent, join = cell.adjoint, cell.tangent, loop.plan.join_in_loop
     hs = states_with_jvp(cell, loop, *primals)
 
-    params_dot, xs_dot, h0_dot, reset_state_dot, _ = without_float0(tangents)
+    params_dot, xs_dot, h0_dot, reset_state_dot, flags_dot = without_float0(tangents)
     weights, weights_dot = lower_matrices(params, loop.compute_dtype), lower_matrices(params_dot, loop.compute_dtype)
     xs, xs_dot = zero_masked(flags, xs), zero_masked(flags, xs_dot)  # (I)
     h_prevs = apply_resets(flags, reset_state, previous_states(h0, hs, loop.reverse))  # (R)
@@ -54,6 +54,8 @@ def states_jvp(cell: Any, loop: Loop, primals: Any, tangents: Any) -> tuple[Any,
     zero = tree_zeros_like(differentiable(h0))
 
     ws = tangent.input_jvp(weights, weights_dot, xs, xs_dot, h_prevs, g, k)
+    if flags.reset_states is not None:
+        reset_state, reset_state_dot = flags.reset_states, flags_dot.reset_states
     if reset_state is not None:
         at_resets = tree_where(flags.resets, k, tree_zeros_like(k))
         everywhere = jax.tree.map(lambda dot, w: jnp.broadcast_to(dot, w.shape), reset_state_dot, ws)
@@ -62,12 +64,12 @@ def states_jvp(cell: Any, loop: Loop, primals: Any, tangents: Any) -> tuple[Any,
 
     def step(k_t, flags_t, h_dot):
         with joined_products(join):
-            return tree_where(flags_t.mask, state_jvp(k_t, apply_resets(flags_t, None, h_dot)), h_dot)  # (R) (M)
+            return tree_where(flags_t.mask, state_jvp(k_t, zero_at_resets(flags_t, h_dot)), h_dot)  # (R) (M)
 
     def step_transposed(k_t, flags_t, h_bar):
         with joined_products(join):
             h_prev_bar = state_vjp(k_t, zero_masked(flags_t, h_bar))  # (M)ᵀ
-        return tree_where(flags_t.mask, apply_resets(flags_t, None, h_prev_bar), h_bar)  # (R)ᵀ (M)ᵀ
+        return tree_where(flags_t.mask, zero_at_resets(flags_t, h_prev_bar), h_bar)  # (R)ᵀ (M)ᵀ
 
     def solve(_, ws):
         def forward_step(h_dot, at_t):

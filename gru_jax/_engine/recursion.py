@@ -42,7 +42,7 @@ from gru_jax._engine.forward import (
 )
 from gru_jax._engine.local_vjp import backward_functions, one_step, project_all
 from gru_jax._engine.products import joined_products
-from gru_jax._engine.step_flags import StepFlags, apply_resets, tree_where, tree_zeros_like, zero_masked
+from gru_jax._engine.step_flags import StepFlags, apply_resets, tree_where, tree_zeros_like, zero_at_resets, zero_masked
 from gru_jax._engine.weights import lower_matrices, transpose_matrices
 from gru_jax._jax.partition import differentiable
 
@@ -86,8 +86,8 @@ def recursion_fwd(
 
 
 def recursion_bwd(cell: Any, loop: Loop, residuals: Residuals, cotangents: tuple[Any, Any]) -> tuple[Any, ...]:
-    """Computes the cotangents of params, xs, h0 and reset_state from those of h_last and the
-    outputs.
+    """Computes the cotangents of params, xs, h0, reset_state and the reset states in the flags from
+    those of h_last and the outputs.
     """
     return _compiled_bwd(cell, loop, residuals, without_float0(cotangents))
 
@@ -114,11 +114,14 @@ def _compiled_bwd(cell: Any, loop: Loop, residuals: Residuals, cotangents: tuple
             valid_h_bar = zero_masked(flags_t, h_bar)  # (M)ᵀ
             with joined_products(plan.join_in_loop):
                 h_prev_bar, params_bar, out = vjp(k_t, flags_t, valid_h_bar, params_bar)  # (S)ᵀ
+            to_reset_state = None
+            if reset_state is not None or flags_t.reset_states is not None:
+                to_reset_state = tree_where(flags_t.resets, h_prev_bar, tree_zeros_like(h_prev_bar))  # (R)ᵀ
             if reset_state is not None:
-                to_reset_state = tree_where(flags_t.resets, h_prev_bar, tree_zeros_like(h_prev_bar))
-                reset_bar = _add(reset_bar, to_reset_state)  # (R)ᵀ
-            passed_on = apply_resets(flags_t, None, h_prev_bar)  # (R)ᵀ
-            return (tree_where(flags_t.mask, passed_on, h_bar), reset_bar, params_bar), out  # (M)ᵀ
+                reset_bar, to_reset_state = _add(reset_bar, to_reset_state), None  # (R)ᵀ
+            passed_on = zero_at_resets(flags_t, h_prev_bar)  # (R)ᵀ
+            carry = tree_where(flags_t.mask, passed_on, h_bar), reset_bar, params_bar  # (M)ᵀ
+            return carry, (out, to_reset_state)
 
         # scan knows the steps from its arrays, and takes no symbolic length of jax.export beside them
         length = None if jax.tree.leaves(at_all_t) else steps_of(hs)
@@ -142,13 +145,14 @@ def _compiled_bwd(cell: Any, loop: Loop, residuals: Residuals, cotangents: tuple
             return where_differentiable(h0, backward.state_vjp(weights_T, k_t, h_bar)), None, h_bar
 
         k = backward.linearize(g, h_prevs)
-        (delta, reset_bar, _), h_bars = run_back(vjp, (delta, reset_bar, None), (k, flags, bars), hs)
+        (delta, reset_bar, _), (h_bars, reset_bars) = run_back(vjp, (delta, reset_bar, None), (k, flags, bars), hs)
         with joined_products(plan.join_outside):
             bar, xs_bar = backward.input_vjp(weights, valid_xs, h_prevs, g, k, h_bars)
         bar = where_differentiable(params, bar)
         if params_bar is not None:  # there are several blocks to add up
             bar = _add_to_sum(params_bar, bar)
-        return (delta, reset_bar, bar), zero_masked(flags, where_differentiable(xs, xs_bar)), None  # (I)ᵀ
+        xs_bar = zero_masked(flags, where_differentiable(xs, xs_bar))  # (I)ᵀ
+        return (delta, reset_bar, bar), (xs_bar, reset_bars), None
 
     def step_by_step_block(carry, over_time, h_start):
         xs, flags, bars, hs, _ = over_time
@@ -174,10 +178,11 @@ def _compiled_bwd(cell: Any, loop: Loop, residuals: Residuals, cotangents: tuple
     sums_blocks = plan.step_by_step or steps_of(starts) > 1
     carry = h_last_bar, zeros(reset_state), zeros(params) if sums_blocks else None
     over_time = xs, flags, outputs_bar, saved.states, saved.gates
-    (h0_bar, reset_bar, params_bar), xs_bar, _ = scan_blocks(
+    (h0_bar, reset_bar, params_bar), (xs_bar, reset_bars), _ = scan_blocks(
         block_back, carry, over_time, starts, loop.plan.block_size, reverse=not loop.reverse
     )
-    return _cast_like(params_bar, params), xs_bar, h0_bar, _cast_like(reset_bar, reset_state), None
+    flags_bar = None if flags.reset_states is None else StepFlags(reset_states=reset_bars)
+    return _cast_like(params_bar, params), xs_bar, h0_bar, _cast_like(reset_bar, reset_state), flags_bar
 
 
 recursion.defvjp(recursion_fwd, recursion_bwd)

@@ -17,7 +17,7 @@ from gru_jax._engine.layer import CallOptions, LayerOutput, LayerRequest, Sequen
 from gru_jax._engine.noise import noise_of_step
 from gru_jax._engine.plan import Plan, Shapes, make_plan
 from gru_jax._engine.recursion import recursion, recursion_ref
-from gru_jax._engine.step_flags import zero_masked
+from gru_jax._engine.step_flags import with_reset_state_of_each_step, zero_masked
 from gru_jax._engine.structures import check_same_form
 from gru_jax._engine.weights import lower_matrices
 from gru_jax._jax.tracing import reverse_only
@@ -33,6 +33,7 @@ FORWARD_MODE_MESSAGE = (
 def run_cell(cell: Any, options: CallOptions, request: LayerRequest, params: Any, sequence: Sequence) -> LayerOutput:
     """Runs `cell` over `sequence`."""
     xs, h0, reset_state, flags, keys = sequence
+    flags, reset_state = with_reset_state_of_each_step(flags, reset_state, h0)
     if cell.sample_noise is not None:
         params, xs = cell.sample_noise(keys, params, xs)
     validate_cell.check_functions(cell, params, xs, h0)

@@ -15,8 +15,9 @@ it.
     (R)ᵀ  reset_state_bar += r ? h̄₋ : 0,  h̄₋ = r ? 0 : h̄₋
     (I)ᵀ  x̄ = m ? x̄ : 0
 
-r is False wherever m is. Every line selects and none multiplies, so a NaN in the padding, or in a
-state that is reset, never spreads.
+reset_state is one state for all resets, or another at each step. r is False wherever m is. Every
+line selects and none multiplies, so a NaN in the padding, or in a state that is reset, never
+spreads.
 """
 
 from typing import Any, NamedTuple
@@ -29,13 +30,15 @@ from gru_jax._engine.differentiable import is_number
 
 
 class StepFlags(NamedTuple):
-    """m and r for all steps, or for one step inside a loop.
+    """m and r for all steps, or for one step inside a loop; and the state that a reset at the step
+    sets, where it is another at each step.
 
-    None means that every step is valid, or that none resets.
+    None means that every step is valid, that none resets, or that there is one state for all resets.
     """
 
     mask: Bool[Array, "*t_b"] | None = None
     resets: Bool[Array, "*t_b"] | None = None
+    reset_states: Any = None
 
 
 def step_flags(
@@ -95,11 +98,26 @@ def tree_where(condition: Bool[Array, "*t_b"] | None, if_true: Any, if_false: An
 def apply_resets(flags: StepFlags, reset_state: Any, h: Any) -> Any:
     """(R): the state that a step starts from, for one step or for all.
 
-    A `reset_state` of None stands for zeros.
+    A `reset_state` of None stands for zeros, if the flags hold none for each step.
     """
-    if flags.resets is None:
-        return h
-    return tree_where(flags.resets, tree_zeros_like(h) if reset_state is None else reset_state, h)
+    if flags.reset_states is not None:
+        reset_state = flags.reset_states
+    return zero_at_resets(flags, h) if reset_state is None else tree_where(flags.resets, reset_state, h)
+
+
+def zero_at_resets(flags: StepFlags, h_bar: Any) -> Any:
+    """(R)ᵀ and (R)˙: no cotangent or tangent of the state passes a reset."""
+    return h_bar if flags.resets is None else tree_where(flags.resets, tree_zeros_like(h_bar), h_bar)
+
+
+def with_reset_state_of_each_step(flags: StepFlags, reset_state: Any, h0: Any) -> tuple[StepFlags, Any]:
+    """Moves a reset state that has an axis of time into the flags."""
+    return (flags._replace(reset_states=reset_state), None) if has_time_axis(reset_state, h0) else (flags, reset_state)
+
+
+def has_time_axis(reset_state: Any, h0: Any) -> bool:
+    """Whether there is another reset state at each step."""
+    return any(leaf.ndim > h.ndim for leaf, h in zip(*map(jax.tree.leaves, (reset_state, h0)), strict=False))
 
 
 def zero_masked(flags: StepFlags, tree: Any) -> Any:

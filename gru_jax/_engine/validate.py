@@ -82,10 +82,13 @@ def check_not_masked(name: str, x: Any) -> None:
         raise TypeError(f"{name}: got a NumPy masked array, expected an array. Pass {name}.filled(0){padding}.")
 
 
-def check_state(name: str, h: Any, layer: Any, params: Any, batch: tuple[int, ...], *, broadcasts: bool = False) -> None:
+def check_state(
+    name: str, h: Any, layer: Any, params: Any, batch: tuple[int, ...], *, broadcasts: bool = False, axes: str = "*batch"
+) -> None:
     """Raises unless `h` has the structure, shapes and dtypes of the layer's state.
 
-    With `broadcasts`, shapes that broadcast to it will do.
+    With `broadcasts`, shapes that broadcast to it will do. Messages call the axes of `batch` by
+    `axes`.
     """
     expected = state_shapes(layer, params)
     if expected is None:  # `check_functions` compares h with what comes out
@@ -101,7 +104,7 @@ def check_state(name: str, h: Any, layer: Any, params: Any, batch: tuple[int, ..
         if not is_array(leaf) or not (_broadcasts(leaf.shape, shape) if broadcasts else leaf.shape == shape):
             fix = f", or one that broadcasts to it such as {like.shape}. {make}" if broadcasts else f". {make}"
             fix += "" if broadcasts else f", or broadcast yours: jnp.broadcast_to({own}, {shape})"
-            raise ValueError(f"{own}: got {describe(leaf)}, expected shape {shape} {_state_axes(like)}{fix}.")
+            raise ValueError(f"{own}: got {describe(leaf)}, expected shape {shape} {_state_axes(like, axes)}{fix}.")
         if leaf.dtype != like.dtype:
             raise TypeError(
                 f"{own}: got dtype {leaf.dtype}, expected {like.dtype}, the dtype of this cell's state. "
@@ -156,6 +159,27 @@ def check_flags(name: str, flags: Any, shape: tuple[int, ...], axes: str) -> Non
         )
 
 
+def check_reset_state(state: Any, layer: Any, params: Any, leading: tuple[int, ...], *, time_major: bool) -> None:
+    """Raises unless `state` is a state of the layer, or one for each step.
+
+    `leading` are the axes of the inputs without the features.
+    """
+    batch, axes = (leading[1:], "T, *batch") if time_major else (leading[:-1], "*batch, T")
+    expected, leaves = jax.tree.leaves(state_shapes(layer, params)), jax.tree.leaves(state)
+    rank_of = lambda leaf: getattr(leaf, "ndim", 0)
+    of_each_step = [rank_of(leaf) == len(leading) + len(like.shape) for leaf, like in zip(leaves, expected, strict=False)]
+    if any(of_each_step) and not all(of_each_step):
+        shapes = ", ".join(str(jnp.shape(leaf)) for leaf in leaves)
+        raise ValueError(
+            f"reset_state: got arrays of the shapes {shapes}, expected an axis of time in all of them, for a state of each step, "
+            "or in none."
+        )
+    if any(of_each_step):
+        check_state("reset_state", state, layer, params, leading, broadcasts=True, axes=axes)
+    else:
+        check_state("reset_state", state, layer, params, batch, broadcasts=True)
+
+
 def check_resets(resets: Any, reset_state: Any, name: str = "resets") -> None:
     """Raises if there is a reset state but nothing resets to it."""
     if reset_state is not None and resets is None:
@@ -189,9 +213,9 @@ def check_batch_shape(shape: Any) -> tuple[Any, ...]:
     return axes
 
 
-def _state_axes(like: Any) -> str:
+def _state_axes(like: Any, axes: str) -> str:
     """Names the axes of a leaf of the state, which may be an image or a matrix."""
-    return "(*batch, H)" if len(like.shape) == 1 else f"(*batch and {like.shape})"
+    return f"({axes}, H)" if len(like.shape) == 1 else f"({axes} and {like.shape})"
 
 
 def _broadcasts(shape: tuple[int, ...], to: tuple[int, ...]) -> bool:

@@ -160,6 +160,19 @@ def broadcast_state(layer: Any, params: Any, state: Any, batch: tuple[Any, ...])
     return jax.tree.map(lambda leaf, like: jnp.broadcast_to(leaf, batch + like.shape), state, expected)
 
 
+def broadcast_reset_state(state: Any, h0: Any, steps: Any, *, time_axis: int = 0) -> Any:
+    """Returns a validated reset state with all its batch axes, and with time first if it has one for
+    each step.
+    """
+
+    def broadcast(leaf, h):
+        if leaf.ndim > h.ndim:
+            return jnp.broadcast_to(jnp.moveaxis(leaf, time_axis, 0), (steps, *h.shape))
+        return jnp.broadcast_to(leaf, h.shape)
+
+    return jax.tree.map(broadcast, state, h0)
+
+
 def default_zero_state(cell_name: str, params: Any) -> jax.Array:
     """Zeros of the size of the last axis of the first leaf whose field name begins with U."""
     for path, leaf in jax.tree_util.tree_leaves_with_path(params):

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from gru_jax._engine.differentiable import transpose_output, where_differentiable
-from gru_jax._engine.step_flags import apply_resets, tree_where, zero_masked
+from gru_jax._engine.step_flags import tree_where, zero_at_resets, zero_masked
 from gru_jax._engine.weights import transpose_matrices
 from gru_jax._jax.partition import differentiable
 from gru_jax.flow.linearized import (
@@ -109,7 +109,7 @@ def state_cotangents(trajectory: Trajectory, outputs_bar: Any, t: jax.Array) -> 
         h_bar = jax.tree.map(jnp.add, delta, own)
         valid_h_bar = zero_masked(flags, h_bar)
         h_prev_bar = where_differentiable(state, state_vjp(cell, params_T, k, valid_h_bar))
-        passed_on = tree_where(flags.mask, apply_resets(flags, None, h_prev_bar), h_bar)
+        passed_on = tree_where(flags.mask, zero_at_resets(flags, h_prev_bar), h_bar)
         return jax.tree.map(lambda bar: jnp.where(j <= t, bar, 0), passed_on), (h_bar, valid_h_bar)
 
     zeros = jax.tree.map(jnp.zeros_like, differentiable(state))

@@ -15,7 +15,7 @@ from gru_jax._engine.forward import Loop, Save, forward, previous_states
 from gru_jax._engine.inputs import cast_inputs, leading_shape
 from gru_jax._engine.local_vjp import backward_functions, one_step, project_all
 from gru_jax._engine.plan import Plan
-from gru_jax._engine.step_flags import StepFlags, apply_resets, step_flags, zero_masked
+from gru_jax._engine.step_flags import StepFlags, apply_resets, step_flags, with_reset_state_of_each_step, zero_masked
 from gru_jax._jax.partition import differentiable, fill
 from gru_jax.flow.conditions import Conditions
 from gru_jax.flow.layered import as_cell, check_layer, outputs_from_states
@@ -62,13 +62,13 @@ def linearize_along(layer: Any, params: Any, xs: Any, h0: Any, conditions: Condi
     xs = cast_inputs(arrays.xs, validate_cell.float_dtype(params, arrays.xs, arrays.h0))
     steps, *batch_axes = leading_shape(layer, xs)
     zeros = layer.initial_state(params, tuple(batch_axes))
-    over_batch = lambda state: jax.tree.map(lambda leaf, zero: jnp.broadcast_to(leaf, zero.shape), state, zeros)
-    h0 = zeros if h0 is None else over_batch(arrays.h0)
+    h0 = zeros if h0 is None else jax.tree.map(lambda leaf, zero: jnp.broadcast_to(leaf, zero.shape), arrays.h0, zeros)
     reset_state = arrays.reset_state
     if arrays.resets is not None and reset_state is None:
         reset_state = validate_cell.default_reset_state(layer, params)
-    reset_state = None if reset_state is None else over_batch(reset_state)
+    reset_state = None if reset_state is None else validate_cell.broadcast_reset_state(reset_state, zeros, steps)
     flags = step_flags(arrays.mask, arrays.lengths, arrays.resets, steps)
+    flags, reset_state = with_reset_state_of_each_step(flags, reset_state, zeros)
     cell = as_cell(layer)
     validate_cell.check_functions(cell, params, xs, h0)
     xs = zero_masked(flags, xs)

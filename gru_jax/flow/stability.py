@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jax import lax
 from jax.flatten_util import ravel_pytree
 
-from gru_jax._engine.step_flags import apply_resets, tree_where
+from gru_jax._engine.step_flags import tree_where, zero_at_resets
 from gru_jax._jax.partition import differentiable
 from gru_jax.flow.conditions import Conditions
 from gru_jax.flow.layered import check_layer, run_by_layer
@@ -76,7 +76,7 @@ def jacobians(
     def jacobian(x, h_prev, k, flags):
         def row(e):  # the same direction in every sequence
             h_dot = jax.tree.map(lambda leaf: jnp.broadcast_to(leaf, (*batch, *leaf.shape)), unravel(e))
-            stepped = state_jvp(cell, params, x, h_prev, k, apply_resets(flags, None, h_dot))
+            stepped = state_jvp(cell, params, x, h_prev, k, zero_at_resets(flags, h_dot))
             leaves = jax.tree.leaves(tree_where(flags.mask, stepped, h_dot))
             return jnp.concatenate([leaf.reshape(*batch, math.prod(leaf.shape[len(batch) :])) for leaf in leaves], -1)
 

@@ -13,7 +13,7 @@ FAULTS = {
          "factor = jnp.where((lengths < 0) | (lengths > steps), jnp.nan, 1.0)",
          "factor = jnp.where(lengths > steps, jnp.nan, 1.0)", "engine/test_conditions"),
         ("the reset state is not checked",
-         'validate.check_state("reset_state", reset_state, cell, params, batch, broadcasts=True)', "pass",
+         'validate.check_reset_state(reset_state, cell, params, leading, time_major=time_major)', "pass",
          "engine/test_bad_input"),
         ("batch-major outputs stay time-major",
          "return h_last, out if time_major else", "return h_last, out if True else", "engine/test_forward_pass"),
