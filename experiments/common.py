@@ -6,21 +6,24 @@ import platform
 import shlex
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, Literal, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple, TypeVar
 
 import jax
 import matplotlib.pyplot as plt
 import tyro
 from jax.sharding import Mesh
+from tqdm import tqdm
 
 import gru_jax
+from experiments.__main__ import minutes
 from gru_jax.train.json_values import to_json_value
 
 ON_A_TERMINAL = sys.stderr.isatty()  # whether training shows a progress bar
+Row = TypeVar("Row")
 
 
 @dataclass(frozen=True)
@@ -30,14 +33,17 @@ class Options:
     Attributes:
         quick: Run a short version that only checks that everything works. Its numbers mean nothing.
         seed: Seed of all random numbers.
-        out: Directory to write to. Defaults to runs/NAME.
-        device: Platform to run on. Defaults to the one JAX picks.
+        out: Directory to write to.
+        device: Platform to run on.
     """
 
     quick: bool = False
     seed: int = 0
-    out: Path | None = None
-    device: Literal["cpu", "gpu"] | None = None
+    out: Annotated[Path | None, tyro.conf.arg(metavar="DIR", help_behavior_hint="(default: runs/NAME)")] = None
+    device: Annotated[
+        Literal["cpu", "gpu"] | None,
+        tyro.conf.arg(metavar="{cpu,gpu}", help_behavior_hint="(default: the one that JAX picks)"),
+    ] = None
 
 
 class Outcome(NamedTuple):
@@ -141,14 +147,25 @@ def mesh_for(batch_size: int) -> Mesh | None:
     return gru_jax.train.data_mesh(devices[:count]) if count > 1 else None
 
 
+def progress(rows: Sequence[Row], what: str, unit: str = "case") -> Iterable[Row]:
+    """Iterates over `rows`. On a terminal, a progress bar shows the time left.
+
+    Print with `tqdm.write` in such a loop.
+    """
+    return tqdm(rows, desc=what, unit=unit, disable=None, leave=False)
+
+
 def _files(outcome: Outcome) -> list[str]:
     """Returns the names of the files beside results.json."""
     return [*outcome.figures, *outcome.tables, *outcome.files]
 
 
 def _description(name: str, docstring: str) -> str:
-    """Returns the text above the options in `--help`: the question, and where to read more."""
-    return f"{docstring.splitlines()[0]} Method, expectation and sources are in experiments/{name}.py."
+    """Returns the text above the options in `--help`: the question, the time, and where to read more."""
+    return (
+        f"{docstring.splitlines()[0]}\n\nA full run takes about {minutes(name)} min on two CPU cores. "
+        f"Method, expectation and sources: experiments/{name}.py"
+    )
 
 
 def _command_of_record(name: str, arguments: list[str]) -> str:

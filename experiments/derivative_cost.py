@@ -24,9 +24,10 @@ from typing import Any
 import jax
 import matplotlib.pyplot as plt
 import numpy as np
+from tqdm import tqdm
 
 import gru_jax as gj
-from experiments.common import Options, Outcome, main
+from experiments.common import Options, Outcome, main, progress
 from experiments.speed import without_derivation
 from experiments.speed.measure import Program, compile_program, interleaved, relative_difference
 from experiments.speed.problem import CELLS
@@ -79,28 +80,28 @@ def largest_difference(programs: dict[str, Program], kind: str) -> float:
 def time_without_derivation(shapes: tuple[tuple[int, ...], ...], rounds: int, seed: int) -> list[dict[str, Any]]:
     """Times the cells without a derivation beside scans of their step."""
     cases = []
-    for shape in shapes:
-        for name, cell in without_derivation.CELLS.items():
-            T, B, D, H = shape
-            keys = jax.random.split(jax.random.key(seed), 3)
-            arguments = cell.init(keys[0], D, H), jax.random.normal(keys[1], (T, B, D))
-            weights = jax.random.normal(keys[2], (T, B, H))
+    rows = [(shape, name, cell) for shape in shapes for name, cell in without_derivation.CELLS.items()]
+    for shape, name, cell in progress(rows, "without a derivation"):
+        T, B, D, H = shape
+        keys = jax.random.split(jax.random.key(seed), 3)
+        arguments = cell.init(keys[0], D, H), jax.random.normal(keys[1], (T, B, D))
+        weights = jax.random.normal(keys[2], (T, B, H))
 
-            def loss(kind: str, params: Any, xs: jax.Array, cell: Any = cell, weights: Any = weights) -> jax.Array:
-                return (without_derivation.run(cell, kind, params, xs) * weights).sum()
+        def loss(kind: str, params: Any, xs: jax.Array, cell: Any = cell, weights: Any = weights) -> jax.Array:
+            return (without_derivation.run(cell, kind, params, xs) * weights).sum()
 
-            programs = {
-                kind: compile_program(jax.grad(partial(loss, kind)), *arguments) for kind in ("ours", "plain", "checkpointed")
-            }
-            results = [program.call(*arguments) for program in programs.values()]
-            difference = max(relative_difference(result, results[-1]) for result in results)
-            assert difference < 1e-3, (shape, name, difference)
-            measured = interleaved(programs, rounds)
-            time = measured["checkpointed"]["ms"] / measured["ours"]["ms"]
-            memory = measured["ours"]["temp_mib"] / max(measured["checkpointed"]["temp_mib"], 1e-9)
-            ratios = {"checkpointed_over_ours": round(time, 3), "temp_ours_over_checkpointed": round(memory, 3)}
-            cases.append({"shape": shape, "cell": name, "difference": difference, "ratios": ratios, "measured": measured})
-            print(shape, name, ratios, flush=True)
+        programs = {
+            kind: compile_program(jax.grad(partial(loss, kind)), *arguments) for kind in ("ours", "plain", "checkpointed")
+        }
+        results = [program.call(*arguments) for program in programs.values()]
+        difference = max(relative_difference(result, results[-1]) for result in results)
+        assert difference < 1e-3, (shape, name, difference)
+        measured = interleaved(programs, rounds)
+        time = measured["checkpointed"]["ms"] / measured["ours"]["ms"]
+        memory = measured["ours"]["temp_mib"] / max(measured["checkpointed"]["temp_mib"], 1e-9)
+        ratios = {"checkpointed_over_ours": round(time, 3), "temp_ours_over_checkpointed": round(memory, 3)}
+        cases.append({"shape": shape, "cell": name, "difference": difference, "ratios": ratios, "measured": measured})
+        tqdm.write(f"{shape} {name} {ratios}")
     return cases
 
 
@@ -109,24 +110,28 @@ def run(options: Options) -> Outcome:
     rounds = 3 if options.quick else 15
     without = time_without_derivation(QUICK_SHAPES if options.quick else SHAPES_WITHOUT, rounds, options.seed)
     cases = []
-    for shape in QUICK_SHAPES if options.quick else SHAPES:
-        for name, cell in CELLS.items():
-            for condition, with_step_flags in CONDITIONS.items():
-                programs = candidates(cell, shape, with_step_flags=with_step_flags, seed=options.seed)
-                difference = float(np.max([largest_difference(programs, kind) for kind in ("gradient", "tangent")]))
-                assert difference < 1e-3, (shape, name, condition, difference)  # the time of a wrong result means nothing
-                measured = interleaved(programs, rounds)
-                ms = {program: figures["ms"] for program, figures in measured.items()}
-                mib = {program: figures["temp_mib"] for program, figures in measured.items()}
-                ratios = {
-                    "autodiff_over_adjoint": ms["gradient, autodiff"] / ms["gradient, adjoint"],
-                    "both_over_adjoint": ms["gradient, both"] / ms["gradient, adjoint"],
-                    "tangent_autodiff_over_both": ms["tangent, autodiff"] / ms["tangent, both"],
-                    "temp_adjoint_over_autodiff": mib["gradient, adjoint"] / max(mib["gradient, autodiff"], 1e-9),
-                }
-                case = {"shape": shape, "cell": name, "conditions": condition, "difference": difference}
-                cases.append(case | {"ratios": {key: round(value, 3) for key, value in ratios.items()}, "measured": measured})
-                print(shape, name, condition, {key: f"{value:.2f}" for key, value in ratios.items()}, flush=True)
+    rows = [
+        (shape, name, condition)
+        for shape in (QUICK_SHAPES if options.quick else SHAPES)
+        for name in CELLS
+        for condition in CONDITIONS
+    ]
+    for shape, name, condition in progress(rows, "derivatives"):
+        programs = candidates(CELLS[name], shape, with_step_flags=CONDITIONS[condition], seed=options.seed)
+        difference = float(np.max([largest_difference(programs, kind) for kind in ("gradient", "tangent")]))
+        assert difference < 1e-3, (shape, name, condition, difference)  # the time of a wrong result means nothing
+        measured = interleaved(programs, rounds)
+        ms = {program: figures["ms"] for program, figures in measured.items()}
+        mib = {program: figures["temp_mib"] for program, figures in measured.items()}
+        ratios = {
+            "autodiff_over_adjoint": ms["gradient, autodiff"] / ms["gradient, adjoint"],
+            "both_over_adjoint": ms["gradient, both"] / ms["gradient, adjoint"],
+            "tangent_autodiff_over_both": ms["tangent, autodiff"] / ms["tangent, both"],
+            "temp_adjoint_over_autodiff": mib["gradient, adjoint"] / max(mib["gradient, autodiff"], 1e-9),
+        }
+        case = {"shape": shape, "cell": name, "conditions": condition, "difference": difference}
+        cases.append(case | {"ratios": {key: round(value, 3) for key, value in ratios.items()}, "measured": measured})
+        tqdm.write(f"{shape} {name} {condition} { {key: f'{value:.2f}' for key, value in ratios.items()} }")
     results = {"rounds": rounds, "cases": cases, "without_derivation": without}
     return Outcome(summary(cases, without), results, {"ratios.png": draw(cases)})
 

@@ -91,10 +91,16 @@ def run(options: Options) -> Outcome:
 
     cells: dict[str, Any] = {}
     drawn_params: Params | None = None
+    bar = tqdm(total=len(CELLS) * seeds * epochs, unit="epoch", disable=None, leave=False)
+
+    def advance(info: gj.train.CallbackInfo) -> None:
+        bar.update()
+
     for name, cell in CELLS.items():
         loss, score = partial(loss_fn, cell), partial(evaluate, cell, test)
         runs = []
-        for seed in tqdm(range(options.seed, options.seed + seeds), desc=name, unit="run", disable=None, leave=False):
+        bar.set_description(name)
+        for seed in range(options.seed, options.seed + seeds):
             key_init, key_fit = jax.random.split(jax.random.key(seed))
             fitted = gj.train.fit(
                 loss,
@@ -107,6 +113,7 @@ def run(options: Options) -> Outcome:
                 steps_per_execution=per_epoch,
                 evaluate=score,
                 evaluate_every=per_epoch,
+                callbacks=[advance],
             )
             runs.append(fitted)
             drawn_params = fitted.params if drawn_params is None else drawn_params
@@ -123,11 +130,12 @@ def run(options: Options) -> Outcome:
             "test_nats_by_epoch": [fitted.evaluations["nats"] for fitted in runs],
             "train_nats": [fitted.history["loss"].reshape(epochs, per_epoch).mean(1) for fitted in runs],
         }
-        print(
+        tqdm.write(
             f"{name:8}  {parameters:,} parameters  test accuracy "
             + " ".join(f"{accuracy:.2%}" for accuracy in accuracies)
             + f" (seeds {options.seed} to {options.seed + seeds - 1})  gradient differs from autodiff by {difference:.1e}"
         )
+    bar.close()
 
     assert drawn_params is not None
     summary = {

@@ -29,10 +29,9 @@ import jax.numpy as jnp
 import matplotlib.pyplot as plt
 import numpy as np
 from jax.test_util import check_grads
-from tqdm import tqdm
 
 import gru_jax as gj
-from experiments.common import Options, Outcome, main
+from experiments.common import Options, Outcome, main, progress
 from experiments.mutants.lines import FAULTS, with_fault
 from experiments.mutants.passes import GRU_PASS_FAULTS, unrolled, with_faulty_rule
 
@@ -111,7 +110,7 @@ def run(options: Options) -> Outcome:
     forms = list(FORMS)[:1] if options.quick else list(FORMS)
     tried = [(name, fault, fun) for name in forms for fault, fun in candidates(name, options.quick).items()]
     with jax.default_matmul_precision("highest"):
-        for name, fault, fun in tqdm(tried, desc="backward passes", disable=None):
+        for name, fault, fun in progress(tried, "backward passes"):
             for kind, found in verdicts.items():
                 right = autodiff(name, kind, options.seed)
                 found[f"{name}: {fault}"] = verdicts_of_checkers(fun, right, problem(FORMS[name], kind, options.seed))

@@ -25,9 +25,10 @@ from typing import Any
 import jax
 import matplotlib.pyplot as plt
 import numpy as np
+from tqdm import tqdm
 
 import gru_jax as gj
-from experiments.common import Options, Outcome, main
+from experiments.common import Options, Outcome, main, progress
 from experiments.speed.measure import Program, compile_program, interleaved, relative_difference
 from experiments.speed.problem import CELLS, Shape, random_problem
 from experiments.speed.report import geomean
@@ -124,27 +125,17 @@ def draw_shapes(rule: Callable[[Plan, Shape], Plan], count: int, seed: int) -> l
     return found
 
 
-def measure_rule(name: str, shapes: list[tuple[str, Shape]], options: RuleOptions) -> list[dict[str, Any]]:
-    """Times the plan with and without one rule on all shapes and cells."""
-    cases = []
-    for kind, shape in shapes:
-        with_rule = plan_for(shape)
-        without = RULES[name](with_rule, shape)
-        if without == with_rule:
-            continue
-        for cell in CELL_NAMES[: 1 if options.quick else None]:
-            compiled = partial(gradient_with, cell_name=cell, shape=shape, seed=options.seed)
-            programs = {"with": compiled(with_rule), "without": compiled(without)}
-            results = [program.call(*program.arguments) for program in programs.values()]
-            difference = relative_difference(*results)
-            assert difference < 1e-3, (name, shape, cell, difference)
-            measured = interleaved(programs, 3 if options.quick else 11)
-            ratio = measured["without"]["ms"] / measured["with"]["ms"]
-            cases.append(
-                {"rule": name, "shapes": kind, "cell": cell, "shape": shape, "ratio": round(ratio, 3), "measured": measured}
-            )
-            print(f"{name}: {kind} {shape!s:22} {cell:16} {ratio:.2f}", flush=True)
-    return cases
+def measure(name: str, kind: str, shape: Shape, cell: str, options: RuleOptions) -> dict[str, Any]:
+    """Times the plan with and without one rule, on one shape and cell."""
+    compiled = partial(gradient_with, cell_name=cell, shape=shape, seed=options.seed)
+    programs = {"with": compiled(plan_for(shape)), "without": compiled(RULES[name](plan_for(shape), shape))}
+    results = [program.call(*program.arguments) for program in programs.values()]
+    difference = relative_difference(*results)
+    assert difference < 1e-3, (name, shape, cell, difference)
+    measured = interleaved(programs, 3 if options.quick else 11)
+    ratio = measured["without"]["ms"] / measured["with"]["ms"]
+    tqdm.write(f"{name}: {kind} {shape!s:22} {cell:16} {ratio:.2f}")
+    return {"rule": name, "shapes": kind, "cell": cell, "shape": shape, "ratio": round(ratio, 3), "measured": measured}
 
 
 def summarize(cases: list[dict[str, Any]]) -> dict[str, Any]:
@@ -199,12 +190,16 @@ def draw(cases: list[dict[str, Any]]) -> plt.Figure:
 
 
 def run(options: RuleOptions) -> Outcome:
-    """Measures every rule."""
-    cases = []
+    """Measures every rule on the shapes where it changes the plan."""
+    rows = []
     for i, (name, rule) in enumerate(RULES.items()):
-        tuned = [("tuned", shape) for shape in (QUICK_SHAPES if options.quick else TUNED)]
-        drawn = [] if options.quick else draw_shapes(rule, options.random_shapes, options.seed + 100 + i)
-        cases += measure_rule(name, tuned + [("random", shape) for shape in drawn], options)
+        shapes = [("tuned", shape) for shape in (QUICK_SHAPES if options.quick else TUNED)]
+        if not options.quick:
+            shapes += [("random", shape) for shape in draw_shapes(rule, options.random_shapes, options.seed + 100 + i)]
+        changed = [(kind, shape) for kind, shape in shapes if rule(plan_for(shape), shape) != plan_for(shape)]
+        cells = CELL_NAMES[: 1 if options.quick else None]
+        rows += [(name, kind, shape, cell) for kind, shape in changed for cell in cells]
+    cases = [measure(*row, options) for row in progress(rows, "rules")]
     rules = summarize(cases)
     return Outcome({"rules": rules}, {"cases": cases}, {"rules.png": draw(cases)}, {"tables.md": table(rules)})
 

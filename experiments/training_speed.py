@@ -26,7 +26,7 @@ from typing import Any, NamedTuple
 import matplotlib.pyplot as plt
 import numpy as np
 
-from experiments.common import Options, Outcome, main
+from experiments.common import Options, Outcome, main, progress
 from experiments.speed.child_process import run_json
 
 
@@ -164,15 +164,18 @@ def run(options: Options) -> Outcome:
     if options.quick:
         turns, sizes = 1, {name: sizes[name]._replace(steps=10) for name in ("tiny", "binary_addition")}
     found: dict[str, dict[str, list[float]]] = {name: {} for name in sizes}
-    starts = []
-    for turn in range(turns):
-        starts.append(run_json("-m", "experiments.speed.startup"))
-        for name, size in sizes.items():
-            ways = expressions(size, cores)
-            for way in list(ways)[
-                :: 1 if turn % 2 else -1
-            ]:  # the order alternates, because the first one runs on a cooler machine
-                found[name].setdefault(way, []).append(evaluate_in_child(ways[way]))
+    starts: list[dict[str, float]] = []
+    rows = [
+        (turn, name, way, expression)
+        for turn in range(turns)
+        for name, size in sizes.items()
+        # the order alternates, because the first one runs on a cooler machine
+        for way, expression in list(expressions(size, cores).items())[:: 1 if turn % 2 else -1]
+    ]
+    for turn, name, way, expression in progress(rows, "training speed"):
+        if len(starts) == turn:
+            starts.append(run_json("-m", "experiments.speed.startup"))
+        found[name].setdefault(way, []).append(evaluate_in_child(expression))
     medians = {name: {way: float(np.median(rates)) for way, rates in by.items()} for name, by in found.items()}
     gains = {name: round(by[str(cores)] / by["1"], 2) for name, by in medians.items()}
     loops = {name: round(by["1"] / by["a Python loop"], 2) for name, by in medians.items() if "a Python loop" in by}

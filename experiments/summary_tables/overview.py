@@ -2,16 +2,15 @@
 
 import numpy as np
 
-from experiments.__main__ import experiments
+from experiments.__main__ import experiments, minutes
 from experiments.music.report import PAPER
-from experiments.summary_tables.formatting import NONE, SINGLE, Row, fixed, markdown, percent, record, scientific, summary
+from experiments.summary_tables.formatting import NONE, SINGLE, Row, fixed, markdown, percent, scientific, summary
 from experiments.summary_tables.speed import GROUPS
 
 
 def index() -> str:
     """Lists the experiments with their questions and the minutes of a full run."""
-    minutes = lambda name: str(max(round(record(name)["seconds"] / 60), 1))
-    rows = [(f"[{name}]({name}.py)", question, minutes(name)) for name, question in experiments().items()]
+    rows = [(f"[{name}]({name}.py)", question, str(minutes(name))) for name, question in experiments().items()]
     return markdown(("experiment", "question", "minutes"), rows)
 
 

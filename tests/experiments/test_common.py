@@ -31,8 +31,10 @@ def test_listing_shows_every_experiment_with_its_question():
     listed = run_module("experiments")
     assert "python -m experiments.NAME" in listed
     assert {"count_ones", "digits", "gru_by_hand"} <= set(experiments())
+    assert max(map(len, listed.splitlines())) <= 80  # the width of what is no terminal
     for name, question in experiments().items():
-        assert re.search(rf"^  {name} +{re.escape(question)}$", listed, re.MULTILINE)
+        words = " ".join(listed.split(f"  {name} ")[1].split())
+        assert re.match(rf"\d+ {re.escape(question)}", words)
         assert question.endswith("?")
 
 
@@ -42,8 +44,11 @@ def test_help_shows_the_question_and_the_defaults():
     assert experiments()["gru_by_hand"] in words
     assert "--no-quick" not in words
     assert len(printed.splitlines()) < 25
-    for option, default in {"--quick": "False", "--seed": "0", "--out": "None", "--device": "None"}.items():
+    for option, default in {"--quick": "False", "--seed": "0", "--out DIR": "runs/NAME"}.items():
         assert re.search(rf"{option}\b.*?\(default: {default}\)", words)
+    assert re.search(r"--device {cpu,gpu}.*?\(default: the one that JAX picks\)", words)
+    assert "None" not in words
+    assert "A full run takes about 1 min on two CPU cores." in words
 
 
 def test_to_json_converts_arrays_and_non_finite_numbers():
