@@ -133,7 +133,10 @@ def check_lengths(lengths: Any, batch: tuple[int, ...], steps: int) -> Any:
             "Convert them: jnp.asarray(lengths, int). A boolean array that marks valid steps goes to mask."
         )
     if lengths.shape != batch:
-        raise ValueError(f"lengths: got shape {lengths.shape}, expected {batch} (*batch): one number per sequence.")
+        raise ValueError(
+            f"lengths: got shape {lengths.shape}, expected {batch} (*batch): one number per sequence. "
+            "If xs is batch-major, (*batch, T, features), pass time_major=False."
+        )
     if not traced and lengths.size and (lengths.min() < 0 or lengths.max() > steps):
         where = np.unravel_index(int(np.argmax((lengths < 0) | (lengths > steps))), lengths.shape)
         raise ValueError(

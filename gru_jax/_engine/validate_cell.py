@@ -210,6 +210,8 @@ def check_functions(cell: Any, params: Any, xs: Any, h0: Any) -> None:
     check_same_form(cell.name, new, h)
     if cell.check_params is None:  # a user's cell
         _check_output_is_linear(cell, h)
+        if cell.adjoint is not None:
+            _check_gates_of_all_steps(cell, params, u, h)
 
 
 def _projected(cell: Any, params: Any, x: Any) -> Any:
@@ -222,6 +224,20 @@ def _projected(cell: Any, params: Any, x: Any) -> Any:
             f"xs: got steps of shape {shapes}, which project of cell {cell.name} does not take ({error}). "
             "Expected the input size that params were made for: the features are the last axis of xs."
         ) from error
+
+
+def _check_gates_of_all_steps(cell: Any, params: Any, u: Any, h: Any) -> None:
+    """Raises if a value of `gates` stays without a time axis when `u` and `h` have one."""
+    with_steps = lambda tree: jax.tree.map(lambda leaf: jax.ShapeDtypeStruct((2, *leaf.shape), leaf.dtype), tree)
+    of_one_step = jax.eval_shape(cell.gates, params, u, h)
+    of_two_steps = jax.eval_shape(cell.gates, params, with_steps(u), with_steps(h))
+    for one, two in zip(jax.tree.leaves(of_one_step), jax.tree.leaves(of_two_steps), strict=True):
+        if two.shape != (2, *one.shape):
+            raise ValueError(
+                f"cell: got gates of cell {cell.name} that return shape {two.shape} for two steps at once, expected "
+                f"{(2, *one.shape)}. With an adjoint, gates runs for many steps at once: give each value that it returns all "
+                "axes of the state, for example jnp.broadcast_to(alpha, g.shape)."
+            )
 
 
 def _check_output_is_linear(cell: Any, h: Any) -> None:

@@ -71,6 +71,7 @@ CELLS_OF_USERS = {
     "a zero state of another dtype": (lambda: gj.unroll(custom(zero_state=lambda params: jnp.zeros(H, jnp.float16)), P.params, P.xs), TypeError, r"cell: update of cell mine returned a state of dtype float32 from one of dtype float16, expected the same.*zero_state"),
     "a zero state of another shape": (lambda: gj.unroll(custom(update=lambda g, h: h + g.z, zero_state=lambda params: jnp.zeros((1, H), jnp.float32)), P.params, P.xs), ValueError, r"cell: update of cell mine returned a state of shape .*expected .*zero_state"),
     "an update of another structure": (lambda: gj.unroll(custom(update=lambda g, h: (h, h)), P.params, P.xs), TypeError, r"cell: update of cell mine returned a tuple of 2.*expected one array, the state it was given"),
+    "gates without a time axis": (lambda: gj.unroll(replace(GRU, check_params=None, name="mine", gates=lambda params, u, h: GRU.gates(params, u, h)._replace(z=params.b_z)), P.params, P.xs), ValueError, r"cell: got gates of cell mine that return shape \(5,\) for two steps at once, expected \(2, 5\).*broadcast_to"),
     "a nonlinear output": (lambda: gj.unroll(custom(output=jnp.tanh), P.params, P.xs), TypeError, r"cell: got an output of cell mine that is not linear.*lambda state: state\.h"),
 }  # fmt: skip
 
