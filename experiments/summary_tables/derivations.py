@@ -2,7 +2,19 @@
 
 import numpy as np
 
-from experiments.summary_tables.formatting import NONE, SINGLE, fixed, markdown, percent, record, scientific, summary
+from experiments.summary_tables.formatting import (
+    NONE,
+    OURS,
+    ROELANTS,
+    SEO,
+    SOURCED,
+    fixed,
+    markdown,
+    percent,
+    record,
+    scientific,
+    summary,
+)
 
 
 def tutorials() -> str:
@@ -10,36 +22,52 @@ def tutorials() -> str:
     counting, gru = summary("count_ones"), summary("gru_by_hand")
     sequences = record("gru_by_hand")["results"]["five_sequences"]
     published = sequences["published"]
+    both = f"{ROELANTS}, [Seo](https://github.com/JaeDukSeo/Only_Numpy_Basic)"
     costs = {
         "Seo's GRU script, its own formulas: the last cost it prints": "script, cost at 4999",
         "the same task, correct gradient, the script's rates: final cost": "correct GRU, the script's rates, cost at 5000",
         "the same task, correct gradient, rate 0.01: final cost": "correct GRU, lr 0.01, cost at 5000",
     }
     rows = [
-        ("counting RNN: quoted numbers reproduced to every digit", str(counting["published_numbers"]), str(counting["equal"])),
-        ("counting RNN: wx after 500 steps of Rprop", "1.0014", fixed(4)(counting["rprop_wx"])),
-        ("counting RNN: wrec after 500 steps of Rprop", "0.9997", fixed(4)(counting["rprop_wrec"])),
+        (
+            "counting RNN: quoted numbers reproduced to every digit",
+            str(counting["published_numbers"]),
+            both,
+            str(counting["equal"]),
+        ),
+        ("counting RNN: wx after 500 steps of Rprop", "1.0014", ROELANTS, fixed(4)(counting["rprop_wx"])),
+        ("counting RNN: wrec after 500 steps of Rprop", "0.9997", ROELANTS, fixed(4)(counting["rprop_wrec"])),
         (
             "multiplications for T = 400: one by one, over shared",
             "(T² + T) / (3T − 1)",
+            "[counted](tutorials/counting-ones.md)",
             fixed(1)(counting["sharing_multiplications_ratio"]),
         ),
         (
             "written-out GRU: largest difference of a part from autodiff",
             "rounding",
+            OURS,
             scientific(gru["largest_difference_of_a_part"]),
         ),
-        ("written-out GRU: operations, every term from scratch", NONE, str(gru["operations_from_scratch"])),
-        ("written-out GRU: operations, shared variables", NONE, str(gru["operations_shared"])),
-        *((label, published[key]["published"], fixed(7)(published[key]["ours"])) for label, key in costs.items()),
+        ("written-out GRU: operations, every term from scratch", NONE, NONE, str(gru["operations_from_scratch"])),
+        ("written-out GRU: operations, shared variables", NONE, NONE, str(gru["operations_shared"])),
+        *(
+            (label, published[key]["published"], SEO, fixed(7)(published[key]["ours"]))
+            for label, key in list(costs.items())[:1]
+        ),
+        *(
+            (label, published[key]["published"], OURS, fixed(7)(published[key]["ours"]))
+            for label, key in list(costs.items())[1:]
+        ),
         (
             "the same task, a cost at every stamp, rate 0.01: final cost",
             NONE,
+            NONE,
             fixed(7)(gru["final_cost"]["correct, lr 0.01, cost at every stamp"]),
         ),
-        ("that run's cost on the last state", NONE, fixed(7)(sequences["every_stamp_run_by_last_state"])),
+        ("that run's cost on the last state", NONE, NONE, fixed(7)(sequences["every_stamp_run_by_last_state"])),
     ]
-    return markdown(SINGLE, rows)
+    return markdown(SOURCED, rows)
 
 
 def derivations() -> str:
@@ -49,22 +77,27 @@ def derivations() -> str:
     sums = {"right": "the right gradient", "fichou": "Fichou's lines", "package": "the R package's lines"}
     accuracy = {rule: float(np.mean(values)) for rule, values in found["sums_right"].items()}
     rows = [
-        (f"Fichou: wrong lines of {found['fichou_lines']}, W on h₋ as in his forward pass", "13", str(forward)),
-        (f"Fichou: wrong lines of {found['fichou_lines']}, W on x", "7", str(backward)),
-        (f"R package: wrong lines of {found['package_lines']}", NONE, str(found["package_wrong"])),
-        ("corrected chains, one step: error against `jax.grad`", "rounding", scientific(found["largest_error_corrected"])),
-        ("corrected chain, two layers, five steps: error", "rounding", scientific(found["two_layers"]["corrected"])),
-        ("double sum of the general formulas: error", "rounding", scientific(found["double_sum"])),
+        (f"Fichou: wrong lines of {found['fichou_lines']}, W on h₋ as in his forward pass", "13", OURS, str(forward)),
+        (f"Fichou: wrong lines of {found['fichou_lines']}, W on x", "7", OURS, str(backward)),
+        (f"R package: wrong lines of {found['package_lines']}", NONE, NONE, str(found["package_wrong"])),
+        (
+            "corrected chains, one step: error against `jax.grad`",
+            "rounding",
+            OURS,
+            scientific(found["largest_error_corrected"]),
+        ),
+        ("corrected chain, two layers, five steps: error", "rounding", OURS, scientific(found["two_layers"]["corrected"])),
+        ("double sum of the general formulas: error", "rounding", OURS, scientific(found["double_sum"])),
         *(
             (
                 f"binary addition with {label}: correct sums, mean over seeds",
-                "100 %" if rule == "right" else NONE,
+                *(("100 %", OURS) if rule == "right" else (NONE, NONE)),
                 percent(0)(accuracy[rule]),
             )
             for rule, label in sums.items()
         ),
     ]
-    return markdown(SINGLE, rows)
+    return markdown(SOURCED, rows)
 
 
 def checkers() -> str:

@@ -10,8 +10,16 @@ import numpy as np
 
 ROOT = Path(__file__).parents[2]
 NONE = "–"  # the content of a cell without a number
-SEEDED = ("", "published or expected", "mean over seeds", "worst seed")
+SEEDED = ("", "published or expected", "source", "mean over seeds", "worst seed")
 SINGLE = ("", "published or expected", "result")
+SOURCED = ("", "published or expected", "source", "result")
+OURS = "expected here"  # the source of a number that an experiment expected before it was run
+BAI = "[Bai 2018](https://arxiv.org/abs/1803.01271)"
+CHUNG = "[Chung 2014](https://arxiv.org/abs/1412.3555)"
+NANOGPT = "[nanoGPT](https://github.com/karpathy/nanoGPT)"
+PASCANU = "[Pascanu 2013](https://arxiv.org/abs/1211.5063)"
+ROELANTS = "[Roelants](https://peterroelants.github.io/posts/rnn-implementation-part01/)"
+SEO = "[Seo](https://github.com/JaeDukSeo/Personal_Daily_NeuralNetwork_Practice)"
 Row = tuple[str, ...]
 
 
