@@ -13,6 +13,11 @@ os.environ["PYTHONPATH"] = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPAT
 os.environ["JAX_PLATFORMS"] = "cpu"
 os.environ.pop("MPLBACKEND", None)  # another backend than that of the kernels shows no figure
 os.environ["PYTHONWARNINGS"] = "ignore:IProgress not found"  # tqdm would like widgets
+# Kernels warn that they talk to this process, on this machine, without encryption.
+profile = Path(__file__).parent / "_build" / "ipython" / "profile_default"
+profile.mkdir(parents=True, exist_ok=True)
+(profile / "ipython_kernel_config.py").write_text('c.IPKernelApp.log_level = "ERROR"\n', "utf-8")
+os.environ["IPYTHONDIR"] = str(profile.parent)
 
 project = "gru_jax"
 author = "the gru_jax authors"
@@ -44,8 +49,9 @@ autodoc_member_order = "bysource"
 autodoc_preserve_defaults = True
 napoleon_numpy_docstring = False
 napoleon_use_rtype = False
-napoleon_use_ivar = True
-napoleon_custom_sections = [(name, "params_style") for name in ("Data", "Optimisation", "Evaluation", "Checkpoints", "Devices")]
+napoleon_custom_sections = [
+    (name, "params_style") for name in ("Attributes", "Data", "Optimisation", "Evaluation", "Checkpoints", "Devices")
+]
 python_maximum_signature_line_length = 100
 toc_object_entries_show_parents = "hide"
 highlight_language = "python"

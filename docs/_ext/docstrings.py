@@ -98,6 +98,11 @@ def process(app: Any, what: str, name: str, target: Any, options: Any, lines: li
     lines[:] = literal_blocks(tables_and_lists(text.split("\n")))
 
 
+def skip_fields(app: Any, what: str, name: str, target: Any, skip: bool, options: Any) -> bool | None:
+    """Leaves out the fields of NamedTuples, which the section Attributes of the class describes."""
+    return True if str(getattr(target, "__doc__", "")).startswith("Alias for field number") else None
+
+
 class Derivation(SphinxDirective):
     """Shows the docstring of a cell's module, which holds its derivation, line by line."""
 
@@ -115,4 +120,5 @@ def setup(app: Any) -> dict[str, bool]:
     """Connects the extension."""
     app.add_directive("derivation", Derivation)
     app.connect("autodoc-process-docstring", process, priority=100)
+    app.connect("autodoc-skip-member", skip_fields)
     return {"parallel_read_safe": True, "parallel_write_safe": True}
