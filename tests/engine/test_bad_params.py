@@ -63,7 +63,7 @@ def custom(**changes):
 CELLS_OF_USERS = {
     "the function that makes the cell": (lambda: gj.unroll(gj.gru, P.params, P.xs), TypeError, r"cell: got function, expected a gj\.Cell.*gj\.gru\(\) rather than"),
     "a string": (lambda: gj.unroll("gru", P.params, P.xs), TypeError, r"cell: got str, expected a gj\.Cell"),
-    "an unknown activation": (lambda: gj.elman("gelu"), ValueError, r"activation: got 'gelu', expected one of 'tanh', 'relu'"),
+    "an unknown activation": (lambda: gj.elman("gelu"), ValueError, r"activation: got 'gelu', expected one of 'tanh', 'sigmoid', 'relu'"),
     "a tangent without an adjoint": (lambda: replace(GRU, adjoint=None), ValueError, r"tangent: got a gj\.Tangent without adjoint, expected both"),
     "a function for an adjoint": (lambda: replace(GRU, adjoint=GRU.adjoint.state_vjp), TypeError, r"adjoint: got function, expected gj\.Adjoint\(…\) or None"),
     "no function": (lambda: replace(GRU, update=None), TypeError, r"update: got None, expected a function"),
