@@ -113,12 +113,12 @@ def meaning(true: Values, equation: Equation) -> Any:
 def difference(value: Any, truth: Any) -> float:
     """Returns the largest difference, relative to the largest entry of the truth.
 
-    Infinite if the shapes differ.
+    Absolute where the truth is zero. Infinite if the shapes differ.
     """
     value, truth = np.asarray(value), np.asarray(truth)
     if value.shape != truth.shape:
         return float("inf")
-    return float(np.abs(value - truth).max() / np.abs(truth).max())
+    return float(np.abs(value - truth).max() / (np.abs(truth).max() or 1))
 
 
 def judge(equations: tuple[Equation, ...], given: Values, v: Values, h_bar: Any) -> list[Verdict]:

@@ -34,6 +34,14 @@ def test_verdicts_on_fichous_lines_in_both_readings(seed):
             assert verdict.error_corrected < 1e-14
 
 
+def test_a_zero_state_acquits_lines_that_multiply_it_and_convicts_no_right_line():
+    v, given, _ = experiment.random_step(0)
+    v = audit.step_values(v | {"h₋": 0 * v["h₋"]})
+    deltas = {name: given[name] for name in ("δ1", "δ2")}
+    verdicts = audit.judge(fichou.equations(fichou.READINGS[BACKWARD]), deltas, v, given["δ1"] + given["δ2"])
+    assert wrong(verdicts) == WRONG[BACKWARD] - {"δW_r", "δW_g"}
+
+
 @pytest.mark.parametrize("seed", range(3))
 def test_verdicts_on_the_r_package(seed):
     verdicts = experiment.judge_package(seed)
