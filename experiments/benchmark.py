@@ -35,15 +35,16 @@ from dataclasses import dataclass, replace
 from functools import partial
 from importlib.metadata import version
 from importlib.util import find_spec
-from typing import Any, Literal, get_args
+from typing import Annotated, Any, Literal, get_args
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import tyro
 from tqdm import tqdm
 
 import gru_jax as gj
-from experiments.common import Options, Outcome, main
+from experiments.common import Options, Outcome, main, progress
 from experiments.speed import report, sharded, torch_process, variants
 from experiments.speed.measure import (
     difference,
@@ -92,17 +93,14 @@ class BenchmarkOptions(Options):
     """The options of the benchmark.
 
     Attributes:
-        shapes: Shapes T,B,D,H to time instead of the full benchmark, for example 100,32,64,128.
+        shapes: Shapes to time, for example 100,32,64,128.
         peers: Other libraries to compare with.
     """
 
-    shapes: tuple[str, ...] = ()
-    peers: tuple[Peer, ...] = get_args(Peer)
-
-
-def progress(rows: Sequence[Any], what: str) -> Any:
-    """Iterates over `rows` with a progress bar and the time left, on a terminal."""
-    return tqdm(rows, desc=what, unit="case", disable=None, leave=False)
+    shapes: Annotated[
+        tuple[str, ...], tyro.conf.arg(metavar="[T,B,D,H ...]", help_behavior_hint="(default: the full benchmark)")
+    ] = ()
+    peers: Annotated[tuple[Peer, ...], tyro.conf.arg(help_behavior_hint="(default: all)")] = get_args(Peer)
 
 
 def candidates_of(
