@@ -204,7 +204,7 @@ def test_each_rule_of_the_plan_changes_a_plan_and_is_measured():
         drawn = plan_rules.draw_shapes(rule, 1, seed=0)
         assert [s for s in [*shapes, *drawn] if rule(plan_rules.plan_for(s), s) != plan_rules.plan_for(s)], name
     name, shape = "a small sequence is one block", Shape(13, 3, 2, 5)
-    (case,) = plan_rules.measure_rule(name, [("tuned", shape)], plan_rules.RuleOptions(quick=True))
+    case = plan_rules.measure(name, "tuned", shape, "GRU", plan_rules.RuleOptions(quick=True))
     assert case["ratio"] == round(case["measured"]["without"]["ms"] / case["measured"]["with"]["ms"], 3)
     summary = plan_rules.summarize([case, case | {"shapes": "random", "ratio": 2.0}])
     assert summary[name] == {"tuned": case["ratio"], "random": 2.0} | {
