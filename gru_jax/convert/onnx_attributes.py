@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
+import jax.numpy as jnp
 import numpy as np
 
 from gru_jax.cells.activations import NAMES, Activation
@@ -13,7 +14,9 @@ from gru_jax.convert.onnx import ACTIVATIONS
 from gru_jax.layers.bidirectional import bidirectional
 
 _DEFAULT_ACTIVATIONS = {"GRU": ["Sigmoid", "Tanh"], "LSTM": ["Sigmoid", "Tanh", "Tanh"], "RNN": ["Tanh"]}
-_KNOWN = {"direction", "hidden_size", "linear_before_reset", "activations", "activation_alpha", "activation_beta", "layout"}
+_KNOWN = {
+    "direction", "hidden_size", "linear_before_reset", "activations", "activation_alpha", "activation_beta", "layout", "clip",
+}  # fmt: skip
 
 
 def direction_from_attributes(attributes: Mapping[str, Any], label: str) -> str:
@@ -47,10 +50,10 @@ def cell_from_attributes(kind: str, attributes: Mapping[str, Any], direction: st
                 f"{label}: got {name}={value}, expected an operator without it: no cell of this package implements it."
             )
     number = 2 if direction == "bidirectional" else 1
-    cells = [
-        _cell(kind, own, bool(attributes.get("linear_before_reset", 0)), peephole, label)
-        for own in _activations(kind, attributes, number, label)
-    ]
+    activations = _activations(kind, attributes, number, label)
+    if "clip" in attributes:
+        _check_clip(float(attributes["clip"]), {one for own in activations for one in own}, label)
+    cells = [_cell(kind, own, bool(attributes.get("linear_before_reset", 0)), peephole, label) for own in activations]
     return cells[0] if number == 1 else bidirectional(*cells)
 
 
@@ -67,6 +70,18 @@ def _cell(kind: str, activations: list[Activation], reset_after: bool, peephole:
             "same, as the LSTM of this package has it. Make a gj.Cell of your own, and take the weights by gj.convert.from_onnx."
         )
     return lstm(peephole=peephole, **named)
+
+
+def _check_clip(clip: float, activations: set[Activation], label: str) -> None:
+    """Raises unless every activation has its limits at ±clip already, to a few roundings of float32."""
+    for activation in activations:
+        far = 2 * abs(clip) + 1000
+        at_clip, at_limit = (np.asarray(activation(jnp.asarray([-a, a], jnp.float32))) for a in (clip, far))
+        if clip <= 0 or not np.allclose(at_clip, at_limit, rtol=4 * np.finfo(np.float32).eps, atol=0):
+            raise ValueError(
+                f"{label}: got clip={clip:g}, expected an operator without it: no cell of this package clips pre-activations, and "
+                f"{activation!r} differs beyond ±{clip:g}. Export the model without clip, or write a gj.Cell of your own that clips."
+            )
 
 
 def _activations(kind: str, attributes: Mapping[str, Any], directions: int, label: str) -> list[list[Activation]]:

@@ -1,6 +1,5 @@
 """Reads a recurrent operator from an ONNX model, through the package `onnx`."""
 
-import os
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
@@ -12,6 +11,7 @@ from gru_jax.cells.lstm import LSTMParams, LSTMState
 from gru_jax.convert.arrays import to_jax_arrays
 from gru_jax.convert.onnx import INPUTS, from_onnx
 from gru_jax.convert.onnx_attributes import cell_from_attributes, direction_from_attributes
+from gru_jax.convert.onnx_source import Model, read_model, to_numpy
 from gru_jax.layers.bidirectional import BidirectionalParams
 
 
@@ -47,8 +47,8 @@ def load_onnx(source: Any, node: str | int | None = None, *, dtype: Any = None) 
         cell, params, *_ = gj.convert.load_onnx("model.onnx")
 
     Args:
-        source: The path of the model, or an `onnx.ModelProto`. If the weights are in separate
-            files, pass `onnx.load(path)` instead of the path.
+        source: The path of the model, its bytes, a binary file object, or an `onnx.ModelProto`.
+            Weights in other files are read if `source` is a path and they are in its folder.
         node: Which operator to read if the model has several: its name, or its index among the
             operators GRU, LSTM and RNN. Defaults to the only one.
         dtype: The dtype to cast to. Defaults to the dtype of the weights.
@@ -59,11 +59,14 @@ def load_onnx(source: Any, node: str | int | None = None, *, dtype: Any = None) 
 
     Raises:
         ImportError: If onnx is not installed.
+        TypeError: If `source` is none of these.
         FileNotFoundError: If the file does not exist.
         ValueError: If the file is truncated or is not an ONNX model; if it has no such operator, or
             has several and `node` is None; if the model computes the weights instead of storing
-            them; if a tensor has the wrong shape; or if no cell of this package implements the
-            operator, for example because of clipping, input_forget or another activation.
+            them; if a tensor has the wrong shape, or its data are in a file outside of the folder;
+            or if no cell of this package implements the operator, for example because of
+            input_forget, or a clip that pre-activations can reach. A clip at which every activation
+            has reached its limit changes nothing, and is accepted.
 
     Example:
         >>> import jax, tempfile
@@ -76,15 +79,15 @@ def load_onnx(source: Any, node: str | int | None = None, *, dtype: Any = None) 
         (True, (3, 4))
     """
     onnx = import_extra("onnx")
-    graph, label = _read_graph(onnx, source)
-    operator = _find_operator(graph, node, label)
-    label = f"{label}, {operator.op_type} {operator.name!r}"
+    model = read_model(onnx, source)
+    operator = _find_operator(model.graph, node, model.label)
+    label = f"{model.label}, {operator.op_type} {operator.name!r}"
     attributes = {attribute.name: onnx.helper.get_attribute_value(attribute) for attribute in operator.attribute}
-    constants = _constants(graph)
+    constants = _constants(model.graph)
     input_names = {role: name for role, name in zip(INPUTS[operator.op_type], operator.input, strict=False) if name}
     direction = direction_from_attributes(attributes, label)
 
-    tensors = _weights(onnx, constants, input_names, label)
+    tensors = _weights(onnx, model, constants, input_names, label)
     cell = cell_from_attributes(operator.op_type, attributes, direction, peephole="P" in tensors, label=label)
     try:
         params = from_onnx(cell, tensors, dtype=dtype)
@@ -95,7 +98,7 @@ def load_onnx(source: Any, node: str | int | None = None, *, dtype: Any = None) 
         raise ValueError(f"{label}: got hidden_size={attributes['hidden_size']}, expected {H}, the hidden size of the weights.")
 
     fixed = {
-        role: _to_numpy(onnx, constants[input_names[role]], f"{label}: {role}")
+        role: to_numpy(onnx, constants[input_names[role]], model.folder, f"{label}: {role}")
         for role in ("sequence_lens", "initial_h", "initial_c")
         if input_names.get(role) in constants
     }
@@ -111,21 +114,6 @@ def load_onnx(source: Any, node: str | int | None = None, *, dtype: Any = None) 
         h0=_initial_state(params, states, H, batch_first=batch_first, label=label),
         name=operator.name,
     )
-
-
-def _read_graph(onnx: Any, source: Any) -> tuple[Any, str]:
-    """Returns the graph of a model, and the label that error messages use for it."""
-    if isinstance(source, onnx.ModelProto):
-        return source.graph, "source"
-    path = os.fspath(source)
-    try:
-        return onnx.load(path, load_external_data=False).graph, f"source: {path}"
-    except OSError:
-        raise
-    except Exception as error:  # protobuf's DecodeError, whose module differs between versions
-        raise ValueError(
-            f"source: got {path}, expected a complete ONNX model. Download or export it again. ({error})"
-        ) from error
 
 
 def _find_operator(graph: Any, node: str | int | None, label: str) -> Any:
@@ -160,7 +148,9 @@ def _constants(graph: Any) -> dict[str, Any]:
     return constants
 
 
-def _weights(onnx: Any, constants: Mapping[str, Any], input_names: Mapping[str, str], label: str) -> dict[str, np.ndarray]:
+def _weights(
+    onnx: Any, model: Model, constants: Mapping[str, Any], input_names: Mapping[str, str], label: str
+) -> dict[str, np.ndarray]:
     """Reads W, R, B and P, as far as the operator has them.
 
     Raises:
@@ -174,23 +164,8 @@ def _weights(onnx: Any, constants: Mapping[str, Any], input_names: Mapping[str, 
                     f"{label}: got {role} ({input_names[role]!r}) from another operator or from the inputs of the model, expected "
                     "a constant. Export the model again with constant folding."
                 )
-            tensors[role] = _to_numpy(onnx, constants[input_names[role]], f"{label}: {role}")
+            tensors[role] = to_numpy(onnx, constants[input_names[role]], model.folder, f"{label}: {role}")
     return tensors
-
-
-def _to_numpy(onnx: Any, tensor: Any, label: str) -> np.ndarray:
-    """Converts a constant to a NumPy array."""
-    if onnx.external_data_helper.uses_external_data(tensor):
-        raise ValueError(
-            f"{label}: got data in another file, expected it in the model. Pass onnx.load(path) as source, which reads the other "
-            "files too."
-        )
-    try:
-        return onnx.numpy_helper.to_array(tensor)
-    except Exception as error:  # onnx raises different exceptions for different damage
-        raise ValueError(
-            f"{label}: got a tensor that onnx cannot read, expected data for dims {list(tensor.dims)}. ({error})"
-        ) from error
 
 
 def _initial_state(params: Any, states: Mapping[str, Any], H: int, *, batch_first: bool, label: str) -> Any:

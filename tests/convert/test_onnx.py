@@ -4,6 +4,8 @@ The recurrent operators of onnxruntime are float32. In float64, values are compa
 `onnx.reference` here, and gradients in tests/cells/test_onnx_oracle.py.
 """
 
+import io
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -198,7 +200,10 @@ def test_constant_initial_states_and_lengths_are_loaded(layout):
 def unsupported():
     """Yields (name, model, error message) of unsupported operators and of damaged tensors."""
     gru = tensors_of(gj.gru())
-    yield "clip", model_of("GRU", gru, clip=3.0), "GRU 'rnn': got clip=3.0, expected an operator without it"
+    yield "clip", model_of("GRU", gru, clip=3.0), "GRU 'rnn': got clip=3, expected an operator without it.*differs beyond ±3"
+    relu = {"activations": ["Relu"], "clip": 9999.0}
+    yield "a clip of ReLU", model_of("RNN", tensors_of(gj.elman()), **relu), "clip=9999.*'relu' differs beyond ±9999"
+    yield "a clip of 0", model_of("RNN", tensors_of(gj.elman()), activations=["Affine"], clip=0.0), "got clip=0, expected"
     yield "input_forget", model_of("LSTM", tensors_of(gj.lstm()), input_forget=1), "got input_forget=1"
     yield "a gate", model_of("GRU", gru, activations=["Relu", "Tanh"]), "GRU 'rnn'.*its z multiplies the old state"
     memory = ["Sigmoid", "Tanh", "Relu"]
@@ -274,15 +279,88 @@ def unsupported():
     )
     outside = TensorProto(name="W", data_type=TensorProto.FLOAT, dims=[1, 3 * H, D], data_location=TensorProto.EXTERNAL)
     outside.external_data.add(key="location", value="../../etc/passwd")
-    yield (
-        "external",
-        model_of("GRU", {k: v for k, v in gru.items() if k != "W"}, constants=[outside]),
-        r"got data in another file.*Pass onnx\.load",
-    )
+    without_W = {k: v for k, v in gru.items() if k != "W"}
+    yield "external", model_of("GRU", without_W, constants=[outside]), "got data in (another|the) file.*passwd"
     two = model_of("GRU", gru)
     two.graph.node.append(helper.make_node("GRU", ["xs", "W", "R"], ["other"], name="second"))
     yield "two operators", two, "got 2 operators.*0: GRU 'rnn'; 1: GRU 'second'"
     yield "none", helper.make_model(helper.make_graph([], "empty", [], [])), "got 0 operators.*The model has none"
+
+
+def test_a_clip_beyond_the_limits_of_the_activations_changes_nothing():
+    tensors = tensors_of(gj.gru())
+    assert gj.convert.load_onnx(model_of("GRU", tensors, clip=9999.0)).cell == gj.gru()
+    assert gj.convert.load_onnx(model_of("RNN", tensors_of(gj.elman()), clip=10.0)).cell == gj.elman()
+    hard = model_of("GRU", tensors, activations=["HardSigmoid", "Tanh"], clip=10.0)
+    assert gj.convert.load_onnx(hard).cell == gj.gru(gate_activation="hard_sigmoid_onnx")
+    assert_raises(lambda: gj.convert.load_onnx(model_of("GRU", tensors, clip=10.0)), ValueError, "'sigmoid' differs beyond ±10")
+
+
+def test_a_model_is_read_from_bytes_and_from_a_file_object(tmp_path):
+    params = random_params(gj.lstm(), np.float32)
+    gj.convert.save_onnx(tmp_path / "model.onnx", gj.lstm(), params)
+    content = (tmp_path / "model.onnx").read_bytes()
+    for source in (content, bytearray(content), memoryview(content), io.BytesIO(content), str(tmp_path / "model.onnx")):
+        assert_same_bits(gj.convert.load_onnx(source).params, params)
+    with open(tmp_path / "model.onnx", "rb") as file:
+        assert_same_bits(gj.convert.load_onnx(file).params, params)
+    assert_raises(lambda: gj.convert.load_onnx(content[:100]), ValueError, "source")
+    assert_raises(lambda: gj.convert.load_onnx(b"text"), ValueError, "source: got bytes, expected a complete ONNX model")
+    assert_raises(lambda: gj.convert.load_onnx(3), TypeError, "source: got int, expected a path, bytes, a binary file")
+
+
+# ---- weights in other files
+
+
+def test_weights_beside_the_model_are_read(tmp_path):
+    cell = gj.bidirectional(gj.gru())
+    params = random_params(cell, np.float32)
+    gj.convert.save_onnx(tmp_path / "whole.onnx", cell, params)
+    (tmp_path / "model").mkdir()
+    model = onnx.load(tmp_path / "whole.onnx")
+    onnx.save(model, tmp_path / "model" / "model.onnx", save_as_external_data=True, location="weights.bin", size_threshold=0)
+    assert_same_bits(gj.convert.load_onnx(tmp_path / "model" / "model.onnx").params, params)
+    content = (tmp_path / "model" / "model.onnx").read_bytes()
+    assert_raises(lambda: gj.convert.load_onnx(content), ValueError, "got data in another file, 'weights.bin'.*Pass the path")
+
+    weights = tmp_path / "model" / "weights.bin"
+    whole = weights.read_bytes()
+    weights.write_bytes(whole[: len(whole) // 2])
+    assert_raises(
+        lambda: gj.convert.load_onnx(tmp_path / "model" / "model.onnx"), ValueError, "of weights.bin, which has .*expected"
+    )
+    (tmp_path / "outside.bin").write_bytes(whole)
+    weights.unlink()
+    weights.symlink_to(tmp_path / "outside.bin")
+    outside = "got data in the file 'weights.bin', expected one that exists in the folder of the model"
+    assert_raises(lambda: gj.convert.load_onnx(tmp_path / "model" / "model.onnx"), ValueError, outside)
+    weights.unlink()
+    assert_raises(lambda: gj.convert.load_onnx(tmp_path / "model" / "model.onnx"), ValueError, outside)
+
+
+@pytest.mark.parametrize(
+    ("entries", "message"),
+    [
+        ({"location": "../weights.bin"}, "got data in the file '../weights.bin'"),
+        ({"location": "/etc/passwd"}, "got data in the file '/etc/passwd'"),
+        ({"location": ""}, "got data in the file ''"),
+        ({"location": "weights.bin", "offset": "8"}, "got 48 bytes at 8 of weights.bin, which has 40 there, expected 48"),
+        ({"location": "weights.bin", "offset": "-8"}, "got 48 bytes at -8 of weights.bin"),
+        ({"location": "weights.bin", "length": "8"}, "got 8 bytes at 0 of weights.bin"),
+        ({"location": "weights.bin", "length": "many"}, "got offset, length or dtype that cannot be read"),
+    ],
+)
+def test_a_tensor_that_names_another_place_raises(entries, message, tmp_path):
+    (tmp_path / "folder").mkdir()
+    for folder in (tmp_path, tmp_path / "folder"):
+        (folder / "weights.bin").write_bytes(b"\0" * 48)
+    outside = TensorProto(name="W", data_type=TensorProto.FLOAT, dims=[1, 3, 4], data_location=TensorProto.EXTERNAL)
+    for key, value in entries.items():
+        outside.external_data.add(key=key, value=value)
+    model = model_of("GRU", {"R": np.ones((1, 3, 1), np.float32)}, ("xs", "W", "R"), constants=[outside])
+    path = tmp_path / "folder" / "model.onnx"
+    path.write_bytes(model.SerializeToString())
+    assert_raises(lambda: gj.convert.load_onnx(path), ValueError, f"model.onnx.*W: {message}")
 
 
 @pytest.mark.parametrize(("model", "message"), [pytest.param(m, message, id=name) for name, m, message in unsupported()])

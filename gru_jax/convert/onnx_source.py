@@ -1,0 +1,115 @@
+"""Reads ONNX models from files, bytes and file objects, and tensors that are kept beside a model.
+
+The format allows a tensor's data in another file. Only files in the folder of the model are opened,
+and only as many bytes are read as the tensor's shape needs.
+"""
+
+import math
+import os
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from gru_jax._engine.arguments import describe
+
+
+class Model(NamedTuple):
+    """A model that was read.
+
+    Attributes:
+        graph: Its graph.
+        folder: The folder that it was read from, or None.
+        label: What error messages call it.
+    """
+
+    graph: Any
+    folder: Path | None
+    label: str
+
+
+def read_model(onnx: Any, source: Any) -> Model:
+    """Reads a model from a path, bytes, a binary file object, or an `onnx.ModelProto`.
+
+    Raises:
+        TypeError: If `source` is something else.
+        ValueError: If it holds no complete ONNX model.
+        OSError: If the file cannot be read.
+    """
+    if isinstance(source, onnx.ModelProto):
+        return Model(source.graph, None, "source")
+    if isinstance(source, str | os.PathLike):
+        path, got = Path(source), os.fspath(source)
+        read = lambda: onnx.load(path, load_external_data=False)
+    elif isinstance(source, bytes | bytearray | memoryview) or hasattr(source, "read"):
+        path, got = None, describe(source)
+        read = lambda: onnx.load_model_from_string(bytes(source.read() if hasattr(source, "read") else source))
+    else:
+        raise TypeError(f"source: got {describe(source)}, expected a path, bytes, a binary file or an onnx.ModelProto.")
+    try:
+        return Model(read().graph, path and path.parent, "source" if path is None else f"source: {got}")
+    except OSError:
+        raise
+    except Exception as error:  # protobuf's DecodeError, whose module differs between versions
+        raise ValueError(
+            f"source: got {got}, expected a complete ONNX model. Download or export it again. ({error})"
+        ) from error
+
+
+def to_numpy(onnx: Any, tensor: Any, folder: Path | None, label: str) -> np.ndarray:
+    """Converts a constant of a model to a NumPy array.
+
+    Raises:
+        ValueError: If the data are incomplete, or in a file outside of the model's folder.
+    """
+    if onnx.external_data_helper.uses_external_data(tensor):
+        tensor = _with_data(onnx, tensor, folder, label)
+    try:
+        return onnx.numpy_helper.to_array(tensor)
+    except Exception as error:  # onnx raises different exceptions for different damage
+        raise ValueError(
+            f"{label}: got a tensor that onnx cannot read, expected data for dims {list(tensor.dims)}. ({error})"
+        ) from error
+
+
+def _with_data(onnx: Any, tensor: Any, folder: Path | None, label: str) -> Any:
+    """Returns a copy of the tensor that holds the data of its file."""
+    entries = {entry.key: entry.value for entry in tensor.external_data}
+    path = _path_inside(folder, entries.get("location", ""), label)
+    try:
+        offset = int(entries.get("offset", "0"))
+        size = math.prod(tensor.dims) * onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type).itemsize
+        length = int(entries.get("length", size))
+    except (KeyError, TypeError, ValueError) as error:
+        raise ValueError(f"{label}: got offset, length or dtype that cannot be read in {entries}. ({error})") from error
+    available = path.stat().st_size - offset
+    if offset < 0 or length != size or not 0 <= size <= available:
+        raise ValueError(
+            f"{label}: got {length} bytes at {offset} of {path.name}, which has {available} there, expected {size} for dims "
+            f"{list(tensor.dims)}. Download or export the model again."
+        )
+    with open(path, "rb") as file:
+        file.seek(offset)
+        data = file.read(size)
+    whole = onnx.TensorProto()
+    whole.CopyFrom(tensor)
+    del whole.external_data[:]
+    whole.data_location, whole.raw_data = onnx.TensorProto.DEFAULT, data
+    return whole
+
+
+def _path_inside(folder: Path | None, location: str, label: str) -> Path:
+    """Returns the file that a tensor names, if it is a file in the folder of the model."""
+    if folder is None:
+        raise ValueError(
+            f"{label}: got data in another file, {location!r}, expected it in the model. Pass the path of the model as source, "
+            "which tells the folder of that file, or onnx.load(path), which reads it."
+        )
+    root = folder.resolve()
+    path = (root / location).resolve()
+    if not path.is_relative_to(root) or not path.is_file():
+        raise ValueError(
+            f"{label}: got data in the file {location!r}, expected one that exists in the folder of the model, {folder}. Copy "
+            "both files into one folder."
+        )
+    return path
