@@ -18,7 +18,8 @@ Its modules, from the outside in:
     bucketed, windows       sequences of different lengths, and windows over long sequences
     run_directory           saves and restores a run; `run_config` refuses to resume a different one
     params_files            saves and loads parameters alone
-    checkpoint              checkpoint files: atomic writes and verified reads
+    checkpoint              checkpoints: atomic writes and verified reads
+    manifest, array_store   the files of a checkpoint, and what they are compared with
     history                 losses, metrics and evaluations, in memory and as a file
     history_file            its lines, with checksums
     regular_files           opens files without following links

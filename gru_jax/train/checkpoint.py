@@ -1,27 +1,30 @@
-"""Writes checkpoint files atomically, and verifies them when they are read.
+"""Writes checkpoints atomically, and verifies them when they are read.
 
-    directory/step_000000001000/arrays/…         written by Orbax
-    directory/step_000000001000/manifest.json    size and SHA-256 of every file, names of the arrays
+    directory/step_000000001000_3f9a2c1b/arrays/…         written by Orbax; see `array_store`
+    directory/step_000000001000_3f9a2c1b/manifest.json    digests of the files; see `manifest`
 
-Orbax writes into a temporary directory. Then the manifest is added, everything is synced to the
-disk, and a single rename turns the temporary directory into a checkpoint. Only then are older
-checkpoints deleted. A checkpoint whose files do not match its manifest is ignored. This detects
-even a single flipped bit.
+The last part of the name is the id of the run. Orbax writes into a temporary directory. Then the
+manifest is added, everything is synced to the disk, and a single rename turns the temporary
+directory into a checkpoint. Only then are older checkpoints of the run deleted. A checkpoint whose
+files do not match its manifest is ignored. This detects even a single flipped bit.
 """
 
-import hashlib
-import json
 import os
+import re
+import secrets
 import shutil
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
-FORMAT, MANIFEST, ARRAYS = 2, "manifest.json", "arrays"
-PREFIX, TEMPORARY_PREFIX = "step_", ".tmp_"
+from gru_jax.train.array_store import check_metadata, import_orbax, read_arrays, write_arrays
+from gru_jax.train.manifest import ARRAYS, Manifest, check_digests, read_manifest, sync, write_manifest
+
+_NAME = re.compile(r"step_(\d{12})_([0-9a-f]{8})")
+_TEMPORARY, _REPLACED = ".tmp_", ".tmp_old_"
 
 
 class Checkpoint(NamedTuple):
@@ -30,24 +33,31 @@ class Checkpoint(NamedTuple):
     step: int
     arrays: dict[str, np.ndarray]
     metadata: dict[str, Any]
+    run_id: str  # of `new_run_id`; the checkpoints of a run share it
+
+
+def new_run_id() -> str:
+    """Returns an id for a new run, of 8 hexadecimal digits."""
+    return secrets.token_hex(4)
 
 
 def save(directory: Path, checkpoint: Checkpoint, *, max_to_keep: int) -> None:
-    """Writes a checkpoint atomically, then deletes all but the newest `max_to_keep`.
+    """Writes a checkpoint atomically, then deletes all but the run's newest `max_to_keep`.
 
     Raises:
         OSError: If the disk is full or the directory cannot be written to. Earlier checkpoints are
             unchanged.
         ImportError: If Orbax is not installed.
     """
-    temporary = directory / f"{TEMPORARY_PREFIX}{checkpoint.step:012d}_{os.getpid()}"
+    path = directory / f"step_{checkpoint.step:012d}_{checkpoint.run_id}"
+    temporary = directory / f"{_TEMPORARY}{path.name}"
     import_orbax()
     try:
-        shutil.rmtree(temporary, ignore_errors=True)
+        shutil.rmtree(temporary, ignore_errors=True)  # left by a crash; a link is neither followed nor removed
         temporary.mkdir(parents=True)
-        _write_arrays(temporary / ARRAYS, checkpoint.arrays)
-        write_manifest(temporary, checkpoint)
-        publish(temporary, directory / f"{PREFIX}{checkpoint.step:012d}")
+        write_arrays(temporary / ARRAYS, checkpoint.arrays)
+        write_manifest(temporary, checkpoint.step, checkpoint.arrays, checkpoint.metadata)
+        publish(temporary, path)
     except Exception as error:
         shutil.rmtree(temporary, ignore_errors=True)
         number = error.errno if isinstance(error, OSError) else None
@@ -56,27 +66,63 @@ def save(directory: Path, checkpoint: Checkpoint, *, max_to_keep: int) -> None:
             f"unchanged. Check the free space and the permissions of the directory. ({error})"
         )
         raise (OSError(number, text) if number else OSError(text)) from error
-    prune(directory, max_to_keep)
+    prune(directory, checkpoint, max_to_keep)
 
 
-def load_latest(directory: Path) -> Checkpoint | None:
-    """Reads the newest valid checkpoint, and warns about each damaged one.
+def load_latest(
+    directory: Path,
+    *,
+    check: Callable[[Manifest], None] = lambda manifest: None,
+    wanted: Callable[[str], bool] = lambda name: True,
+) -> Checkpoint | None:
+    """Reads the newest valid checkpoint, and warns about each damaged one that is newer.
 
-    Returns None if there is none.
+    Args:
+        directory: The directory of a run.
+        check: A function that raises if the content of a checkpoint is not what the caller expects.
+            It is called before a file of the arrays is opened.
+        wanted: Tells by its name whether an array is read.
+
+    Returns:
+        The checkpoint, or None if the directory contains none.
 
     Raises:
+        ValueError: If all checkpoints are damaged, or `check` raises it.
         ImportError: If Orbax is not installed.
     """
+    damaged = []
     for path in reversed(checkpoint_paths(directory)):
         try:
-            return load(path)
+            manifest = read_manifest(path)
+            step, run_id = _step_and_id(path)
+            if manifest.step != step:
+                raise ValueError(f"the manifest is that of step {manifest.step}")
+        except Exception as error:  # a damaged file may raise anything
+            damaged.append((path, str(error)[:200]))
+            continue
+        check(manifest)
+        try:
+            check_digests(path, manifest)
+            check_metadata(path / ARRAYS, manifest.arrays)
+            arrays = read_arrays(path / ARRAYS, manifest.arrays, wanted)
         except ImportError:
             raise
-        except Exception as error:  # a damaged file may raise anything
+        except Exception as error:
+            damaged.append((path, str(error)[:200]))
+            continue
+        for other, reason in damaged:
             warnings.warn(
-                f"checkpoint_dir: {path} is damaged and ignored: {error}. The newest intact checkpoint before it is used, if any.",
+                f"checkpoint_dir: {other} is damaged and ignored: {reason}. The newest intact checkpoint before it is used: "
+                f"{path.name}.",
                 stacklevel=2,
             )
+        return Checkpoint(step, arrays, manifest.metadata, run_id)
+    if damaged:
+        reasons = "; ".join(f"{path.name}: {reason}" for path, reason in damaged[:4]) + "; …" * (len(damaged) > 4)
+        raise ValueError(
+            f"checkpoint_dir: {directory} contains {len(damaged)} checkpoints, and none is intact. {reasons}. Restore one from a "
+            "copy. To start again from step 0, use another directory, or move the damaged checkpoints away."
+        )
     return None
 
 
@@ -84,128 +130,44 @@ def checkpoint_paths(directory: Path) -> list[Path]:
     """Returns the paths of all checkpoints, damaged ones included, oldest first."""
     if not directory.is_dir():
         return []
-    return sorted(path for path in directory.glob(f"{PREFIX}*") if path.name.removeprefix(PREFIX).isdigit())
-
-
-def load(path: Path) -> Checkpoint:
-    """Reads a checkpoint, after comparing every file with the manifest.
-
-    Raises:
-        ValueError: If a file was changed, added or removed.
-        OSError: If a file cannot be read.
-    """
-    manifest = json.loads((path / MANIFEST).read_text("utf-8"))
-    if manifest.pop("digest", None) != _digest(json.dumps(manifest, sort_keys=True).encode()):
-        raise ValueError("the manifest has changed since it was written")
-    if manifest["format"] != FORMAT:
-        raise ValueError(f"its format version is {manifest['format']}, expected {FORMAT}")
-    found, written = _file_table(path), manifest["files"]
-    if found != written:
-        changed = sorted(name for name in found.keys() | written.keys() if found.get(name) != written.get(name))
-        raise ValueError(f"these files have changed since it was written: {', '.join(changed)}")
-    return Checkpoint(manifest["step"], _read_arrays(path / ARRAYS, manifest["arrays"]), manifest["metadata"])
-
-
-def write_manifest(path: Path, checkpoint: Checkpoint) -> None:
-    """Adds the manifest to a temporary directory, and syncs the whole directory to the disk."""
-    content = {
-        "format": FORMAT,
-        "step": checkpoint.step,
-        "files": _file_table(path),
-        "arrays": [[name, list(array.shape), str(array.dtype)] for name, array in checkpoint.arrays.items()],
-        "metadata": checkpoint.metadata,
-    }
-    digest = _digest(json.dumps(content, sort_keys=True).encode())
-    (path / MANIFEST).write_text(json.dumps(content | {"digest": digest}, sort_keys=True), "utf-8")
-    for each in [*path.rglob("*"), path]:
-        _sync(each)
+    return sorted(path for path in directory.iterdir() if _NAME.fullmatch(path.name))
 
 
 def publish(temporary: Path, path: Path) -> None:
     """Turns a temporary directory into the checkpoint `path`, in one rename."""
-    if path.exists():  # for example a damaged checkpoint of the same step
-        aside = path.with_name(f"{TEMPORARY_PREFIX}{path.name}_{os.getpid()}")
+    if os.path.lexists(path):  # for example a damaged checkpoint of the same step
+        aside = path.with_name(f"{_REPLACED}{path.name}")
         shutil.rmtree(aside, ignore_errors=True)
         os.rename(path, aside)
     os.rename(temporary, path)
-    _sync(path.parent)
+    sync(path.parent)
 
 
-def prune(directory: Path, max_to_keep: int) -> None:
-    """Deletes all but the newest `max_to_keep` checkpoints, and the leftovers of crashes."""
-    for path in checkpoint_paths(directory)[:-max_to_keep]:
-        os.rename(path, path.with_name(f"{TEMPORARY_PREFIX}{path.name}"))
-    for path in directory.glob(f"{TEMPORARY_PREFIX}*"):
-        shutil.rmtree(path, ignore_errors=True)
+def prune(directory: Path, newest: Checkpoint, max_to_keep: int) -> None:
+    """Deletes all but the newest `max_to_keep` checkpoints of a run, and what its crashes left.
 
-
-def _file_table(path: Path) -> dict[str, list[Any]]:
-    """Maps the relative path of every file except the manifest to its size and SHA-256."""
-    return {name: [len(content), _digest(content)] for name, content in _files(path)}
-
-
-def _files(path: Path) -> Iterator[tuple[str, bytes]]:
-    for file in sorted(path.rglob("*")):
-        if file.is_file() and file != path / MANIFEST:
-            yield file.relative_to(path).as_posix(), file.read_bytes()
-
-
-def _digest(content: bytes) -> str:
-    return hashlib.sha256(content).hexdigest()
-
-
-def _sync(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
-
-
-def import_orbax() -> Any:
-    """Returns the package `orbax.checkpoint`.
-
-    Raises:
-        ImportError: If it is not installed.
+    Damaged checkpoints of steps after `newest`, which the run takes again, are deleted too. Nothing
+    else in the directory is touched, and no link is followed.
     """
-    try:
-        import orbax.checkpoint as ocp
-    except ImportError as error:
-        raise ImportError(
-            'checkpoint_dir: checkpoints need Orbax, which is not installed. Run: pip install "gru_jax[train]"'
-        ) from error
-    return ocp
+    of_run = [path for path in checkpoint_paths(directory) if _step_and_id(path)[1] == newest.run_id and not path.is_symlink()]
+    kept = [path for path in of_run if _step_and_id(path)[0] <= newest.step][-max_to_keep:]
+    for path in of_run:
+        if path not in kept:
+            temporary = path.with_name(f"{_TEMPORARY}{path.name}")
+            shutil.rmtree(temporary, ignore_errors=True)
+            os.rename(path, temporary)
+    remove_leftovers(directory, newest.run_id)
 
 
-def _checkpointer(ocp: Any) -> Any:
-    """Returns an Orbax checkpointer that does not wait for other processes."""
-    import jax
-
-    process = jax.process_index()
-    this_process = ocp.options.MultiprocessingOptions(
-        primary_host=process, active_processes={process}, barrier_sync_key_prefix=f"gru_jax_{process}"
-    )
-    handler = ocp.PyTreeCheckpointHandler(multiprocessing_options=this_process)
-    return ocp.Checkpointer(handler, multiprocessing_options=this_process)
+def remove_leftovers(directory: Path, run_id: str | None = None) -> None:
+    """Deletes the temporary directories that a crash left, of one run or of all runs."""
+    for path in directory.glob(f"{_TEMPORARY}*"):
+        found = _NAME.fullmatch(path.name.removeprefix(_REPLACED).removeprefix(_TEMPORARY))
+        if found and run_id in (None, found[2]):
+            shutil.rmtree(path, ignore_errors=True)  # neither follows nor removes a link
 
 
-def _write_arrays(path: Path, arrays: dict[str, np.ndarray]) -> None:
-    # The names in the files are numbers, because a parameter's name may contain any character.
-    # Empty arrays are left out, because Orbax cannot write them.
-    with _checkpointer(import_orbax()) as checkpointer:
-        checkpointer.save(path.absolute(), {str(i): array for i, array in enumerate(arrays.values()) if array.size})
-
-
-def _read_arrays(path: Path, table: list[Any]) -> dict[str, np.ndarray]:
-    """Reads the arrays that the manifest lists as `[name, shape, dtype]`."""
-    ocp = import_orbax()
-    wanted = {str(i): ocp.RestoreArgs(restore_type=np.ndarray) for i, (_, shape, _) in enumerate(table) if np.prod(shape)}
-    with _checkpointer(ocp) as checkpointer:
-        found = checkpointer.restore(path.absolute(), args=ocp.args.PyTreeRestore(restore_args=wanted))
-    arrays = {}
-    for i, (name, shape, dtype) in enumerate(table):
-        array = np.asarray(found[str(i)]) if str(i) in found else np.zeros(shape, np.dtype(dtype))
-        if list(array.shape) != shape or str(array.dtype) != dtype:
-            raise ValueError(f"{name} is {array.dtype}{list(array.shape)}, expected {dtype}{shape}")
-        arrays[name] = array
-    return arrays
+def _step_and_id(path: Path) -> tuple[int, str]:
+    found = _NAME.fullmatch(path.name)
+    assert found
+    return int(found[1]), found[2]

@@ -11,9 +11,10 @@ import os
 import warnings
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
+from io import BufferedIOBase
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, BinaryIO, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -61,7 +62,7 @@ class History:
         """
         self.metrics: dict[str, list[np.ndarray]] = defaultdict(list)
         self.evaluations: dict[str, list[Any]] = defaultdict(list)
-        self._file: BinaryIO | None = None
+        self._file: BufferedIOBase | None = None
         if directory is None:
             return
         path = directory / FILE_NAME

@@ -11,8 +11,9 @@ import os
 import re
 import zlib
 from collections.abc import Iterable, Iterator
+from io import BufferedIOBase
 from pathlib import Path
-from typing import Any, BinaryIO, NamedTuple
+from typing import Any, NamedTuple
 
 from gru_jax.train.json_values import to_json_value
 from gru_jax.train.regular_files import check_regular, open_regular
@@ -59,7 +60,7 @@ def read_lines(path: Path) -> tuple[list[dict[str, Any]], list[DamagedLine]]:
     return intact, damaged
 
 
-def replace_lines(path: Path, lines: Iterable[dict[str, Any]]) -> BinaryIO:
+def replace_lines(path: Path, lines: Iterable[dict[str, Any]]) -> BufferedIOBase:
     """Replaces the content of the file atomically, and returns it opened for further lines."""
     temporary = path.with_name(f".{path.name}")
     if check_regular(temporary, missing_ok=True):  # left by a crash

@@ -10,7 +10,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from gru_jax.train import data_parallel
-from gru_jax.train.checkpoint import import_orbax
+from gru_jax.train.array_store import import_orbax
+from gru_jax.train.checkpoint import new_run_id, remove_leftovers
 from gru_jax.train.early_stopping import BestEvaluation
 from gru_jax.train.feeds import Execution, make_feed
 from gru_jax.train.gradients import BatchAddress
@@ -62,6 +63,7 @@ class TrainingRun:
         position: The position of the data after the last execution. None if it cannot be said.
         last_checkpoint: The step of the last checkpoint; -1 before the first.
         initial_params: A digest of the parameters that the run started with.
+        run_id: The id of the run, which is a part of the names of its checkpoints.
         history: The losses, metrics and evaluations.
     """
 
@@ -71,18 +73,20 @@ class TrainingRun:
         self.spec = plan.program
         keys = jax.vmap(jax.random.split)(plan.key) if self.spec.is_ensemble else jax.random.split(plan.key)
         shuffle_key, step_key = (keys[:, 0], keys[:, 1]) if self.spec.is_ensemble else (keys[0], keys[1])
-        self.step, self.last_checkpoint, record, changes = 0, -1, RunRecord(), {}
+        self.step, self.last_checkpoint, record, changes, self.run_id = 0, -1, RunRecord(), {}, new_run_id()
         self.best_params = None if plan.early_stopping is None else _copied(model.params)
         if plan.checkpoints is not None:
             digest = digest_of(named_leaves(model.params))
             record = record._replace(initial_params=digest)
             restored = restore_run(plan.checkpoints, RunArrays(model, self.best_params))
             if restored is not None:
-                self.step, record, changes = restored.step, restored.record, restored.changes
+                self.step, record, changes, self.run_id = restored.step, restored.record, restored.changes, restored.run_id
                 if digest != record.initial_params:
                     warnings.warn(_OTHER_PARAMS.format(plan.checkpoints.directory, self.step), stacklevel=4)
                 self.last_checkpoint = restored.step
                 model, self.best_params = _copied(restored.arrays)
+            elif writes_files:  # what is there is from runs that crashed before their first checkpoint
+                remove_leftovers(plan.checkpoints.directory)
         self.best: BestEvaluation = record.best
         self.initial_params = record.initial_params
         self.last_evaluation = record.last_evaluation
@@ -189,7 +193,7 @@ class TrainingRun:
         if self.writes_files:
             self.history.sync()
             record = RunRecord(self.best, self.last_evaluation, self.history.format(), self.position, self.initial_params)
-            save_run(plan, self.step, arrays, record)
+            save_run(plan, self.step, arrays, record, self.run_id)
         data_parallel.wait_for_all_processes(f"saved {self.step}")
 
     def _result(self, stop_reason: str | None) -> FitResult:

@@ -11,6 +11,7 @@ import numpy as np
 from gru_jax._files import read_safetensors, write_safetensors
 from gru_jax.train import checkpoint
 from gru_jax.train.arguments import checked_flag
+from gru_jax.train.manifest import Manifest
 from gru_jax.train.tree_paths import differences_of_leaves, in_structure_of, named_leaves
 
 
@@ -94,10 +95,7 @@ def load_params(path: str | os.PathLike[str], like: Any, *, best: bool = False, 
         raise FileNotFoundError(
             f"path: got {path}, which does not exist, expected a file of save_params or the directory of a run."
         )
-    found = _of_run(path, best=best, ema=ema) if path.is_dir() else _of_file(path, like, best=best, ema=ema)
-    different = differences_of_leaves(found, named_leaves(like), "saved")
-    if different:
-        raise ValueError(f"like: {path} holds other arrays. {different}. Pass parameters of the model that was saved.")
+    found = _of_run(path, like, best=best, ema=ema) if path.is_dir() else _of_file(path, like, best=best, ema=ema)
     return jax.tree.map(jnp.asarray, in_structure_of(like, found))
 
 
@@ -129,16 +127,33 @@ def _of_file(path: Path, like: Any, *, best: bool, ema: bool) -> dict[str, Any]:
         )
     arrays = read_safetensors(path, extra="train")
     paths = dict(zip(_named(like), named_leaves(like), strict=True))
-    return {paths.get(name, name): array for name, array in arrays.items()}
+    found = {paths.get(name, name): array for name, array in arrays.items()}
+    _check_arrays(path, found, like)
+    return found
 
 
-def _of_run(directory: Path, *, best: bool, ema: bool) -> dict[str, Any]:
-    saved = checkpoint.load_latest(directory)
+def _of_run(directory: Path, like: Any, *, best: bool, ema: bool) -> dict[str, Any]:
+    prefix = ".best_params" if best else ".model.average.params" if ema else ".model.params"
+
+    def check(manifest: Manifest) -> None:
+        params = {spec.name.removeprefix(prefix): spec for spec in manifest.arrays if spec.name.startswith(prefix)}
+        if (best or ema) and not params:
+            name, option = ("best", "early_stopping") if best else ("ema", "ema")
+            raise ValueError(f"{name}: got True for {directory}, a run without {option}, expected False.")
+        _check_arrays(directory, params, like)
+
+    saved = checkpoint.load_latest(directory, check=check, wanted=lambda name: name.startswith(prefix))
     if saved is None:
         raise FileNotFoundError(f"path: {directory} contains no valid checkpoint, expected a directory that was passed to fit.")
-    prefix = ".best_params" if best else ".model.average.params" if ema else ".model.params"
-    params = {name.removeprefix(prefix): array for name, array in saved.arrays.items() if name.startswith(prefix)}
-    if (best or ema) and not params:
-        name, option = ("best", "early_stopping") if best else ("ema", "ema")
-        raise ValueError(f"{name}: got True for {directory}, a run without {option}, expected False.")
-    return params
+    return {name.removeprefix(prefix): array for name, array in saved.arrays.items()}
+
+
+def _check_arrays(path: Path, found: dict[str, Any], like: Any) -> None:
+    """Checks that `found` has the names, shapes and dtypes of `like`.
+
+    Raises:
+        ValueError: If it has not. The message lists the differences.
+    """
+    different = differences_of_leaves(found, named_leaves(like), "saved")
+    if different:
+        raise ValueError(f"like: {path} holds other arrays. {different}. Pass parameters of the model that was saved.")

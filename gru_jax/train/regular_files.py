@@ -6,8 +6,8 @@ a file elsewhere, and opening a pipe could wait forever.
 
 import os
 import stat
+from io import BufferedIOBase
 from pathlib import Path
-from typing import BinaryIO
 
 _SAFE = getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0)
 
@@ -30,7 +30,7 @@ def check_regular(path: Path, *, missing_ok: bool = False) -> bool:
     return True
 
 
-def open_regular(path: Path, flags: int = os.O_RDONLY) -> BinaryIO:
+def open_regular(path: Path, flags: int = os.O_RDONLY) -> BufferedIOBase:
     """Opens a regular file with the flags of `os.open`, without following a link.
 
     Raises:

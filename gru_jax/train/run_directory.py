@@ -1,9 +1,10 @@
 """Saves and restores a run in its directory, which only one process may use at a time."""
 
 import os
+from io import BufferedIOBase
 from pathlib import Path
 from types import TracebackType
-from typing import Any, NamedTuple, TextIO
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -11,7 +12,9 @@ from gru_jax.train import checkpoint
 from gru_jax.train.checkpoint import Checkpoint
 from gru_jax.train.early_stopping import BestEvaluation
 from gru_jax.train.history import HistoryFormat
+from gru_jax.train.manifest import Manifest
 from gru_jax.train.plans import CheckpointPlan
+from gru_jax.train.regular_files import open_regular
 from gru_jax.train.run_config import config_changes
 from gru_jax.train.train_step import ModelState
 from gru_jax.train.tree_paths import differences_of_leaves, in_structure_of, named_leaves
@@ -41,9 +44,10 @@ class RestoredRun(NamedTuple):
     arrays: RunArrays
     record: RunRecord
     changes: dict[str, str]  # what differs from the checkpoint and is allowed to
+    run_id: str
 
 
-def save_run(plan: CheckpointPlan, step: int, arrays: RunArrays, record: RunRecord) -> None:
+def save_run(plan: CheckpointPlan, step: int, arrays: RunArrays, record: RunRecord, run_id: str) -> None:
     """Saves a checkpoint of a run that has taken `step` steps."""
     named = {path: np.asarray(leaf) for path, leaf in named_leaves(arrays).items()}
     metadata = {
@@ -54,7 +58,7 @@ def save_run(plan: CheckpointPlan, step: int, arrays: RunArrays, record: RunReco
         "position": record.position,
         "initial_params": record.initial_params,
     }
-    checkpoint.save(plan.directory, Checkpoint(step, named, metadata), max_to_keep=plan.max_to_keep)
+    checkpoint.save(plan.directory, Checkpoint(step, named, metadata, run_id), max_to_keep=plan.max_to_keep)
 
 
 def restore_run(plan: CheckpointPlan, like: RunArrays) -> RestoredRun | None:
@@ -65,49 +69,56 @@ def restore_run(plan: CheckpointPlan, like: RunArrays) -> RestoredRun | None:
     Raises:
         ValueError: If the checkpoint has another configuration, or arrays with other names, shapes
             or dtypes. The message then lists the differences. Also if there is a checkpoint and
-            `plan.resume` is False.
+            `plan.resume` is False, and if all checkpoints are damaged.
     """
-    saved = checkpoint.load_latest(plan.directory)
+    expected, found = named_leaves(like), []
+
+    def check(manifest: Manifest) -> None:
+        found.append(_checked_record(plan, manifest, expected))
+
+    saved = checkpoint.load_latest(plan.directory, check=check)
     if saved is None:
         return None
-    changes = config_changes(saved.metadata["run_config"], plan.run_config)
+    record, changes = found[-1]
+    return RestoredRun(saved.step, in_structure_of(like, saved.arrays), record, changes, saved.run_id)
+
+
+def _checked_record(plan: CheckpointPlan, manifest: Manifest, expected: dict[str, Any]) -> tuple[RunRecord, dict[str, str]]:
+    """Returns the record of a run and the changes to it, after comparing it with what is expected.
+
+    Raises:
+        ValueError: If something differs, or if the run must not be resumed.
+    """
+    metadata, where = manifest.metadata, f"checkpoint_dir: {plan.directory} contains"
+    try:
+        changes = config_changes(metadata["run_config"], plan.run_config)
+        record = RunRecord(
+            BestEvaluation(**metadata["best"]),
+            int(metadata["last_evaluation"]),
+            HistoryFormat(**metadata["history_format"]),
+            metadata["position"],
+            str(metadata["initial_params"]),
+        )
+    except (KeyError, TypeError, AttributeError, ValueError) as error:
+        raise ValueError(
+            f"{where} a checkpoint at step {manifest.step} that `fit` did not write. Use another directory."
+        ) from error
     refused = [name for name in changes if name not in plan.allow_changes]
     if refused:
         raise ValueError(
-            f"checkpoint_dir: {plan.directory} contains a run with another configuration, at step {saved.step}. "
+            f"{where} a run with another configuration, at step {manifest.step}. "
             f"{'; '.join(f'{name}: {changes[name]}' for name in refused)}. Pass the configuration of the checkpoint, or use another "
             f"directory. To continue with the change on purpose, pass allow_changes={refused}."
         )
-    arrays = _in_structure_of(like, saved, plan.directory)
-    if not plan.resume:
-        raise ValueError(
-            f"checkpoint_dir: {plan.directory} contains a run at step {saved.step}. Pass resume=True to continue it, or use another "
-            "directory."
-        )
-    metadata = saved.metadata
-    record = RunRecord(
-        BestEvaluation(**metadata["best"]),
-        metadata["last_evaluation"],
-        HistoryFormat(**metadata["history_format"]),
-        metadata["position"],
-        metadata["initial_params"],
-    )
-    return RestoredRun(saved.step, arrays, record, changes)
-
-
-def _in_structure_of(like: Any, saved: Checkpoint, directory: Path) -> Any:
-    """Returns the saved arrays in the structure of `like`.
-
-    Raises:
-        ValueError: If names, shapes or dtypes differ.
-    """
-    different = differences_of_leaves(saved.arrays, named_leaves(like), "in the checkpoint")
+    different = differences_of_leaves({spec.name: spec for spec in manifest.arrays}, expected, "in the checkpoint")
     if different:
         raise ValueError(
-            f"checkpoint_dir: {directory} contains a checkpoint with other arrays, at step {saved.step}. {different}. "
+            f"{where} a checkpoint with other arrays, at step {manifest.step}. {different}. "
             "Use the model and the optimiser that the checkpoint was made with, or another directory."
         )
-    return in_structure_of(like, saved.arrays)
+    if not plan.resume:
+        raise ValueError(f"{where} a run at step {manifest.step}. Pass resume=True to continue it, or use another directory.")
+    return record, changes
 
 
 class DirectoryLock:
@@ -119,19 +130,24 @@ class DirectoryLock:
 
     def __init__(self, directory: Path | None) -> None:
         self.directory = None if os.name == "nt" else directory
-        self._file: TextIO | None = None
+        self._file: BufferedIOBase | None = None
 
     def __enter__(self) -> "DirectoryLock":
         """Locks the directory.
 
         Raises:
             RuntimeError: If another process has locked it.
+            ValueError: If its file `.lock` is a link, or something else than a regular file.
         """
         if self.directory is None:
             return self
         import fcntl
 
-        self._file = open(self.directory / ".lock", "w")  # stays open while the directory is locked
+        try:
+            # stays open while the directory is locked
+            self._file = open_regular(self.directory / ".lock", os.O_RDWR | os.O_CREAT)
+        except ValueError as error:
+            raise ValueError(f"checkpoint_dir: {error}") from error
         try:
             fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:

@@ -54,4 +54,4 @@ def in_structure_of(like: Any, arrays: Mapping[str, Any]) -> Any:
 
 def _form(leaf: Any) -> str:
     dtype = leaf.dtype if hasattr(leaf, "dtype") else jnp.result_type(leaf)
-    return f"{dtype}{list(jnp.shape(leaf))}"
+    return f"{dtype}{list(leaf.shape if hasattr(leaf, 'shape') else jnp.shape(leaf))}"

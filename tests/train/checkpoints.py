@@ -7,6 +7,5 @@ from gru_jax.train.checkpoint import Checkpoint
 
 def saved(step):
     """Returns a checkpoint whose numbers tell its step."""
-    return Checkpoint(
-        step, {"W": np.full((3, 4), step, np.float32), "count": np.asarray(step), "nothing": np.zeros((0, 2))}, {"at": step}
-    )
+    arrays = {"W": np.full((3, 4), step, np.float32), "count": np.asarray(step), "nothing": np.zeros((0, 2))}
+    return Checkpoint(step, arrays, {"at": step}, "0123abcd")

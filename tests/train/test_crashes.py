@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from gru_jax.train import checkpoint
+from gru_jax.train import checkpoint, manifest
 from tests.problems import assert_raises
 from tests.train.checkpoints import saved
 
@@ -31,11 +31,11 @@ def is_intact(found):
     )
 
 
-CALLS = [(checkpoint, "_write_arrays"), (checkpoint, "write_manifest"), (checkpoint, "_sync"), (os, "rename"), (checkpoint, "publish"), (checkpoint, "prune"), (checkpoint.shutil, "rmtree")]  # fmt: skip
+CALLS = [(checkpoint, "write_arrays"), (checkpoint, "write_manifest"), (manifest, "sync"), (checkpoint, "sync"), (os, "rename"), (checkpoint, "publish"), (checkpoint, "prune"), (checkpoint.shutil, "rmtree")]  # fmt: skip
 
 
 @pytest.mark.parametrize("after", [False, True], ids=["before", "after"])
-@pytest.mark.parametrize(("module", "name"), CALLS, ids=[name for _, name in CALLS])
+@pytest.mark.parametrize(("module", "name"), CALLS, ids=[f"{module.__name__}.{name}" for module, name in CALLS])
 def test_a_crash_at_any_point_of_a_save_leaves_the_newest_valid_checkpoint(module, name, after, tmp_path, monkeypatch):
     """Crashes before or after each call of each function that a save calls, one after another."""
     for nth in range(1, 30):
@@ -75,7 +75,7 @@ def test_a_crash_at_any_point_of_a_save_leaves_the_newest_valid_checkpoint(modul
 def test_a_crash_while_replacing_a_damaged_checkpoint_leaves_a_valid_one(nth, tmp_path, monkeypatch):
     for step in (1, 2):
         checkpoint.save(tmp_path, saved(step), max_to_keep=2)
-    (tmp_path / "step_000000000002" / "manifest.json").write_text("")
+    (tmp_path / "step_000000000002_0123abcd" / "manifest.json").write_text("")
     # Orbax renames first, then the damaged checkpoint moves aside, then the new one takes its place
     renames, original = [], os.rename
 
@@ -95,7 +95,7 @@ def test_a_crash_while_replacing_a_damaged_checkpoint_leaves_a_valid_one(nth, tm
     assert is_intact(found)
 
 
-@pytest.mark.parametrize(("module", "name"), [(checkpoint, "_write_arrays"), (checkpoint, "_sync"), (os, "rename")])
+@pytest.mark.parametrize(("module", "name"), [(checkpoint, "write_arrays"), (manifest, "sync"), (os, "rename")])
 @pytest.mark.parametrize("number", [28, 13, 30], ids=["disk full", "permission denied", "read only"])
 def test_a_failed_write_raises_and_no_checkpoint_is_lost(module, name, number, tmp_path, monkeypatch):
     checkpoint.save(tmp_path, saved(1), max_to_keep=2)

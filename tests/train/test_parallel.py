@@ -59,4 +59,4 @@ def test_two_processes_train_the_same_parameters_as_one_and_resume(tmp_path):
     for run in ("params", "windows"):
         assert first[run] == second[run]
         np.testing.assert_allclose(first[run], one[run], rtol=1e-10, atol=1e-12)
-    assert sorted(path.name for path in (tmp_path / "two").glob("step_*")) == ["step_000000000009", "step_000000000018"]
+    assert sorted(path.name[:17] for path in (tmp_path / "two").glob("step_*")) == ["step_000000000009", "step_000000000018"]

@@ -3,7 +3,6 @@
 import json
 import shutil
 import sys
-import warnings
 from functools import partial
 
 import jax
@@ -39,7 +38,12 @@ def directory(half, tmp_path):
 
 
 def steps_there(directory):
-    return sorted(int(path.name.removeprefix("step_")) for path in directory.glob("step_*"))
+    return sorted(int(path.name[5:17]) for path in directory.glob("step_*"))
+
+
+def checkpoint_of(directory, step):
+    (path,) = directory.glob(f"step_{step:012d}_*")
+    return path
 
 
 def test_a_resumed_run_equals_an_uninterrupted_one_bit_for_bit(directory, whole):
@@ -261,26 +265,28 @@ DAMAGE = {
 
 
 def files_of(directory, step):
-    return sorted(path for path in (directory / f"step_{step:012d}").rglob("*") if path.is_file())
+    return sorted(path for path in checkpoint_of(directory, step).rglob("*") if path.is_file())
 
 
 @pytest.mark.parametrize("damage", DAMAGE)
 def test_damage_to_any_file_is_detected_and_the_previous_checkpoint_is_used(damage, directory):
-    """Damages every file of the newest checkpoint in turn, at three places."""
+    """Damages a part of the files of the newest checkpoint in turn. The experiment `faults` damages every file."""
     from gru_jax.train import checkpoint
 
     rng = np.random.default_rng(0)
-    for path in files_of(directory, 10):
+    files = files_of(directory, 10)
+    assert files[-1].name == "manifest.json"
+    for path in files[list(DAMAGE).index(damage) :: 9] + files[-1:]:
         content = path.read_bytes()
-        for at in {0, len(content) // 2, int(rng.integers(max(len(content), 1)))}:
+        for at in {0, int(rng.integers(max(len(content), 1)))} if damage in ("one bit flipped", "truncated") else {0}:
             if damage in ("one bit flipped", "truncated") and not content:
                 continue
             path.write_bytes(DAMAGE[damage](content, at))
-            with pytest.warns(UserWarning, match="step_000000000010 is damaged and ignored.*before it is used"):
+            with pytest.warns(UserWarning, match=r"step_000000000010_\w{8} is damaged and ignored.*before it is used"):
                 assert checkpoint.load_latest(directory).step == 5
         path.write_bytes(content)
     assert checkpoint.load_latest(directory).step == 10
-    extra = directory / "step_000000000010" / "arrays" / "surplus"
+    extra = checkpoint_of(directory, 10) / "arrays" / "surplus"
     extra.write_text("x")
     with pytest.warns(UserWarning, match="these files have changed since it was written: .*surplus"):
         assert checkpoint.load_latest(directory).step == 5
@@ -291,12 +297,40 @@ def test_damage_to_any_file_is_detected_and_the_previous_checkpoint_is_used(dama
 
 
 def test_after_damage_the_run_resumes_from_the_previous_checkpoint_with_the_same_result(directory, whole):
-    (directory / "step_000000000010" / "manifest.json").write_text("{}")
+    (checkpoint_of(directory, 10) / "manifest.json").write_text("{}")
     with pytest.warns(UserWarning, match="damaged"):
         assert digests(run(steps=20, checkpoint_dir=directory)) == whole
+    assert steps_there(directory) == [15, 20]
+
+
+def test_what_a_callback_writes_into_the_directory_is_kept_and_does_not_count_as_a_checkpoint(tmp_path):
+    def draw_samples(info):
+        for name in (f"step_{info.step}", f"step_{info.step + 100:012d}", f".tmp_{info.step}"):
+            (tmp_path / name).mkdir()
+            (tmp_path / name / "sample.txt").write_text("la la la")
+
+    fitted = run(steps=20, checkpoint_dir=tmp_path, callbacks=[draw_samples])
+    assert len(list(tmp_path.rglob("sample.txt"))) == 12
+    assert sorted(path.name[:17] for path in tmp_path.glob("step_*_*")) == ["step_000000000015", "step_000000000020"]
+    jax.tree.map(np.testing.assert_array_equal, gj.train.load_params(tmp_path, init()), fitted.params)
+
+
+def test_a_link_in_the_place_of_the_lock_is_refused_and_not_followed(tmp_path):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "precious").write_text("precious")
+    (tmp_path / "run" / ".lock").symlink_to(tmp_path / "precious")
+    assert_raises(
+        lambda: run(steps=5, checkpoint_dir=tmp_path / "run"), ValueError, r"checkpoint_dir: .*\.lock is a symbolic link"
+    )
+    assert (tmp_path / "precious").read_text() == "precious"
+
+
+def test_a_run_none_of_whose_checkpoints_is_intact_is_not_started_again(directory):
     for path in directory.glob("step_*"):
         (path / "manifest.json").write_text("{")
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always")
-        assert digests(run(steps=20, checkpoint_dir=directory)) == whole  # from the start
-    assert len([w for w in caught if "damaged" in str(w.message)]) == 2
+    before = sorted(directory.rglob("*"))
+    for load in (lambda: run(steps=20, checkpoint_dir=directory), lambda: gj.train.load_params(directory, init())):
+        assert_raises(
+            load, ValueError, r"2 checkpoints, and none is intact. step_\d{12}_\w{8}: .*use another directory, or move"
+        )
+    assert sorted(directory.rglob("*")) == before

@@ -57,25 +57,36 @@ FAULTS = {
          "train/test_fit"),
     ],
     "train/checkpoint.py": [
-        ("the manifest is written before the arrays",
-         "        _write_arrays(temporary / ARRAYS, checkpoint.arrays)\n        write_manifest(temporary, checkpoint)\n",
-         "        write_manifest(temporary, checkpoint)\n        _write_arrays(temporary / ARRAYS, checkpoint.arrays)\n",
-         "train/test_resume"),
         ("a checkpoint gets its name before its manifest",
-         '        write_manifest(temporary, checkpoint)\n'
-         '        publish(temporary, directory / f"{PREFIX}{checkpoint.step:012d}")\n',
-         '        publish(temporary, path := directory / f"{PREFIX}{checkpoint.step:012d}")\n'
-         '        write_manifest(path, checkpoint)\n',
+         "        write_manifest(temporary, checkpoint.step, checkpoint.arrays, checkpoint.metadata)\n"
+         "        publish(temporary, path)\n",
+         "        publish(temporary, path)\n"
+         "        write_manifest(path, checkpoint.step, checkpoint.arrays, checkpoint.metadata)\n",
          "train/test_crashes"),
         ("the newest checkpoints are deleted",
-         "checkpoint_paths(directory)[:-max_to_keep]", "checkpoint_paths(directory)[max_to_keep:]", "train/test_resume"),
+         "<= newest.step][-max_to_keep:]", "<= newest.step][:max_to_keep]", "train/test_resume"),
+        ("the checkpoints of other runs are deleted",
+         "if _step_and_id(path)[1] == newest.run_id", "if newest.run_id", "train/test_hostile_checkpoints"),
+        ("damaged checkpoints of later steps displace valid ones",
+         "if _step_and_id(path)[0] <= newest.step][", "][", "train/test_hostile_checkpoints"),
         ("the oldest checkpoint is loaded",
          "for path in reversed(checkpoint_paths(directory)):", "for path in checkpoint_paths(directory):", "train/test_resume"),
+        ("a run whose checkpoints are damaged starts again",
+         "    if damaged:\n", "    if False:\n", "train/test_resume"),
+    ],
+    "train/manifest.py": [
         ("damaged arrays are not noticed",
-         "if found != written:", "if found.keys() != written.keys():", "train/test_resume"),
+         "if _digest_of(path / name) != digest]", "if not digest]", "train/test_resume"),
         ("a damaged manifest is not noticed",
-         'if manifest.pop("digest", None) != _digest(json.dumps(manifest, sort_keys=True).encode()):',
-         'if manifest.pop("digest", None) is None:', "train/test_resume"),
+         'content.pop("digest", None) != _digest(content):', 'content.pop("digest", None) is None:', "train/test_resume"),
+        ("links among the files are followed",
+         "elif entry.is_file(follow_symlinks=False):", "elif entry.is_file():", "train/test_hostile_checkpoints"),
+    ],
+    "train/array_store.py": [
+        ("the store is opened whatever shape its files say",
+         "if any(found[key] != value for key, value in expected.items()) or", "if", "train/test_hostile_checkpoints"),
+        ("files of any size are opened",
+         "if sizes.get(name) != size:", "if name not in sizes:", "train/test_hostile_checkpoints"),
     ],
     "train/early_stopping.py": [
         ("an equal value counts as better",
