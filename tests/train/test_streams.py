@@ -251,7 +251,7 @@ def test_a_signal_ends_a_run_that_waits_for_data(tmp_path):
     ended.set()
     assert caught.value.code == 143
     assert time.monotonic() - began < 30
-    assert sorted(path.name for path in tmp_path.glob("step_*")) == ["step_000000000005"]
+    assert [path.name[:17] for path in tmp_path.glob("step_*")] == ["step_000000000005"]
 
 
 def test_an_ensemble_and_a_carry_take_streams():
