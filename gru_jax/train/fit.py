@@ -119,7 +119,8 @@ def fit(
             evaluation in `FitResult.best_params`, and may stop the run. Defaults to None.
         callbacks: Functions `callback(info)` that receive a `CallbackInfo` after each execution of
             the compiled loop. If one returns True, training stops. Defaults to none.
-        progress: If True, shows a progress bar with the loss. This needs tqdm. Defaults to False.
+        progress: If True, shows a progress bar with the loss, the best evaluation, the steps per
+            second and the time left. This needs tqdm. Defaults to False.
 
     Checkpoints:
         checkpoint_dir: A directory for checkpoints and `history.jsonl`. On SIGTERM or SIGINT, the

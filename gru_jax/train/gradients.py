@@ -68,11 +68,16 @@ class DeviceInputs(NamedTuple):
     keys: BatchKeys
 
 
+def keys_of_step(key: jax.Array, step: Any) -> BatchKeys:
+    """Returns the keys of one step, from the key of the run's steps."""
+    return BatchKeys(*jax.random.split(jax.random.fold_in(key, step)))
+
+
 def batch_gradient(
     spec: ProgramSpec, params: Any, carry: Any, step: jax.Array, data: tuple[Any, ...], batch: BatchAddress, key: jax.Array
 ) -> BatchGradient:
     """Computes loss, metrics, gradients and carry for the whole batch of a step."""
-    keys = BatchKeys(*jax.random.split(jax.random.fold_in(key, step)))
+    keys = keys_of_step(key, step)
 
     def from_bucket(maker: BatchMaker, bucket: Any) -> Callable[[], BatchGradient]:
         inputs = DeviceInputs(params, carry, bucket, batch.batch_indices, keys)

@@ -18,7 +18,7 @@ from gru_jax.train.gradients import BatchAddress
 from gru_jax.train.history import History
 from gru_jax.train.nonfinite_report import nonfinite_report
 from gru_jax.train.plans import CheckpointPlan, EvaluationPlan, TrainingPlan
-from gru_jax.train.progress_bar import progress_bar
+from gru_jax.train.progress_bar import ProgressBar
 from gru_jax.train.results import CallbackInfo, FitResult
 from gru_jax.train.run_config import digest_of
 from gru_jax.train.run_directory import DirectoryLock, RunArrays, RunRecord, restore_run, save_run
@@ -42,7 +42,7 @@ def train(plan: TrainingPlan, model: ModelState) -> FitResult:
             directory.mkdir(parents=True, exist_ok=True)
     with ExitStack() as stack:
         stack.enter_context(DirectoryLock(directory if writes_files else None))
-        bar = stack.enter_context(closing(progress_bar(show=plan.progress and writes_files, total=plan.steps)))
+        bar = stack.enter_context(closing(ProgressBar(show=plan.progress and writes_files, total=plan.steps)))
         signals = stack.enter_context(StopSignals(active=directory is not None))
         run = TrainingRun(plan, model, writes_files=writes_files)
         stack.enter_context(closing(run.history))
@@ -109,14 +109,14 @@ class TrainingRun:
         if changes:
             self.history.add_changes(self.step, changes)
 
-    def run(self, signals: StopSignals, bar: Any) -> FitResult:
+    def run(self, signals: StopSignals, bar: ProgressBar) -> FitResult:
         """Alternates executions of the compiled program with evaluations, saves and callbacks.
 
         Raises:
             SystemExit: If a signal was received. A checkpoint has then been saved.
         """
         plan, stop_reason = self.plan, None
-        bar.update(self.step)
+        bar.start(self.step)
         while True:
             is_last = self.step >= plan.steps or stop_reason is not None
             self._evaluate_if_due(is_last=is_last)
@@ -134,9 +134,15 @@ class TrainingRun:
                 stop_reason = None if signals.received is not None else "data"
                 continue
             metrics = self._execute(execution)
-            bar.update(len(metrics["loss"]))
-            bar.set_postfix(loss=f"{np.mean(metrics['loss'][-1]):.4g}")
-            info = CallbackInfo(self.step, self.state.model.params, self.state.model.opt_state, metrics)
+            evaluation = self._evaluate_if_due(is_last=self.step >= plan.steps)
+            if plan.early_stopping is not None:
+                bar.show_best(plan.early_stopping.metric, self.best.value, self.best.step)
+            elif evaluation:
+                bar.show_evaluation(evaluation)
+            bar.advance(metrics)
+            model = self.state.model
+            ema_params = None if model.average is None else model.average.params
+            info = CallbackInfo(self.step, model.params, model.opt_state, metrics, evaluation, ema_params)
             if any([callback(info) is True for callback in plan.callbacks]):  # a list, so that every callback is called
                 stop_reason = "callback"
 
@@ -160,11 +166,11 @@ class TrainingRun:
             raise FloatingPointError(nonfinite_report(self.spec, self.state.model, self.step - 1, data, last_batch, self.key))
         return metrics
 
-    def _evaluate_if_due(self, *, is_last: bool) -> None:
-        """Evaluates the parameters, at most once at each step."""
+    def _evaluate_if_due(self, *, is_last: bool) -> dict[str, np.ndarray]:
+        """Evaluates the parameters, at most once at each step. Returns nothing if it did not."""
         plan = self.plan.evaluation
         if plan is None or self.last_evaluation == self.step or not (is_last or plan.is_due(self.step)):
-            return
+            return {}
         params = self._params_to_evaluate(plan)
         metrics = {name: np.asarray(value) for name, value in _evaluate(params, evaluate=plan.evaluate).items()}
         self.history.add_evaluation(self.step, metrics)
@@ -173,6 +179,7 @@ class TrainingRun:
             self.best = self.best.updated(plan.early_stopping, metrics, self.step)
             if self.best.step == self.step:
                 self.best_params = _copied(params)
+        return metrics
 
     def _params_to_evaluate(self, plan: EvaluationPlan) -> Any:
         model = self.state.model

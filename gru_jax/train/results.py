@@ -1,5 +1,7 @@
 """The types that users receive: the result of a run, and what a callback sees."""
 
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -53,10 +55,15 @@ class CallbackInfo(NamedTuple):
             memory.
         opt_state: The optimiser's current state. Copy it to keep it, as for `params`.
         metrics: The loss and the metrics of the steps since the last callback, each an array of
-            shape `(steps,)`.
+            shape `(steps, …)`.
+        evaluation: The metrics of the evaluation after `step` steps. Empty if there was none.
+        ema_params: The average of the parameters, with the same caution as `params`. None without
+            `ema`.
     """
 
     step: int
     params: Any
     opt_state: Any
     metrics: dict[str, np.ndarray]
+    evaluation: Mapping[str, np.ndarray] = MappingProxyType({})
+    ema_params: Any = None

@@ -15,6 +15,7 @@ import optax
 
 from gru_jax._jax.partition import differentiable, fill
 from gru_jax.train.batch_sources import StepIndices
+from gru_jax.train.finite import all_finite
 from gru_jax.train.gradients import BatchAddress, BatchGradient, at_least_float32, batch_gradient
 from gru_jax.train.plans import ProgramSpec
 from gru_jax.train.tree_paths import differences_of_leaves, leaves_by_path
@@ -159,7 +160,7 @@ def _train_step(
         found.grads, model.opt_state, part, value=found.loss, grad=found.grads, value_fn=value_fn
     )
     params = fill(model.params, optax.apply_updates(part, updates))
-    is_finite = jnp.isfinite(found.loss) & _all_finite(found.grads) & _all_finite(params)
+    is_finite = jnp.isfinite(found.loss) & all_finite(found.grads) & all_finite(params)
     new_if_finite = partial(jax.tree.map, partial(jnp.where, is_finite))
     new_model = ModelState(
         params=new_if_finite(params, model.params),
@@ -203,9 +204,3 @@ def _value_fn(gradient_at: Callable[[Any], BatchGradient]) -> Callable[[Any], ja
         return found.loss, jnp.asarray(sum(jax.tree.leaves(products)), found.loss.dtype)
 
     return value_fn
-
-
-def _all_finite(tree: Any) -> jax.Array:
-    """Tells whether every floating-point number in a tree is finite."""
-    leaves = [jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(tree) if jnp.issubdtype(leaf.dtype, jnp.inexact)]
-    return jnp.stack(leaves).all() if leaves else jnp.array(True)

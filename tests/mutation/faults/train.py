@@ -149,7 +149,7 @@ FAULTS = {
     ],
     "train/train_step.py": [
         ("parameters may overflow",
-         " & _all_finite(found.grads) & _all_finite(params)", " & _all_finite(found.grads)", "train/test_nonfinite"),
+         " & all_finite(found.grads) & all_finite(params)", " & all_finite(found.grads)", "train/test_nonfinite"),
         ("a skipped update changes the carry",
          "carry=new_if_finite(found.carry, model.carry)", "carry=found.carry", "train/test_sequences train/test_nonfinite"),
         ("a skipped update changes the optimiser's state",
