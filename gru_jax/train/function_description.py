@@ -12,11 +12,11 @@ import hashlib
 import sys
 import types
 from collections.abc import Iterator
-from importlib.metadata import version
 from typing import Any
 
 import jax
 import numpy as np
+import optax
 
 from gru_jax.train.json_values import to_json_value
 
@@ -30,7 +30,7 @@ def describe_functions(**functions: Any) -> dict[str, Any]:
 
     The entry "versions" names the versions with which descriptions can be compared.
     """
-    versions = f"Python {sys.version_info[0]}.{sys.version_info[1]}, optax {version('optax')}, gru_jax {version('gru_jax')}"
+    versions = f"Python {sys.version_info[0]}.{sys.version_info[1]}, optax {optax.__version__}"
     return {"versions": versions, **{name: describe_function(function) for name, function in functions.items()}}
 
 
