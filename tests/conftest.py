@@ -5,7 +5,7 @@
   The suite spends most of its time compiling, and this shortens it. Two flags save two thirds of the
   rest: one compiles each program as a single LLVM module, and the other turns off the fusion
   emitters of jaxlib 0.10. jaxlib exits if it does not know a flag, so each flag is set only where
-  it exists.
+  it exists. Processes that tests start inherit all this from the environment.
 - Compiled programs are cached on disk, because many tests compile the same ones: in the directory
   that JAX_COMPILATION_CACHE_DIR names, where the next run finds them, or else in a temporary one,
   which the workers of pytest-xdist and the processes that tests start share. From time to time a
@@ -25,6 +25,7 @@ import pytest
 
 optimized = os.environ.get("GRU_JAX_TESTS_OPTIMIZED", "0") != "0"
 jax.config.update("jax_disable_most_optimizations", not optimized)
+os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] = str(int(not optimized))
 if version("jaxlib").startswith(("0.10.", "0.12.")):
     flags = ["--xla_cpu_parallel_codegen_split_count=1"]
     if not optimized and version("jaxlib").startswith("0.10."):
@@ -37,8 +38,9 @@ if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
     compiled = os.environ["JAX_COMPILATION_CACHE_DIR"] = tempfile.mkdtemp(prefix="gru_jax_tests_")
     atexit.register(shutil.rmtree, compiled, ignore_errors=True)
 jax.config.update("jax_compilation_cache_dir", os.environ["JAX_COMPILATION_CACHE_DIR"])
-jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
-jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
+for option, value in (("jax_persistent_cache_min_compile_time_secs", 0), ("jax_persistent_cache_min_entry_size_bytes", -1)):
+    jax.config.update(option, value)
+    os.environ[option.upper()] = str(value)
 
 
 @pytest.fixture(autouse=True)

@@ -1,7 +1,6 @@
 """Training on several devices or processes gives the same parameters as on one device."""
 
 import json
-import os
 import socket
 import subprocess
 import sys
@@ -15,8 +14,7 @@ ROOT = Path(__file__).parents[2]
 
 def start(mode, devices, process=0, processes=1, port=0, directory="none"):
     command = [sys.executable, "-m", "tests.train.distributed", mode, *map(str, (devices, process, processes, port, directory))]
-    environment = os.environ | {"JAX_DISABLE_MOST_OPTIMIZATIONS": "0"}
-    return subprocess.Popen(command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    return subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
 def result_of(child):
@@ -44,7 +42,7 @@ def test_indivisible_batches_raise_noise_is_reproducible_and_an_evaluation_can_b
     assert found["repeats"]
     assert found["variance_over_devices"] > 1e-4
     assert found["evaluation_is_sharded"]
-    assert found["difference_of_evaluations"] < 1e-14
+    assert found["difference_of_evaluations"] < 1e-13
 
 
 @pytest.mark.slow
