@@ -3,13 +3,13 @@
     python -m tests.mutation --suite likely --only cells
 
 For each fault of `tests/mutation/faults` it plants the fault in a copy of the checkout and runs the
-tests until one fails: first the modules that are most likely to notice, then, with `--suite
-default`, the rest of the default suite, and with `--suite all` the slow tests too. It prints a table
-and the faults that no test noticed, and writes one record for each fault to `--out`.
+tests until one fails: first the test that noticed in the run before, then the modules that are most
+likely to notice, then, with `--suite default`, the rest of the default suite, and with `--suite all`
+the slow tests too. It prints a table and the faults that no test noticed, and writes one record for
+each fault to `--out`.
 
-All faults with their likely modules take about 70 minutes of one core. With JAX_COMPILATION_CACHE_DIR
-set, programs that a fault does not change are compiled once. `--keep` tries only the faults that are
-new or survived before.
+With JAX_COMPILATION_CACHE_DIR set, programs that a fault does not change are compiled once. `--keep`
+tries only the faults that are new or survived before.
 
 `results.json` holds the last run, and `results_before.json` that of the tests before the faults were
 written.
@@ -41,7 +41,8 @@ def main() -> int:
     ]
     for fault in chosen:
         with_fault(fault, (ROOT / "gru_jax" / fault.file).read_text("utf-8"))
-    records = read_records(given.out) if given.keep else {}
+    earlier = read_records(given.out)
+    records = dict(earlier) if given.keep else {}
     to_try = [fault for fault in chosen if records.get(key_of(fault), {}).get("stage") is None]
     with tempfile.TemporaryDirectory() as directory:
         checkouts: queue.Queue[Path] = queue.Queue()
@@ -53,7 +54,8 @@ def main() -> int:
         def try_one(fault: Fault) -> Result:
             checkout = checkouts.get()
             try:
-                return try_fault(fault, checkout, given.suite, timeout=given.timeout)
+                noticed_by = earlier.get(key_of(fault), {}).get("killed_by")
+                return try_fault(fault, checkout, given.suite, noticed_by, timeout=given.timeout)
             finally:
                 checkouts.put(checkout)
 

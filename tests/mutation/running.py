@@ -16,6 +16,7 @@ LEFT_OUT = shutil.ignore_patterns(".git", ".venv*", ".*_cache", "__pycache__", "
 # The suites in the order in which they are tried.
 SUITES = ("likely", "default", "all")
 STAGES = ("likely", "default", "slow")
+NO_TEST = (4, 5)  # how pytest ends if its arguments are wrong, or choose no test
 
 
 class Result(NamedTuple):
@@ -39,20 +40,26 @@ def copy_checkout(directory: Path) -> Path:
     return Path(shutil.copytree(ROOT, directory / "checkout", ignore=LEFT_OUT))
 
 
-def try_fault(fault: Fault, checkout: Path, suite: str, *, timeout: float = 900) -> Result:
+def try_fault(fault: Fault, checkout: Path, suite: str, first: str | None = None, *, timeout: float = 900) -> Result:
     """Plants a fault and runs the tests, until one fails.
 
-    The likely modules come first, then all others, then the slow tests.
+    The test `first` comes first, then the likely modules, then all others, then the slow tests.
 
     Args:
         fault: The fault.
         checkout: A copy of the checkout, which no other run uses.
         suite: The last tests to run: "likely", "default" or "all".
+        first: A test that is expected to fail, such as the one that failed in an earlier run. If it
+            is not in the default suite any more, the likely modules follow.
         timeout: The seconds that the likely modules may take; the other stages may take four times
             as long. A fault that exceeds them hangs, and counts as noticed.
     """
     start = time.monotonic()
     with planted(fault, checkout):
+        if first and first.startswith(fault.likely) and "::" in first:
+            outcome = run_pytest(checkout, ["-n", "0", first], timeout=timeout, may_be_missing=True)
+            if not outcome.passed:
+                return Result(fault, "likely", outcome.text, time.monotonic() - start)
         for stage in STAGES[: SUITES.index(suite) + 1]:
             limit = timeout if stage == "likely" else 4 * timeout
             outcome = run_pytest(checkout, arguments_of(stage, fault.likely), timeout=limit)
@@ -69,8 +76,11 @@ def arguments_of(stage: str, likely: tuple[str, ...]) -> list[str]:
     return [*chosen, "-m", "slow"] if stage == "slow" else [*chosen, *(f"--ignore={module}" for module in likely)]
 
 
-def run_pytest(checkout: Path, arguments: list[str], *, timeout: float) -> Outcome:
-    """Runs pytest in a checkout until the first failure."""
+def run_pytest(checkout: Path, arguments: list[str], *, timeout: float, may_be_missing: bool = False) -> Outcome:
+    """Runs pytest in a checkout until the first failure.
+
+    With `may_be_missing`, a test that does not exist, or is slow, passes.
+    """
     command = [sys.executable, "-m", "pytest", "-x", "-q", "--tb=no", "-p", "no:cacheprovider", *arguments]
     environment = os.environ | {"PYTHONPATH": str(checkout)}
     process = subprocess.Popen(
@@ -88,6 +98,8 @@ def run_pytest(checkout: Path, arguments: list[str], *, timeout: float) -> Outco
         os.killpg(process.pid, signal.SIGKILL)  # with the processes that tests started
         process.communicate()
         return Outcome(False, f"hangs: no end after {timeout:g} s")
+    if may_be_missing and process.returncode in NO_TEST:
+        return Outcome(True, "")
     return outcome_of(process.returncode, output)
 
 
@@ -98,6 +110,6 @@ def outcome_of(status: int, output: str) -> Outcome:
     failed = re.search(r"^(?:FAILED|ERROR) (tests/.*?)(?: - .*)?$", output, re.MULTILINE)
     if failed:
         return Outcome(False, failed[1])
-    if status in (4, 5):  # wrong arguments, or no test
+    if status in NO_TEST:
         raise RuntimeError(f"pytest ended with status {status}:\n{output[-2000:]}")
     return Outcome(False, f"crashes: pytest ended with status {status}")
