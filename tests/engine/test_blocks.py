@@ -3,6 +3,7 @@
 `test_option_pairs` combines them with every cell, dtype and option.
 """
 
+import itertools
 from functools import partial
 
 import jax
@@ -16,6 +17,7 @@ import gru_jax as gj
 from gru_jax._engine.blocks import scan_blocks
 from tests.conditions import ALL_THREE, random_reset_state
 from tests.problems import (
+    CELLS,
     T,
     assert_close,
     compiled,
@@ -30,11 +32,25 @@ from tests.problems import (
 pytestmark = pytest.mark.derivative
 
 
+WAYS = {"forward": False, "reverse": True}
+BY_DEFAULT = {
+    ("gru", "all", "forward"),
+    ("gru", "last", "reverse"),
+    ("lstm_peephole", "all", "reverse"),
+    ("lstm_peephole", "last", "forward"),
+}
+
+
 @pytest.mark.parametrize("derived", [True, pytest.param(False, marks=pytest.mark.slow)], ids=["derived", "local"])
-@pytest.mark.parametrize("reverse", [False, True], ids=["forward", "reverse"])
-@pytest.mark.parametrize("outputs", ["all", "last"])
-@pytest.mark.parametrize("cell", [gj.gru(), gj.lstm(peephole=True)], ids=["gru", "lstm"])
-def test_blocks_and_residuals_change_no_value_and_no_gradient(cell, outputs, reverse, derived, needs_x64):
+@pytest.mark.parametrize(
+    ("name", "outputs", "way"),
+    [
+        pytest.param(*case, marks=() if case in BY_DEFAULT else pytest.mark.slow)
+        for case in itertools.product(("gru", "lstm_peephole"), ("all", "last"), WAYS)
+    ],
+)
+def test_blocks_and_residuals_change_no_value_and_no_gradient(name, outputs, way, derived, needs_x64):
+    cell, reverse = CELLS[name], WAYS[way]
     tested = cell if derived else without_derivation(cell)
     options = {"outputs": outputs, "reverse": reverse, **ALL_THREE}
     p = problem(cell)

@@ -10,7 +10,7 @@ import pytest
 
 import gru_jax as gj
 from gru_jax.train.batch_sources import Shard
-from tests.problems import assert_raises
+from tests.problems import assert_raises, on_host
 from tests.train.problem import KEY, counted
 
 RNG = np.random.default_rng(0)
@@ -37,9 +37,9 @@ def test_every_epoch_contains_each_whole_sequence_once_with_its_label(batch_size
     data = source(batch_size, buckets)
     for epoch in range(3):
         seen = []
-        for batch in batches(data, KEY, epoch * data.batches_per_epoch, data.batches_per_epoch):
+        for batch in on_host(batches(data, KEY, epoch * data.batches_per_epoch, data.batches_per_epoch)):
             xs, times = batch.sequences
-            for b, length in enumerate(np.asarray(batch.lengths)):
+            for b, length in enumerate(batch.lengths):
                 if not batch.mask[b].any() and float(batch.labels[b]) != LENGTHS.index(0):
                     assert length == 0
                     continue
