@@ -11,6 +11,7 @@ import numpy as np
 
 from gru_jax.train import data_parallel
 from gru_jax.train.array_store import import_orbax
+from gru_jax.train.background_saves import BackgroundSaves
 from gru_jax.train.checkpoint import new_run_id, remove_leftovers
 from gru_jax.train.early_stopping import BestEvaluation
 from gru_jax.train.feeds import Execution, make_feed
@@ -24,7 +25,7 @@ from gru_jax.train.run_config import digest_of
 from gru_jax.train.run_directory import DirectoryLock, RunArrays, RunRecord, restore_run, save_run
 from gru_jax.train.signals import StopSignals
 from gru_jax.train.train_step import ModelState, TrainState, run_steps
-from gru_jax.train.tree_paths import named_leaves
+from gru_jax.train.tree_paths import is_random_key, named_leaves
 
 _OTHER_PARAMS = (
     "params: got other initial parameters than the run in {} started with. They are not used: the run continues from its checkpoint "
@@ -47,6 +48,7 @@ def train(plan: TrainingPlan, model: ModelState) -> FitResult:
         run = TrainingRun(plan, model, writes_files=writes_files)
         stack.enter_context(closing(run.history))
         stack.enter_context(closing(run.feed))
+        stack.enter_context(run.saves)
         return run.run(signals, bar)
 
 
@@ -65,11 +67,12 @@ class TrainingRun:
         initial_params: A digest of the parameters that the run started with.
         run_id: The id of the run, which is a part of the names of its checkpoints.
         history: The losses, metrics and evaluations.
+        saves: Runs saves in a thread.
     """
 
     def __init__(self, plan: TrainingPlan, model: ModelState, *, writes_files: bool) -> None:
         """Restores the newest checkpoint if there is one, and places everything on the devices."""
-        self.plan, self.writes_files = plan, writes_files
+        self.plan, self.writes_files, self.saves = plan, writes_files, BackgroundSaves()
         self.spec = plan.program
         keys = jax.vmap(jax.random.split)(plan.key) if self.spec.is_ensemble else jax.random.split(plan.key)
         shuffle_key, step_key = (keys[:, 0], keys[:, 1]) if self.spec.is_ensemble else (keys[0], keys[1])
@@ -118,6 +121,7 @@ class TrainingRun:
         plan, stop_reason = self.plan, None
         bar.start(self.step)
         while True:
+            self.saves.raise_if_failed()
             is_last = self.step >= plan.steps or stop_reason is not None
             self._evaluate_if_due(is_last=is_last)
             if plan.early_stopping is not None and self.best.patience_is_over(plan.early_stopping):
@@ -125,6 +129,9 @@ class TrainingRun:
             was_signalled = data_parallel.any_process(signals.received is not None)
             ends = self.step >= plan.steps or stop_reason is not None or was_signalled
             self._save_if_due(is_last=ends)
+            if ends and plan.checkpoints is not None:
+                self.saves.wait()
+                data_parallel.wait_for_all_processes(f"saved {self.step}")
             if was_signalled:
                 raise SystemExit(128 + (signals.received or 15))
             if ends:
@@ -188,20 +195,23 @@ class TrainingRun:
         return model.params if model.average is None else model.average.params
 
     def _save_if_due(self, *, is_last: bool) -> None:
-        """Saves a checkpoint, at most once at each step."""
+        """Starts to save a checkpoint, at most once at each step."""
         plan = self.plan.checkpoints
         if plan is not None and self.last_checkpoint != self.step and (is_last or plan.is_due(self.step)):
             self._save(plan)
             self.last_checkpoint = self.step
 
     def _save(self, plan: CheckpointPlan) -> None:
-        """Saves a checkpoint from the first process, while the others wait."""
-        arrays = RunArrays(data_parallel.gather_to_host(self.state.model), self.best_params)
-        if self.writes_files:
-            self.history.sync()
-            record = RunRecord(self.best, self.last_evaluation, self.history.format(), self.position, self.initial_params)
-            save_run(plan, self.step, arrays, record, self.run_id)
-        data_parallel.wait_for_all_processes(f"saved {self.step}")
+        """Starts to save a checkpoint in the first process, after the one before has been saved."""
+        model = data_parallel.gather_to_host(self.state.model)
+        if not self.writes_files:
+            return
+        self.saves.wait()
+        # a copy, because the next execution reuses the memory of the state (it is donated)
+        arrays = RunArrays(jax.tree.map(_on_host, model), self.best_params)
+        record = RunRecord(self.best, self.last_evaluation, self.history.format(), self.position, self.initial_params)
+        save = partial(save_run, plan, self.step, arrays, record, self.run_id, self.history.sync)
+        self.saves.start(save)
 
     def _result(self, stop_reason: str | None) -> FitResult:
         model = self.state.model
@@ -229,6 +239,10 @@ def _evaluate(params: Any, *, evaluate: Any) -> dict[str, jax.Array]:
 @partial(jax.jit, static_argnames=("eval_params",))
 def _eval_params(opt_state: Any, params: Any, *, eval_params: Any) -> Any:
     return eval_params(opt_state, params)
+
+
+def _on_host(leaf: Any) -> np.ndarray:
+    return np.array(jax.random.key_data(leaf) if is_random_key(leaf) else leaf)
 
 
 def _copied(tree: Any) -> Any:

@@ -1,6 +1,7 @@
 """Saves and restores a run in its directory, which only one process may use at a time."""
 
 import os
+from collections.abc import Callable
 from io import BufferedIOBase
 from pathlib import Path
 from types import TracebackType
@@ -47,8 +48,11 @@ class RestoredRun(NamedTuple):
     run_id: str
 
 
-def save_run(plan: CheckpointPlan, step: int, arrays: RunArrays, record: RunRecord, run_id: str) -> None:
-    """Saves a checkpoint of a run that has taken `step` steps."""
+def save_run(
+    plan: CheckpointPlan, step: int, arrays: RunArrays, record: RunRecord, run_id: str, sync_history: Callable[[], None]
+) -> None:
+    """Saves a checkpoint of a run that has taken `step` steps, after its history is on the disk."""
+    sync_history()
     named = {path: np.asarray(leaf) for path, leaf in named_leaves(arrays).items()}
     metadata = {
         "run_config": plan.run_config,

@@ -1,8 +1,8 @@
 """Lets a run end cleanly on SIGTERM and SIGINT.
 
 The current execution of the compiled program finishes, a checkpoint is saved, and the process
-exits. The exit status is 143 after SIGTERM and 130 after SIGINT. A second signal exits at once,
-without saving.
+exits. The exit status is 143 after SIGTERM and 130 after SIGINT. A second signal exits without
+another save.
 """
 
 import signal

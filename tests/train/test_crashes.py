@@ -10,9 +10,11 @@ import time
 import warnings
 from pathlib import Path
 
+import jax
 import numpy as np
 import pytest
 
+import gru_jax as gj
 from gru_jax.train import checkpoint, manifest
 from tests.problems import assert_raises
 from tests.train.checkpoints import saved
@@ -252,3 +254,46 @@ def test_a_directory_that_cannot_be_written_to_raises(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(OSError, match="file"):
         fit(steps=1, checkpoint_dir=tmp_path / "file" / "run")
+
+
+def test_training_goes_on_while_a_checkpoint_is_written_with_the_state_of_its_step(tmp_path, monkeypatch):
+    from tests.train.problem import fit, init
+
+    may_write, original, params = threading.Event(), checkpoint.write_arrays, {}
+
+    def write_arrays(*args):
+        assert threading.current_thread() is not threading.main_thread()
+        assert may_write.wait(60)
+        original(*args)
+
+    def callback(info):
+        params[info.step] = [np.array(leaf) for leaf in jax.tree.leaves(info.params)]
+        if info.step == 10:  # the checkpoint of step 5 is not written yet
+            assert not list(tmp_path.glob("step_*"))
+            may_write.set()
+            raise ValueError("stop here")
+
+    monkeypatch.setattr(checkpoint, "write_arrays", write_arrays)
+    with pytest.raises(ValueError, match="stop here"):
+        fit(steps=20, checkpoint_dir=tmp_path, save_every=5, callbacks=[callback])
+    assert checkpoint.load_latest(tmp_path).step == 5  # the run has waited for it
+    found = jax.tree.leaves(gj.train.load_params(tmp_path, init()))
+    for ours, theirs in zip(found, params[5], strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+
+
+def test_a_write_error_in_the_background_ends_the_run_and_no_checkpoint_is_lost(tmp_path, monkeypatch):
+    from tests.train.problem import fit
+
+    original, seen = checkpoint.write_arrays, []
+
+    def write_arrays(*args):
+        if len(seen) >= 2:
+            raise OSError(28, "No space left on device")
+        original(*args)
+
+    monkeypatch.setattr(checkpoint, "write_arrays", write_arrays)
+    train = lambda: fit(steps=40, checkpoint_dir=tmp_path, save_every=5, callbacks=[lambda info: seen.append(info.step)])
+    assert_raises(train, OSError, f"the checkpoint of step 1[05] could not be written to {tmp_path}; earlier .*No space left")
+    assert seen[-1] <= 20
+    assert checkpoint.load_latest(tmp_path).step in (5, 10)

@@ -147,6 +147,10 @@ FAULTS = {
         ("metrics of an execution that was cut short are kept as zeros",
          "np.asarray(values)[:taken]", "np.asarray(values)", "train/test_fit"),
     ],
+    "train/background_saves.py": [
+        ("a failed save is not noticed",
+         "pending.result()", "pending.exception()", "train/test_crashes"),
+    ],
     "train/train_step.py": [
         ("parameters may overflow",
          " & all_finite(found.grads) & all_finite(params)", " & all_finite(found.grads)", "train/test_nonfinite"),
