@@ -7,6 +7,7 @@
     from_haiku(cell, tree)                 to_haiku(cell, params)
     from_equinox(cell, module)             to_equinox(cell, params)
     from_onnx(cell, tensors)               to_onnx(cell, params)
+    load_keras(path)
     load_onnx(path)                        save_onnx(path, cell, params)
     load_safetensors(path)                 save_safetensors(path, tensors)
 
@@ -27,6 +28,7 @@ from gru_jax.convert.haiku import from_haiku as from_haiku
 from gru_jax.convert.haiku import to_haiku as to_haiku
 from gru_jax.convert.keras import from_keras as from_keras
 from gru_jax.convert.keras import to_keras as to_keras
+from gru_jax.convert.keras_files import load_keras as load_keras
 from gru_jax.convert.onnx import from_onnx as from_onnx
 from gru_jax.convert.onnx import to_onnx as to_onnx
 from gru_jax.convert.onnx_load import load_onnx as load_onnx

@@ -75,8 +75,8 @@ def from_keras(cell: Any, weights: Sequence[Any], *, reset_after: bool | None = 
     Args:
         cell: The cell to which the weights belong.
         weights: The list `layer.get_weights()`: for each layer and direction the kernel, the
-            recurrent kernel and, with `use_bias=True`, the bias. NumPy arrays, JAX arrays, or the
-            values of `layer.weights`.
+            recurrent kernel and, with `use_bias=True`, the bias. NumPy arrays, JAX arrays, the
+            values of `layer.weights`, or an entry of `gj.convert.load_keras(path)`.
         reset_after: The form of a GRU with `use_bias=False`, `layer.reset_after`: its weights fit
             both forms, so it must be named. Defaults to None: the bias tells.
         dtype: The dtype to cast to. Defaults to the dtype of the arrays.
