@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from gru_jax._engine import validate_cell
+from gru_jax._engine.arguments import is_array
 from gru_jax._engine.custom_jvp import recursion_with_jvp
 from gru_jax._engine.forward import Loop, Returns, outputs_of
 from gru_jax._engine.inputs import leading_shape
@@ -18,7 +19,7 @@ from gru_jax._engine.noise import noise_of_step
 from gru_jax._engine.plan import Plan, Shapes, make_plan
 from gru_jax._engine.recursion import recursion, recursion_ref
 from gru_jax._engine.step_flags import with_reset_state_of_each_step, zero_masked
-from gru_jax._engine.structures import check_same_form
+from gru_jax._engine.structures import check_same_form, describe_structure
 from gru_jax._engine.weights import lower_matrices
 from gru_jax._jax.tracing import reverse_only
 from gru_jax.derivative import CustomJVP, CustomVJP
@@ -33,6 +34,7 @@ FORWARD_MODE_MESSAGE = (
 def run_cell(cell: Any, options: CallOptions, request: LayerRequest, params: Any, sequence: Sequence) -> LayerOutput:
     """Runs `cell` over `sequence`."""
     xs, h0, reset_state, flags, keys = sequence
+    _check_one_array(cell, xs)
     flags, reset_state = with_reset_state_of_each_step(flags, reset_state, h0)
     if cell.sample_noise is not None:
         params, xs = cell.sample_noise(keys, params, xs)
@@ -50,6 +52,7 @@ def run_cell(cell: Any, options: CallOptions, request: LayerRequest, params: Any
 
 def step_cell(cell: Any, params: Any, h: Any, x: Any, keys: Any, compute_dtype: Any) -> tuple[Any, Any]:
     """Takes one step of `cell` with validated arguments. Returns the new state and the output."""
+    _check_one_array(cell, x)
     batch = leading_shape(cell, x)
     if cell.sample_noise is not None:
         params, x = noise_of_step(cell, keys, params, x)
@@ -60,6 +63,15 @@ def step_cell(cell: Any, params: Any, h: Any, x: Any, keys: Any, compute_dtype: 
     if cell.read_out is not None:
         y = check_read_out(cell, cell.read_out(weights, x, y), batch)
     return new, y
+
+
+def _check_one_array(cell: Any, xs: Any) -> None:
+    """Raises if a layer below gives several arrays to a cell that takes one."""
+    if cell.check_params is not None and not is_array(xs):
+        raise TypeError(
+            f"cells: got outputs {describe_structure(xs)} below {cell.name}, expected one array. Put a gj.feedforward between the two "
+            "that makes one array of them."
+        )
 
 
 def check_read_out(cell: Any, ys: Any, leading: tuple[Any, ...]) -> Any:

@@ -142,14 +142,19 @@ def _output_size(cell: Any, structure: Any, forms: tuple[Any, ...], input_size: 
     params = structure.unflatten([jax.ShapeDtypeStruct(shape, dtype) for shape, dtype in forms])
     output = lambda params: cell.output(cell._zeros(params))
     if cell.read_out is None:
-        return jax.eval_shape(output, params).shape[-1]
+        return _last_axis(jax.eval_shape(output, params))
     if input_size is None or not isinstance(cell.num_feature_axes, int):
         return None
     x = example_input(cell.num_feature_axes, input_size, float_dtype(params))
     try:
-        return jax.eval_shape(lambda params, x: cell.read_out(params, x, output(params)), params, x).shape[-1]
+        return _last_axis(jax.eval_shape(lambda params, x: cell.read_out(params, x, output(params)), params, x))
     except Exception:  # the run raises it, or the function takes no single pixel
         return None
+
+
+def _last_axis(y: Any) -> int | None:
+    """The size of the last axis of outputs, or None for those of several arrays."""
+    return y.shape[-1] if is_array(y) else None
 
 
 def broadcast_state(layer: Any, params: Any, state: Any, batch: tuple[Any, ...]) -> Any:

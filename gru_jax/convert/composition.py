@@ -94,7 +94,7 @@ def pack_cells(library: Library, cell: Any, params: Any) -> dict[Position, dict[
 
 
 def check_composition(
-    cell: Any, library: str, merges: tuple[str, ...] = ("concat",), *, other_activations: bool = False
+    cell: Any, library: str, merges: tuple[str | None, ...] = ("concat",), *, other_activations: bool = False
 ) -> None:
     """Checks that a library can combine layers in the way that `cell` does.
 
@@ -110,9 +110,10 @@ def check_composition(
             its two directions.
     """
     check_cell(cell)
-    if isinstance(cell, Stack) and cell.residual:
+    if isinstance(cell, Stack) and (cell.residual or cell.skip_connections):
+        option = "skip_connections" if cell.skip_connections else "residual"
         raise TypeError(
-            f"cell: got {cell.name} with residual={cell.residual!r}, expected residual=False: {library} has no residual stack. "
+            f"cell: got {cell.name} with {option}={getattr(cell, option)!r}, expected {option}=False: {library} has no such stack. "
             "Convert the layers one by one."
         )
     for layer in _layers(cell):
@@ -124,7 +125,9 @@ def check_composition(
             _check_bidirectional(layer, library, merges, other_activations=other_activations)
 
 
-def _check_bidirectional(layer: Bidirectional, library: str, merges: tuple[str, ...], *, other_activations: bool) -> None:
+def _check_bidirectional(
+    layer: Bidirectional, library: str, merges: tuple[str | None, ...], *, other_activations: bool
+) -> None:
     """Checks that a library can represent this bidirectional layer."""
     if layer.merge not in merges:
         raise TypeError(

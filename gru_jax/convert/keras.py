@@ -26,7 +26,7 @@ from gru_jax.convert.library import Library, plain_form
 from gru_jax.convert.packing import unpack
 from gru_jax.convert.table import Table
 
-_MERGES = ("concat", "sum")
+_MERGES = ("concat", "sum", "mean", "mul", None)
 _GRU = {"kernel": "-W_z W_r W_h", "recurrent_kernel": "-U_z U_r U_h"}
 _SIMPLE = {"kernel": "W", "recurrent_kernel": "U", "bias": "b"}
 _NAMES = tuple(_SIMPLE)  # the order of get_weights() for every layer
@@ -59,7 +59,7 @@ def from_keras(cell: Any, weights: Sequence[Any], *, reset_after: bool | None = 
     | gj.lstm()                   | LSTM(H)                                                 |
     | gj.elman("identity"), …     | SimpleRNN(H, activation="linear"), …                    |
     | gj.lstm(activation="relu")  | LSTM(H, activation="relu")                              |
-    | gj.bidirectional(gj.lstm()) | Bidirectional(LSTM(H, …)), merge_mode="concat" or "sum" |
+    | gj.bidirectional(gj.lstm()) | Bidirectional(LSTM(H, …)); "mean" is merge_mode="ave"   |
     | gj.stack([gj.lstm()] * 2)   | Sequential([LSTM(H, …), LSTM(H, …)])                    |
 
     The two rows of biases of a GRU fold into one, except for the bias c_h. Converting to gru_jax

@@ -3,15 +3,19 @@ each layer is measured for itself.
 """
 
 from collections.abc import Callable
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any
+
+import jax
 
 from gru_jax._engine.functions import bind
 from gru_jax._engine.layer import check_cell
+from gru_jax._engine.step_flags import step_flags, zero_masked
 from gru_jax.cell import Cell
 from gru_jax.flow.conditions import Conditions
 from gru_jax.layers.feedforward import FeedForward
 from gru_jax.layers.stack import Stack
+from gru_jax.layers.wiring import connect
 from gru_jax.unroll import Arrays, unroll, validated
 
 
@@ -76,10 +80,7 @@ def outputs_from_states(layer: Any, params: Any, x: Any, h: Any) -> Any:
     if isinstance(layer, Cell):
         y = layer.output(h)
         return y if layer.read_out is None else layer.read_out(params, x, y)
-    block_input = x
-    for i, (part, own_params, own_h) in enumerate(zip(layer.cells, params, h, strict=True)):
-        x = layer._add_residual(i, x, outputs_from_states(part, own_params, x, own_h))
-    return block_input + x if layer.residual == "block" else x
+    return connect(layer, x, lambda i, x: outputs_from_states(layer.cells[i], params[i], x, h[i]))
 
 
 def by_layer(layer: Any, of_cell: Callable[[Any], Any], states: Any) -> Any:
@@ -97,11 +98,15 @@ def run_by_layer(
     """Calls `function` for each layer of a stack, with the inputs that the layers below give it."""
     params, arrays = validated(stack, params, Arrays(xs, h0, *conditions, None), time_major=True)
     results = []
-    for i, cell in enumerate(stack.cells):
+
+    def run(i, xs):
+        cell = stack.cells[i]
         own_h0 = None if h0 is None else arrays.h0[i]
         reset_state = None if conditions.reset_state is None else arrays.reset_state[i]
         options = conditions._replace(reset_state=reset_state)._asdict()
         results.append(() if isinstance(cell, FeedForward) else function(cell, params[i], xs, own_h0, **options))
-        if i < len(stack.cells) - 1:
-            xs = stack._add_residual(i, xs, unroll(cell, params[i], xs, own_h0, **options)[1])
+        return unroll(cell, params[i], xs, own_h0, **options)[1] if i < len(stack.cells) - 1 else None
+
+    flags = step_flags(arrays.mask, arrays.lengths, arrays.resets, jax.tree.leaves(xs)[0].shape[0])
+    connect(stack, xs, run, masked=partial(zero_masked, flags))
     return tuple(results)

@@ -1,6 +1,6 @@
 """Both directions: one cell reads the sequence forward, one backward.
 
-    y_t = [forward(x_1 … x_t), backward(x_T … x_t)]        concatenated, added, averaged or multiplied
+    y_t = [forward(x_1 … x_t), backward(x_T … x_t)]        concatenated, added, averaged, multiplied, or a pair
 
 With `lengths` each sequence is read backward from its own last step, and the outputs of both
 directions stay aligned with `xs`.
@@ -9,6 +9,7 @@ Source: Schuster and Paliwal 1997, "Bidirectional recurrent neural networks".
 """
 
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, Literal, NamedTuple, get_args
 
 import jax
@@ -19,10 +20,10 @@ from gru_jax._engine.arguments import check_option
 from gru_jax._engine.layer import CallOptions, Layer, LayerOutput, LayerRequest, Sequence, check_cell
 from gru_jax._engine.noise import split_keys
 from gru_jax._engine.step_flags import flags_of_opposite_direction
-from gru_jax._engine.structures import rebuild
+from gru_jax._engine.structures import describe_structure, rebuild
 from gru_jax._jax.export import serializable
 
-Merge = Literal["concat", "sum", "mean", "mul"]
+Merge = Literal["concat", "sum", "mean", "mul", None]
 
 
 @serializable
@@ -82,7 +83,7 @@ class Bidirectional(Layer):
         if None not in (forward_size, backward_size) and forward_size != backward_size:
             raise ValueError(f"{path}: got the input sizes {forward_size} forward and {backward_size} backward, expected one.")
         hidden = self.forward_cell._output_size(forward, None), self.backward_cell._output_size(backward, None)
-        if self.merge != "concat" and None not in hidden and hidden[0] != hidden[1]:
+        if self.merge not in ("concat", None) and None not in hidden and hidden[0] != hidden[1]:
             raise ValueError(
                 f"{path}: got {hidden[0]} units forward and {hidden[1]} backward, expected equal numbers with "
                 f'merge="{self.merge}". Use merge="concat".'
@@ -97,6 +98,8 @@ class Bidirectional(Layer):
         """Returns the size of the last axis of the outputs, or None if it is unknown."""
         forward = self.forward_cell._output_size(params.forward, input_size)
         backward = self.backward_cell._output_size(params.backward, input_size)
+        if self.merge is None:
+            return None
         if self.merge != "concat":
             return forward if backward is None else backward
         return None if forward is None or backward is None else forward + backward
@@ -127,12 +130,24 @@ class Bidirectional(Layer):
         backward = self.backward_cell._run(options, backwards, params.backward, parts[1])
         ys = None
         if request.outputs:
-            ys = _merged(self.merge, forward.ys, backward.ys)
+            ys = _merged(self, forward.ys, backward.ys)
         states = (forward.states, backward.states) if request.states else None
         return LayerOutput((forward.h_last, backward.h_last), ys, states)
 
 
-def _merged(merge: Merge, forward: Array, backward: Array) -> Array:
+def _merged(layer: Bidirectional, forward: Any, backward: Any) -> Any:
+    """The outputs of both directions, merged array by array."""
+    if layer.merge is None:
+        return forward, backward
+    if jax.tree.structure(forward) != jax.tree.structure(backward):  # type: ignore[operator] # jax: PyTreeDef has no stub
+        raise TypeError(
+            f"forward_cell: got outputs {describe_structure(forward)} forward and {describe_structure(backward)} backward in "
+            f"{layer.name}, expected the same structure. Use merge=None, which returns the pair."
+        )
+    return jax.tree.map(partial(_merged_array, layer.merge), forward, backward)
+
+
+def _merged_array(merge: Merge, forward: Array, backward: Array) -> Array:
     if merge == "concat":
         return jnp.concatenate([forward, backward], axis=-1)
     if merge == "mul":
@@ -159,7 +174,8 @@ def bidirectional(forward_cell: Any, backward_cell: Any = None, merge: Merge = "
         backward_cell: The cell of the other direction. Defaults to None: the same as
             `forward_cell`, with parameters of its own.
         merge: `"concat"` puts the outputs of both side by side, `"sum"` adds, `"mean"` averages and
-            `"mul"` multiplies them. Defaults to `"concat"`.
+            `"mul"` multiplies them. None returns the pair (forward, backward). Defaults to
+            `"concat"`.
 
     Returns:
         A `Bidirectional`, whose params are `BidirectionalParams(forward, backward)`.
@@ -175,7 +191,8 @@ def bidirectional(forward_cell: Any, backward_cell: Any = None, merge: Merge = "
     check_cell(forward_cell)
     backward_cell = forward_cell if backward_cell is None else backward_cell
     check_cell(backward_cell)
-    check_option("merge", merge, get_args(Merge))
+    if merge is not None:
+        check_option("merge", merge, (*get_args(Merge)[:4], None))
     forward_axes, backward_axes = forward_cell.num_feature_axes, backward_cell.num_feature_axes
     if forward_axes != backward_axes:
         raise ValueError(

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
+from gru_jax._engine.arguments import is_array
 from gru_jax._engine.functions import make_comparable
 from gru_jax._engine.inputs import checked_feature_axes, example_input, leading_shape
 from gru_jax._engine.layer import CallOptions, Layer, LayerOutput, LayerRequest, Sequence
@@ -74,11 +75,12 @@ class FeedForward(Layer):
     def _applied(self, params: Any, xs: Any, compute_dtype: Any) -> Any:
         """The outputs, with time and batch checked."""
         ys, leading = self.apply(lower_matrices(params, compute_dtype), xs), leading_shape(self, xs)
-        if jnp.shape(ys)[: len(leading)] != leading:
-            raise ValueError(
-                f"apply: got outputs of shape {jnp.shape(ys)} from {self.name}, expected {leading} and then features: apply acts "
-                "on the feature axes only, whatever the axes before them."
-            )
+        for y in jax.tree.leaves(ys):
+            if jnp.shape(y)[: len(leading)] != leading:
+                raise ValueError(
+                    f"apply: got outputs of shape {jnp.shape(y)} from {self.name}, expected {leading} and then features: apply "
+                    "acts on the feature axes only, whatever the axes before them."
+                )
         return ys
 
 
@@ -87,7 +89,8 @@ def _output_size(layer: FeedForward, structure: Any, forms: tuple[Any, ...], inp
     params = structure.unflatten([jax.ShapeDtypeStruct(shape, dtype) for shape, dtype in forms])
     x = example_input(layer.num_feature_axes, input_size, float_dtype(params))
     try:
-        return jax.eval_shape(layer.apply, params, x).shape[-1]
+        y = jax.eval_shape(layer.apply, params, x)
+        return y.shape[-1] if is_array(y) else None
     except Exception:  # the run raises it, or the function takes no single pixel
         return None
 

@@ -29,12 +29,13 @@ def check_single_cell(cell: Any, what: str) -> None:
         raise TypeError(f"cell: got {cell.name}, expected a gj.Cell. Put {what} on the cells inside: it acts on each step.")
 
 
-def check_rate(name: str, rate: Any) -> float:
-    """Returns a probability below 1 as a Python float."""
+def check_rate(name: str, rate: Any, *, at_most_one: bool = False) -> float:
+    """Returns a probability below 1, or with `at_most_one` up to 1, as a Python float."""
+    interval = "[0, 1]" if at_most_one else "[0, 1)"
     if not isinstance(rate, Real) or isinstance(rate, bool):
-        raise TypeError(f"{name}: got {rate!r}, expected a probability, a float in [0, 1).")
-    if not 0 <= float(rate) < 1:
-        raise ValueError(f"{name}: got {rate!r}, expected a probability in [0, 1).")
+        raise TypeError(f"{name}: got {rate!r}, expected a probability, a float in {interval}.")
+    if not (0 <= float(rate) < 1 or (at_most_one and rate == 1)):
+        raise ValueError(f"{name}: got {rate!r}, expected a probability in {interval}.")
     return float(rate)
 
 

@@ -4,7 +4,9 @@ Each layer runs over the whole sequence before the next one starts, so its input
 matmul for all t.
 """
 
+from collections.abc import Sequence as Sequential
 from dataclasses import dataclass, replace
+from functools import partial
 from numbers import Integral
 from typing import Any, Literal
 
@@ -12,12 +14,13 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
-from gru_jax._engine.arguments import check_flag, check_option
+from gru_jax._engine.arguments import check_flag
 from gru_jax._engine.layer import CallOptions, Layer, LayerOutput, LayerRequest, Sequence
 from gru_jax._engine.noise import NoiseKeys, split_keys
 from gru_jax._engine.step_flags import zero_masked
 from gru_jax._engine.structures import rebuild_tuple
 from gru_jax.layers.parts import check_cells, check_rate
+from gru_jax.layers.wiring import checked_residual, connect, input_of, is_residual, sizes
 
 
 @jax.tree_util.register_static
@@ -28,7 +31,8 @@ class Stack(Layer):
     cells: tuple[Any, ...]
     dropout: float = 0.0
     variational: bool = False
-    residual: bool | Literal["block"] = False
+    residual: bool | Literal["block"] | tuple[bool, ...] = False
+    skip_connections: bool = False
 
     @property
     def name(self) -> str:
@@ -67,15 +71,22 @@ class Stack(Layer):
         Raises:
             ValueError: If the number of sizes is not the number of layers; otherwise as a cell's
                 `init`.
-            TypeError: As a cell's `init`.
+            TypeError: If a layer below another has outputs of several arrays; otherwise as a cell's
+                `init`.
         """
-        sizes = (hidden_size,) * len(self.cells) if isinstance(hidden_size, int | Integral) else tuple(hidden_size)
-        if len(sizes) != len(self.cells):
+        hidden = (hidden_size,) * len(self.cells) if isinstance(hidden_size, int | Integral) else tuple(hidden_size)
+        if len(hidden) != len(self.cells):
             raise ValueError(f"hidden_size: got {hidden_size}, expected one int or {len(self.cells)}, one for each layer.")
-        params = []
-        for cell, k, size in zip(self.cells, jax.random.split(key, len(self.cells)), sizes, strict=True):
-            params.append(cell.init(k, input_size, size, **options))
-            input_size = cell.output_size(params[-1], input_size)
+        params: list[Any] = []
+        own_size: int | None = input_size
+        for i, (cell, k, size) in enumerate(zip(self.cells, jax.random.split(key, len(self.cells)), hidden, strict=True)):
+            if own_size is None:
+                raise TypeError(
+                    f"cells[{i - 1}]: got {self.cells[i - 1].name}, whose output size is unknown, for example because it has several "
+                    "arrays. Make the params of each layer by its own init, and pass them as a tuple."
+                )
+            params.append(cell.init(k, own_size, size, **options))
+            own_size = input_of(self, input_size, cell._output_size(params[-1], own_size))
         return tuple(params)
 
     def _validated_params(self, params: Any, path: str = "params") -> tuple[Any, int | None]:
@@ -94,15 +105,18 @@ class Stack(Layer):
             cell._validated_params(p, f"{path}[{i}]") for i, (cell, p) in enumerate(zip(self.cells, params, strict=True))
         ]
         parts, inputs = tuple(p for p, _ in validated), [size for _, size in validated]
-        outputs = self._sizes(parts, inputs[0])
-        for i in range(1, len(inputs)):
-            if None not in (inputs[i], outputs[i - 1]) and inputs[i] != outputs[i - 1]:
+        expected, outputs = sizes(self, parts, inputs[0])
+        for i in range(len(inputs)):
+            if None not in (inputs[i], expected[i]) and inputs[i] != expected[i]:
+                of_stack = ", and of the inputs of the stack" if self.skip_connections else ""
                 raise ValueError(
-                    f"{path}[{i}]: got an input size of {inputs[i]}, expected {outputs[i - 1]}, the output size of the layer below."
+                    f"{path}[{i}]: got an input size of {inputs[i]}, expected {expected[i]}, the output size of the layer below"
+                    f"{of_stack}."
                 )
-            if self.residual is True and None not in outputs and outputs[i] != outputs[i - 1]:
+            below = outputs[i - 1] if i else inputs[0]
+            if is_residual(self.residual, i) and None not in (below, outputs[i]) and outputs[i] != below:
                 raise ValueError(
-                    f"{path}[{i}]: got {outputs[i]} outputs over {outputs[i - 1]} inputs, expected equal sizes with residual=True."
+                    f"{path}[{i}]: got {outputs[i]} outputs over {below} inputs, expected equal sizes with residual={self.residual}."
                 )
         if self.residual == "block" and None not in (inputs[0], outputs[-1]) and inputs[0] != outputs[-1]:
             raise ValueError(
@@ -110,20 +124,16 @@ class Stack(Layer):
             )
         return parts, inputs[0]
 
-    def _sizes(self, params: Any, input_size: int | None) -> list[int | None]:
-        """The output size of each layer. None where it is unknown."""
-        sizes: list[int | None] = []
-        for cell, own in zip(self.cells, params, strict=True):
-            sizes.append(cell._output_size(own, sizes[-1] if sizes else input_size))
-        return sizes
-
     def _zeros(self, params: Any) -> tuple[Any, ...]:
         """Returns the zero state of each layer, without batch axes."""
         return tuple(cell._zeros(p) for cell, p in zip(self.cells, params, strict=True))
 
     def _output_size(self, params: Any, input_size: int | None) -> int | None:
         """Returns the size of the last axis of the outputs, or None if it is unknown."""
-        return self._sizes(params, input_size)[-1]
+        _, outputs = sizes(self, params, input_size)
+        if not self.skip_connections:
+            return outputs[-1]
+        return None if None in outputs else sum(size or 0 for size in outputs)
 
     def deterministic(self) -> "Stack":
         """Returns the stack without its noise, for evaluation and for `step`.
@@ -136,49 +146,63 @@ class Stack(Layer):
         """Runs the layers one after the other over a validated sequence."""
         top = len(self.cells) - 1
         keys = split_keys(sequence.keys, 2 * len(self.cells))
-        xs, results = sequence.xs, []
-        for i, cell in enumerate(self.cells):
+        results: list[LayerOutput] = []
+
+        def run(i, xs):
             reset_state = None if sequence.reset_state is None else sequence.reset_state[i]
             own = sequence._replace(xs=xs, h0=sequence.h0[i], reset_state=reset_state, keys=keys[2 * i])
-            results.append(cell._run(options, request if i == top else replace(request, outputs=True), params[i], own))
-            if results[-1].ys is not None:
-                xs = self._add_residual(i, xs, results[-1].ys)
-                xs = xs if i == top else self._drop(keys[2 * i + 1], xs)
-        ys = xs if request.outputs else None
-        if request.outputs and self.residual == "block":
-            ys = zero_masked(sequence.flags, sequence.xs) + xs
+            results.append(self.cells[i]._run(options, request if i == top else replace(request, outputs=True), params[i], own))
+            return results[-1].ys
+
+        drop = lambda i, ys: self._drop(keys[2 * i + 1], ys)
+        ys = connect(self, sequence.xs, run, drop=drop, masked=partial(zero_masked, sequence.flags))
         states = tuple(layer.states for layer in results) if request.states else None
         return LayerOutput(tuple(layer.h_last for layer in results), ys, states)
 
     def _step(self, params: Any, h: Any, x: Any, keys: Any = None, compute_dtype: Any = None) -> tuple[Any, Any]:
         """Takes one time step through all layers with validated arguments."""
-        top = len(self.cells) - 1
         layer_keys = split_keys(keys, 2 * len(self.cells))
-        states, block_input = [], x
-        for i, cell in enumerate(self.cells):
-            state, y = cell._step(params[i], h[i], x, layer_keys[2 * i], compute_dtype)
+        states = []
+
+        def run(i, x):
+            state, y = self.cells[i]._step(params[i], h[i], x, layer_keys[2 * i], compute_dtype)
             states.append(state)
-            x = self._add_residual(i, x, y)
-            x = x if i == top else self._drop(layer_keys[2 * i + 1], x[None])[0]
-        return tuple(states), block_input + x if self.residual == "block" else x
+            return y
 
-    def _add_residual(self, layer: int, x: Array, y: Array) -> Array:
-        """Adds a layer's input to its output in a residual stack, from the second layer on."""
-        return x + y if self.residual is True and layer else y
+        def drop(i, y):
+            dropped = self._drop(layer_keys[2 * i + 1], jax.tree.map(lambda leaf: leaf[None], y))
+            return jax.tree.map(lambda leaf: leaf[0], dropped)
 
-    def _drop(self, keys: NoiseKeys, ys: Array) -> Array:
+        y = connect(self, x, run, drop=drop)
+        return tuple(states), y
+
+    def _drop(self, keys: NoiseKeys, ys: Any) -> Any:
         """Applies dropout between layers: one mask per step, or one per sequence."""
         if not self.dropout:
             return ys
-        key, shape = (keys.per_sequence, (1, *ys.shape[1:])) if self.variational else (keys.per_step, ys.shape)
-        keep = jax.random.bernoulli(key, 1 - self.dropout, shape)
-        return jnp.where(keep, ys / (1 - self.dropout), 0)
+        key, arrays = keys.per_sequence if self.variational else keys.per_step, len(jax.tree.leaves(ys))
+        own_keys = iter([key] if arrays == 1 else jax.random.split(key, arrays))
+
+        def drop(y: Array) -> Array:
+            keep = jax.random.bernoulli(next(own_keys), 1 - self.dropout, (1, *y.shape[1:]) if self.variational else y.shape)
+            # a rate of 1 drops all, and must not divide by 0
+            return jnp.where(keep, y / (1 - self.dropout), 0) if self.dropout < 1 else jnp.zeros_like(y)
+
+        return jax.tree.map(drop, ys)
 
 
-def stack(cells: Any, *, dropout: float = 0.0, variational: bool = False, residual: bool | Literal["block"] = False) -> Stack:
+def stack(
+    cells: Any,
+    *,
+    dropout: float = 0.0,
+    variational: bool = False,
+    residual: bool | Literal["block"] | Sequential[bool] = False,
+    skip_connections: bool = False,
+) -> Stack:
     """Puts layers on top of each other.
 
         y⁰ = xs,   yˡ = layer_l(dropout(yˡ⁻¹))  (+ yˡ⁻¹ with residual, from the second layer on)
+                   yˡ = layer_l([xs, dropout(yˡ⁻¹)]),  outputs [y¹, …, yᴸ]  with skip_connections
 
     A stack is used like a cell. `init` makes a tuple with the params of each layer, and the state
     is a tuple too. `lengths`, `mask` and `resets` apply to every layer.
@@ -196,13 +220,17 @@ def stack(cells: Any, *, dropout: float = 0.0, variational: bool = False, residu
             cell, `gj.bidirectional`, `gj.feedforward`, or another stack.
         dropout: The probability of zeroing an output between two layers; the others are scaled by 1
             / (1 - dropout). As in PyTorch, it acts neither on the inputs of the first layer nor on
-            the outputs of the last. `unroll` then needs a `key`. Defaults to 0.
+            the outputs of the last. At 1 all are zero. `unroll` then needs a `key`. Defaults to 0.
         variational: If True, one dropout mask holds for all steps of a sequence (Gal and Ghahramani
             2016, arXiv 1512.05287). Defaults to False: one mask per step.
         residual: If True, adds to each layer's output its input, from the second layer on. The
-            layers must have equal sizes. If `"block"`, adds the input of the stack to its output:
+            layers must have equal sizes. A list of bools, one for each layer, chooses the layers,
+            the first among them. If `"block"`, adds the input of the stack to its output:
             the stack is then a residual block, which may be a layer of another stack. Defaults to
             False.
+        skip_connections: If True, each layer also reads the inputs of the stack, and the outputs
+            are those of all layers side by side (Graves 2013, arXiv 1308.0850, without weights on
+            the way out; Haiku's `deep_rnn_with_skip_connections`). Defaults to False.
 
     Returns:
         A `Stack`.
@@ -210,8 +238,8 @@ def stack(cells: Any, *, dropout: float = 0.0, variational: bool = False, residu
     Raises:
         TypeError: If `cells` is not a list of cells, a layer above the first takes inputs of several
             arrays, or a flag is not a bool.
-        ValueError: If a probability is not in [0, 1), `residual` is an unknown string, or a single
-            layer gets dropout, which has nothing to act on.
+        ValueError: If the probability is not in [0, 1], `residual` is an unknown string or has
+            another number of layers, or a single layer gets dropout, which has nothing to act on.
     """
     layers = check_cells(cells)
     for i, layer in enumerate(layers[1:], 1):
@@ -220,13 +248,11 @@ def stack(cells: Any, *, dropout: float = 0.0, variational: bool = False, residu
                 f"cells[{i}]: got {layer.name}, which takes inputs of several arrays, expected a layer that takes one array, the "
                 "outputs of the layer below. Only the first layer may take several."
             )
-    if check_rate("dropout", dropout) and len(layers) == 1:
+    if check_rate("dropout", dropout, at_most_one=True) and len(layers) == 1:
         raise ValueError(
             f"dropout: got {dropout} with one layer, expected at least two, because it acts between layers. For one layer use "
             "gj.variational_dropout(cell, inputs=…, state=…), or apply dropout to xs or ys."
         )
-    if isinstance(residual, str):
-        check_option("residual", residual, ("block",))
-    else:
-        residual = check_flag("residual", residual)
-    return Stack(layers, float(dropout), check_flag("variational", variational), residual)
+    around = checked_residual(residual, len(layers))
+    skip = check_flag("skip_connections", skip_connections)
+    return Stack(layers, float(dropout), check_flag("variational", variational), around, skip)

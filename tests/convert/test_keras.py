@@ -97,11 +97,17 @@ def test_outputs_states_and_gradients_are_those_of_keras(keras, name, with_lengt
     assert_same_function(ours, theirs, weights, XS.swapaxes(0, 1), h0)
 
 
-@pytest.mark.parametrize("merge", ["concat", "sum"])
-@pytest.mark.parametrize("name", ["GRU reset before", "GRU reset after", "LSTM", "SimpleRNN relu"])
+MERGES = {"concat": "concat", "sum": "sum", "mean": "ave", "mul": "mul"}
+
+
+@pytest.mark.parametrize(
+    ("merge", "name"),
+    [(merge, "GRU reset after") for merge in MERGES]
+    + [("concat", "GRU reset before"), ("concat", "LSTM"), ("sum", "SimpleRNN relu")],
+)
 def test_layers_and_directions_convert_in_both_directions(keras, name, merge):
     """Moves the weights of two bidirectional layers out of a Keras model, and others into it."""
-    of_layer = lambda: keras.layers.Bidirectional(layer_of(keras, name, return_state=False), merge_mode=merge)
+    of_layer = lambda: keras.layers.Bidirectional(layer_of(keras, name, return_state=False), merge_mode=MERGES[merge])
     model = keras.Sequential([keras.Input((T, D), dtype="float32"), of_layer(), of_layer()])
     cell = gj.stack([gj.bidirectional(CELLS[name], merge=merge)] * 2)
     model.set_weights(normal([np.asarray(w) for w in model.get_weights()]))
@@ -123,6 +129,14 @@ def test_layers_without_biases_convert(keras):
     ys, *_ = layer(XS.swapaxes(0, 1))
     assert_close(np.asarray(gj.unroll(gj.lstm(), params, XS)[1]), np.asarray(ys).swapaxes(0, 1))
     layer.set_weights(gj.convert.to_keras(gj.lstm(), random_params(gj.lstm(), np.float32, bias=False)))
+
+
+def test_both_directions_apart_are_those_of_keras(keras):
+    layer = keras.layers.Bidirectional(layer_of(keras, "LSTM", return_state=False), merge_mode=None)
+    layer.build((B, T, D))
+    cell = gj.bidirectional(gj.lstm(), merge=None)
+    _, ys = gj.unroll(cell, gj.convert.from_keras(cell, layer.get_weights()), XS.swapaxes(0, 1), time_major=False)
+    assert_close(tuple(map(np.asarray, ys)), tuple(map(np.asarray, layer(XS.swapaxes(0, 1)))))
 
 
 @pytest.mark.parametrize("reset_after", [False, True])

@@ -1,5 +1,6 @@
 """Stacks equal their layers one after the other, with every option of `unroll`."""
 
+from dataclasses import replace
 from functools import partial
 
 import jax
@@ -124,7 +125,107 @@ def test_stacks_made_with_the_same_arguments_are_equal():
     assert gj.stack([gj.gru()] * 2, dropout=0.5).deterministic() == gj.stack([gj.gru()] * 2)
 
 
+# ---- residuals around chosen layers, and skip connections
+
+WIRED = {
+    "around chosen layers": (dict(residual=[True, False, True]), (D, H, H)),
+    "skip connections": (dict(skip_connections=True), SIZES),
+    "both": (dict(skip_connections=True, residual=[True, False, False]), (D, 6, 2)),
+}
+
+
+def wired_by_hand(layers, params, xs, h0, *, reset_state=None, **conditions):
+    """Unrolls the layers one after the other, by the definition of each option."""
+    valid = np.arange(T)[:, None] < LENGTHS
+    outputs, below, lasts = [], xs, []
+    for i, cell in enumerate(layers.cells):
+        inputs = jnp.concatenate([xs, below], -1) if layers.skip_connections and i else below
+        h_last, ys = gj.unroll(cell, params[i], inputs, h0[i], derivative=gj.Autodiff(), **conditions)
+        if layers.residual and layers.residual[i]:
+            ys = ys + jnp.where(valid[..., None], below, 0)
+        outputs.append(ys)
+        below = ys
+        lasts.append(h_last)
+    return tuple(lasts), jnp.concatenate(outputs, -1) if layers.skip_connections else below
+
+
+@pytest.mark.derivative
+@pytest.mark.parametrize("name", WIRED)
+def test_layers_are_connected_as_chosen(name):
+    options, sizes = WIRED[name]
+    layers = gj.stack([gj.gru(), gj.lstm(), gj.elman()], **options)
+    params, xs, h0, _ = stacked_problem(layers, sizes)
+    xs = jnp.where((np.arange(T)[:, None] < LENGTHS)[..., None], xs, 100.0)  # padding reaches nothing
+
+    def results(args):
+        def of(run):
+            loss = lambda args: sum(jnp.sin(3 * leaf).sum() for leaf in jax.tree.leaves(run(*args, lengths=LENGTHS)))
+            return run(*args, lengths=LENGTHS), jax.grad(loss)(args)
+
+        return of(partial(wired_by_hand, layers)), of(partial(gj.unroll, layers))
+
+    expected, measured = compiled(results, (params, xs, h0))
+    assert_close(measured, expected)
+    assert measured[0][1].shape[-1] == layers.output_size(params)
+    assert not measured[0][1][-1, 1:].any()
+    steps = jax.lax.scan(partial(layers.step, params), h0, xs)
+    assert_close(gj.unroll(layers, params, xs, h0), steps)
+    assert gj.unroll(layers, params, xs, h0, outputs="last")[1] is None
+    if name != "around chosen layers":
+        assert params[2].W.shape[0] == D + 6
+
+
+def test_residual_true_is_a_choice_of_all_layers_but_the_first():
+    chosen = gj.stack([gj.gru(), gj.lstm()], residual=[False, True])
+    params, xs, h0, _ = stacked_problem(chosen, (H, H))
+    assert_close(
+        gj.unroll(chosen, params, xs, h0), gj.unroll(gj.stack([gj.gru(), gj.lstm()], residual=True), params, xs, h0), tol=0
+    )
+    assert gj.stack([gj.gru()] * 2, residual=[False, False]) == gj.stack([gj.gru()] * 2)
+    assert hash(chosen) == hash(gj.stack([gj.gru(), gj.lstm()], residual=(False, True)))
+
+
+@pytest.mark.derivative
+def test_the_flow_of_gradients_follows_the_connections():
+    layers = gj.stack([gj.gru(), gj.elman()], skip_connections=True, residual=[True, False])
+    params, xs, h0, _ = stacked_problem(layers, (D, 2))
+    loss = lambda t, y: jnp.sum(jnp.sin(y) * (1 + t))
+    terms = gj.flow.contributions(layers, params, xs, loss, h0, lengths=LENGTHS)
+    run = lambda params: gj.unroll(layers, params, xs, h0, lengths=LENGTHS)[1]
+    expected = jax.grad(lambda params: jax.vmap(loss)(jnp.arange(T), run(params)).sum())(params)
+    assert_close(jax.tree.map(lambda leaf: leaf.sum((0, 1)), terms), expected)
+    of_top = gj.flow.jacobians(layers, params, xs, h0, lengths=LENGTHS)[1]
+    padded = jnp.where((np.arange(T)[:, None] < LENGTHS)[..., None], xs, 0)
+    ys = gj.unroll(layers.cells[0], params[0], xs, h0[0], lengths=LENGTHS)[1] + padded
+    alone = gj.flow.jacobians(layers.cells[1], params[1], jnp.concatenate([xs, ys], -1), h0[1], lengths=LENGTHS)
+    assert_close(of_top, alone)
+
+
+def test_outputs_of_several_arrays_go_to_a_layer_that_takes_them():
+    layers = gj.stack([TWO_OUTPUTS, TAKES_TWO, gj.elman()], dropout=0.5)
+    params = (TWO_OUTPUTS.init(jax.random.key(0), D, H), (), gj.elman().init(jax.random.key(1), H, 2))
+    xs = np.asarray(XS, np.float32)
+    ys = gj.unroll(layers.deterministic(), params, xs)[1]
+    expected = gj.unroll(gj.elman(), params[2], 3 * gj.unroll(gj.gru(), params[0], xs)[1])[1]
+    assert_close(ys, expected)
+    assert gj.unroll(layers, params, xs, key=jax.random.key(0))[1].shape == ys.shape
+    both = gj.bidirectional(TWO_OUTPUTS)
+    params = both.init(jax.random.key(0), D, H)
+    assert_close(gj.unroll(both, params, xs)[1]["h"], gj.unroll(gj.bidirectional(gj.gru()), params, xs)[1])
+
+
 DROPPED = gj.stack([gj.gru(), gj.gru()], dropout=0.4)
+
+
+def test_a_dropout_of_1_leaves_nothing_and_has_finite_gradients():
+    layers = gj.stack([gj.gru(), gj.gru()], dropout=1.0)
+    params, xs, h0, _ = stacked_problem(layers, (H, 6))
+    zeros = jnp.zeros((T, B, H), xs.dtype)
+    run = lambda params: gj.unroll(layers, params, xs, h0, key=jax.random.key(0))[1]
+    assert_close(run(params), gj.unroll(gj.gru(), params[1], zeros, h0[1])[1])
+    bars = jax.grad(lambda params: run(params).sum())(params)
+    assert not any(leaf.any() for leaf in jax.tree.leaves(bars[0]))
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(bars[1]))
 
 
 @pytest.mark.parametrize("variational", [False, True])
@@ -173,6 +274,8 @@ def test_vmap_over_keys_equals_a_loop():
 
 
 PARAMS, XS, H0, _ = stacked_problem(STACK)
+TWO_OUTPUTS = replace(gj.gru(), output=lambda h: {"h": h, "twice": 2 * h}, name="two_outputs")
+TAKES_TWO = gj.feedforward(None, lambda params, x: x["h"] + x["twice"], name="takes_two")
 BAD = {
     "no key": (lambda: gj.unroll(DROPPED, DROPPED.init(jax.random.key(0), D, H), XS), ValueError, r"key: got None, expected a jax\.random key.*deterministic"),
     "no key for step": (lambda: DROPPED.step(DROPPED.init(jax.random.key(0), D, H), DROPPED.initial_state(DROPPED.init(jax.random.key(0), D, H), B), XS[0]), ValueError, r"cell: got stack.*draws noise.*deterministic"),
@@ -180,7 +283,14 @@ BAD = {
     "a cell instead of a list": (lambda: gj.stack(gj.gru()), TypeError, r"cells: got Cell, expected a list of cells"),
     "an empty list": (lambda: gj.stack([]), TypeError, r"cells: got list, expected a list of cells"),
     "functions that make cells": (lambda: gj.stack([gj.gru, gj.gru]), TypeError, r"cell: got function, expected a gj\.Cell"),
-    "a rate of 1": (lambda: gj.stack([gj.gru()] * 2, dropout=1.0), ValueError, r"dropout: got 1\.0, expected a probability in \[0, 1\)"),
+    "a rate above 1": (lambda: gj.stack([gj.gru()] * 2, dropout=1.1), ValueError, r"dropout: got 1\.1, expected a probability in \[0, 1\]"),
+    "residual of three": (lambda: gj.stack([gj.gru()] * 2, residual=[True] * 3), ValueError, r"residual: got 3 values, expected 2, one for each layer"),
+    "residual by numbers": (lambda: gj.stack([gj.gru()] * 2, residual=[0, 1]), TypeError, r"residual\[0\]: got 0, expected True or False"),
+    "residual around the first": (lambda: gj.unroll(gj.stack([gj.gru(), gj.lstm(), gj.elman()], residual=[True, False, False]), PARAMS, XS), ValueError, r"params\[0\]: got 5 outputs over 4 inputs.*residual=\(True, False, False\)"),
+    "skip connections to params without": (lambda: gj.unroll(gj.stack([gj.gru(), gj.lstm(), gj.elman()], skip_connections=True), PARAMS, XS), ValueError, r"params\[1\]: got an input size of 5, expected 9.*and of the inputs of the stack"),
+    "a dict below a cell": (lambda: gj.unroll(gj.stack([TWO_OUTPUTS, gj.lstm()]), (TWO_OUTPUTS.init(jax.random.key(0), D, H), gj.lstm().init(jax.random.key(1), H, 6)), XS), TypeError, r"cells: got outputs a dict with the keys h, twice below lstm.*expected one array"),
+    "a pair below a cell": (lambda: gj.stack([gj.bidirectional(gj.gru(), merge=None), gj.lstm()]).init(jax.random.key(0), D, H), TypeError, r"cells\[0\]: got bidirectional.*whose output size is unknown"),
+    "a residual around a dict": (lambda: gj.unroll(gj.stack([TWO_OUTPUTS, TAKES_TWO], residual=[False, True]), (TWO_OUTPUTS.init(jax.random.key(0), D, H), ()), XS), TypeError, r"cells: got inputs or outputs of several arrays.*with residual=\(False, True\)"),
     "dropout in one layer": (lambda: gj.stack([gj.gru()], dropout=0.1), ValueError, r"dropout: got 0\.1 with one layer.*variational_dropout"),
     "sizes": (lambda: STACK.init(jax.random.key(0), D, (3, 4)), ValueError, r"hidden_size: got \(3, 4\), expected one int or 3, one for each layer"),
     "params of one layer": (lambda: gj.unroll(STACK, PARAMS[0], XS), TypeError, r"params: got GRUParams, expected a tuple of 3"),
