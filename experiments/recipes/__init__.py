@@ -12,6 +12,7 @@
 | serve_onnx        | a network trained here and served by onnxruntime              | onnxruntime |
 | dreamer_gru       | a custom cell: the block GRU of DreamerV3                     |             |
 | new_cells         | custom cells: minGRU, sLSTM, LRU, the delta rule              |             |
+| gated_cells       | custom cells: layer norm, coupled gates, MGU, IndRNN, images  |             |
 | cells_for_science | custom cells: ConvGRU, GRU-D, a noisy network with Dale's law |             |
 | padded_sentences  | a bidirectional classifier for padded sentences               |             |
 | attention         | a decoder that attends to an encoder, and writes by beams     |             |

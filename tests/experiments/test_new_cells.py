@@ -11,6 +11,7 @@ import pytest
 
 import gru_jax as gj
 from experiments.recipes import cells_for_science as science
+from experiments.recipes import gated_cells as gated
 from experiments.recipes import new_cells as new
 from gru_jax._engine.noise import keys_of_sequence
 from tests.conditions import LENGTHS, RESETS
@@ -27,8 +28,20 @@ CELLS = {
     "conv_gru": science.conv_gru(HEIGHT, WIDTH),
     "gru_d": science.GRU_D,
     "dale_rnn": science.dale_rnn(DT),
+    "layer_norm_gru": gated.LAYER_NORM_GRU,
+    "layer_norm_lstm": gated.LAYER_NORM_LSTM,
+    "coupled_lstm": gated.COUPLED_LSTM,
+    "mgu": gated.MGU,
+    "ind_rnn": gated.IND_RNN,
+    "conv_lstm": gated.conv_lstm(HEIGHT, WIDTH),
 }
+IMAGES = ("conv_gru", "conv_lstm")
 every_cell = pytest.mark.parametrize("name", CELLS)
+# what is asked of the engine is asked by default of these; the others differ in their equations only
+BY_DEFAULT = ("min_gru", "slstm", "lru", "delta_rule", "conv_gru", "gru_d", "dale_rnn", "ind_rnn")
+cells_of_every_kind = pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=() if name in BY_DEFAULT else pytest.mark.slow) for name in CELLS]
+)
 CONDITIONS = {"plain": {}, "lengths and resets": {"lengths": LENGTHS, "resets": RESETS}}
 DERIVATIVES = {"CustomVJP": gj.CustomVJP(), "CustomJVP": gj.CustomJVP(), "Autodiff": gj.Autodiff()}
 
@@ -39,7 +52,7 @@ def draw(name):
     params = compiled(lambda key: CELLS[name].init(key, D, H, dtype=FLOAT), KEYS[0])
     vary = lambda leaf, noise: leaf + 0.3 * np.asarray(noise) if leaf.dtype == FLOAT else leaf
     params = jax.tree.map(lambda leaf: jnp.asarray(leaf), jax.tree.map(vary, params, normal_like(1, params)))
-    xs = normal(2, T, B, *((HEIGHT, WIDTH, D) if name == "conv_gru" else (D,)))
+    xs = normal(2, T, B, *((HEIGHT, WIDTH, D) if name in IMAGES else (D,)))
     if name == "gru_d":
         random = np.random.default_rng(3)
         xs = science.Measured(xs, random.random(xs.shape) < 0.6, random.random(xs.shape).astype(FLOAT))
@@ -111,6 +124,58 @@ def np_dale_rnn(p, v, x):
     return v, np.maximum(0, v)
 
 
+def np_normalize(a, gain):
+    return gain * (a - a.mean()) / np.sqrt(a.var() + 1e-5)
+
+
+def np_layer_norm_gru(p, h, x):
+    both, new = slice(2 * H), slice(2 * H, None)
+    normalized = lambda part: (
+        np_normalize(x @ p.W[:, part], p.gain_x[part]) + p.b[part],
+        np_normalize(h @ p.U[:, part], p.gain_h[part]),
+    )
+    z, r = np.split(sigmoid(sum(normalized(both))), 2)
+    x_h, h_h = normalized(new)
+    h = (1 - z) * h + z * np.tanh(x_h + r * h_h)
+    return h, h
+
+
+def np_layer_norm_lstm(p, state, x):
+    h, c = state
+    i, f, g, o = np.split(np_normalize(x @ p.W, p.gain_x) + np_normalize(h @ p.U, p.gain_h) + p.b, 4)
+    c = sigmoid(f) * c + sigmoid(i) * np.tanh(g)
+    h = sigmoid(o) * np.tanh(np_normalize(c, p.gain_c))
+    return (h, c), h
+
+
+def np_coupled_lstm(p, state, x):
+    h, c = state
+    f, g, o = np.split(x @ p.W + h @ p.U + p.b, 3)
+    c = sigmoid(f) * c + sigmoid(-f) * np.tanh(g)
+    h = sigmoid(o) * np.tanh(c)
+    return (h, c), h
+
+
+def np_mgu(p, h, x):
+    (W_f, W_h), (U_f, U_h), (b_f, b_h) = (np.split(part, 2, axis=-1) for part in (p.W, p.U, p.b))
+    f = sigmoid(x @ W_f + h @ U_f + b_f)
+    h = (1 - f) * h + f * np.tanh(x @ W_h + (f * h) @ U_h + b_h)
+    return h, h
+
+
+def np_ind_rnn(p, h, x):
+    h = np.maximum(0, x @ p.W + p.u * h + p.b)
+    return h, h
+
+
+def np_conv_lstm(p, state, x):
+    h, c = state
+    i, f, g, o = np.split(np_convolve(x, p.W) + np_convolve(h, p.U) + p.b, 4, axis=-1)
+    c = sigmoid(f) * c + sigmoid(i) * np.tanh(g)
+    h = sigmoid(o) * np.tanh(c)
+    return (h, c), h
+
+
 # For each cell a step after its paper, and the state at the start of a sequence.
 REFERENCES: dict[str, Any] = {
     "min_gru": (np_min_gru, lambda p: np.zeros(H)),
@@ -120,6 +185,12 @@ REFERENCES: dict[str, Any] = {
     "conv_gru": (np_conv_gru, lambda p: np.zeros((HEIGHT, WIDTH, H))),
     "gru_d": (np_gru_d, lambda p: (np.zeros(H), p.mean)),
     "dale_rnn": (np_dale_rnn, lambda p: np.zeros(H)),
+    "layer_norm_gru": (np_layer_norm_gru, lambda p: np.zeros(H)),
+    "layer_norm_lstm": (np_layer_norm_lstm, lambda p: (np.zeros(H),) * 2),
+    "coupled_lstm": (np_coupled_lstm, lambda p: (np.zeros(H),) * 2),
+    "mgu": (np_mgu, lambda p: np.zeros(H)),
+    "ind_rnn": (np_ind_rnn, lambda p: np.zeros(H)),
+    "conv_lstm": (np_conv_lstm, lambda p: (np.zeros((HEIGHT, WIDTH, H)),) * 2),
 }
 
 
@@ -151,7 +222,7 @@ def scan(cell, params, xs, *, key=None, **conditions):
 
 
 @pytest.mark.derivative
-@every_cell
+@cells_of_every_kind
 @pytest.mark.parametrize(
     "conditions",
     [pytest.param(given, id=name, marks=() if given else pytest.mark.slow) for name, given in CONDITIONS.items()],
@@ -176,7 +247,7 @@ def test_values_and_gradients_equal_autodiff_of_the_plain_scan(name, conditions)
     assert all(leaf.any() for leaf in jax.tree.leaves(expected))
 
 
-@every_cell
+@cells_of_every_kind
 def test_steps_with_resets_equal_unroll(name):
     cell, (params, xs) = CELLS[name].deterministic(), draw(name)
 
