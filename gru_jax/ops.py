@@ -30,6 +30,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from gru_jax._engine.masked_weight import MaskedWeight as _MaskedWeight
+from gru_jax._engine.masked_weight import operands as _operands
 from gru_jax._engine.products import products_are_joined as _products_are_joined
 from gru_jax._jax.sharding import explicitly_sharded as _explicitly_sharded
 from gru_jax._jax.sharding import replicated as _replicated
@@ -49,7 +51,7 @@ __all__ = [
 ]
 
 
-def dot(x: Float[Array, "*t_b K"], W: Float[Array, "K H"]) -> Float[Array, "*t_b H"]:
+def dot(x: Float[Array, "*t_b K"], W: Float[Array, "K H"] | _MaskedWeight) -> Float[Array, "*t_b H"]:
     """Multiplies by a weight, x W.
 
     The operands are taken in the dtype of `W`, the sum in at least float32, the result in the dtype
@@ -60,10 +62,11 @@ def dot(x: Float[Array, "*t_b K"], W: Float[Array, "K H"]) -> Float[Array, "*t_b
         >>> gj.ops.dot(jnp.ones((2, 3)), jnp.ones((3, 4), jnp.bfloat16)).dtype
         dtype('float32')
     """
-    return jnp.matmul(x.astype(W.dtype), W, preferred_element_type=sum_dtype(x)).astype(x.dtype)
+    operand, weight = _operands(x, W)
+    return jnp.matmul(operand.astype(weight.dtype), weight, preferred_element_type=sum_dtype(x)).astype(x.dtype)
 
 
-def dots(x: Float[Array, "*t_b K"], *weights: Float[Array, "K H"]) -> list[Float[Array, "*t_b H"]]:
+def dots(x: Float[Array, "*t_b K"], *weights: Float[Array, "K H"] | _MaskedWeight) -> list[Float[Array, "*t_b H"]]:
     """Multiplies by several weights, [x W₁, x W₂, …].
 
     Inside the time loop these may become one matmul with the concatenated weights. The
@@ -75,9 +78,11 @@ def dots(x: Float[Array, "*t_b K"], *weights: Float[Array, "K H"]) -> list[Float
         >>> z.shape
         (2, 4)
     """
-    if len(weights) == 1 or not _products_are_joined() or _explicitly_sharded(x, *weights):
+    whole = tuple(W for W in weights if not isinstance(W, _MaskedWeight))  # the others have operands of their own
+    joined = len(whole) == len(weights) > 1 and _products_are_joined()
+    if not joined or _explicitly_sharded(x, *whole):
         return [dot(x, W) for W in weights]
-    return _split(dot(x, jnp.concatenate(weights, -1)), weights)
+    return _split(dot(x, jnp.concatenate(whole, -1)), whole)
 
 
 def dot_sum(*pairs: tuple[Float[Array, "*t_b K"], Float[Array, "K H"]]) -> Float[Array, "*t_b H"]:
@@ -100,7 +105,9 @@ def dot_sum(*pairs: tuple[Float[Array, "*t_b K"], Float[Array, "K H"]]) -> Float
     return dot(jnp.concatenate(operands, -1), jnp.concatenate(weights, -2))
 
 
-def affine(x: Float[Array, "*t_b D"], W: Float[Array, "D H"], b: Float[Array, " H"] | None) -> Float[Array, "*t_b H"]:
+def affine(
+    x: Float[Array, "*t_b D"], W: Float[Array, "D H"] | _MaskedWeight, b: Float[Array, " H"] | None
+) -> Float[Array, "*t_b H"]:
     """Applies an affine map, x W + b. A bias of None adds nothing.
 
     Example:
@@ -112,7 +119,7 @@ def affine(x: Float[Array, "*t_b D"], W: Float[Array, "D H"], b: Float[Array, " 
 
 
 def affines(
-    x: Float[Array, "*t_b D"], *maps: tuple[Float[Array, "D H"], Float[Array, " H"] | None]
+    x: Float[Array, "*t_b D"], *maps: tuple[Float[Array, "D H"] | _MaskedWeight, Float[Array, " H"] | None]
 ) -> list[Float[Array, "*t_b H"]]:
     """Applies several affine maps, given as pairs (W, b), to one input.
 

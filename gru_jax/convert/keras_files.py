@@ -43,6 +43,19 @@ def load_keras(path: str | os.PathLike[str]) -> dict[str, list[np.ndarray]]:
         ImportError: If h5py is not installed.
         FileNotFoundError: If the file does not exist.
         ValueError: If the file is truncated, is not one of Keras 3, or names data outside of itself.
+
+    Example:
+        >>> import h5py, tempfile
+        >>> import numpy as np
+        >>> import gru_jax as gj
+        >>> with tempfile.TemporaryDirectory() as directory:
+        ...     path = f"{directory}/model.weights.h5"
+        ...     with h5py.File(path, "w") as file:  # as Keras writes the SimpleRNN of a model
+        ...         for i, shape in enumerate([(3, 4), (4, 4), (4,)]):
+        ...             file[f"layers/simple_rnn/cell/vars/{i}"] = np.ones(shape, np.float32)
+        ...     weights = gj.convert.load_keras(path)
+        >>> gj.convert.from_keras(gj.elman(), weights["simple_rnn"]).W.shape
+        (3, 4)
     """
     h5py = import_extra("h5py")
     name = os.fspath(path)

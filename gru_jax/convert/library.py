@@ -95,7 +95,7 @@ class Library(NamedTuple):
             got = "a cell made by replace of " * _has_the_name_of_another(cell, plain) + cell.name
             raise TypeError(
                 f"cell: got {got}, which {self.name} cannot represent. Expected one of {names}{others}. "
-                f"{_WHY_NOT.get(plain, '')}".rstrip()
+                f"{_WHY_NOT.get(plain, '') or _about_inner_cell(cell)}".rstrip()
             )
         _check_update_gate(cell, table, self.name)
         return table
@@ -104,6 +104,13 @@ class Library(NamedTuple):
 def _has_the_name_of_another(cell: Any, plain: Any) -> bool:
     """Whether a cell was made of a built-in one, and still has its name."""
     return plain == cell and cell not in (*_DEFAULTS, PROJECTED) and cell.name in {known.name for known in _DEFAULTS}
+
+
+def _about_inner_cell(cell: Any) -> str:
+    """A sentence about the cell that a wrapper such as `gj.zoneout` was given, if there is one."""
+    arguments = (getattr(function, "arguments", ()) for function in (cell.sample_noise, cell.update))
+    inner = next((a for own in arguments for a in own if isinstance(a, Cell)), None)
+    return "" if inner is None else f"Its params are those of gj.{inner.name}, without the noise: pass that cell."
 
 
 def _check_update_gate(cell: Any, table: Table, library: str) -> None:

@@ -204,10 +204,25 @@ def _hint(names: list[str], cell: Any) -> str:
     """Returns a hint at the module that the names of a state dict belong to, or an empty string."""
     if any("weight_hr" in name for name in names) and proj_size_of(next(iter(single_cells(cell).values()))) is None:
         return "weight_hr is the projection of an nn.LSTM with proj_size. Use gj.lstm(proj_size=…)."
-    if not any(name.startswith("weight_ih") for name in names):
+    if not any(name.startswith(("weight_ih", "parametrizations.")) for name in names):
         prefixes = sorted({name.split("weight_ih")[0] for name in names if "weight_ih" in name})
         return f"The names begin with {', '.join(map(repr, prefixes))}. Pass it as prefix." if prefixes else ""
-    layers = {name.split("_l")[-1].split("_")[0] for name in names if "_l" in name}
-    layer = "gj.bidirectional(cell)" if any(name.endswith("_reverse") for name in names) else "cell"
-    fitting = f"gj.stack([{layer}] * {len(layers)})" if len(layers) > 1 else layer
-    return f"These names belong to {fitting}, not to {cell.name}."
+    normed = [name for name in names if "original" in name or name.endswith(("_g", "_v"))]
+    if normed:
+        return (
+            f"{normed[0]!r} is a part of a normed weight. Put the weights together first, with "
+            "torch.nn.utils.parametrize.remove_parametrizations(module, name), or torch.nn.utils.remove_weight_norm(module, name)."
+        )
+    found = len({name.split("_l")[-1].split("_")[0] for name in names if "_l" in name}) or 1
+    found_both = any(name.endswith("_reverse") for name in names)
+    positions = single_cells(cell)
+    expected, expected_both = 1 + max(at.layer for at in positions), any(at.direction for at in positions)
+    if (found, found_both) == (expected, expected_both):
+        return ""
+    describe = lambda layers, both: f"{layers} layer{'s' * (layers > 1)} in {'both directions' if both else 'one direction'}"
+    layer = "gj.bidirectional(cell)" if found_both else "cell"
+    fitting = f"gj.stack([{layer}] * {found})" if found > 1 else layer
+    return (
+        f"These are the names of {describe(found, found_both)}, and {cell.name} has {describe(expected, expected_both)}. "
+        f"They belong to {fitting}."
+    )

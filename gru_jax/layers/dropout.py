@@ -6,6 +6,10 @@ the recurrent matmuls see.
 The state that a gate carries over is not dropped, because a share of it would be lost at every
 step.
 
+With `per_gate` each gate k has masks of its own, as the GRU and the LSTM of Keras:
+
+    (x ⊙ m_xk / (1 − p_x)) W_k,   (h₋ ⊙ m_hk / (1 − p_h)) U_k
+
 Source: Gal and Ghahramani 2016 (arXiv 1512.05287).
 """
 
@@ -17,8 +21,10 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool
 
+from gru_jax._engine.arguments import check_flag
 from gru_jax._engine.functions import bind
 from gru_jax._engine.inputs import leading_shape
+from gru_jax._engine.masked_weight import MaskedWeight
 from gru_jax._engine.noise import NoiseKeys, split_keys
 from gru_jax.cell import Cell
 from gru_jax.layers.parts import any_rate, check_rate, check_rates, check_single_cell, rate_of_each
@@ -43,6 +49,21 @@ def sample_noise(cell: Cell, p_x: Any, p_h: float, keys: NoiseKeys, params: Any,
     if cell.sample_noise is not None:
         params, xs = cell.sample_noise(of_cell, params, xs)
     return (params if keep is None else DroppedParams(params, keep)), xs
+
+
+def sample_noise_per_gate(cell: Cell, p_x: float, p_h: float, keys: NoiseKeys, params: Any, xs: Any) -> tuple[Any, Any]:
+    """Draws a mask per sequence for each input weight and each recurrent weight."""
+    batch, rates = leading_shape(cell, xs)[1:], {"W": p_x, "U": p_h}
+
+    def masked(field: str, weight: Array, key: Array) -> Any:
+        rate = rates.get(field[0], 0.0)
+        if not rate:
+            return weight
+        keep = jax.random.bernoulli(key, 1 - rate, (*batch, weight.shape[0]))
+        return MaskedWeight(weight / (1 - rate), keep)
+
+    fields = zip(params._fields, params, jax.random.split(keys.per_sequence, len(params)), strict=True)
+    return type(params)(*(masked(field, leaf, key) for field, leaf, key in fields)), xs
 
 
 def drop_inputs(rates: Any, key: Array, xs: Any) -> Any:
@@ -83,7 +104,7 @@ def zero_state(cell: Cell, params: Any) -> Any:
     return cell._zeros(params.params if isinstance(params, DroppedParams) else params)
 
 
-def variational_dropout(cell: Cell, *, inputs: Any = 0.0, state: float = 0.0) -> Cell:
+def variational_dropout(cell: Cell, *, inputs: Any = 0.0, state: float = 0.0, per_gate: bool = False) -> Cell:
     """Adds variational dropout to a cell (Gal and Ghahramani 2016, arXiv 1512.05287).
 
     One mask per sequence, the same at all its steps, is drawn from the `key` that `unroll` then
@@ -108,19 +129,25 @@ def variational_dropout(cell: Cell, *, inputs: Any = 0.0, state: float = 0.0) ->
             memory that a gate carries over stay whole. With it the cell loses its derivation, which
             has a single h₋: the engine's local one takes its place and evaluates the gates once
             more per step. Defaults to 0.
+        per_gate: If True, each gate has masks of its own, for its input and for its state, as
+            `dropout` and `recurrent_dropout` of Keras' GRU and LSTM with `implementation=1`. If
+            False, all gates share one, as Keras' SimpleRNN. Only for the cells of this package; they
+            too lose their derivation. Defaults to False.
 
     Returns:
         A `gj.Cell`; `cell` unchanged if both probabilities are 0.
 
     Raises:
-        TypeError: If `cell` is not a `gj.Cell`, or a probability is not a number; in `unroll`, if
-            `inputs` has another structure than `xs`.
+        TypeError: If `cell` is not a `gj.Cell`, is one of your own with `per_gate`, or a probability is
+            not a number; in `unroll`, if `inputs` has another structure than `xs`.
         ValueError: If a probability is not in [0, 1).
     """
     check_single_cell(cell, "the dropout")
     p_x, p_h = check_rates("inputs", inputs), check_rate("state", state)
     if not any_rate(p_x) and not p_h:
         return cell
+    if check_flag("per_gate", per_gate):
+        return _with_masks_of_each_gate(cell, p_x, p_h)
     dropped = replace(
         cell,
         name=f"variational_dropout({cell.name}, inputs={p_x}, state={p_h})",
@@ -137,6 +164,23 @@ def variational_dropout(cell: Cell, *, inputs: Any = 0.0, state: float = 0.0) ->
         adjoint=None,
         tangent=None,
         zero_state=bind(zero_state, cell),
+    )
+
+
+def _with_masks_of_each_gate(cell: Cell, p_x: Any, p_h: float) -> Cell:
+    """The cell with weights that drop units of their operands."""
+    if cell.check_params is None or cell.sample_noise is not None:
+        raise TypeError(
+            f"cell: got {cell.name} with per_gate=True, expected a cell of this package without noise: the masks of gates go by the "
+            "names of its params. Use per_gate=False, or draw the masks in sample_noise of your cell."
+        )
+    return replace(
+        cell,
+        name=f"variational_dropout({cell.name}, inputs={p_x}, state={p_h}, per_gate=True)",
+        sample_noise=bind(sample_noise_per_gate, cell, check_rate("inputs", p_x), p_h),
+        evaluation_cell=cell,
+        adjoint=None,
+        tangent=None,
     )
 
 
