@@ -44,6 +44,11 @@ FAULTS = {
          "if stack.skip_connections and i else below", "if stack.skip_connections else below", "layers/test_stack"),
     ],
     "layers/dropout.py": [
+        ("dropout of each gate does not scale what it keeps",
+         "return MaskedWeight(weight / (1 - rate), keep)", "return MaskedWeight(weight, keep)", "layers/test_gate_dropout"),
+        ("all gates share one mask",
+         "jax.random.split(keys.per_sequence, len(params)), strict=True)", "[keys.per_sequence] * len(params), strict=True)",
+         "layers/test_gate_dropout"),
         ("dropout of inputs does not scale what it keeps",
          "x / (1 - rate), 0) if rate else x", "x, 0) if rate else x", "layers/test_noise"),
         ("variational dropout of inputs has a mask for each step",
