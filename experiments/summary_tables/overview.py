@@ -51,7 +51,7 @@ def _gradients() -> list[Row]:
     return [
         (
             "derived gradient against autodiff on handwritten digits, float32, relative",
-            "rounding",
+            "< 1e-5",
             scientific(digits["largest_gradient_difference"]),
         ),
         (f"of {passes}, accepted by `check_grads` in float64", NONE, str(accepted["check_grads, float64"])),
