@@ -93,4 +93,4 @@ def test_the_documentation_of_the_package_names_the_extra_that_builds_it():
     project = tomllib.loads((DOCS.parent / "pyproject.toml").read_text("utf-8"))["project"]
     readme = (DOCS.parent / "README.md").read_text("utf-8")
     assert "docs" in project["optional-dependencies"]
-    assert 'pip install -e ".[docs]" && python -m sphinx -W docs docs/_build/html' in readme
+    assert '.venv/bin/pip install -e ".[docs]" && .venv/bin/python -m sphinx -W docs docs/_build/html' in readme
