@@ -17,8 +17,10 @@
 | padded_sentences  | a bidirectional classifier for padded sentences               |             |
 | attention         | a decoder that attends to an encoder, and writes by beams     |             |
 | recurrent_policy  | a recurrent policy with episode resets, stepped and unrolled  |             |
+| own_training_loop | a loop with plain optax, checkpoints and exact resumes         |             |
+| logging_callbacks | callbacks of `fit` for TensorBoard and Weights & Biases       |             |
 
 `pip install -e ".[peers]" --extra-index-url https://download.pytorch.org/whl/cpu` installs all of
-these libraries, with PyTorch for CPUs. Each recipe is tested in tests/experiments/test_recipes.py,
-test_new_cells.py or test_attention.py.
+these libraries, with PyTorch for CPUs. Each recipe is tested in tests/experiments, in a file
+whose name ends in recipes.py, or in test_new_cells.py or test_attention.py.
 """

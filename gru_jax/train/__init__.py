@@ -15,7 +15,8 @@ Its modules, from the outside in:
     make_source             chooses the batch source of the argument `data`
     batch_streams           batches of an iterable, and its position
     feeds                   gives each execution its data; streams are prefetched in a thread
-    batches, finite         pieces for a training loop of one's own
+    batches, finite, own_checkpoints
+                            pieces for a training loop of one's own
     bucketed, windows       sequences of different lengths, and windows over long sequences
     run_directory           saves and restores a run; `run_config` refuses to resume a different one
     params_files            saves and loads parameters alone
@@ -39,6 +40,9 @@ from gru_jax.train.early_stopping import EarlyStopping as EarlyStopping
 from gru_jax.train.ensemble import fit_ensemble as fit_ensemble
 from gru_jax.train.finite import all_finite as all_finite
 from gru_jax.train.fit import fit as fit
+from gru_jax.train.own_checkpoints import RestoredCheckpoint as RestoredCheckpoint
+from gru_jax.train.own_checkpoints import restore_checkpoint as restore_checkpoint
+from gru_jax.train.own_checkpoints import save_checkpoint as save_checkpoint
 from gru_jax.train.params_files import load_params as load_params
 from gru_jax.train.params_files import save_params as save_params
 from gru_jax.train.results import CallbackInfo as CallbackInfo

@@ -133,6 +133,12 @@ def checkpoint_paths(directory: Path) -> list[Path]:
     return sorted(path for path in directory.iterdir() if _NAME.fullmatch(path.name))
 
 
+def newest_run_id(directory: Path) -> str | None:
+    """Returns the id of the run that wrote the newest checkpoint. Returns None if there is none."""
+    paths = checkpoint_paths(directory)
+    return _step_and_id(paths[-1])[1] if paths else None
+
+
 def publish(temporary: Path, path: Path) -> None:
     """Turns a temporary directory into the checkpoint `path`, in one rename."""
     if os.path.lexists(path):  # for example a damaged checkpoint of the same step

@@ -26,18 +26,26 @@ def make_run_config(
     Raises:
         TypeError: If JSON cannot hold `user_config`.
     """
-    try:
-        config = json.loads(json.dumps(user_config))
-    except (TypeError, ValueError) as error:
-        raise TypeError(f"config: got {user_config!r}, expected values that JSON can hold. ({error})") from error
     return {
-        "config": config,
+        "config": as_json("config", user_config),
         "data": digest_of(source.bucket_data),
         "key": np.asarray(jax.random.key_data(key)).tolist(),
         **source.describe(),
         **settings,
         FUNCTIONS: describe_functions(**functions),
     }
+
+
+def as_json(name: str, value: Any) -> Any:
+    """Returns `value` as JSON gives it back.
+
+    Raises:
+        TypeError: If JSON cannot hold `value`.
+    """
+    try:
+        return json.loads(json.dumps(value))
+    except (TypeError, ValueError) as error:
+        raise TypeError(f"{name}: got {value!r}, expected values that JSON can hold. ({error})") from error
 
 
 def digest_of(tree: Any) -> str:

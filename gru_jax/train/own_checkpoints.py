@@ -1,0 +1,121 @@
+"""`save_checkpoint` and `restore_checkpoint`: the checkpoints of `fit`, for a training loop of one's own."""
+
+import os
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from gru_jax.train import checkpoint
+from gru_jax.train.arguments import checked_count
+from gru_jax.train.checkpoint import Checkpoint
+from gru_jax.train.manifest import Manifest
+from gru_jax.train.run_config import as_json
+from gru_jax.train.tree_paths import differences_of_leaves, in_structure_of, named_leaves
+
+
+class RestoredCheckpoint(NamedTuple):
+    """What `restore_checkpoint` returns.
+
+    Attributes:
+        step: The step that was passed to `save_checkpoint`.
+        state: The state, in the structure of `like`.
+        metadata: The JSON values that were passed to `save_checkpoint`.
+    """
+
+    step: int
+    state: Any
+    metadata: Any
+
+
+def save_checkpoint(
+    checkpoint_dir: str | os.PathLike[str], state: Any, step: int, *, metadata: Any = None, max_to_keep: int = 2
+) -> None:
+    """Saves a pytree as a checkpoint, with the guarantees of the checkpoints of `fit`.
+
+        iterator = gj.train.batches(data, 32, key=key)
+        gj.train.save_checkpoint("run", (params, opt_state), step, metadata=iterator.get_state())
+
+    The checkpoint is written aside, gets a manifest of digests, and is then renamed. A crash at any
+    moment leaves the earlier checkpoints as they are.
+
+    Args:
+        checkpoint_dir: The directory of the run. It is made if it does not exist. Use another
+            directory for each run, and for `fit`.
+        state: Any pytree of arrays, for example `(params, opt_state)`.
+        step: The number of steps that led to the state.
+        metadata: Further JSON values to save, for example the position of the data. Defaults to
+            None.
+        max_to_keep: The number of checkpoints to keep, at least 2. Older ones are deleted. Defaults
+            to 2.
+
+    Raises:
+        TypeError: If a leaf of `state` is not an array, or JSON cannot hold `metadata`.
+        ValueError: If `step` is negative, or `max_to_keep` is below 2.
+        OSError: If the checkpoint cannot be written. Earlier checkpoints are unchanged.
+        ImportError: If Orbax is not installed: `pip install "gru_jax[train]"`.
+
+    Example:
+        >>> import tempfile, jax.numpy as jnp, gru_jax as gj
+        >>> directory = tempfile.mkdtemp()
+        >>> gj.train.save_checkpoint(directory, {"w": jnp.arange(3.0)}, step=10)
+        >>> gj.train.restore_checkpoint(directory, like={"w": jnp.zeros(3)}).step
+        10
+    """
+    step, max_to_keep = checked_count("step", step, least=0), checked_count("max_to_keep", max_to_keep, least=2)
+    directory = Path(checkpoint_dir).absolute()
+    arrays = {name: _as_array(name, leaf) for name, leaf in named_leaves(state).items()}
+    run_id = checkpoint.newest_run_id(directory) or checkpoint.new_run_id()
+    saved = Checkpoint(step, arrays, {"metadata": as_json("metadata", metadata)}, run_id)
+    checkpoint.save(directory, saved, max_to_keep=max_to_keep)
+
+
+def restore_checkpoint(checkpoint_dir: str | os.PathLike[str], like: Any) -> RestoredCheckpoint | None:
+    """Restores the newest valid checkpoint of `save_checkpoint`.
+
+    Every file is compared with the manifest first. A damaged checkpoint is reported, and the one
+    before it is used.
+
+    Args:
+        checkpoint_dir: The directory that was passed to `save_checkpoint`.
+        like: A pytree with the structure, shapes and dtypes of the state, for example the state at
+            the start.
+
+    Returns:
+        A `RestoredCheckpoint`, or None if the directory contains no checkpoint.
+
+    Raises:
+        ValueError: If names, shapes or dtypes differ from `like`; the message lists the
+            differences. Also if all checkpoints are damaged, or `fit` wrote them.
+        ImportError: If Orbax is not installed: `pip install "gru_jax[train]"`.
+
+    Example:
+        >>> import tempfile, jax.numpy as jnp, gru_jax as gj
+        >>> print(gj.train.restore_checkpoint(tempfile.mkdtemp(), like=jnp.zeros(3)))
+        None
+    """
+    directory, expected = Path(checkpoint_dir).absolute(), named_leaves(like)
+
+    def check(manifest: Manifest) -> None:
+        different = differences_of_leaves({spec.name: spec for spec in manifest.arrays}, expected, "in the checkpoint")
+        if "run_config" in manifest.metadata:
+            different = "fit wrote it, to be resumed by fit or read by load_params"
+        if different:
+            raise ValueError(
+                f"like: {directory} contains another state, at step {manifest.step}. {different}. Pass a state like the one that "
+                "was saved, or use another directory."
+            )
+
+    saved = checkpoint.load_latest(directory, check=check)
+    if saved is None:
+        return None
+    state = jax.tree.map(jnp.asarray, in_structure_of(like, saved.arrays))
+    return RestoredCheckpoint(saved.step, state, saved.metadata["metadata"])
+
+
+def _as_array(name: str, leaf: Any) -> np.ndarray:
+    if not isinstance(leaf, jax.Array | np.ndarray | np.generic | bool | int | float | complex):
+        raise TypeError(f"state: got {type(leaf).__name__} at {name}, expected an array. Pass other values as metadata.")
+    return np.asarray(leaf, getattr(leaf, "dtype", jnp.result_type(leaf)))
