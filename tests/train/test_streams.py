@@ -150,6 +150,13 @@ def test_a_run_resumes_bit_for_bit_at_the_position_of_its_data(make, tmp_path):
     assert len(set(resumed.history["loss"].tolist())) == steps  # as no batch is used twice in the same state
 
 
+def test_the_position_is_right_where_the_next_batch_has_another_shape(tmp_path):
+    """The next batch has been taken, but not used, when the callback stops the run after 3 steps."""
+    run = partial(fit, BATCHES, steps_per_execution=4, checkpoint_dir=tmp_path)
+    assert run(6, callbacks=[lambda info: True]).steps == 3
+    np.testing.assert_allclose(run(6).history["loss"], LOSSES[:6], rtol=1e-4)
+
+
 def test_data_without_a_position_warns_and_is_not_resumed(tmp_path):
     generator = lambda: (batch(number) for number in itertools.count())
     with pytest.warns(
