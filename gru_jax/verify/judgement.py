@@ -12,6 +12,7 @@ decided as follows:
 If differences of values confirm the rule and contradict the reference, the reference is unreliable.
 """
 
+import dataclasses
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
@@ -99,6 +100,12 @@ def judge(
     """
     expected = verification.autodiff(cotangents, leaves).gradients
     suspects = _suspects(verification, got, expected, noise=None)
+    wrong: list[Difference] = []
+    if verification.differences_apply:  # where they decide, rounding need not be measured
+        found = {leaf.k: _clearly_wrong(verification, leaf, cotangents, condition, leaves) for leaf in suspects}
+        wrong += [difference for difference in found.values() if difference]
+        suspects = [leaf for leaf in suspects if not found[leaf.k]]
+    clear = [difference.leaf for difference in wrong]
     if suspects:
         # Rounding errors reach this size only in a chaotic function.
         beyond_rounding = verification.tolerances.eps**0.25 * max(leaf_scales(expected))
@@ -108,11 +115,11 @@ def judge(
             if variants and (not suspects or all(error > beyond_rounding for error in errors)):
                 break
             noise = verification.rounding_noise.of_gradients(cotangents, leaves, variants)
-            suspects = _suspects(verification, got, expected, noise)
+            left = _suspects(verification, got, expected, noise)
+            suspects = [leaf for leaf in left if verification.function.leaf_names[leaf.k] not in clear]
             if not suspects:
                 break
     names = verification.function.leaf_names
-    wrong: list[Difference] = []
     undecided: list[str] = []
     unreliable: list[str] = []
     notes: list[str] = []
@@ -158,6 +165,26 @@ class _Decision(NamedTuple):
     notes: tuple[str, ...] = ()
 
 
+def _clearly_wrong(
+    verification: "Verification", leaf: _Leaf, cotangents: Arrays, condition: str, leaves: Arrays
+) -> Difference | None:
+    """Returns the worst entry of a leaf if differences of values alone show that it is wrong."""
+    index = next(leaf.worst_first())
+    derivative = _entry_derivative(verification, leaf, index, cotangents, leaves)
+    if _decide_entry(derivative, leaf, index, reference_decides=False) != "wrong":
+        return None
+    name = verification.function.leaf_names[leaf.k]
+    return dataclasses.replace(_difference(name, leaf, index, condition), by_differences=derivative.shown)
+
+
+def _entry_derivative(
+    verification: "Verification", leaf: _Leaf, index: tuple[int, ...], cotangents: Arrays, leaves: Arrays
+) -> Derivative:
+    direction = tuple(np.zeros(x.shape) for x in leaves)
+    direction[leaf.k][index] = 1.0
+    return verification.derivative(direction, cotangents, leaves)
+
+
 def _decide_leaf(
     verification: "Verification", leaf: _Leaf, cotangents: Arrays, condition: str, leaves: Arrays, reference_decides: bool
 ) -> _Decision:
@@ -175,12 +202,10 @@ def _decide_leaf(
         return _Decision(wrong=worst)
     undecided = kinks = contradicted = 0
     for index in leaf.worst_first():
-        direction = tuple(np.zeros(x.shape) for x in leaves)
-        direction[leaf.k][index] = 1.0
-        derivative = verification.derivative(direction, cotangents, leaves)
+        derivative = _entry_derivative(verification, leaf, index, cotangents, leaves)
         verdict = _decide_entry(derivative, leaf, index, reference_decides)
         if verdict == "wrong":
-            shown = Difference(**{**vars(_difference(name, leaf, index, condition)), "by_differences": derivative.shown})
+            shown = dataclasses.replace(_difference(name, leaf, index, condition), by_differences=derivative.shown)
             return _Decision(wrong=shown)
         undecided += verdict == "undecided"
         kinks += verdict == "kink"

@@ -23,23 +23,23 @@ def wrong_together(
     """Returns the leaf with entries that are right alone, and wrong if they move together.
 
     For example, the maximum of two equal numbers has gradients (1, 0) and (1/2, 1/2), but not
-    (1, 1). If both numbers grow, the maximum has no kink.
+    (1, 1). If all numbers grow by the same, the maximum has no kink.
     """
-    groups = [tuple(mask * (j == k) for j, mask in enumerate(exempt)) for k in range(len(exempt))]
-    for group in (*groups, tuple(exempt)):
-        direction = tuple(mask.astype(np.float64) for mask in group)
-        if sum(int(mask.sum()) for mask in group) < 2:
-            continue
+    at_tie = [k for k, mask in enumerate(exempt) if mask.any()]
+    alone = [tuple(np.ones_like(mask) * (j == k) for j, mask in enumerate(exempt)) for k in at_tie]
+    together = tuple(np.ones_like(mask) for mask in exempt)
+    for group in (*alone, together):
+        direction = tuple((mask & np.isfinite(leaf)).astype(np.float64) for mask, leaf in zip(group, leaves, strict=True))
         derivative = verification.derivative(direction, cotangents, leaves)
         by_rule, by_reference = (
-            float(sum(gradient[mask].sum() for gradient, mask in zip(gradients, group, strict=True) if mask.any()))
+            float(sum(gradient[v != 0].sum() for gradient, v in zip(gradients, direction, strict=True)))
             for gradients in (got, expected)
         )
         interval = derivative.interval
         if interval is None or derivative.has_kink or derivative.is_one_sided or interval[0] <= by_rule <= interval[1]:
             continue
         if interval[0] <= by_reference <= interval[1]:
-            k = next(k for k, mask in enumerate(group) if mask.any())
+            k = at_tie[0]
             size = derivative.size or 1.0
             return [
                 Difference(
@@ -50,7 +50,7 @@ def wrong_together(
                     index=(),
                     value=by_rule,
                     expected=by_reference,
-                    condition=f"{condition}, sum over the entries that are at a kink or a tie",
+                    condition=f"{condition}, sum over all entries, some of which are at a tie",
                     by_differences=derivative.shown,
                 )
             ]

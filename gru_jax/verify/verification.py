@@ -173,10 +173,14 @@ class Verification:
         They may differ by `factor` times the error that rounding explains.
         """
         found = self._compare(got, expected, condition, factor=factor)
-        if found and not self.reference.why_no_gradient:
+        if any(map(self.may_be_rounding, found)) and not self.reference.why_no_gradient:
             noise = [factor * float(n.max(initial=0)) for n in self.rounding_noise.of_gradients(self.cotangents)]
             found = self._compare(got, expected, condition, noise, factor)
         return found
+
+    def may_be_rounding(self, difference: Difference) -> bool:
+        """Returns whether an error is so small that measuring the effect of rounding is worth its time."""
+        return difference.error < max(self.tolerances.eps, self.precisions.given.eps) ** 0.25 or difference.scale < 1e-6
 
     def _compare(
         self,

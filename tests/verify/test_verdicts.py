@@ -133,6 +133,14 @@ def test_a_gradient_that_counts_a_tie_twice_is_wrong():
         lambda x: x.max(-1), lambda x: (x.max(-1), x), lambda x, u: ((x == x.max(-1, keepdims=True)) * u[:, None],)
     )
     assert gj.verify_vjp(twice, AT_TIES, checks="fast").verdict == "WRONG GRADIENT"
+    both = lambda at_tie: custom_vjp(
+        lambda x, y: jnp.fmax(x, y),
+        lambda x, y: (jnp.fmax(x, y), (x, y)),
+        lambda xy, u: (u * (xy[0] >= xy[1]), u * at_tie(*xy)),
+    )
+    tied = np.where(AT_TIES > 1, AT_TIES, AT_TIES - 1)
+    assert gj.verify_vjp(both(lambda x, y: x <= y), AT_TIES, tied, checks="fast").verdict == "WRONG GRADIENT"
+    assert gj.verify_vjp(both(lambda x, y: x < y), AT_TIES, tied, checks="fast").ok
 
 
 def test_differences_decide_where_autodiff_of_where_is_zero():

@@ -1,0 +1,61 @@
+"""Rules of other people, right and wrong, with their truth.
+
+Each module has the cases of one class of rules. `CASES` has all of them by name. A case whose
+package is not installed is not in `CASES`, but in `not_run()`.
+
+    case            what a case is, and rules made from formulas
+    truth           the truth of a case by differences in float64
+    kinks           relu, maximum, L1 and others, with data at their kinks
+    domains         positive, sorted, unit-norm and positive definite arguments
+    losses          softmax, cross-entropy, normalisations and activations
+    attention       attention with masks of −inf
+    linear_algebra  products, inverses, decompositions and transforms
+    solvers         implicit derivatives of equations, fixed points and linear systems
+    intended        gradients that are not derivatives: straight-through, reversal, clipping
+    indexing        gathers, segments and permutations
+    masks           masks, lengths and inputs that hide faults
+    precision       half precision, callbacks and small constants
+    forward_rules   custom_jvp, and functions without a rule of their own
+    published       rules in published packages
+"""
+
+from experiments.foreign_rules import (
+    attention,
+    domains,
+    forward_rules,
+    indexing,
+    intended,
+    kinks,
+    linear_algebra,
+    losses,
+    masks,
+    precision,
+    published,
+    solvers,
+)
+from experiments.foreign_rules.case import Case
+
+_MODULES = (
+    kinks,
+    domains,
+    losses,
+    attention,
+    linear_algebra,
+    solvers,
+    intended,
+    indexing,
+    masks,
+    precision,
+    forward_rules,
+    published,
+)
+
+
+def cases() -> dict[str, Case]:
+    """Returns the cases that can run here, by name."""
+    return {f"{module.__name__.split('.')[-1]}: {name}": case for module in _MODULES for name, case in module.CASES.items()}
+
+
+def not_run() -> dict[str, str]:
+    """Returns the packages that are not installed, with the error of their import."""
+    return published.missing()

@@ -1,0 +1,48 @@
+"""Rules of other people are judged rightly. `python -m experiments.strangers` also runs those in packages."""
+
+import warnings
+
+import pytest
+
+import gru_jax as gj
+from experiments import foreign_rules
+from experiments.foreign_rules.truth import rule_is_right
+from experiments.strangers import judgement_of, truth_of
+
+CASES = {name: case for name, case in foreign_rules.cases().items() if not name.startswith("published")}
+EVERY = 24  # every so many cases run by default
+
+
+def by_default(names):
+    chosen = list(names)[::EVERY]
+    return [pytest.param(name, marks=() if name in chosen else pytest.mark.slow) for name in names]
+
+
+@pytest.mark.parametrize("name", by_default(CASES))
+def test_a_rule_is_judged_rightly(name):
+    case = CASES[name]
+    args = () if "sample" in case.options else case.args
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # NumPy warns outside the domain of a callback
+        report = gj.verify_vjp(case.fun, *args, checks=("fast", "numerical", "native", "second_order", "edges"), **case.options)
+    assert judgement_of(case, report) == "good", report.full()
+    assert len(str(report).splitlines()) <= 15
+
+
+@pytest.mark.parametrize("name", by_default(CASES))
+def test_the_truth_of_a_case_is_what_its_label_says(name):
+    assert truth_of(CASES[name]) in ("confirmed", "by intention")
+
+
+def test_there_are_enough_right_and_wrong_rules_of_each_class():
+    labels = [case.label for case in CASES.values()]
+    assert labels.count("right") > 60
+    assert labels.count("wrong") > 50
+    assert labels.count("invisible") > 8
+    assert labels.count("intended") > 8
+
+
+def test_the_truth_notices_an_error_of_one_per_cent():
+    right, wrong = CASES["losses: softplus"], CASES["solvers: bisection, off by 1 %"]
+    assert rule_is_right(right, right.args)
+    assert not rule_is_right(wrong, wrong.args)
