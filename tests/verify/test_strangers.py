@@ -24,7 +24,7 @@ def test_a_rule_is_judged_rightly(name):
     args = () if "sample" in case.options else case.args
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # NumPy warns outside the domain of a callback
-        report = gj.verify_vjp(case.fun, *args, checks=("fast", "numerical", "native", "second_order", "edges"), **case.options)
+        report = gj.verify_vjp(case.fun, *args, checks=("fast", "numerical", "edges"), **case.options)
     assert judgement_of(case, report) == "good", report.full()
     assert len(str(report).splitlines()) <= 15
 
