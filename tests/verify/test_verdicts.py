@@ -161,6 +161,19 @@ def test_an_edge_outside_the_domain_is_skipped():
     assert {"all leaves zero", "x with opposite signs"} <= set(report["edges"].details["outside"])
 
 
+def test_nan_at_zeros_is_mentioned():
+    """The derivative of a determinant by the inverse does not exist for a singular matrix."""
+    square = rng.standard_normal((3, 3)).astype(np.float32)
+    f = custom_vjp(
+        lambda a: jnp.linalg.det(a),
+        lambda a: (jnp.linalg.det(a), a),
+        lambda a, u: (u * jnp.linalg.det(a) * jnp.linalg.inv(a).T,),
+    )
+    report = gj.verify_vjp(f, square, checks=("fast", "edges"))
+    assert report.verdict == "RIGHT", report.full()
+    assert "outside the domain unlike autodiff: a (all leaves zero)" in report["edges"].text
+
+
 # References that do not decide --------------------------------------------------------------------
 
 
