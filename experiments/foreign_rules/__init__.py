@@ -5,6 +5,7 @@ package is not installed is not in `CASES`, but in `not_run()`.
 
     case            what a case is, and rules made from formulas
     truth           the truth of a case by differences in float64
+    verdicts        whether a report judges a case rightly
     kinks           relu, maximum, L1 and others, with data at their kinks
     domains         positive, sorted, unit-norm and positive definite arguments
     losses          softmax, cross-entropy, normalisations and activations

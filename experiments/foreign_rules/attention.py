@@ -95,7 +95,7 @@ CASES |= family(
 CASES["multi-head attention of JAX"] = Case(
     lambda q, k, v: jax.nn.dot_product_attention(q, k, v),
     (numbers(2, 5, 3, 4), numbers(2, 6, 3, 4, seed=1), numbers(2, 6, 3, 4, seed=2)),
-    "right",
+    "no rule",
     tolerance=3e-3,  # computes in float32
 )
 CASES["linear attention"] = Case(

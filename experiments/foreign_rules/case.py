@@ -8,7 +8,7 @@ import jax
 import numpy as np
 
 Function = Callable[..., Any]
-Label = Literal["right", "intended", "wrong", "invisible"]
+Label = Literal["right", "no rule", "intended", "wrong", "invisible"]
 
 
 @dataclass(frozen=True)
@@ -18,8 +18,9 @@ class Case:
     Attributes:
         fun: The function.
         args: Its arguments.
-        label: "right"; "intended" if the gradient is right only because the options say what is
-            intended; "wrong"; or "invisible" if the rule is wrong and these arguments hide it.
+        label: "right"; "no rule" if autodiff alone computes a right gradient; "intended" if the
+            gradient is right only because the options say what is intended; "wrong"; or "invisible"
+            if the rule is wrong and these arguments hide it.
         options: Options of `verify_vjp` that its user would pass.
         reveal: Arguments at which an invisible fault shows.
         tolerance: Relative error of differences that counts as agreement.

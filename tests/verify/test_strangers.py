@@ -1,4 +1,4 @@
-"""Rules of other people are judged rightly. `python -m experiments.strangers` also runs those in packages."""
+"""Rules of other people are judged rightly. Those in packages are in `published`."""
 
 import warnings
 
@@ -7,7 +7,7 @@ import pytest
 import gru_jax as gj
 from experiments import foreign_rules
 from experiments.foreign_rules.truth import rule_is_right
-from experiments.strangers import judgement_of, truth_of
+from experiments.foreign_rules.verdicts import judgement_of, truth_of
 
 CASES = {name: case for name, case in foreign_rules.cases().items() if not name.startswith("published")}
 EVERY = 24  # every so many cases run by default
