@@ -30,7 +30,7 @@ def temporary_bytes(cell, T, B, D, H, **options):
     return compiled.memory_analysis().temp_size_in_bytes
 
 
-@pytest.mark.parametrize("cell", [gj.gru(), gj.lstm()], ids=["gru", "lstm"])
+@pytest.mark.parametrize("cell", [gj.gru(), pytest.param(gj.lstm(), marks=pytest.mark.slow)], ids=["gru", "lstm"])
 def test_memory_grows_as_the_root_of_time_if_only_the_last_state_is_returned(cell, optimized):
     sizes = {steps: temporary_bytes(cell, steps, 16, 4, 32, outputs="last") for steps in (1_000, 10_000, 100_000)}
     assert sizes[100_000] <= 3.5 * sizes[10_000]  # √10 = 3.2

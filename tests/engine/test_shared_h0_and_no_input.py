@@ -66,8 +66,9 @@ def test_an_h0_without_batch_axes_is_shared_by_all_sequences(cell, reverse):
 
 
 @pytest.mark.derivative
-@every_layer
-def test_the_gradient_of_a_shared_h0_is_the_sum_over_the_sequences(cell):
+@pytest.mark.parametrize("name", ["lstm", "bidirectional", pytest.param("stack", marks=pytest.mark.slow)])
+def test_the_gradient_of_a_shared_h0_is_the_sum_over_the_sequences(name):
+    cell = LAYERS[name]
     params, xs, h0 = layer_problem(cell)
 
     def results(h0):

@@ -133,6 +133,7 @@ def test_double_sum_of_the_general_formulas_equals_the_gradient_term_by_term(see
     assert (found["loss step 3, use steps 1, 2, 3, norms"]["W"] > 0).all()
 
 
+@pytest.mark.slow
 def test_addition_is_learned_with_the_right_gradient_and_not_with_the_printed_ones():
     # The result of a training run depends on rounding, so the bound for the printed lines is loose.
     rules = ("right", "fichou", "package")
