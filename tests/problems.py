@@ -132,9 +132,7 @@ def problem(
     params = small_like((seed, 0), jax.eval_shape(init, jax.random.key(0)), scale)
     xs = normal((seed, 1), steps, *batch, input_size, dtype=dtype)
     h0 = normal_like((seed, 2), jax.eval_shape(lambda params: cell.initial_state(params, batch), params))
-    x = jax.ShapeDtypeStruct((*batch, input_size), dtype)
-    h, y = jax.eval_shape(cell.step, params, h0, x)
-    outputs = h, jax.ShapeDtypeStruct((steps, *y.shape), y.dtype)
+    outputs = jax.eval_shape(partial(gj.unroll, cell), params, xs, h0)
     return Problem(params, xs, h0, normal_like((seed, 3), outputs))
 
 
