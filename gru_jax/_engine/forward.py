@@ -12,6 +12,7 @@ from jax import lax
 
 from gru_jax._engine.blocks import scan_blocks
 from gru_jax._engine.local_vjp import backward_functions, project_all
+from gru_jax._engine.loop import Stacking, scan_steps
 from gru_jax._engine.plan import Plan
 from gru_jax._engine.products import joined_products
 from gru_jax._engine.step_flags import StepFlags, apply_resets, tree_where, zero_masked
@@ -71,6 +72,7 @@ def forward_block(
 ) -> tuple[Any, Saved]:
     """Runs the steps of one block."""
     backward = backward_functions(cell) if save.gates else None
+    stack = Stacking() if loop.plan.few_launches else None
 
     def step(h_prev, at_t):
         u, flags_t = at_t
@@ -80,11 +82,13 @@ def forward_block(
         with joined_products(loop.plan.join_in_loop):
             g = cell.gates(weights, u, h_prev)  # (S)
         h = tree_where(flags_t.mask, cell.update(g, h_prev), h_prev)  # (S) (M)
-        return h, Saved(h if save.states else None, backward.saved_gates(u, g) if backward else None)
+        gates = backward.saved_gates(u, g) if backward else None
+        return h, Saved(h if save.states else None, stack.stack(gates) if stack else gates)
 
     with joined_products(loop.plan.join_outside):
         us = xs if loop.plan.step_by_step else project_all(cell, weights, xs)
-    return lax.scan(step, h_start, (us, flags), reverse=loop.reverse)
+    h_last, saved = scan_steps(loop.plan, step, h_start, (us, flags), reverse=loop.reverse)
+    return h_last, saved._replace(gates=stack.unstack(saved.gates)) if stack else saved
 
 
 def outputs_of(cell: Any, loop: Loop, flags: StepFlags, hs: Any) -> Any:

@@ -28,6 +28,10 @@ WIDE_STEP = 512  # values of a step from which a sequence in one block saves its
 JOINED_UNITS = 256  # units up to which one matmul in the loop is faster than one for each gate
 FEW_VALUES = 12_000  # values of a sequence up to which that is true outside the loop
 
+# Chosen by the launches and the memory of programs compiled for a GPU. No time was taken on one.
+GPU_UNROLL = 8  # steps per round of a loop on a GPU, or a near divisor: their results are stored in one launch
+GPU_BLOCKS = 4  # blocks of a sequence on a GPU, where temporary arrays span one of them
+
 # jaxlib 0.11.1 takes a time quadratic in the steps of a loop with few states per step (jax#40101).
 LONGEST_LOOP = 4_096
 
@@ -88,6 +92,10 @@ class Plan:
         step_by_step: Whether a cell without a derivation is run step by step, as a checkpointed
             scan is: each step projects its input, and in the backward pass adds to the gradient of
             the weights. Otherwise both are done for all steps of a block at once.
+        few_launches: Whether the loop over steps is arranged for few kernel launches: it computes
+            nothing that is the same at every step, such as the concatenation of weights that are
+            joined, and stacks what it saves.
+        unroll: Steps per round of that loop.
     """
 
     residuals: SavedResiduals = "states"
@@ -95,6 +103,8 @@ class Plan:
     join_in_loop: bool = False
     join_outside: bool = False
     step_by_step: bool = False
+    few_launches: bool = False
+    unroll: int = 1
 
 
 def probe(xs: Any, arguments: Any) -> Device:
@@ -124,8 +134,13 @@ def probe(xs: Any, arguments: Any) -> Device:
 
 
 def current_platform() -> str:
-    """The platform of the default device: `"cpu"`, `"gpu"` or `"tpu"`."""
-    return jax.default_backend()
+    """The platform of the default device: `"cpu"`, `"gpu"` or `"tpu"`.
+
+    Inside `jax.sharding.use_abstract_mesh` it is that of the mesh's `AbstractDevice`, if it has
+    one: the program is compiled for a device that this machine need not have.
+    """
+    device = jax.sharding.get_abstract_mesh().abstract_device
+    return jax.default_backend() if device is None else device.platform
 
 
 def make_plan(shapes: Shapes, device: Device, request: CustomVJP, *, last_only: bool = False, derived: bool = True) -> Plan:
@@ -142,10 +157,11 @@ def make_plan(shapes: Shapes, device: Device, request: CustomVJP, *, last_only: 
     """
     join = joins_in_loop(shapes.units, device.platform)
     step_by_step = not derived and not device.sums_over_devices
+    on_gpu = device.platform == "gpu"
     if not isinstance(shapes.steps, int) or not isinstance(shapes.sequences, int):
         # symbolic sizes of jax.export: one block
         kept: SavedResiduals = "gates" if request.residuals == "gates" and derived else "states"
-        return Plan(kept, None, join, step_by_step=step_by_step)
+        return Plan(kept, None, join, step_by_step=step_by_step, few_launches=on_gpu)
     steps, states_per_step = shapes.steps, _states_per_step(shapes, device)
     slow_half = shapes.itemsize < 4 and device.slow_half_precision_loops
     if step_by_step and not (last_only or slow_half) and steps <= LONGEST_LOOP:
@@ -159,15 +175,17 @@ def make_plan(shapes: Shapes, device: Device, request: CustomVJP, *, last_only: 
         residuals = "states"
     elif request.residuals != "auto":
         residuals = request.residuals
-    elif last_only and block_size is not None:
+    elif last_only and block_size is not None and (request.block_size or not on_gpu):
         # a forward pass over each block again, for memory that grows as √T
         residuals = "block_starts"
     else:
         one_wide_block = block_size is None and WIDE_STEP <= states_per_step < ONE_BLOCK / max(steps, 1)
-        saves_gates = derived and (shapes.units >= MANY_UNITS or (device.platform == "cpu" and one_wide_block))
+        many_units = shapes.units >= MANY_UNITS and not on_gpu
+        saves_gates = derived and (many_units or (device.platform == "cpu" and one_wide_block))
         residuals = "gates" if saves_gates and not slow_half else "states"
     join_outside = join and steps * states_per_step <= FEW_VALUES
-    return Plan(residuals, block_size, join, join_outside, step_by_step)
+    unroll = _near_divisor(block_size or steps, GPU_UNROLL) or GPU_UNROLL if on_gpu else 1
+    return Plan(residuals, block_size, join, join_outside, step_by_step, few_launches=on_gpu, unroll=unroll)
 
 
 def joins_in_step(platform: str) -> bool:
@@ -198,8 +216,10 @@ def _block_size(shapes: Shapes, device: Device, states_per_step: int, request: C
     if slow_half and not device.explicit_batch:
         # blocks of √T steps keep both loops short
         return _even(steps, max(root, 4))
+    if device.platform == "gpu" and not device.sums_over_devices:
+        return _even(steps, max(-(-steps // GPU_BLOCKS), GPU_UNROLL))
     if device.platform != "cpu" or device.explicit_batch:
-        # no cache to fill; and on Explicit axes gradients are reduced over devices once per block
+        # no cache to fill; and where gradients are reduced over devices, that is once per block
         return None
     small = steps <= LONGEST_LOOP and steps * states_per_step < ONE_BLOCK
     if small and request.residuals != "states":  # residuals="states" asks for little memory
@@ -215,7 +235,12 @@ def _even(steps: int, size: int) -> int | None:
 
     Returns None, one block, if two blocks would do.
     """
-    if steps <= 2 * size:
-        return None
-    near = [divisor for divisor in range(size // 2 + 1, 2 * size) if steps % divisor == 0]
-    return min(near, key=lambda divisor: abs(math.log(divisor / size)), default=size)
+    return None if steps <= 2 * size else _near_divisor(steps, size) or size
+
+
+def _near_divisor(number: int, size: int) -> int | None:
+    """Returns the divisor of `number` nearest to `size`, if there is one between its half and its
+    double.
+    """
+    near = [divisor for divisor in range(size // 2 + 1, 2 * size) if number % divisor == 0]
+    return min(near, key=lambda divisor: abs(math.log(divisor / size)), default=None)

@@ -23,7 +23,6 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jax import lax
 
 from gru_jax import ops
 from gru_jax._engine.blocks import scan_blocks
@@ -41,6 +40,7 @@ from gru_jax._engine.forward import (
     steps_of,
 )
 from gru_jax._engine.local_vjp import backward_functions, one_step, project_all
+from gru_jax._engine.loop import scan_steps
 from gru_jax._engine.products import joined_products
 from gru_jax._engine.step_flags import StepFlags, apply_resets, tree_where, tree_zeros_like, zero_at_resets, zero_masked
 from gru_jax._engine.weights import lower_matrices, transpose_matrices
@@ -125,7 +125,7 @@ def _compiled_bwd(cell: Any, loop: Loop, residuals: Residuals, cotangents: tuple
 
         # scan knows the steps from its arrays, and takes no symbolic length of jax.export beside them
         length = None if jax.tree.leaves(at_all_t) else steps_of(hs)
-        return lax.scan(step_back, carry, at_all_t, reverse=not loop.reverse, length=length)
+        return scan_steps(plan, step_back, carry, at_all_t, reverse=not loop.reverse, length=length)
 
     def derived_block(carry, over_time, h_start):
         delta, reset_bar, params_bar = carry

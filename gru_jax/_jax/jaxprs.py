@@ -5,7 +5,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn, jaxpr_as_fun
+from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn, Literal, jaxpr_as_fun
 
 # Names of the primitives that call a custom VJP: the classic one, and that of `jax_custom_vjp3`.
 CUSTOM_VJP_PRIMITIVES = ("custom_vjp_call", "CustomVJPTraced")
@@ -92,3 +92,29 @@ def _without_argument_names(jaxpr: Any) -> Any:
 def as_function(jaxpr: Any) -> Any:
     """Returns the function of flat arguments that a closed jaxpr computes."""
     return jaxpr_as_fun(jaxpr)
+
+
+def without_invariants(closed: Any) -> Any:
+    """Evaluates what a closed jaxpr computes from its constants alone. Returns the rest of it.
+
+    Its constants may be traced. Nothing is evaluated whose result is larger than its operands, such
+    as a broadcast, because that would only be more to read.
+    """
+    jaxpr, known = closed.jaxpr, set(closed.jaxpr.constvars)
+    early, late = [], []
+    for equation in jaxpr.eqns:
+        operands = [var for var in equation.invars if not isinstance(var, Literal)]
+        grows = sum(var.aval.size for var in equation.outvars) > sum(var.aval.size for var in operands)
+        is_invariant = not grows and not equation.effects and known.issuperset(operands)
+        (early if is_invariant else late).append(equation)
+        if is_invariant:
+            known.update(equation.outvars)
+    if not early:
+        return closed
+    used = {var for equation in late for var in equation.invars if not isinstance(var, Literal)}
+    used |= {var for var in jaxpr.outvars if not isinstance(var, Literal)}
+    kept = [var for var in (*jaxpr.constvars, *(var for equation in early for var in equation.outvars)) if var in used]
+    no_names = jaxpr.debug_info._replace(arg_names=None, result_paths=None)
+    before = jaxpr.replace(constvars=[], invars=jaxpr.constvars, outvars=kept, eqns=early, debug_info=no_names)
+    constants = jaxpr_as_fun(ClosedJaxpr(before, ()))(*closed.consts)
+    return ClosedJaxpr(jaxpr.replace(constvars=kept, eqns=late), constants)

@@ -76,10 +76,38 @@ def test_the_plan_depends_on_the_share_of_one_device_and_on_the_size_of_vmap_axe
     assert decisions(AUTO, 127, 5, 64, device=Device(vmapped=16)) == decisions(AUTO, 127, 80, 64)
 
 
-def test_explicit_meshes_and_accelerators_run_one_block():
-    for device in (Device(explicit_batch=True), Device("gpu"), Device("tpu")):
+def test_explicit_meshes_accelerators_and_several_gpus_run_one_block():
+    for device in (Device(explicit_batch=True), Device("gpu", sums_over_devices=True), Device("tpu")):
         assert decisions(AUTO, 100_000, 8, 64, device=device) == ("states", None)
         assert decisions(gj.CustomVJP(block_size=50), 100_000, 8, 64, device=device) == ("states", 50)
+
+
+@pytest.mark.parametrize(
+    ("request_", "steps", "last_only", "expected"),
+    [
+        (AUTO, 1_000, False, ("states", 250, 10)),
+        (AUTO, 1_000, True, ("states", 250, 10)),  # a second forward pass would be launched step by step
+        (GATES, 100, False, ("gates", 25, 5)),
+        (AUTO, 16, False, ("states", None, 8)),
+        (AUTO, 17, False, ("states", 8, 8)),
+        (gj.CustomVJP(block_size=7), 100, True, ("block_starts", 7, 7)),
+        (AUTO, 13, False, ("states", None, 13)),
+        (AUTO, 17 * 4, False, ("states", 17, 8)),
+        (AUTO, 0, False, ("states", None, 8)),
+    ],
+)
+def test_a_gpu_runs_four_blocks_and_several_steps_per_round(request_, steps, last_only, expected):
+    for units in (64, 512):
+        plan = make_plan(Shapes(steps, 32, units), Device("gpu"), request_, last_only=last_only)
+        assert (plan.residuals, plan.block_size, plan.unroll) == expected
+        assert plan.few_launches
+
+
+def test_a_program_is_planned_for_the_device_that_it_is_compiled_for():
+    gpu = jax.sharding.AbstractDevice(device_kind="NVIDIA H100 80GB HBM3", num_cores=132, platform="gpu")
+    assert probe(jnp.zeros((2, 3, 4)), ()).platform == "cpu"
+    with jax.sharding.use_abstract_mesh(jax.sharding.AbstractMesh((), (), abstract_device=gpu)):
+        assert probe(jnp.zeros((2, 3, 4)), ()).platform == "gpu"
 
 
 @pytest.mark.parametrize(

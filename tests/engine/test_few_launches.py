@@ -1,0 +1,150 @@
+"""The loops that are arranged for few launches on a GPU compute the same, with less in each step.
+
+What they launch is counted by `experiments.gpu_program`, in an environment of its own in CI.
+"""
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import pytest
+
+import gru_jax as gj
+from experiments.gpu.launches import Launches, count_launches
+from gru_jax._engine import plan as plan_module
+from gru_jax._engine.forward import Loop
+from gru_jax._engine.plan import Plan
+from gru_jax._engine.recursion import recursion
+from gru_jax._engine.step_flags import step_flags
+from gru_jax._jax.jaxprs import as_function, without_invariants
+from tests.conditions import ALL_THREE, MASK, RESETS, random_reset_state
+from tests.problems import CELLS, GATED, T, assert_close, gradients, main_cells, problem, scan_of_step, without_derivation
+from tests.programs import inner_jaxprs
+
+FLAGS = step_flags(MASK, None, RESETS, T)
+
+
+def run_with(cell, loop, params, xs, h0):
+    return recursion(cell, loop, params, xs, h0, None, FLAGS)
+
+
+@pytest.mark.derivative
+@main_cells
+@pytest.mark.parametrize("residuals", ["states", "gates", "block_starts"])
+def test_the_loops_for_a_gpu_give_the_same_values_and_gradients(cell, residuals, needs_x64):
+    p, plan = problem(cell), Plan(residuals, 3, join_in_loop=True, few_launches=True, unroll=2)
+    expected = jax.jit(partial(gradients, partial(scan_of_step, cell, mask=MASK, resets=RESETS)))(p)
+    returns = "last" if residuals == "block_starts" else "outputs"
+    if returns == "last":
+        h_last_only = lambda *args, **options: (scan_of_step(cell, *args, **options)[0], None)
+        p = p._replace(cotangents=(p.cotangents[0], None))
+        expected = jax.jit(partial(gradients, partial(h_last_only, mask=MASK, resets=RESETS)))(p)
+    assert_close(jax.jit(partial(gradients, partial(run_with, cell, Loop(plan, returns))))(p), expected)
+
+
+@pytest.mark.derivative
+@pytest.mark.parametrize(
+    "cell",
+    [gj.gru(), pytest.param(without_derivation(gj.lstm()), marks=pytest.mark.slow)],
+    ids=["derived", "not derived"],
+)
+def test_unroll_planned_for_a_gpu_equals_autodiff_and_so_do_second_derivatives(cell, monkeypatch, needs_x64):
+    p = problem(cell)
+    options = {**ALL_THREE, "reset_state": random_reset_state(cell, p.params)}
+    by = lambda derivative: partial(gj.unroll, cell, derivative=derivative, **options)
+
+    def second(run):
+        def inner(params):
+            first = jax.grad(lambda params: jax.tree.reduce(jnp.add, jax.tree.map(jnp.sum, run(params, p.xs, p.h0))))(params)
+            return sum(jnp.sum(leaf**2) for leaf in jax.tree.leaves(first))
+
+        return jax.grad(inner)(p.params)
+
+    expected = jax.jit(lambda p: (gradients(by(gj.Autodiff()), p), second(by(gj.Autodiff()))))(p)
+    monkeypatch.setattr(plan_module, "current_platform", lambda: "gpu")
+    found = jax.jit(lambda p: (gradients(by(gj.CustomVJP()), p), second(by(gj.CustomVJP()))))(p)
+    assert_close(found, expected)
+
+
+@pytest.mark.parametrize("name", GATED)
+def test_no_step_for_a_gpu_puts_weights_together(name):
+    cell, p = CELLS[name], problem(CELLS[name])
+
+    def weights_put_together(plan):
+        run = partial(gradients, partial(run_with, cell, Loop(plan)))
+        return concatenated_weights(jax.make_jaxpr(run)(p).jaxpr, p.params)
+
+    joined = Plan("gates", join_in_loop=True)
+    assert weights_put_together(joined)
+    assert not weights_put_together(Plan("gates", join_in_loop=True, few_launches=True, unroll=2))
+
+
+def concatenated_weights(jaxpr, params, in_loop=False):
+    """Returns the concatenations in loops whose operands have the shape of a recurrent weight."""
+    H = next(leaf for path, leaf in jax.tree.leaves_with_path(params) if path[-1].name.startswith("U")).shape[0]
+    found = []
+    for equation in jaxpr.eqns:
+        if in_loop and equation.primitive.name == "concatenate" and equation.invars[0].aval.shape == (H, H):
+            found.append(equation)
+        for inner in inner_jaxprs(equation):
+            found += concatenated_weights(inner, params, in_loop or equation.primitive.name == "scan")
+    return found
+
+
+def test_what_depends_on_constants_alone_is_evaluated_once_unless_it_grows():
+    weight, bias = jnp.arange(6.0).reshape(2, 3), jnp.arange(3.0)
+
+    def step(x):
+        small, large = jnp.exp(weight) + bias[None], jnp.broadcast_to(jnp.cos(bias), (50, 3))
+        return x @ small + large.sum(0), jnp.sin(bias)
+
+    closed = jax.make_jaxpr(step)(jnp.ones(2))
+    rest = without_invariants(closed)
+    names = [equation.primitive.name for equation in rest.jaxpr.eqns]
+    assert not {"exp", "cos", "sin"} & set(names)
+    assert "broadcast_in_dim" in names
+    for found, expected in zip(as_function(rest)(jnp.array([1.0, 2.0])), step(jnp.array([1.0, 2.0])), strict=True):
+        assert jnp.array_equal(found, expected)
+
+
+THUNKS = """000: kCommandBuffer [source | next=003 (1)]
+    001: kCustomKernel [source | sink] loop_add_fusion grid: [32, 1, 1] threads: [128, 1, 1]  shared_memory: 0 bytes
+    002: kCopy         [source | sink] kCopy
+003: kWhile         [prev=000 (1) | sink]
+condition:
+    004: kCustomKernel [source | sink] loop_compare_fusion grid: [1, 1, 1] threads: [1, 1, 1]  shared_memory: 0 bytes
+  body:
+    005: kCopy         [source | sink] kCopy
+    006: kWhile         [prev=005 (1) | sink]
+condition:
+        007: kCustomKernel [source | sink] loop_compare_fusion grid: [1, 1, 1] threads: [1, 1, 1]  shared_memory: 0 bytes
+      body:
+        008: kCustomKernel [source | next=009 (1)] gemm_fusion_dot grid: [96, 1, 1] threads: [64, 1, 1]  shared_memory: 1024 bytes
+        000: kCommandBuffer [source | sink]
+            009: kCustomKernel [source | sink] loop_add grid: [32, 1, 1] threads: [128, 1, 1]  shared_memory: 0 bytes
+            010: kDynamicSliceFusion [source | sink] params=1, results=1
+                011: kCopy [source | sink] kCopy
+012: kCublasLtMatmul [source | sink] cublas
+"""
+PROGRAM = """%body.1 (p: (s32[])) -> (s32[]) {
+  %w = while(%t), condition=%c, body=%body.2, metadata={op_name="jit(f)/jvp()/while"}, backend_config={"known_trip_count":{"n":"5"}}
+}
+
+ENTRY %main (p: f32[]) -> f32[] {
+  %w = while(%t), condition=%c, body=%body.1, metadata={op_name="jit(f)/jvp()/while"}, backend_config={"known_trip_count":{"n":"4"}}
+}
+"""
+
+
+def test_launches_are_counted_from_the_loops_and_their_command_buffers():
+    """The inner loop runs 4 · 5 times: 3 launches, of which the host enqueues a kernel and a graph."""
+    assert count_launches(THUNKS, PROGRAM, steps=20) == Launches(
+        forward=3.0,
+        backward=0,
+        enqueued_forward=2.0,
+        enqueued_backward=0,
+        total=2 + 4 * (1 + 5 * 3) + 1,
+        enqueued=1 + 4 * (1 + 5 * 2) + 1,
+    )
+    with pytest.raises(ValueError, match="unknown number of steps"):
+        count_launches(THUNKS, PROGRAM.replace("known_trip_count", "unknown"), steps=20)
