@@ -15,6 +15,7 @@ import jax
 from gru_jax._engine.arguments import check_option, check_positive_int
 
 Residuals = Literal["auto", "states", "gates"]
+TimeLoop = Literal["auto", "scan", "fused"]
 
 
 @jax.tree_util.register_static
@@ -46,17 +47,26 @@ class CustomVJP:
             block, so small blocks need less memory, and large blocks have less overhead. A
             divisor of T is best: a shorter last block copies inputs and states. Defaults to None,
             which chooses by the shapes and the device.
+        loop: How the loop over time steps runs. `"scan"` is a `jax.lax.scan`, a few kernel launches
+            per step on a GPU. `"fused"` is one GPU kernel for all steps. It needs an NVIDIA GPU,
+            float32 or half precision, and a cell whose step consists of elementwise operations, sums
+            over the units, and products of the state with weights. Its gradients are the same up to
+            rounding. Defaults to `"auto"`, which is the scan: no time of the kernel was taken yet.
 
     Raises:
         TypeError: If `block_size` is not an int.
-        ValueError: If `residuals` is not one of the three strings, or `block_size` is below 1.
+        ValueError: If `residuals` or `loop` is not one of its three strings, or `block_size` is below 1.
+            In `unroll`, if `loop="fused"` and the device or the cell does not allow it. The message says
+            why.
     """
 
     residuals: Residuals = "auto"
     block_size: int | None = None
+    loop: TimeLoop = "auto"
 
     def __post_init__(self) -> None:
         check_option("residuals", self.residuals, get_args(Residuals))
+        check_option("loop", self.loop, get_args(TimeLoop))
         if self.block_size is not None:
             # a Python int, so that equal values hash equal
             object.__setattr__(

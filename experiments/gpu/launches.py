@@ -138,7 +138,8 @@ def count_launches(thunk_text: str, program_text: str, steps: int) -> Launches:
 
     visit(parse_thunks(thunk_text), "ENTRY", 1, "", True)
     names = ("forward", "backward", "enqueued_forward", "enqueued_backward")
-    return Launches(*(round(found[name] / steps, 2) for name in names), found["total"], found["enqueued"])
+    per_step = {name: round(found[name] / steps, 2) for name in names}
+    return Launches(**per_step, total=found["total"], enqueued=found["enqueued"])
 
 
 def _all(thunks: list[Thunk]) -> Iterator[Thunk]:

@@ -40,9 +40,10 @@ class Target:
 
         description = path.read_text("utf-8")
         topology = topologies.get_topology_desc("", platform="cuda", target_config=description, topology="1x1x1")
-        self.device = topology.devices[0]
+        device: Any = topology.devices[0]
+        self.device = device
         cores = int(description.split("core_count:")[1].split()[0])
-        abstract = jax.sharding.AbstractDevice(self.device.device_kind, cores, platform="gpu")
+        abstract = jax.sharding.AbstractDevice(device.device_kind, cores, platform="gpu")
         self.mesh = jax.sharding.AbstractMesh((), (), abstract_device=abstract)
 
     def compile(self, function: Callable[..., Any], *arguments: Any, matmuls: str = "Triton") -> Compiled:

@@ -7,10 +7,13 @@ lines `<!-- table: NAME -->` and `<!-- end -->`. Each cell has at most one numbe
 import re
 from collections.abc import Callable
 
-from experiments.summary_tables import accuracy, derivations, overview, speed
+from experiments.summary_tables import accuracy, derivations, gpu, overview, speed
 from experiments.summary_tables.formatting import ROOT
 
-PAGES = tuple(ROOT / path for path in ("README.md", "experiments/README.md", "docs/results.md", "docs/performance.md"))
+PAGES = tuple(
+    ROOT / path
+    for path in ("README.md", "experiments/README.md", "docs/results.md", "docs/performance.md", "docs/how-to/gpu.md")
+)
 TABLES: dict[str, Callable[[], str]] = {
     "index": overview.index,
     "main_results": overview.main_results,
@@ -33,6 +36,8 @@ TABLES: dict[str, Callable[[], str]] = {
     "derivative_cost": speed.derivative_cost,
     "without_derivation": speed.without_derivation,
     "training_speed": speed.training_speed,
+    "launches": gpu.launches,
+    "launches_by_cell": gpu.launches_by_cell,
 }
 _BLOCK = re.compile(r"(<!-- table: (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
 

@@ -29,6 +29,7 @@ class Loop:
     returns: Returns = "outputs"  # beside the last state
     reverse: bool = False
     compute_dtype: Any = None
+    batch_rank: int = 1
 
 
 @dataclass(frozen=True)
@@ -74,7 +75,7 @@ def forward_block(
     backward = backward_functions(cell) if save.gates else None
     stack = Stacking() if loop.plan.few_launches else None
 
-    def step(h_prev, at_t):
+    def step(reset_state, h_prev, at_t):
         u, flags_t = at_t
         if loop.plan.step_by_step:
             u = cell.project(weights, u)
@@ -87,7 +88,9 @@ def forward_block(
 
     with joined_products(loop.plan.join_outside):
         us = xs if loop.plan.step_by_step else project_all(cell, weights, xs)
-    h_last, saved = scan_steps(loop.plan, step, h_start, (us, flags), reverse=loop.reverse)
+    h_last, saved = scan_steps(
+        loop.plan, step, reset_state, h_start, (us, flags), reverse=loop.reverse, batch_rank=loop.batch_rank
+    )
     return h_last, saved._replace(gates=stack.unstack(saved.gates)) if stack else saved
 
 

@@ -3,6 +3,7 @@ that launches fewer kernels.
 """
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import jax
@@ -12,15 +13,35 @@ from jax import lax
 from gru_jax._engine.plan import Plan
 from gru_jax._jax.jaxprs import as_function, without_invariants
 
-Step = Callable[[Any, Any], tuple[Any, Any]]
+Step = Callable[..., tuple[Any, Any]]
 
 
-def scan_steps(plan: Plan, step: Step, carry: Any, at_all_t: Any, *, reverse: bool, length: Any = None) -> tuple[Any, Any]:
-    """`lax.scan(step, carry, at_all_t)`."""
+def scan_steps(
+    plan: Plan,
+    step: Step,
+    per_sequence: Any,
+    carry: Any,
+    at_all_t: Any,
+    *,
+    reverse: bool,
+    batch_rank: int,
+    length: Any = None,
+) -> tuple[Any, Any]:
+    """`lax.scan(partial(step, per_sequence), carry, at_all_t)`.
+
+    `step(per_sequence, carry, at_t) -> (carry, results)` may close over arrays without batch axes.
+    Those with batch axes that all steps share are `per_sequence`.
+    """
     leaves = jax.tree.leaves(at_all_t)
-    if plan.few_launches and leaves and leaves[0].shape[0]:
-        step = hoisted(step, carry, jax.tree.map(lambda leaf: leaf[0], at_all_t))
-    return lax.scan(step, carry, at_all_t, reverse=reverse, length=length, unroll=plan.unroll)
+    has_steps = bool(leaves) and leaves[0].shape[0] != 0
+    if plan.kernel is not None and has_steps and leaves[0].size:
+        from gru_jax._engine.fused import fused_steps
+
+        return fused_steps(plan.kernel, step, per_sequence, carry, at_all_t, reverse=reverse, batch_rank=batch_rank)
+    of_sequences: Step = partial(step, per_sequence)
+    if plan.few_launches and has_steps:
+        of_sequences = hoisted(of_sequences, carry, jax.tree.map(lambda leaf: leaf[0], at_all_t))
+    return lax.scan(of_sequences, carry, at_all_t, reverse=reverse, length=length, unroll=plan.unroll)
 
 
 def hoisted(step: Step, carry: Any, at_t: Any) -> Step:

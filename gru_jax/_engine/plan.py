@@ -15,6 +15,7 @@ from typing import Any, Literal
 
 import jax
 
+from gru_jax._engine.plan_kernel import Kernel, shared_memory
 from gru_jax._jax.sharding import replicated
 from gru_jax._jax.tracing import is_traced, vmapped
 from gru_jax.derivative import CustomVJP
@@ -32,6 +33,7 @@ FEW_VALUES = 12_000  # values of a sequence up to which that is true outside the
 GPU_UNROLL = 8  # steps per round of a loop on a GPU, or a near divisor: their results are stored in one launch
 GPU_BLOCKS = 4  # blocks of a sequence on a GPU, where temporary arrays span one of them
 
+
 # jaxlib 0.11.1 takes a time quadratic in the steps of a loop with few states per step (jax#40101).
 LONGEST_LOOP = 4_096
 
@@ -48,6 +50,7 @@ class Device:
         sums_over_devices: Whether a sum over the batch may need communication between devices.
         slow_half_precision_loops: Whether a step in half precision takes longer the longer its loop
             is.
+        kernel: How the loop over steps could run as one kernel. None if it cannot.
     """
 
     platform: str = "cpu"
@@ -56,6 +59,7 @@ class Device:
     explicit_batch: bool = False
     sums_over_devices: bool = False
     slow_half_precision_loops: bool = False
+    kernel: Kernel | None = None
 
 
 @dataclass(frozen=True)
@@ -96,6 +100,7 @@ class Plan:
             nothing that is the same at every step, such as the concatenation of weights that are
             joined, and stacks what it saves.
         unroll: Steps per round of that loop.
+        kernel: If not None, the loop over steps is one kernel.
     """
 
     residuals: SavedResiduals = "states"
@@ -105,6 +110,7 @@ class Plan:
     step_by_step: bool = False
     few_launches: bool = False
     unroll: int = 1
+    kernel: Kernel | None = None
 
 
 def probe(xs: Any, arguments: Any) -> Device:
@@ -130,6 +136,7 @@ def probe(xs: Any, arguments: Any) -> Device:
         explicit_batch=explicit_batch,
         sums_over_devices=explicit_batch or devices > 1,
         slow_half_precision_loops=platform == "cpu" and jax.__version_info__ < (0, 12),
+        kernel=Kernel(shared_memory(mesh.abstract_device)) if platform == "gpu" else None,
     )
 
 
@@ -158,7 +165,11 @@ def make_plan(shapes: Shapes, device: Device, request: CustomVJP, *, last_only: 
     join = joins_in_loop(shapes.units, device.platform)
     step_by_step = not derived and not device.sums_over_devices
     on_gpu = device.platform == "gpu"
-    if not isinstance(shapes.steps, int) or not isinstance(shapes.sequences, int):
+    is_symbolic = not isinstance(shapes.steps, int) or not isinstance(shapes.sequences, int)
+    if request.loop == "fused":
+        _check_fused(device, is_symbolic)
+        join, step_by_step = False, False
+    if is_symbolic:
         # symbolic sizes of jax.export: one block
         kept: SavedResiduals = "gates" if request.residuals == "gates" and derived else "states"
         return Plan(kept, None, join, step_by_step=step_by_step, few_launches=on_gpu)
@@ -185,7 +196,22 @@ def make_plan(shapes: Shapes, device: Device, request: CustomVJP, *, last_only: 
         residuals = "gates" if saves_gates and not slow_half else "states"
     join_outside = join and steps * states_per_step <= FEW_VALUES
     unroll = _near_divisor(block_size or steps, GPU_UNROLL) or GPU_UNROLL if on_gpu else 1
+    if request.loop == "fused":
+        return Plan(residuals, block_size, join_outside=join_outside, kernel=device.kernel)
     return Plan(residuals, block_size, join, join_outside, step_by_step, few_launches=on_gpu, unroll=unroll)
+
+
+def _check_fused(device: Device, is_symbolic: bool) -> None:
+    """Raises where the loop cannot be one kernel."""
+    if device.kernel is None:
+        raise ValueError(
+            f'derivative: got CustomVJP(loop="fused") on a {device.platform} device, expected an NVIDIA GPU: the loop is compiled as '
+            'a GPU kernel. loop="auto" runs everywhere.'
+        )
+    if is_symbolic:
+        raise ValueError(
+            'derivative: got CustomVJP(loop="fused") with symbolic sizes of jax.export, expected constant ones. Use loop="scan".'
+        )
 
 
 def joins_in_step(platform: str) -> bool:

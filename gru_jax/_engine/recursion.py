@@ -103,7 +103,8 @@ def _compiled_bwd(cell: Any, loop: Loop, residuals: Residuals, cotangents: tuple
     def run_back(vjp, carry, at_all_t, hs):
         """Scans back over the steps of a block. `vjp` is the transpose of (S) at one step."""
 
-        def step_back(carry, at_t):
+        def step_back(per_sequence, carry, at_t):
+            h0, reset_state = per_sequence
             delta, reset_bar, params_bar = carry
             k_t, flags_t, bar = at_t
             h_bar = delta
@@ -125,7 +126,16 @@ def _compiled_bwd(cell: Any, loop: Loop, residuals: Residuals, cotangents: tuple
 
         # scan knows the steps from its arrays, and takes no symbolic length of jax.export beside them
         length = None if jax.tree.leaves(at_all_t) else steps_of(hs)
-        return scan_steps(plan, step_back, carry, at_all_t, reverse=not loop.reverse, length=length)
+        return scan_steps(
+            plan,
+            step_back,
+            (h0, reset_state),
+            carry,
+            at_all_t,
+            reverse=not loop.reverse,
+            batch_rank=loop.batch_rank,
+            length=length,
+        )
 
     def derived_block(carry, over_time, h_start):
         delta, reset_bar, params_bar = carry

@@ -40,7 +40,8 @@ def run_cell(cell: Any, options: CallOptions, request: LayerRequest, params: Any
         params, xs = cell.sample_noise(keys, params, xs)
     validate_cell.check_functions(cell, params, xs, h0)
     returns: Returns = "states" if request.states else "outputs" if request.outputs else "last"
-    loop = Loop(plan_for(cell, options, xs, h0, last_only=returns == "last"), returns, request.reverse, options.compute_dtype)
+    plan, batch_rank = plan_for(cell, options, xs, h0, last_only=returns == "last"), len(leading_shape(cell, sequence.xs)) - 1
+    loop = Loop(plan, returns, request.reverse, options.compute_dtype, batch_rank)
     h_last, out = _recursion(cell, options, loop)(params, xs, h0, reset_state, flags)
     ys = outputs_of(cell, replace(loop, returns="outputs"), flags, out) if request.states and request.outputs else out
     if request.outputs and cell.read_out is not None:

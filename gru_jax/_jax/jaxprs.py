@@ -7,6 +7,8 @@ import jax
 import jax.numpy as jnp
 from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn, Literal, jaxpr_as_fun
 
+from gru_jax._jax.sharding import shape_like
+
 # Names of the primitives that call a custom VJP: the classic one, and that of `jax_custom_vjp3`.
 CUSTOM_VJP_PRIMITIVES = ("custom_vjp_call", "CustomVJPTraced")
 
@@ -94,6 +96,41 @@ def as_function(jaxpr: Any) -> Any:
     return jaxpr_as_fun(jaxpr)
 
 
+# Primitives that do nothing but call a jaxpr, or whose primal is one.
+_CALLS = ("jit", "pjit", "closed_call", "core_call", "remat2", "checkpoint", "custom_jvp_call", "custom_vjp_call")
+
+
+def inlined(closed: Any) -> Any:
+    """Returns a closed jaxpr without calls: without `jit`, `checkpoint` and custom rules inside."""
+
+    def run(jaxpr: Any, values: dict[Any, Any], arguments: Any) -> list[Any]:
+        values.update(zip(jaxpr.invars, arguments, strict=True))
+        read = lambda var: var.val if isinstance(var, Literal) else values[var]
+        for equation in jaxpr.eqns:
+            operands = [read(var) for var in equation.invars]
+            if equation.primitive.name in _CALLS:
+                inner = equation.params.get("jaxpr", equation.params.get("call_jaxpr"))
+                constants = (
+                    dict(zip(inner.jaxpr.constvars, inner.consts, strict=True)) if isinstance(inner, ClosedJaxpr) else {}
+                )
+                results = run(getattr(inner, "jaxpr", inner), constants, operands)
+            else:
+                results = equation.primitive.bind(*operands, **equation.params)
+                results = results if equation.primitive.multiple_results else [results]
+            values.update(zip(equation.outvars, results, strict=True))
+        return [read(var) for var in jaxpr.outvars]
+
+    def flat(constants: Any, arguments: Any) -> list[Any]:
+        return run(closed.jaxpr, dict(zip(closed.jaxpr.constvars, constants, strict=True)), arguments)
+
+    avals = [shape_like(var.aval.shape, var.aval.dtype, var.aval) for var in closed.jaxpr.invars]
+    found = jax.make_jaxpr(flat)(closed.consts, avals)
+    jaxpr, count = found.jaxpr, len(closed.consts)
+    names = jaxpr.debug_info._replace(arg_names=None, result_paths=None)
+    constvars, invars = [*jaxpr.constvars, *jaxpr.invars[:count]], jaxpr.invars[count:]
+    return ClosedJaxpr(jaxpr.replace(constvars=constvars, invars=invars, debug_info=names), [*found.consts, *closed.consts])
+
+
 def without_invariants(closed: Any) -> Any:
     """Evaluates what a closed jaxpr computes from its constants alone. Returns the rest of it.
 
@@ -101,7 +138,8 @@ def without_invariants(closed: Any) -> Any:
     as a broadcast, because that would only be more to read.
     """
     jaxpr, known = closed.jaxpr, set(closed.jaxpr.constvars)
-    early, late = [], []
+    early: list[JaxprEqn] = []
+    late: list[JaxprEqn] = []
     for equation in jaxpr.eqns:
         operands = [var for var in equation.invars if not isinstance(var, Literal)]
         grows = sum(var.aval.size for var in equation.outvars) > sum(var.aval.size for var in operands)
@@ -117,4 +155,4 @@ def without_invariants(closed: Any) -> Any:
     no_names = jaxpr.debug_info._replace(arg_names=None, result_paths=None)
     before = jaxpr.replace(constvars=[], invars=jaxpr.constvars, outvars=kept, eqns=early, debug_info=no_names)
     constants = jaxpr_as_fun(ClosedJaxpr(before, ()))(*closed.consts)
-    return ClosedJaxpr(jaxpr.replace(constvars=kept, eqns=late), constants)
+    return ClosedJaxpr(jaxpr.replace(constvars=kept, eqns=late, debug_info=no_names), constants)

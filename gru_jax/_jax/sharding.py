@@ -51,6 +51,17 @@ def explicitly_sharded(*arrays: jax.Array) -> bool:
     return any(any(_explicit_spec(x)) for x in arrays)
 
 
+def shape_like(shape: tuple[int, ...], dtype: Any, like: Any) -> jax.ShapeDtypeStruct:
+    """The shape and dtype of an array that varies over the mesh axes that `like`, an array or its
+    type, varies over in `shard_map`.
+    """
+    type_of_axes = (like if hasattr(like, "manual_axis_type") else jax.typeof(like)).manual_axis_type
+    if not type_of_axes.varying:
+        return jax.ShapeDtypeStruct(shape, dtype)
+    sharding = jax.sharding.NamedSharding(jax.sharding.get_abstract_mesh(), PartitionSpec())
+    return jax.ShapeDtypeStruct(shape, dtype, sharding=sharding, manual_axis_type=type_of_axes)
+
+
 def _varying_axes(x: Any) -> frozenset[str]:
     return jax.typeof(x).manual_axis_type.varying
 
