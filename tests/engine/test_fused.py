@@ -43,7 +43,7 @@ def interpreted(monkeypatch):
 def both(cell, p, derivative=FUSED, **options):
     """The values and gradients by the kernel, and by autodiff of the scan."""
     run = partial(gj.unroll, cell, **options)
-    p = p._replace(cotangents=normal_like(jax.random.key(9), jax.eval_shape(run, p.params, p.xs, p.h0)))
+    p = p._replace(cotangents=normal_like(9, jax.eval_shape(run, p.params, p.xs, p.h0)))
     program = jax.jit(lambda p: [gradients(partial(run, derivative=d), p) for d in (derivative, gj.Autodiff())])
     return program(p)
 
