@@ -97,7 +97,8 @@ def unroll(
             an actor stored. Gradients flow to it from every reset. Defaults to the cell's initial state: zeros, or the `zero_state` of
             a cell that has another, whose params then get these gradients.
         reverse: If True, runs from the last step to the first. `ys` stays aligned with `xs`, and
-            `lengths` are still measured from step 0. Defaults to False.
+            `lengths` are still measured from step 0. `ys[::-1]` are the outputs in the direction of
+            travel, as Keras' `go_backwards` returns them. Defaults to False.
         time_major: If False, `xs`, `ys` and a `reset_state` for each step are `(*batch, T, ·)`, and
             `mask` and `resets` are `(*batch, T)`. Defaults to True.
         outputs: What to return beside the last state. `"all"`: the outputs of all steps.
