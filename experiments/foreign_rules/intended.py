@@ -53,11 +53,6 @@ _CASES: dict[str, tuple[Function, Function, dict[str, Function]]] = {
         lambda args, y, u: (u / (1 + 5 * jnp.abs(args[0])) ** 2,),
         {"gradient": lambda args, u: (u / (1 + 5 * jnp.abs(args[0])) ** 2,)},
     ),
-    "float8 with a straight-through gradient": (
-        lambda x: x.astype(jnp.float8_e4m3fn).astype(x.dtype),
-        lambda args, y, u: (u,),
-        {"gradient": lambda args, u: (u,)},
-    ),
     "hard sample of a softmax": (
         lambda x: jax.nn.one_hot(x.argmax(-1), 5, dtype=x.dtype),
         lambda args, y, u: jax.vjp(jax.nn.softmax, args[0])[1](u),
@@ -75,6 +70,16 @@ for _name, (_value, _backward, _options) in _CASES.items():
     CASES[f"{_name}, not said"] = Case(rule(_value, _backward), (X,), "wrong")
     _off = lambda backward: lambda args, y, u: tuple(1.01 * bar for bar in backward(args, y, u))
     CASES[f"{_name}, off by 1 %"] = Case(rule(_value, _off(_backward)), (X,), "wrong", _options)
+
+
+# Autodiff of a cast is the identity too, so there is no case without the option. Eight bits are too
+# coarse to call an error of 1 % wrong: it is not checked.
+CASES["float8 with a straight-through gradient"] = Case(
+    rule(lambda x: x.astype(jnp.float8_e4m3fn).astype(x.dtype), lambda args, y, u: (u,)),
+    (X,),
+    "intended",
+    {"gradient": lambda args, u: (u,)},
+)
 
 
 def _through_stop(x):

@@ -254,6 +254,16 @@ def test_a_rule_whose_backward_pass_runs_in_float32_is_right():
     assert report.ok, report.full()
 
 
+def test_agreement_within_the_tolerance_of_eight_bits_is_no_evidence():
+    """A function that casts to float8 has a tolerance of 100 %, which also a wrong gradient is within."""
+    quantise = lambda x: x.astype(jnp.float8_e4m3fn).astype(x.dtype)
+    f = lambda factor: custom_vjp(quantise, lambda x: (quantise(x), None), lambda _, u: (factor * u,))
+    identity = lambda args, u: (u,)
+    assert gj.verify_vjp(f(1.0), X, gradient=identity, checks="fast").ok
+    off = gj.verify_vjp(f(1.01), X, gradient=identity, checks="fast")
+    assert (off.ok, off.verdict) == (False, "NOT CHECKED"), off.full()
+
+
 # What users can say -------------------------------------------------------------------------------
 
 

@@ -6,8 +6,10 @@ from gru_jax.verify.comparison import Difference, compare_leaves, decided, ulp_h
 from gru_jax.verify.evaluation import CachedEvaluation
 from gru_jax.verify.function import Arrays
 from gru_jax.verify.report import FAIL, NOT_CHECKED, PASS, Check, pass_or_fail
+from gru_jax.verify.tolerances import rounding_tolerance
 from gru_jax.verify.verification import Verification
 
+COARSE = 0.05  # a relative tolerance from which on agreement is no evidence
 NO_RULE = "no custom rule is called, so there is nothing to compare with autodiff"
 
 
@@ -57,7 +59,7 @@ def gradient(verification: Verification) -> Check:
     judged = verification.judgements
     found = [difference for judgement in judged.values() for difference in judgement.wrong]
     undecided = {name for judgement in judged.values() for name in (*judgement.undecided, *judgement.unreliable)}
-    undecided |= set(_without_finite_entry(verification))
+    undecided |= {*_without_finite_entry(verification), *_within_a_coarse_tolerance(verification)}
     wrong = {difference.leaf for difference in found}
     first = verification.cotangents
     histogram = ulp_histogram(verification.rule(first).gradients, verification.autodiff(first).gradients)
@@ -83,6 +85,29 @@ def gradient(verification: Verification) -> Check:
         unreliable=verification.unreliable_leaves,
         details={"longest_sum": verification.tolerances.longest_sum, "ulps": histogram},
     )
+
+
+def _within_a_coarse_tolerance(verification: Verification) -> list[str]:
+    """Returns the leaves that differ, within a tolerance so coarse that agreement is no evidence.
+
+    A function that casts to eight bits has such a tolerance.
+    """
+    tolerances, precision = verification.tolerances, verification.precisions.comparison
+    if tolerances.rounding < COARSE:
+        return []
+    exact = rounding_tolerance(tolerances.longest_sum, precision.eps)
+    found = dict.fromkeys(
+        difference.leaf
+        for us in verification.random_cotangents.values()
+        for difference in compare_leaves(
+            verification.function.leaf_names,
+            verification.rule(us).gradients,
+            verification.autodiff(us).gradients,
+            condition="",
+            relative_tolerance=[max(exact, rtol) for rtol in tolerances.rtols],
+        )
+    )
+    return list(found)
 
 
 def _without_finite_entry(verification: Verification) -> list[str]:
