@@ -108,8 +108,8 @@ def _has_the_name_of_another(cell: Any, plain: Any) -> bool:
 
 def _about_inner_cell(cell: Any) -> str:
     """A sentence about the cell that a wrapper such as `gj.zoneout` was given, if there is one."""
-    arguments = (getattr(function, "arguments", ()) for function in (cell.sample_noise, cell.update))
-    inner = next((a for own in arguments for a in own if isinstance(a, Cell)), None)
+    functions = (getattr(cell, name, None) for name in ("sample_noise", "update"))
+    inner = next((a for own in functions for a in getattr(own, "arguments", ()) if isinstance(a, Cell)), None)
     return "" if inner is None else f"Its params are those of gj.{inner.name}, without the noise: pass that cell."
 
 
