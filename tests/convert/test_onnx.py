@@ -293,7 +293,9 @@ def test_a_clip_beyond_the_limits_of_the_activations_changes_nothing():
     assert gj.convert.load_onnx(model_of("RNN", tensors_of(gj.elman()), clip=10.0)).cell == gj.elman()
     hard = model_of("GRU", tensors, activations=["HardSigmoid", "Tanh"], clip=10.0)
     assert gj.convert.load_onnx(hard).cell == gj.gru(gate_activation="hard_sigmoid_onnx")
-    assert_raises(lambda: gj.convert.load_onnx(model_of("GRU", tensors, clip=10.0)), ValueError, "'sigmoid' differs beyond ±10")
+    for clip in (10.0, 20.0):  # at 20 the sigmoid has its upper limit, and not its lower one
+        model = model_of("GRU", tensors, clip=clip)
+        assert_raises(lambda m=model: gj.convert.load_onnx(m), ValueError, f"'sigmoid' differs beyond ±{clip:g}")
 
 
 def test_a_model_is_read_from_bytes_and_from_a_file_object(tmp_path):
