@@ -39,7 +39,7 @@ def scan_steps(
 
         return fused_steps(plan.kernel, step, per_sequence, carry, at_all_t, reverse=reverse, batch_rank=batch_rank)
     of_sequences: Step = partial(step, per_sequence)
-    if plan.few_launches and has_steps:
+    if (plan.few_launches or plan.step_by_step) and has_steps:
         of_sequences = hoisted(of_sequences, carry, jax.tree.map(lambda leaf: leaf[0], at_all_t))
     return lax.scan(of_sequences, carry, at_all_t, reverse=reverse, length=length, unroll=plan.unroll)
 
@@ -47,7 +47,8 @@ def scan_steps(
 def hoisted(step: Step, carry: Any, at_t: Any) -> Step:
     """Returns a step that computes nothing which is the same at every step: that is computed here, once.
 
-    XLA moves most of it out of a loop by itself, but not the concatenation of weights.
+    XLA moves most of it out of a loop by itself, but neither slices nor the concatenation of weights.
+    JAX does it too, where it differentiates a scan.
     """
     closed, shapes = jax.make_jaxpr(step, return_shape=True)(carry, at_t)
     run = as_function(without_invariants(closed))

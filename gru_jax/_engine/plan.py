@@ -95,7 +95,8 @@ class Plan:
         join_outside: The same outside it, where they are taken for all steps of a block at once.
         step_by_step: Whether a cell without a derivation is run step by step, as a checkpointed
             scan is: each step projects its input, and in the backward pass adds to the gradient of
-            the weights. Otherwise both are done for all steps of a block at once.
+            the weights, and what is the same at every step, such as a slice of a weight, is computed
+            before the loop. Otherwise both are done for all steps of a block at once.
         few_launches: Whether the loop over steps is arranged for few kernel launches: it computes
             nothing that is the same at every step, such as the concatenation of weights that are
             joined, and stacks what it saves.

@@ -135,15 +135,14 @@ def without_invariants(closed: Any) -> Any:
     """Evaluates what a closed jaxpr computes from its constants alone. Returns the rest of it.
 
     Its constants may be traced. Nothing is evaluated whose result is larger than its operands, such
-    as a broadcast, because that would only be more to read.
+    as a broadcast, because that would only be more to read, or has a symbolic size.
     """
     jaxpr, known = closed.jaxpr, set(closed.jaxpr.constvars)
     early: list[JaxprEqn] = []
     late: list[JaxprEqn] = []
     for equation in jaxpr.eqns:
         operands = [var for var in equation.invars if not isinstance(var, Literal)]
-        grows = sum(var.aval.size for var in equation.outvars) > sum(var.aval.size for var in operands)
-        is_invariant = not grows and not equation.effects and known.issuperset(operands)
+        is_invariant = not equation.effects and known.issuperset(operands) and not _grows(operands, equation.outvars)
         (early if is_invariant else late).append(equation)
         if is_invariant:
             known.update(equation.outvars)
@@ -156,3 +155,9 @@ def without_invariants(closed: Any) -> Any:
     before = jaxpr.replace(constvars=[], invars=jaxpr.constvars, outvars=kept, eqns=early, debug_info=no_names)
     constants = jaxpr_as_fun(ClosedJaxpr(before, ()))(*closed.consts)
     return ClosedJaxpr(jaxpr.replace(constvars=kept, eqns=late, debug_info=no_names), constants)
+
+
+def _grows(operands: Any, results: Any) -> bool:
+    """Tells whether results are larger than operands, or of a symbolic size."""
+    sizes = [var.aval.size for var in results]
+    return not all(isinstance(size, int) for size in sizes) or sum(sizes) > sum(var.aval.size for var in operands)

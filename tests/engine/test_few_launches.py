@@ -18,7 +18,18 @@ from gru_jax._engine.recursion import recursion
 from gru_jax._engine.step_flags import step_flags
 from gru_jax._jax.jaxprs import as_function, without_invariants
 from tests.conditions import ALL_THREE, MASK, RESETS, random_reset_state
-from tests.problems import CELLS, GATED, T, assert_close, gradients, main_cells, problem, scan_of_step, without_derivation
+from tests.problems import (
+    CELLS,
+    GATED,
+    T,
+    assert_close,
+    gradients,
+    main_cells,
+    normal,
+    problem,
+    scan_of_step,
+    without_derivation,
+)
 from tests.programs import inner_jaxprs
 
 FLAGS = step_flags(MASK, None, RESETS, T)
@@ -89,6 +100,33 @@ def concatenated_weights(jaxpr, params, in_loop=False):
         for inner in inner_jaxprs(equation):
             found += concatenated_weights(inner, params, in_loop or equation.primitive.name == "scan")
     return found
+
+
+def test_a_cell_without_a_derivation_slices_its_weights_once():
+    """Each gate reads its half of `U`, as where `jax.grad` differentiates a scan."""
+
+    def gates(params, u, h):
+        f = jax.nn.sigmoid(u + h @ params["U"][:, :5])
+        return f, jnp.tanh(u + (f * h) @ params["U"][:, 5:])
+
+    cell = gj.Cell(
+        init=lambda *sizes: None,
+        project=lambda params, xs: xs @ params["W"],
+        gates=gates,
+        update=lambda g, h: h + g[0] * (g[1] - h),
+        zero_state=lambda params: jnp.zeros(5),
+        name="halves",
+    )
+    params = {"W": normal(0, 4, 5), "U": normal(1, 5, 10)}
+    loss = lambda params, xs: gj.unroll(cell, params, xs, jnp.zeros((3, 5)))[1].sum()
+    program = jax.make_jaxpr(jax.grad(loss))(params, normal(2, T, 3, 4)).jaxpr
+
+    def slices(jaxpr, in_loop=False):
+        own = [in_loop and eqn.primitive.name == "slice" and eqn.outvars[0].aval.shape == (5, 5) for eqn in jaxpr.eqns]
+        inner = [slices(i, in_loop or eqn.primitive.name == "scan") for eqn in jaxpr.eqns for i in inner_jaxprs(eqn)]
+        return sum(own) + sum(inner)
+
+    assert slices(program) == 0
 
 
 def test_what_depends_on_constants_alone_is_evaluated_once_unless_it_grows():
