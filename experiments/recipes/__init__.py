@@ -12,7 +12,8 @@
 | serve_onnx        | a network trained here and served by onnxruntime              | onnxruntime |
 | dreamer_gru       | a custom cell: the block GRU of DreamerV3                     |             |
 | new_cells         | custom cells: minGRU, sLSTM, LRU, the delta rule              |             |
-| gated_cells       | custom cells: layer norm, coupled gates, MGU, IndRNN, images  |             |
+| gated_cells       | custom cells: layer norm, LSTM with images                    |             |
+| derived_cells     | with derivations: LSTM with coupled gates, MGU, IndRNN        |             |
 | cells_for_science | custom cells: ConvGRU, GRU-D, a noisy network with Dale's law |             |
 | padded_sentences  | a bidirectional classifier for padded sentences               |             |
 | attention         | a decoder that attends to an encoder, and writes by beams     |             |
@@ -22,5 +23,5 @@
 
 `pip install -e ".[peers]" --extra-index-url https://download.pytorch.org/whl/cpu` installs all of
 these libraries, with PyTorch for CPUs. Each recipe is tested in tests/experiments, in a file
-whose name ends in recipes.py, or in test_new_cells.py or test_attention.py.
+whose name ends in recipes.py or cells.py, or in test_attention.py.
 """

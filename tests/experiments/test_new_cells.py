@@ -11,6 +11,7 @@ import pytest
 
 import gru_jax as gj
 from experiments.recipes import cells_for_science as science
+from experiments.recipes import derived_cells as derived
 from experiments.recipes import gated_cells as gated
 from experiments.recipes import new_cells as new
 from gru_jax._engine.noise import keys_of_sequence
@@ -30,9 +31,9 @@ CELLS = {
     "dale_rnn": science.dale_rnn(DT),
     "layer_norm_gru": gated.LAYER_NORM_GRU,
     "layer_norm_lstm": gated.LAYER_NORM_LSTM,
-    "coupled_lstm": gated.COUPLED_LSTM,
-    "mgu": gated.MGU,
-    "ind_rnn": gated.IND_RNN,
+    "coupled_lstm": derived.COUPLED_LSTM,
+    "mgu": derived.MGU,
+    "ind_rnn": derived.IND_RNN,
     "conv_lstm": gated.conv_lstm(HEIGHT, WIDTH),
 }
 IMAGES = ("conv_gru", "conv_lstm")
