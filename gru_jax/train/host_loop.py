@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from gru_jax._jax.failures import FailureWatch
 from gru_jax.train import data_parallel
 from gru_jax.train.array_store import import_orbax
 from gru_jax.train.background_saves import BackgroundSaves
@@ -42,6 +43,7 @@ def train(plan: TrainingPlan, model: ModelState) -> FitResult:
         if writes_files:
             directory.mkdir(parents=True, exist_ok=True)
     with ExitStack() as stack:
+        failures = stack.enter_context(FailureWatch())
         stack.enter_context(DirectoryLock(directory if writes_files else None))
         bar = stack.enter_context(closing(ProgressBar(show=plan.progress and writes_files, total=plan.steps)))
         signals = stack.enter_context(StopSignals(active=directory is not None))
@@ -49,7 +51,7 @@ def train(plan: TrainingPlan, model: ModelState) -> FitResult:
         stack.enter_context(closing(run.history))
         stack.enter_context(closing(run.feed))
         stack.enter_context(run.saves)
-        return run.run(signals, bar)
+        return run.run(signals, failures, bar)
 
 
 class TrainingRun:
@@ -112,16 +114,18 @@ class TrainingRun:
         if changes:
             self.history.add_changes(self.step, changes)
 
-    def run(self, signals: StopSignals, bar: ProgressBar) -> FitResult:
+    def run(self, signals: StopSignals, failures: FailureWatch, bar: ProgressBar) -> FitResult:
         """Alternates executions of the compiled program with evaluations, saves and callbacks.
 
         Raises:
             SystemExit: If a signal was received. A checkpoint has then been saved.
+            RuntimeError: If another process of the run has failed.
         """
         plan, stop_reason = self.plan, None
         bar.start(self.step)
         while True:
             self.saves.raise_if_failed()
+            failures.raise_if_failed()
             is_last = self.step >= plan.steps or stop_reason is not None
             self._evaluate_if_due(is_last=is_last)
             if plan.early_stopping is not None and self.best.patience_is_over(plan.early_stopping):

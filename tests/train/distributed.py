@@ -8,13 +8,18 @@ Prints one JSON line, whose content depends on MODE:
                all-reduces in the compiled program. DIRECTORY is then "all", or the names of the RUNS
                to compare.
     train      the parameters and losses of a run that is resumed once
+    callback, write, kill    nothing: the last process raises in a callback, the first cannot write its second
+               checkpoint, or the last kills itself. The heartbeats then stop after 10 seconds.
     errors     the messages for batches that the devices cannot share equally, whether noise is
                reproducible, how much it differs between devices, and whether an evaluation can be
                sharded
 """
 
 import json
+import os
+import signal
 import sys
+import time
 
 import jax
 
@@ -23,13 +28,14 @@ jax.config.update("jax_num_cpu_devices", devices)
 jax.config.update("jax_enable_x64", True)
 if processes > 1:
     jax.config.update("jax_cpu_collectives_implementation", "gloo")
-    jax.distributed.initialize(f"localhost:{port}", processes, process)
+    jax.distributed.initialize(f"localhost:{port}", processes, process, heartbeat_timeout_seconds=10 if mode == "kill" else 100)
 
 import jax.numpy as jnp
 import numpy as np
 import optax
 
 import gru_jax as gj
+from gru_jax.train import checkpoint
 from tests.train.problem import data, init, loss_fn
 
 KEY, STEPS = jax.random.key(0), 9
@@ -168,6 +174,29 @@ if mode == "train":
             }
         )
     )
+if mode in ("callback", "write", "kill"):
+    saved = []
+    original = checkpoint.write_arrays
+
+    def write_arrays(*args):
+        saved.append(args)
+        if mode == "write" and len(saved) == 2:
+            raise OSError(28, "No space left on device")
+        original(*args)
+
+    def fail(info):
+        print(json.dumps({"step": info.step, "time": time.time()}), flush=True)
+        if info.step >= 6 and process == processes - 1:
+            if mode == "callback":
+                raise ValueError("this callback fails")
+            if mode == "kill":
+                os.kill(os.getpid(), signal.SIGKILL)
+
+    checkpoint.write_arrays = write_arrays
+    gj.train.fit(
+        quiet, PARAMS, OPTIMIZER, DATA, key=KEY, steps=10**6, batch_size=8, mesh=gj.train.data_mesh(), checkpoint_dir=directory,
+        save_every=3, steps_per_execution=3, callbacks=[fail, lambda info: time.sleep(0.1)],
+    )  # fmt: skip
 if mode == "errors":
     messages = {}
     for name, run in {

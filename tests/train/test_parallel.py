@@ -1,13 +1,18 @@
 """Training on several devices or processes gives the same parameters as on one device."""
 
 import json
+import re
 import socket
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
 import pytest
+
+from gru_jax._jax import failures
+from gru_jax.train import checkpoint
 
 ROOT = Path(__file__).parents[2]
 
@@ -45,11 +50,85 @@ def test_indivisible_batches_raise_noise_is_reproducible_and_an_evaluation_can_b
     assert found["difference_of_evaluations"] < 1e-13
 
 
-@pytest.mark.slow
-def test_two_processes_train_the_same_parameters_as_one_and_resume(tmp_path):
+def free_port():
     with socket.socket() as free:
         free.bind(("localhost", 0))
-        port = free.getsockname()[1]
+        return free.getsockname()[1]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("mode", "survivor", "message", "status"),
+    [
+        ("callback", 0, "Process 1 of 2 failed, which ends the run in all processes. ValueError: this callback fails", 1),
+        ("write", 1, "Process 0 of 2 failed.*OSError: .*the checkpoint of step 6 could not be written.*No space left", 1),
+        ("kill", 0, "Task 1 heartbeat timeout", -6),
+    ],
+)
+def test_a_failure_in_one_process_ends_the_other_which_says_why(mode, survivor, message, status, tmp_path):
+    port = free_port()
+    children = [start(mode, 1, process, 2, port, tmp_path / "run") for process in range(2)]
+    found = {}
+    for process in (survivor, 1 - survivor):
+        out, err = children[process].communicate(timeout=100)
+        found[process] = err, time.time() - json.loads(out.splitlines()[-1])["time"]
+    assert re.search(message, found[survivor][0], re.DOTALL), found[survivor][0][-2000:]
+    assert children[survivor].returncode == status
+    assert max(seconds for _, seconds in found.values()) < 45  # 12 on a machine that does nothing else
+    assert checkpoint.load_latest(tmp_path / "run").step >= 3
+
+
+class Store:
+    """Stands for the key-value store of several processes."""
+
+    def __init__(self):
+        self.values, self.signed_off = {}, 0
+
+    def key_value_set(self, key, value):
+        self.values[key] = value
+
+    def key_value_dir_get(self, directory):
+        return sorted((key, value) for key, value in self.values.items() if key.startswith(directory))
+
+    def shutdown(self):
+        self.signed_off += 1
+
+
+def test_a_failure_is_told_to_the_other_processes_which_raise_or_exit(monkeypatch, capsys):
+    store, exits = Store(), []
+    for name, value in {"_client": lambda: store, "SECONDS_BETWEEN_LOOKS": 0.01, "SECONDS_TO_END": 0.05}.items():
+        monkeypatch.setattr(failures, name, value)
+    monkeypatch.setattr(failures.os, "_exit", exits.append)
+    monkeypatch.setattr(failures.jax, "process_count", lambda: 2)
+    monkeypatch.setattr(failures.jax, "process_index", lambda: 1)
+    watch = failures.FailureWatch()
+    with pytest.raises(ValueError, match="mine"), watch:
+        watch.raise_if_failed()
+        raise ValueError("mine" * 1000)
+    ((key, text),) = store.values.items()
+    assert text == ("ValueError: " + "mine" * 1000)[:300]
+    with pytest.raises(SystemExit), failures.FailureWatch():  # every process exits after a signal
+        raise SystemExit(143)
+    assert list(store.values) == [key]
+    watch = failures.FailureWatch()
+    monkeypatch.setattr(failures.jax, "process_index", lambda: 0)
+    monkeypatch.setattr(watch, "_directory", key.rpartition("/")[0] + "/")
+    with (
+        pytest.raises(RuntimeError, match=r"Process 1 of 2 failed, which ends the run in all processes\. ValueError: minemine"),
+        watch,
+    ):
+        while not exits:
+            time.sleep(0.01)
+        watch.raise_if_failed()
+    assert exits == [1]
+    assert store.signed_off == 1
+    assert list(store.values) == [key]
+    assert "Process 1 of 2 failed" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_two_processes_train_the_same_parameters_as_one_and_resume(tmp_path):
+    port = free_port()
     children = [start("train", 1, process, 2, port, tmp_path / "two") for process in range(2)]
     alone = start("train", 1, directory=tmp_path / "one")
     one, first, second = result_of(alone), *map(result_of, children)
