@@ -13,6 +13,7 @@ import pytest
 
 from gru_jax._jax import failures
 from gru_jax.train import checkpoint
+from tests.problems import assert_raises
 
 ROOT = Path(__file__).parents[2]
 
@@ -101,25 +102,27 @@ def test_a_failure_is_told_to_the_other_processes_which_raise_or_exit(monkeypatc
     monkeypatch.setattr(failures.os, "_exit", exits.append)
     monkeypatch.setattr(failures.jax, "process_count", lambda: 2)
     monkeypatch.setattr(failures.jax, "process_index", lambda: 1)
-    watch = failures.FailureWatch()
-    with pytest.raises(ValueError, match="mine"), watch:
-        watch.raise_if_failed()
+    with pytest.raises(ValueError, match="mine"), failures.FailureWatch():
         raise ValueError("mine" * 1000)
     ((key, text),) = store.values.items()
     assert text == ("ValueError: " + "mine" * 1000)[:300]
     with pytest.raises(SystemExit), failures.FailureWatch():  # every process exits after a signal
         raise SystemExit(143)
     assert list(store.values) == [key]
-    watch = failures.FailureWatch()
+
     monkeypatch.setattr(failures.jax, "process_index", lambda: 0)
+    watch = failures.FailureWatch()
     monkeypatch.setattr(watch, "_directory", key.rpartition("/")[0] + "/")
-    with (
-        pytest.raises(RuntimeError, match=r"Process 1 of 2 failed, which ends the run in all processes\. ValueError: minemine"),
-        watch,
-    ):
-        while not exits:
-            time.sleep(0.01)
-        watch.raise_if_failed()
+
+    def wait_in_a_collective_operation():
+        with watch:
+            watch.raise_if_failed()
+            while not exits:
+                time.sleep(0.01)
+            watch.raise_if_failed()
+
+    message = r"Process 1 of 2 failed, which ends the run in all processes\. ValueError: minemine"
+    assert_raises(wait_in_a_collective_operation, RuntimeError, message)
     assert exits == [1]
     assert store.signed_off == 1
     assert list(store.values) == [key]

@@ -147,6 +147,12 @@ FAULTS = {
         ("metrics of an execution that was cut short are kept as zeros",
          "np.asarray(values)[:taken]", "np.asarray(values)", "train/test_fit"),
     ],
+    "_jax/failures.py": [
+        ("a process that fails does not tell the others",
+         "_client().key_value_set(f", "str(f", "train/test_parallel"),
+        ("a process that waits for a failed one waits for ever",
+         "os._exit(1)", "return", "train/test_parallel"),
+    ],
     "train/background_saves.py": [
         ("a failed save is not noticed",
          "pending.result()", "pending.exception()", "train/test_crashes"),
