@@ -12,9 +12,9 @@ from jax import lax
 
 from gru_jax._engine.blocks import scan_blocks
 from gru_jax._engine.local_vjp import backward_functions, project_all
-from gru_jax._engine.loop import Stacking, scan_steps
 from gru_jax._engine.plan import Plan
 from gru_jax._engine.products import joined_products
+from gru_jax._engine.scan_steps import Stacking, scan_steps
 from gru_jax._engine.step_flags import StepFlags, apply_resets, tree_where, zero_masked
 from gru_jax._engine.weights import lower_matrices
 

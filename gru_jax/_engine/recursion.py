@@ -40,8 +40,8 @@ from gru_jax._engine.forward import (
     steps_of,
 )
 from gru_jax._engine.local_vjp import backward_functions, one_step, project_all
-from gru_jax._engine.loop import scan_steps
 from gru_jax._engine.products import joined_products
+from gru_jax._engine.scan_steps import scan_steps
 from gru_jax._engine.step_flags import StepFlags, apply_resets, tree_where, tree_zeros_like, zero_at_resets, zero_masked
 from gru_jax._engine.weights import lower_matrices, transpose_matrices
 from gru_jax._jax.partition import differentiable

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from tqdm.auto import tqdm
 
 import gru_jax as gj
 from tests.train.problem import KEY
@@ -25,8 +26,7 @@ def shown(capsys):
 
 @pytest.fixture(autouse=True)
 def draws_at_once(monkeypatch):
-    monkeypatch.setenv("TQDM_MININTERVAL", "0")
-    monkeypatch.setenv("TQDM_NCOLS", "160")
+    monkeypatch.setattr("tqdm.auto.tqdm", partial(tqdm, mininterval=0, miniters=1, ncols=160))
 
 
 def test_the_bar_shows_the_loss_the_best_evaluation_the_rate_and_the_time_left(capsys):
