@@ -15,10 +15,12 @@ def read_safetensors(path: str | os.PathLike[str], *, extra: str) -> dict[str, n
 
     Raises:
         ImportError: If safetensors is not installed. The message names the extra `extra`.
+        TypeError: If `path` is not a path.
         FileNotFoundError: If the file does not exist.
         ValueError: If the file is truncated or is not a safetensors file.
     """
     library = import_extra("safetensors.numpy", extra=extra)
+    check_file("path", path, "a safetensors file")
     try:
         return library.load_file(path)
     except FileNotFoundError:
@@ -42,6 +44,25 @@ def write_safetensors(
     # safetensors ignores strides when it writes memory, so a transposed view must be copied first
     ordered = {name: np.asarray(array, order="C") for name, array in arrays.items()}
     write_atomically(path, lambda file: library.save_file(ordered, file, metadata=None if metadata is None else dict(metadata)))
+
+
+def check_file(argument: str, path: Any, expected: str) -> None:
+    """Checks that `path` is a file, or a link to one.
+
+    Opening a pipe could wait forever, and reading a device could fill the memory.
+
+    Raises:
+        TypeError: If `path` is not a path.
+        FileNotFoundError: If it does not exist.
+        ValueError: If it is a directory, a pipe or a device.
+    """
+    if not isinstance(path, str | os.PathLike):
+        raise TypeError(f"{argument}: got {type(path).__name__}, expected the path of {expected}.")
+    if not os.path.exists(path):
+        raise FileNotFoundError(f"{argument}: got {os.fspath(path)}, which does not exist, expected {expected}.")
+    if not os.path.isfile(path):
+        what = "a directory" if os.path.isdir(path) else "a pipe or a device"
+        raise ValueError(f"{argument}: got {os.fspath(path)}, {what}, expected {expected}.")
 
 
 def import_extra(module: str, *, extra: str = "convert") -> Any:

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from gru_jax._files import import_extra
+from gru_jax._files import check_file, import_extra
 
 _MEMBER = "model.weights.h5"
 _PLACE = re.compile(r"layers/(?P<layer>[^/]+)(?P<part>/.+?)?/vars(/(?P<index>\d+))?")
@@ -58,6 +58,7 @@ def load_keras(path: str | os.PathLike[str]) -> dict[str, list[np.ndarray]]:
         (3, 4)
     """
     h5py = import_extra("h5py")
+    check_file("path", path, "a .keras or .weights.h5 file of Keras 3")
     name = os.fspath(path)
     try:
         with open(path, "rb") as opened, h5py.File(_weights_file(opened), "r") as file:

@@ -11,7 +11,7 @@ from gru_jax.cells.lstm import LSTMParams, LSTMState
 from gru_jax.convert.arrays import to_jax_arrays
 from gru_jax.convert.onnx import INPUTS, from_onnx
 from gru_jax.convert.onnx_attributes import cell_from_attributes, direction_from_attributes
-from gru_jax.convert.onnx_source import Model, read_model, to_numpy
+from gru_jax.convert.onnx_source import Model, read_model, shortened, to_numpy
 from gru_jax.layers.bidirectional import BidirectionalParams
 
 
@@ -61,7 +61,7 @@ def load_onnx(source: Any, node: str | int | None = None, *, dtype: Any = None) 
         ImportError: If onnx is not installed.
         TypeError: If `source` is none of these.
         FileNotFoundError: If the file does not exist.
-        ValueError: If the file is truncated or is not an ONNX model; if it has no such operator, or
+        ValueError: If the file is truncated, a directory, a pipe, or not an ONNX model; if it has no such operator, or
             has several and `node` is None; if the model computes the weights instead of storing
             them; if a tensor has the wrong shape, or its data are in a file outside of the folder;
             or if no cell of this package implements the operator, for example because of
@@ -79,6 +79,17 @@ def load_onnx(source: Any, node: str | int | None = None, *, dtype: Any = None) 
         (True, (3, 4))
     """
     onnx = import_extra("onnx")
+    try:
+        return _load(onnx, source, node, dtype)
+    except (TypeError, ValueError) as error:
+        short = shortened(error)
+        if short is error:
+            raise
+    raise short
+
+
+def _load(onnx: Any, source: Any, node: str | int | None, dtype: Any) -> LoadedOperator:
+    """Reads a recurrent operator, and raises errors whose messages may be of any length."""
     model = read_model(onnx, source)
     operator = _find_operator(model.graph, node, model.label)
     label = f"{model.label}, {operator.op_type} {operator.name!r}"

@@ -12,6 +12,12 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from gru_jax._engine.arguments import describe
+from gru_jax._files import check_file
+
+_MOST_BYTES = 1 << 31  # protobuf reads no more
+_LONGEST_MESSAGE = 300
+_MOST_AXES = 8
+_LONGEST_PATH = 4096
 
 
 class Model(NamedTuple):
@@ -39,7 +45,12 @@ def read_model(onnx: Any, source: Any) -> Model:
     if isinstance(source, onnx.ModelProto):
         return Model(source.graph, None, "source")
     if isinstance(source, str | os.PathLike):
+        check_file("source", source, "an ONNX model")
         path, got = Path(source), os.fspath(source)
+        if path.stat().st_size > _MOST_BYTES:
+            raise ValueError(
+                f"source: got {got} of {path.stat().st_size} bytes, expected an ONNX model, which has at most 2 GiB."
+            )
         read = lambda: onnx.load(path, load_external_data=False)
     elif isinstance(source, bytes | bytearray | memoryview) or hasattr(source, "read"):
         path, got = None, describe(source)
@@ -47,13 +58,30 @@ def read_model(onnx: Any, source: Any) -> Model:
     else:
         raise TypeError(f"source: got {describe(source)}, expected a path, bytes, a binary file or an onnx.ModelProto.")
     try:
-        return Model(read().graph, path and path.parent, "source" if path is None else f"source: {got}")
+        model = read()
     except OSError:
         raise
     except Exception as error:  # protobuf's DecodeError, whose module differs between versions
-        raise ValueError(
-            f"source: got {got}, expected a complete ONNX model. Download or export it again. ({error})"
-        ) from error
+        raise ValueError(f"{_not_onnx(got)} ({error})") from error
+    if not model.HasField("graph"):  # almost any short text is valid protobuf
+        raise ValueError(_not_onnx(got))
+    return Model(model.graph, path and path.parent, "source" if path is None else f"source: {got}")
+
+
+def _not_onnx(got: str) -> str:
+    return f"source: got {got}, which is not an ONNX file, or is cut off. Download or export it again."
+
+
+def shortened(error: Exception) -> Exception:
+    """Returns the error, or one of 300 characters if its message is twice as long.
+
+    Names in a file may have megabytes. The messages of this package are shorter.
+    """
+    text = str(error)
+    if len(text) <= 2 * _LONGEST_MESSAGE:
+        return error
+    kind = TypeError if isinstance(error, TypeError) else ValueError
+    return kind(f"{text[:180]} … {text[-110:]}")
 
 
 def to_numpy(onnx: Any, tensor: Any, folder: Path | None, label: str) -> np.ndarray:
@@ -62,7 +90,11 @@ def to_numpy(onnx: Any, tensor: Any, folder: Path | None, label: str) -> np.ndar
     Raises:
         ValueError: If the data are incomplete, or in a file outside of the model's folder.
     """
-    if onnx.external_data_helper.uses_external_data(tensor):
+    is_outside = onnx.external_data_helper.uses_external_data(tensor)
+    most = math.inf if is_outside else 4 * tensor.ByteSize()  # the smallest elements have two bits
+    if len(tensor.dims) > _MOST_AXES or min(tensor.dims, default=0) < 0 or math.prod(tensor.dims) > most:
+        raise ValueError(f"{label}: got a tensor of {tensor.ByteSize()} bytes, expected data for dims {list(tensor.dims)}.")
+    if is_outside:
         tensor = _with_data(onnx, tensor, folder, label)
     try:
         return onnx.numpy_helper.to_array(tensor)
@@ -106,8 +138,8 @@ def _path_inside(folder: Path | None, location: str, label: str) -> Path:
             "which tells the folder of that file, or onnx.load(path), which reads it."
         )
     root = folder.resolve()
-    path = (root / location).resolve()
-    if not path.is_relative_to(root) or not path.is_file():
+    path = (root / location[:_LONGEST_PATH]).resolve()  # resolving takes seconds for megabytes
+    if len(location) > _LONGEST_PATH or not path.is_relative_to(root) or not path.is_file():
         raise ValueError(
             f"{label}: got data in the file {location!r}, expected one that exists in the folder of the model, {folder}. Copy "
             "both files into one folder."

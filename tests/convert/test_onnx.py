@@ -275,7 +275,7 @@ def unsupported():
     yield (
         "huge",
         model_of("GRU", {k: v for k, v in gru.items() if k != "W"}, constants=[huge]),
-        "W: got a tensor that onnx cannot read, expected data for dims",
+        "W: got a tensor of .* bytes, expected data for dims",
     )
     outside = TensorProto(name="W", data_type=TensorProto.FLOAT, dims=[1, 3 * H, D], data_location=TensorProto.EXTERNAL)
     outside.external_data.add(key="location", value="../../etc/passwd")
@@ -307,7 +307,7 @@ def test_a_model_is_read_from_bytes_and_from_a_file_object(tmp_path):
     with open(tmp_path / "model.onnx", "rb") as file:
         assert_same_bits(gj.convert.load_onnx(file).params, params)
     assert_raises(lambda: gj.convert.load_onnx(content[:100]), ValueError, "source")
-    assert_raises(lambda: gj.convert.load_onnx(b"text"), ValueError, "source: got bytes, expected a complete ONNX model")
+    assert_raises(lambda: gj.convert.load_onnx(b"text"), ValueError, "source: got bytes, which is not an ONNX file")
     assert_raises(lambda: gj.convert.load_onnx(3), TypeError, "source: got int, expected a path, bytes, a binary file")
 
 

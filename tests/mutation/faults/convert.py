@@ -91,6 +91,10 @@ FAULTS = {
          '_PARTS = ("", "/cell", "/backward_layer/cell", "/forward_layer/cell")', "convert/test_keras_files"),
     ],
     "convert/onnx_source.py": [
+        ("a tensor may have more elements than bytes",
+         "4 * tensor.ByteSize()", "1e300 * tensor.ByteSize()", "convert/test_hostile_onnx"),
+        ("an error message quotes all of a name",
+         "if len(text) <= 2 * _LONGEST_MESSAGE:", "if text:", "convert/test_hostile_onnx"),
         ("weights are read from files outside of the model's folder",
          "if not path.is_relative_to(root) or not path.is_file():", "if not path.is_file():", "convert/test_onnx"),
         ("a file with too few weights is read as far as it goes",
