@@ -114,6 +114,8 @@ def evaluate(chunks: Chunks, jaxpr: Any, constants: Sequence[Any], arguments: Se
             results = [_elementwise(equation, operands)]
         elif name == "add_any":  # the sum of cotangents
             results = [tuple(map(lax.add, *operands))]
+        elif name == "one_minus_square":  # JAX 0.12 has it in the derivative of tanh, and kernels lack it
+            results = [tuple(map(_one_minus_square, *operands))]
         elif name in SAME_VALUE:
             results = operands
         elif name in RULES:
@@ -140,6 +142,11 @@ def _elementwise(equation: Any, operands: list[Value]) -> Value:
 
     count = max(map(len, operands))
     return tuple(one(*(value[min(i, len(value) - 1)] for value in operands)) for i in range(count))
+
+
+def _one_minus_square(x: Any) -> Any:
+    wide = lax.convert_element_type(x, jnp.float32) if _is_half(x.dtype) else x
+    return lax.convert_element_type((1 - wide) * (1 + wide), x.dtype)
 
 
 def _is_half(dtype: Any) -> bool:
