@@ -86,9 +86,17 @@ def write_atomically(path: str | os.PathLike[str], write: Callable[[Path], None]
     After a crash, `path` holds either its old content or all of the new content.
 
     Raises:
-        OSError: If the directory is missing or not writable, or the disk is full.
+        TypeError: If `path` is not a path.
+        OSError: If the directory is missing or not writable, `path` is a directory, or the disk is
+            full.
     """
+    if not isinstance(path, str | os.PathLike):
+        raise TypeError(f"path: got {type(path).__name__}, expected the path of a file.")
     target = Path(path)
+    if target.is_dir():
+        raise IsADirectoryError(f"path: got {target}, a directory, expected the path of a file.")
+    if not target.parent.is_dir():
+        raise FileNotFoundError(f"path: got {target}, expected a file in a directory that exists. Make {target.parent} first.")
     handle, name = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.")
     os.close(handle)
     temporary = Path(name)

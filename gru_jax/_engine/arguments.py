@@ -42,8 +42,12 @@ def describe(x: Any) -> str:
     return type(x).__name__
 
 
-def check_is_key(key: Any) -> None:
-    """Raises unless `key` is a `jax.random` key, typed or of raw uint32 numbers."""
-    is_key = is_array(key) and (jnp.issubdtype(key.dtype, jax.dtypes.prng_key) or str(key.dtype) == "uint32")
-    if not is_key:
-        raise TypeError(f"key: got {describe(key)}, expected a jax.random key: jax.random.key(seed).")
+def checked_dtype(name: str, value: Any) -> Any:
+    """Returns a floating dtype. Without x64, float64 becomes float32, as everywhere in JAX."""
+    try:
+        dtype = jax.dtypes.canonicalize_dtype(value)
+    except TypeError as error:
+        raise TypeError(f"{name}: got {value!r}, expected float64, float32, bfloat16 or float16.") from error
+    if not jnp.issubdtype(dtype, jnp.floating):
+        raise TypeError(f"{name}: got {dtype}, expected float64, float32, bfloat16 or float16.")
+    return dtype

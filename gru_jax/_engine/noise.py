@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
-from gru_jax._engine.arguments import check_is_key
+from gru_jax._jax import keys
 
 
 class NoiseKeys(NamedTuple):
@@ -55,7 +55,7 @@ def check_key(key: Any, layer: Any, *, in_step: bool = False) -> None:
         raise TypeError(f"key: got a tuple of {len(key)}, expected one key, or a pair (key of the sequence, key of the steps).")
     for each in key if isinstance(key, tuple) else (key,):
         if key is not None:
-            check_is_key(each)
+            keys.check_key("key", each)
 
 
 def keys_of_sequence(key: Any) -> NoiseKeys | None:

@@ -210,6 +210,9 @@ def check_compute_dtype(compute_dtype: Any, dtype: Any) -> Any:
 
 def check_batch_shape(shape: Any) -> tuple[Any, ...]:
     """Returns a batch shape as a tuple. An int stands for one axis."""
+    given = tuple(shape) if isinstance(shape, tuple | list) else (shape,)
+    if any(axis is None or isinstance(axis, float | str | bool) for axis in given):
+        raise TypeError(f"batch_shape: got {shape!r}, expected an int or a tuple of ints.")
     axes = (int(shape),) if isinstance(shape, Integral) else tuple(shape)
     if any(isinstance(axis, Integral) and axis < 0 for axis in axes):
         raise ValueError(f"batch_shape: got {shape}, expected sizes of at least 0.")

@@ -44,6 +44,24 @@ def primitive_names(jaxpr: Any) -> set[str]:
     return names
 
 
+def constants_of(jaxpr: Any) -> list[Any]:
+    """Returns the arrays and numbers that a closed jaxpr holds, at any depth."""
+    constants = list(jaxpr.consts)
+
+    def visit(inner: Any) -> Any:
+        if isinstance(inner, ClosedJaxpr):
+            constants.extend(inner.consts)
+        for equation in inner.eqns:
+            constants.extend(variable.val for variable in equation.invars if isinstance(variable, Literal))
+            for value in equation.params.values():
+                map_jaxprs(visit, value)
+        return inner
+
+    map_jaxprs(visit, jaxpr)
+    constants.extend(variable.val for variable in jaxpr.jaxpr.outvars if isinstance(variable, Literal))
+    return constants
+
+
 def custom_rule(equation: JaxprEqn) -> tuple[str, Any] | None:
     """Returns the kind of the custom rule that `equation` calls, and the jaxpr of its primal.
 

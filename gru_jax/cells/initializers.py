@@ -32,7 +32,7 @@ def symmetric_uniform(bound: float) -> Callable[..., jax.Array]:
         >>> bool(abs(params.W_z).max() < 0.1)
         True
     """
-    if not bound > 0:
+    if isinstance(bound, str | bool) or not bound > 0:
         raise ValueError(f"bound: got {bound}, expected a number above 0.")
 
     def init(key: jax.Array, shape: tuple[int, ...], dtype: Any = jnp.float32) -> jax.Array:

@@ -14,7 +14,8 @@ import jax
 import jax.numpy as jnp
 from jax.nn import initializers
 
-from gru_jax._engine.arguments import check_flag, check_is_key
+from gru_jax._engine.arguments import check_flag, checked_dtype, describe
+from gru_jax._jax.keys import check_key
 
 Initializer = Callable[..., jax.Array]
 
@@ -72,18 +73,18 @@ class LetteredInit:
             ValueError: If a size is negative, `hidden_size` is 0, or an initializer returns another shape.
             TypeError: If `key` is not a key, a size is not an int, or `dtype` is not one of the four.
         """
-        check_is_key(key)
+        check_key("key", key)
         D, H = _checked_size("input_size", input_size, least=0), _checked_size("hidden_size", hidden_size, least=1)
         bias = check_flag("bias", bias)
-        dtype = jax.dtypes.canonicalize_dtype(dtype)
-        if not jnp.issubdtype(dtype, jnp.floating):
-            raise TypeError(f"dtype: got {dtype}, expected float64, float32, bfloat16 or float16.")
+        dtype = checked_dtype("dtype", dtype)
         initializer = {"W": ("kernel_init", kernel_init)} | dict.fromkeys("UR", ("recurrent_init", recurrent_init))
 
         def draw(field: str, key: jax.Array) -> jax.Array | None:
             if field in self.absent or (not bias and field[0] in "bc"):
                 return None
             name, function = initializer.get(field[0], ("bias_init", bias_init))
+            if not callable(function):
+                raise TypeError(f"{name}: got {describe(function)}, expected a function such as jax.nn.initializers.zeros.")
             shape = shape_of(field, D, H, self.proj_size)
             if 0 in shape:  # some initializers divide by the number of inputs
                 return jnp.zeros(shape, dtype)

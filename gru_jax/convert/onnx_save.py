@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from gru_jax._engine.arguments import check_flag
 from gru_jax._files import import_extra, write_atomically
 from gru_jax.convert.composition import check_composition, single_cells
 from gru_jax.convert.onnx import INPUTS, ONNX, cells_of_operator, operator_of, to_onnx
@@ -70,6 +71,7 @@ def save_onnx(
         ['model.onnx']
     """
     onnx = import_extra("onnx")
+    lengths, h0, reverse = check_flag("lengths", lengths), check_flag("h0", h0), check_flag("reverse", reverse)
     check_composition(cell, ONNX.name, other_activations=True)
     if cell.needs_key:
         raise TypeError(f"cell: got {cell.name}, which draws noise, expected its form for evaluation: cell.deterministic().")

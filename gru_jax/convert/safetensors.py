@@ -75,6 +75,8 @@ def save_safetensors(
         >>> gj.cells.GRUParams(**tensors).W_z.shape
         (3, 4)
     """
+    if not isinstance(tensors, Mapping):
+        raise TypeError(f"tensors: got {type(tensors).__name__}, expected a mapping of names to arrays.")
     arrays: dict[str, np.ndarray] = {}
     for name, tensor in tensors.items():
         if not isinstance(name, str):

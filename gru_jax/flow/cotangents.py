@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from gru_jax._engine.arguments import describe
 from gru_jax._engine.differentiable import transpose_output, where_differentiable
 from gru_jax._engine.step_flags import tree_where, zero_at_resets, zero_masked
 from gru_jax._engine.weights import transpose_matrices
@@ -48,9 +49,30 @@ class Use(NamedTuple):
 def loss_bars(trajectory: Trajectory, loss: Loss) -> LossBars:
     """The cotangents of all losses, each of its own step."""
     read, ys = outputs_along(trajectory)
+    _check_loss(loss, ys)
     ys_bar = zero_masked(trajectory.flags, jax.vmap(jax.grad(loss, argnums=1))(jnp.arange(trajectory.steps), ys))
     of_step = lambda x, output, y_bar: read_out_vjp(trajectory.cell, trajectory.params, x, output, y_bar)[1]
     return LossBars(ys_bar, jax.vmap(of_step)(trajectory.xs, read, ys_bar))
+
+
+def _check_loss(loss: Any, ys: Any) -> None:
+    """Checks that `loss(t, y_t)` returns a floating-point scalar.
+
+    Raises:
+        TypeError: If it does not.
+    """
+    if not callable(loss):
+        raise TypeError(f"loss: got {describe(loss)}, expected a function loss(t, y_t) that returns a scalar.")
+    y = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype), ys)
+    try:
+        found = jax.eval_shape(lambda t, y: jnp.asarray(loss(t, y)), jax.ShapeDtypeStruct((), jnp.int32), y)
+    except (TypeError, ValueError) as error:
+        raise TypeError(f"loss: calling loss(t, y_t) failed, expected it to return a scalar. ({error})") from error
+    if found.shape != () or not jnp.issubdtype(found.dtype, jnp.floating):
+        raise TypeError(
+            f"loss: got a result of shape {found.shape} and dtype {found.dtype}, expected a floating-point scalar. Reduce it over the "
+            "batch and the outputs, for example with sum()."
+        )
 
 
 def uses_of_loss(trajectory: Trajectory, bars: LossBars, t: jax.Array) -> Use:

@@ -19,12 +19,17 @@ def norm(x: jax.Array, axis: int | tuple[int, ...] | None = None) -> jax.Array:
     Returns:
         The norm, in at least float32.
 
+    Raises:
+        TypeError: If `x` is not an array.
+
     Example:
         >>> import jax.numpy as jnp
         >>> import gru_jax as gj
         >>> float(gj.flow.norm(jnp.array([3e25, 4e25], jnp.float32)) / 1e25)
         5.0
     """
+    if not hasattr(x, "dtype"):
+        raise TypeError(f"x: got {type(x).__name__}, expected an array.")
     x = jnp.abs(x.astype(jnp.promote_types(x.dtype, jnp.float32)))
     largest = x.max(axis, keepdims=True, initial=0)
     scale = jnp.where((largest > 0) & jnp.isfinite(largest), largest, 1)

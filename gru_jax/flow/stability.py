@@ -111,7 +111,7 @@ def jacobian_norms(
         reset_state: The state after a reset, as in `gj.unroll`. Defaults to zeros.
 
     Returns:
-        Norms of shape `(T, *batch)`. For a stack: a tuple with those of each layer, as `jacobians`.
+        Norms of shape `(T, *batch)`, in at least float32. For a stack: a tuple with those of each layer, as `jacobians`.
 
     Raises:
         TypeError, ValueError: If `cell` is bidirectional or draws noise, and as `gj.unroll` does.
@@ -128,7 +128,7 @@ def jacobian_norms(
         (10, 2)
     """
     Js = jacobians(cell, params, xs, h0, lengths=lengths, mask=mask, resets=resets, reset_state=reset_state)
-    return jax.tree.map(lambda Js: jnp.linalg.norm(Js, ord=2, axis=(-2, -1)), Js)
+    return jax.tree.map(lambda Js: jnp.linalg.norm(_widened(Js), ord=2, axis=(-2, -1)), Js)
 
 
 def lyapunov_exponents(
@@ -189,6 +189,7 @@ def lyapunov_exponents(
 
 def _exponents(Js: jax.Array) -> jax.Array:
     """Computes the exponents of the matrices of one cell."""
+    Js = _widened(Js)
     identity = jnp.broadcast_to(jnp.eye(Js.shape[-1], dtype=Js.dtype), Js.shape[1:])
 
     def step(Q, J):
@@ -196,3 +197,8 @@ def _exponents(Js: jax.Array) -> jax.Array:
         return Q, jnp.log(jnp.abs(jnp.diagonal(R, axis1=-2, axis2=-1)))
 
     return lax.scan(step, identity, Js)[1].mean(0)
+
+
+def _widened(Js: jax.Array) -> jax.Array:
+    """Converts matrices to at least float32, because LAPACK has no half precision."""
+    return Js.astype(jnp.promote_types(Js.dtype, jnp.float32))

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from gru_jax._engine.arguments import check_flag, check_positive_int
 from gru_jax._jax.partition import differentiable
 from gru_jax.flow.conditions import Conditions
 from gru_jax.flow.cotangents import Loss, loss_bars, per_example_term, state_cotangents, term_of_use, uses_of_loss
@@ -72,6 +73,7 @@ def contributions(
         >>> terms.W_z.shape
         (10, 10, 3, 4)
     """
+    per_example, max_bytes = check_flag("per_example", per_example), check_positive_int("max_bytes", max_bytes)
     trajectory = linearize_along(cell, params, xs, h0, Conditions(lengths, mask, resets, reset_state))
     T, batch = trajectory.steps, trajectory.batch
     leaves = jax.tree.leaves(differentiable(trajectory.params))

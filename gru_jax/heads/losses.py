@@ -8,7 +8,7 @@ import optax
 from jax.typing import ArrayLike
 
 from gru_jax.heads.masks import checked_mask, masked
-from gru_jax.heads.precision import as_floating
+from gru_jax.heads.precision import as_numbers, as_outputs
 
 
 def squared_error(predictions: ArrayLike, targets: ArrayLike, mask: ArrayLike | None = None) -> jax.Array:
@@ -115,12 +115,12 @@ def softmax_cross_entropy(logits: ArrayLike, labels: ArrayLike, mask: ArrayLike 
         >>> gj.heads.softmax_cross_entropy(logits, labels).shape
         (20, 4)
     """
-    labels = jnp.asarray(labels)
+    labels = as_numbers("labels", labels)
     if not jnp.issubdtype(labels.dtype, jnp.integer):
         logits, labels, mask = _aligned("logits", logits, labels, mask, targets_name="labels")
         return masked(optax.softmax_cross_entropy(logits, labels), mask)
 
-    logits = as_floating(logits)
+    logits = as_outputs("logits", logits)
     if labels.shape != logits.shape[:-1]:
         raise ValueError(
             f"labels: got class indices of shape {labels.shape}, expected {logits.shape[:-1]} for logits of shape {logits.shape}."
@@ -145,7 +145,7 @@ def _aligned(
 
     Masked values are replaced by 0, so that NaN in them does not reach a gradient.
     """
-    predictions, targets = as_floating(predictions), jnp.asarray(targets)
+    predictions, targets = as_outputs(name, predictions), as_numbers(targets_name, targets)
     if predictions.shape != targets.shape:
         raise ValueError(
             f"{targets_name}: got shape {targets.shape}, expected {predictions.shape} like {name}. Nothing is broadcast here."

@@ -1,6 +1,7 @@
 """A dense layer that reads outputs from hidden states."""
 
 from collections.abc import Callable
+from numbers import Integral
 from typing import Any, Literal, NamedTuple, get_args
 
 import jax
@@ -10,6 +11,7 @@ from jax.nn import initializers
 from jaxtyping import Array, Float
 
 from gru_jax._jax.export import serializable
+from gru_jax._jax.keys import check_key
 from gru_jax.heads.precision import at_least_float32
 
 Activation = Literal["identity", "sigmoid", "tanh", "relu", "softmax"]
@@ -61,7 +63,9 @@ def init_dense(
         `DenseParams(V, b_y)`.
 
     Raises:
-        TypeError: If `bias` is not a boolean.
+        TypeError: If `key` is not a key, a size is not an int of at least 0, `bias` is not a
+            boolean, or `dtype` is not a floating-point dtype.
+        ValueError: If an initialiser returns another shape.
 
     Example:
         >>> import jax, gru_jax as gj
@@ -71,9 +75,28 @@ def init_dense(
     """
     if not isinstance(bias, bool | np.bool_):
         raise TypeError(f"bias: got {bias!r} ({type(bias).__name__}), expected True or False.")
+    check_key("key", key)
+    for name, size in (("hidden_size", hidden_size), ("output_size", output_size)):
+        if isinstance(size, bool) or not isinstance(size, Integral) or size < 0:
+            raise TypeError(f"{name}: got {size!r}, expected an int of at least 0.")
+    try:
+        is_inexact = jnp.issubdtype(jnp.dtype(dtype), jnp.inexact)
+    except TypeError:
+        is_inexact = False
+    if not is_inexact:
+        raise TypeError(f"dtype: got {dtype!r}, expected a floating-point dtype such as jnp.float32.")
     key_V, key_b = jax.random.split(key)
-    V = kernel_init(key_V, (hidden_size, output_size), dtype)
-    return DenseParams(V=V, b_y=bias_init(key_b, (output_size,), dtype) if bias else None)
+    V = _drawn("kernel_init", kernel_init, key_V, (hidden_size, output_size), dtype)
+    return DenseParams(V=V, b_y=_drawn("bias_init", bias_init, key_b, (output_size,), dtype) if bias else None)
+
+
+def _drawn(name: str, initializer: Any, key: jax.Array, shape: tuple[int, ...], dtype: Any) -> jax.Array:
+    if not callable(initializer):
+        raise TypeError(f"{name}: got {type(initializer).__name__}, expected a function such as jax.nn.initializers.zeros.")
+    drawn = initializer(key, shape, dtype)
+    if jnp.shape(drawn) != shape:
+        raise ValueError(f"{name}: got an array of shape {jnp.shape(drawn)}, expected {shape}.")
+    return drawn
 
 
 def dense(params: DenseParams, hs: Float[Array, "*t_b H"], activation: Activation = "identity") -> Float[Array, "*t_b K"]:
@@ -93,6 +116,7 @@ def dense(params: DenseParams, hs: Float[Array, "*t_b H"], activation: Activatio
         ŷ, `(…, K)`, in the dtype of `params` and `hs`. The sums are computed in at least float32.
 
     Raises:
+        TypeError: If `params` are not `DenseParams`, or `hs` is not an array.
         ValueError: If the activation is unknown, or the sizes of `hs` and `params` differ.
 
     Example:
@@ -104,6 +128,10 @@ def dense(params: DenseParams, hs: Float[Array, "*t_b H"], activation: Activatio
     """
     if activation not in get_args(Activation):
         raise ValueError(f"activation: got {activation!r}, expected one of {', '.join(map(repr, get_args(Activation)))}.")
+    if not (hasattr(params, "V") and hasattr(params, "b_y")):
+        raise TypeError(f"params: got {type(params).__name__}, expected DenseParams, from gj.heads.init_dense.")
+    if not hasattr(hs, "shape"):
+        raise TypeError(f"hs: got {type(hs).__name__}, expected an array of shape (…, {params.V.shape[0]}).")
     if hs.shape[-1:] != params.V.shape[:1]:
         raise ValueError(f"hs: got shape {hs.shape}, expected (…, {params.V.shape[0]}) for V of shape {params.V.shape}.")
     dtype = jnp.result_type(hs, params.V)

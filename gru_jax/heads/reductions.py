@@ -5,7 +5,7 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 
 from gru_jax.heads.masks import checked_mask, masked
-from gru_jax.heads.precision import as_floating, widened
+from gru_jax.heads.precision import as_floating, as_losses, widened
 
 
 def sum_over_steps(losses: ArrayLike, *, axis: int = 0) -> jax.Array:
@@ -23,7 +23,7 @@ def sum_over_steps(losses: ArrayLike, *, axis: int = 0) -> jax.Array:
         >>> gj.heads.sum_over_steps(jnp.ones((20, 2))).tolist()
         [20.0, 20.0]
     """
-    return widened(losses).sum(axis)
+    return widened(as_losses(losses, axis)).sum(axis)
 
 
 def mean_over_steps(losses: ArrayLike, mask: ArrayLike | None = None, *, axis: int = 0) -> jax.Array:
@@ -48,7 +48,7 @@ def mean_over_steps(losses: ArrayLike, mask: ArrayLike | None = None, *, axis: i
         >>> float(gj.heads.mean_over_steps(losses)), float(gj.heads.mean_over_steps(losses, losses < 5))
         (4.0, 2.0)
     """
-    losses = as_floating(losses)
+    losses = as_floating(as_losses(losses, axis))
     mask = checked_mask(mask, losses.shape)
     steps = jnp.asarray(losses.shape[axis] if mask is None else mask.sum(axis)).astype(losses.dtype)
     return masked(losses, mask).sum(axis) / jnp.maximum(steps, 1)
@@ -76,7 +76,7 @@ def last_step(losses: ArrayLike, mask: ArrayLike | None = None, *, axis: int = 0
         >>> float(gj.heads.last_step(losses)), float(gj.heads.last_step(losses, losses < 5))
         (8.0, 3.0)
     """
-    losses = widened(losses)
+    losses = widened(as_losses(losses, axis))
     mask = checked_mask(mask, losses.shape)
     if mask is None:
         mask = jnp.ones(losses.shape, bool)

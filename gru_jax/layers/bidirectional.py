@@ -22,6 +22,7 @@ from gru_jax._engine.noise import split_keys
 from gru_jax._engine.step_flags import flags_of_opposite_direction
 from gru_jax._engine.structures import describe_structure, rebuild
 from gru_jax._jax.export import serializable
+from gru_jax._jax.keys import check_key
 
 Merge = Literal["concat", "sum", "mean", "mul", None]
 
@@ -67,6 +68,7 @@ class Bidirectional(Layer):
             `BidirectionalParams(forward, backward)`.
         """
         cells = (self.forward_cell, self.backward_cell)
+        check_key("key", key)
         keys = jax.random.split(key)
         return BidirectionalParams(
             *(cell.init(k, input_size, hidden_size, **options) for cell, k in zip(cells, keys, strict=True))

@@ -19,6 +19,7 @@ from gru_jax._engine.layer import CallOptions, Layer, LayerOutput, LayerRequest,
 from gru_jax._engine.noise import NoiseKeys, split_keys
 from gru_jax._engine.step_flags import zero_masked
 from gru_jax._engine.structures import rebuild_tuple
+from gru_jax._jax.keys import check_key
 from gru_jax.layers.parts import check_cells, check_rate
 from gru_jax.layers.wiring import checked_residual, connect, input_of, is_residual, sizes
 
@@ -74,7 +75,10 @@ class Stack(Layer):
             TypeError: If a layer below another has outputs of several arrays; otherwise as a cell's
                 `init`.
         """
-        hidden = (hidden_size,) * len(self.cells) if isinstance(hidden_size, int | Integral) else tuple(hidden_size)
+        check_key("key", key)
+        if not isinstance(hidden_size, Integral | tuple | list):
+            raise TypeError(f"hidden_size: got {hidden_size!r}, expected an int, or a tuple with one for each layer.")
+        hidden = (hidden_size,) * len(self.cells) if isinstance(hidden_size, Integral) else tuple(hidden_size)
         if len(hidden) != len(self.cells):
             raise ValueError(f"hidden_size: got {hidden_size}, expected one int or {len(self.cells)}, one for each layer.")
         params: list[Any] = []

@@ -7,6 +7,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from gru_jax._jax.partition import is_inexact
+
 
 def checked_count(name: str, value: Any, *, least: int = 1) -> int:
     """Returns `value` as a Python integer.
@@ -62,21 +64,39 @@ def check_optimizer(optimizer: Any) -> None:
         raise TypeError(f"optimizer: got {type(optimizer).__name__}, expected an optax.GradientTransformation.{fix}")
 
 
-def check_key(name: str, key: Any, *, axes: int = 0) -> None:
-    """Checks that `key` is a `jax.random` key, or an array of keys with `axes` axes.
+def check_params(params: Any) -> None:
+    """Checks that `params` is a pytree of arrays, some of which can be trained.
 
     Raises:
-        TypeError: If it is not.
+        TypeError: If a leaf is not an array, or none holds floating-point or complex numbers.
     """
-    new_style = isinstance(key, jax.Array) and jnp.issubdtype(key.dtype, jax.dtypes.prng_key)
-    shape = jnp.shape(key) if new_style else jnp.shape(key)[:-1]  # a raw key is a vector of uint32
-    is_key = new_style or (isinstance(key, jax.Array | np.ndarray) and key.dtype == jnp.uint32 and key.ndim > 0)
-    if not is_key or len(shape) != axes:
-        what, example = (
-            ("a jax.random key", "jax.random.key(0)") if axes == 0 else ("one key per model", "jax.random.split(key, N)")
+    for path, leaf in jax.tree_util.tree_leaves_with_path(params):
+        if not isinstance(leaf, jax.Array | np.ndarray | np.generic | bool | int | float | complex):
+            raise TypeError(f"params{jax.tree_util.keystr(path)}: got {type(leaf).__name__}, expected an array.")
+    check_numbers("params", params, keys=True)
+    if not any(map(is_inexact, jax.tree.leaves(params))):
+        raise TypeError(f"params: got {type(params).__name__} without floating-point numbers, expected some to train.")
+
+
+def check_numbers(name: str, tree: Any, *, keys: bool = False) -> None:
+    """Checks that every leaf of a tree is an array of numbers or booleans, or of random keys.
+
+    Raises:
+        TypeError: If one is not, for example an array of keys, of text or of Python objects.
+    """
+    for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
+        dtype = getattr(leaf, "dtype", None)
+        if dtype is None or jnp.issubdtype(dtype, np.number) or jnp.issubdtype(dtype, np.bool_):
+            continue
+        if keys and jnp.issubdtype(dtype, jax.dtypes.prng_key):
+            continue
+        is_key = jnp.issubdtype(dtype, jax.dtypes.prng_key)
+        fix = (
+            "Pass jax.random.key_data(keys), and call jax.random.wrap_key_data in loss_fn."
+            if is_key
+            else "Convert it to numbers."
         )
-        arrived = f"{key.dtype}{list(key.shape)}" if isinstance(key, jax.Array | np.ndarray) else type(key).__name__
-        raise TypeError(f"{name}: got {arrived}, expected {what}, for example {example}.")
+        raise TypeError(f"{name}{jax.tree_util.keystr(path)}: got dtype {dtype}, expected numbers or booleans. {fix}")
 
 
 def _is_index(value: Any) -> bool:

@@ -6,7 +6,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from gru_jax.train.arguments import check_key, checked_count
+from gru_jax._jax.keys import check_key
+from gru_jax.train.arguments import checked_count
 from gru_jax.train.batch_sources import BatchMaker, BatchSource, Shard
 from gru_jax.train.batch_streams import StreamSource
 from gru_jax.train.gradients import keys_of_step

@@ -12,7 +12,7 @@ import numpy as np
 
 from gru_jax.train.arguments import checked_count, optional_count
 from gru_jax.train.batch_sources import BatchMaker, Shard, StepIndices
-from gru_jax.train.sequence_arrays import sequence_length
+from gru_jax.train.sequence_arrays import check_alike, checked_lengths
 
 
 class PaddedBatch(NamedTuple):
@@ -123,8 +123,9 @@ def bucketed(
     buckets are shuffled together, in an order that depends only on the key and the epoch.
 
     Args:
-        sequences: The sequences, each a pytree of arrays with a leading time axis, for example
-            `(xs, ys)` with shapes `(T, D)` and `(T, K)`. T may differ.
+        sequences: A list of sequences, each a pytree of arrays with a leading time axis, for
+            example `(xs, ys)` with shapes `(T, D)` and `(T, K)`. T may differ. Arrays of different
+            dtypes are cast to one that holds all of them.
         batch_size: The number of sequences per batch.
         labels: One label per sequence, for example its class: a pytree of arrays without a time
             axis. Defaults to None.
@@ -138,11 +139,11 @@ def bucketed(
         A source to pass to `fit` as `data`. `loss_fn` then receives a `PaddedBatch`.
 
     Raises:
-        TypeError: If a sequence is not a pytree of arrays with a time axis, or `batch_size`,
-            `num_buckets` or `pad_to` is not an integer.
-        ValueError: If there is no sequence, the arrays of a sequence differ in length, one of these
-            integers is below 1, the number of labels differs from the number of sequences, or a
-            sequence is longer than `pad_to`.
+        TypeError: If `sequences` is not a list, a sequence is not a pytree of arrays with a time
+            axis, or `batch_size`, `num_buckets` or `pad_to` is not an integer.
+        ValueError: If there is no sequence, the arrays of a sequence differ in length, sequences or
+            labels differ in structure or features, one of these integers is below 1, the number of
+            labels differs from the number of sequences, or a sequence is longer than `pad_to`.
 
     Example:
         >>> import numpy as np, gru_jax as gj
@@ -152,11 +153,12 @@ def bucketed(
     """
     batch_size, num_buckets = checked_count("batch_size", batch_size), checked_count("num_buckets", num_buckets)
     pad_to = optional_count("pad_to", pad_to)
-    if not len(sequences):
-        raise ValueError("sequences: got none, expected at least one.")
-    if labels is not None and len(labels) != len(sequences):
-        raise ValueError(f"labels: got {len(labels)} for {len(sequences)} sequences, expected one for each.")
-    lengths = np.array([sequence_length(sequence, f"sequences[{i}]") for i, sequence in enumerate(sequences)], np.int32)
+    lengths = np.array(checked_lengths(sequences), np.int32)
+    if labels is not None:
+        if len(labels) != len(sequences):
+            raise ValueError(f"labels: got {len(labels)} for {len(sequences)} sequences, expected one for each.")
+        check_alike("labels", labels, first_axis=0)
+    dtypes = _common_dtypes(sequences)
     if pad_to is not None and lengths.max() > pad_to:
         raise ValueError(
             f"pad_to: got {pad_to}, expected at least {lengths.max()}, the length of sequences[{lengths.argmax()}]."
@@ -168,7 +170,9 @@ def bucketed(
         padded_lengths[-1] = pad_to
     buckets = []
     for group, steps in zip(groups, padded_lengths, strict=True):
-        padded = jax.tree.map(lambda *leaves, steps=steps: _stacked(leaves, steps), *(sequences[i] for i in group))
+        padded = jax.tree.map(
+            lambda dtype, *leaves, steps=steps: _stacked(leaves, steps, dtype), dtypes, *(sequences[i] for i in group)
+        )
         own_labels = None if labels is None else jax.tree.map(lambda *leaves: np.stack(leaves), *(labels[i] for i in group))
         buckets.append(Bucket(padded, own_labels, lengths[group]))
     return BucketedSource(tuple(buckets), groups, batch_size)
@@ -195,10 +199,14 @@ def _full_batches(rows: np.ndarray, batch_size: int) -> np.ndarray:
     return np.pad(rows, (0, -len(rows) % batch_size), constant_values=-1).reshape(-1, batch_size).astype(np.int32)
 
 
-def _stacked(leaves: Sequence[Any], steps: int) -> np.ndarray:
+def _common_dtypes(trees: Sequence[Any]) -> Any:
+    """Returns a tree with the dtype that holds the numbers of each leaf in all trees."""
+    return jax.tree.map(lambda *leaves: np.result_type(*{np.asarray(leaf).dtype for leaf in leaves}), *trees)
+
+
+def _stacked(leaves: Sequence[Any], steps: int, dtype: np.dtype[Any]) -> np.ndarray:
     """Returns `(N, steps, …)`, with zeros after the end of each leaf."""
-    first = np.asarray(leaves[0])
-    stacked = np.zeros((len(leaves), steps, *first.shape[1:]), first.dtype)
+    stacked = np.zeros((len(leaves), steps, *leaves[0].shape[1:]), dtype)
     for row, leaf in zip(stacked, leaves, strict=True):
         row[: len(leaf)] = leaf
     return stacked

@@ -26,12 +26,18 @@ def data_mesh(devices: Sequence[jax.Device] | None = None) -> Mesh:
     Returns:
         A mesh with the axis `"data"`.
 
+    Raises:
+        TypeError: If `devices` is not a list of at least one device.
+
     Example:
         >>> import gru_jax as gj
         >>> gj.train.data_mesh().axis_names
         ('data',)
     """
-    return Mesh(np.asarray(jax.devices() if devices is None else devices), ("data",))
+    found = list(jax.devices()) if devices is None else devices
+    if not isinstance(found, Sequence) or not found or not all(isinstance(device, jax.Device) for device in found):
+        raise TypeError(f"devices: got {devices!r}, expected a list of devices, for example jax.devices()[:2].")
+    return Mesh(np.asarray(found), ("data",))
 
 
 def check_mesh(mesh: Any) -> None:

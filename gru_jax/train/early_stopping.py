@@ -21,7 +21,7 @@ class EarlyStopping:
         min_delta: The smallest change that counts as an improvement. Defaults to 0.
 
     Raises:
-        TypeError: If `patience` is not an integer.
+        TypeError: If `metric` is not a string, `patience` not an integer, or `min_delta` not a number.
         ValueError: If `mode` is neither "min" nor "max", or `patience` or `min_delta` is out of
             range.
 
@@ -42,6 +42,10 @@ class EarlyStopping:
     min_delta: float = 0.0
 
     def __post_init__(self) -> None:
+        if not isinstance(self.metric, str):
+            raise TypeError(f"metric: got {self.metric!r}, expected the name of a metric that evaluate returns.")
+        if isinstance(self.min_delta, bool) or not isinstance(self.min_delta, int | float | np.number):
+            raise TypeError(f"min_delta: got {self.min_delta!r}, expected a number of at least 0.")
         if self.patience is not None:
             object.__setattr__(self, "patience", checked_count("patience", self.patience))
         if self.mode not in ("min", "max"):

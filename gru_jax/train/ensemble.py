@@ -9,7 +9,8 @@ import jax.numpy as jnp
 import optax
 from jax.sharding import Mesh
 
-from gru_jax.train.arguments import check_callable, check_key, check_optimizer
+from gru_jax._jax.keys import check_key
+from gru_jax.train.arguments import check_callable, check_optimizer, check_params
 from gru_jax.train.host_loop import train
 from gru_jax.train.make_plan import make_training_plan
 from gru_jax.train.results import CallbackInfo, FitResult
@@ -98,6 +99,7 @@ def fit_ensemble(  # noqa: D417 (the docstring of fit describes the other argume
         ((10, 3), 2)
     """
     check_key("keys", keys, axes=1)
+    check_params(params)
     models = len(keys)
     values = {name: jnp.asarray(given) for name, given in (hyperparameters or {}).items()}
     if values:

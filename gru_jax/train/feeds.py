@@ -71,7 +71,7 @@ class ResidentFeed:
     def next(self, step: int, was_interrupted: Callable[[], bool]) -> Execution:
         """Returns all data, and the batch indices of the steps."""
         plan = self._plan
-        return Execution(self._data, self._step_indices(step, plan.steps_per_execution), plan.end_of_execution(step) - step)
+        return Execution(self._data, self._step_indices(step, plan.indices_per_execution), plan.end_of_execution(step) - step)
 
     def close(self) -> None:
         """Does nothing."""

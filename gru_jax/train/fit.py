@@ -8,7 +8,8 @@ import jax
 import optax
 from jax.sharding import Mesh
 
-from gru_jax.train.arguments import check_key, check_optimizer, checked_count
+from gru_jax._jax.keys import check_key
+from gru_jax.train.arguments import check_optimizer, check_params, checked_count
 from gru_jax.train.early_stopping import EarlyStopping
 from gru_jax.train.host_loop import train
 from gru_jax.train.make_plan import make_training_plan
@@ -181,6 +182,7 @@ def fit(
     """
     check_optimizer(optimizer)
     check_key("key", key)
+    check_params(params)
     plan = make_training_plan(
         loss_fn=loss_fn, optimizer=optimizer, data=data, key=key, steps=steps,
         batch_size=batch_size, has_carry=carry is not None,

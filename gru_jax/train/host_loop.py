@@ -23,7 +23,7 @@ from gru_jax.train.plans import CheckpointPlan, EvaluationPlan, TrainingPlan
 from gru_jax.train.progress_bar import ProgressBar
 from gru_jax.train.results import CallbackInfo, FitResult
 from gru_jax.train.run_config import digest_of
-from gru_jax.train.run_directory import DirectoryLock, RunArrays, RunRecord, restore_run, save_run
+from gru_jax.train.run_directory import DirectoryLock, RunArrays, RunRecord, make_directory, restore_run, save_run
 from gru_jax.train.signals import StopSignals
 from gru_jax.train.train_step import ModelState, TrainState, run_steps
 from gru_jax.train.tree_paths import is_random_key, named_leaves
@@ -41,7 +41,7 @@ def train(plan: TrainingPlan, model: ModelState) -> FitResult:
     if directory is not None:
         import_orbax()  # fail before the first step if it is not installed
         if writes_files:
-            directory.mkdir(parents=True, exist_ok=True)
+            make_directory(directory)
     with ExitStack() as stack:
         failures = stack.enter_context(FailureWatch())
         stack.enter_context(DirectoryLock(directory if writes_files else None))
@@ -151,9 +151,13 @@ class TrainingRun:
             elif evaluation:
                 bar.show_evaluation(evaluation)
             bar.advance(metrics)
-            model = self.state.model
-            ema_params = None if model.average is None else model.average.params
-            info = CallbackInfo(self.step, model.params, model.opt_state, metrics, evaluation, ema_params)
+            if not plan.callbacks:
+                continue
+            params, opt_state, average = _copied(
+                (self.state.model.params, self.state.model.opt_state, self.state.model.average)
+            )
+            ema_params = None if average is None else average.params
+            info = CallbackInfo(self.step, params, opt_state, metrics, evaluation, ema_params)
             if any([callback(info) is True for callback in plan.callbacks]):  # a list, so that every callback is called
                 stop_reason = "callback"
 

@@ -73,7 +73,7 @@ def load_params(path: str | os.PathLike[str], like: Any, *, best: bool = False, 
             checkpoint.
         ValueError: If names, shapes or dtypes differ from `like`. The message lists the
             differences. Also if `best` or `ema` is True for a file, or for a run without them.
-        TypeError: If `best` or `ema` is not a boolean.
+        TypeError: If `path` is not a path, or `best` or `ema` is not a boolean.
         ImportError: If safetensors or Orbax is not installed.
 
     Example:
@@ -89,6 +89,10 @@ def load_params(path: str | os.PathLike[str], like: Any, *, best: bool = False, 
     if best and ema:
         raise ValueError(
             "best: got True together with ema, expected one of them. The best parameters of a run with ema are an average."
+        )
+    if not isinstance(path, str | os.PathLike):
+        raise TypeError(
+            f"path: got {type(path).__name__}, expected the path of a file of save_params, or the directory of a run."
         )
     path = Path(path)
     if not path.exists():

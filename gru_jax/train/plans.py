@@ -12,6 +12,8 @@ from gru_jax.train.batch_sources import BatchMaker, BatchSource
 from gru_jax.train.early_stopping import EarlyStopping
 from gru_jax.train.results import CallbackInfo
 
+_FEW_STEPS = 1000
+
 
 @dataclass(frozen=True, kw_only=True)
 class ProgramSpec:
@@ -131,6 +133,15 @@ class TrainingPlan:
     def early_stopping(self) -> EarlyStopping | None:
         """The rule for keeping the best parameters, or None."""
         return None if self.evaluation is None else self.evaluation.early_stopping
+
+    @property
+    def indices_per_execution(self) -> int:
+        """The number of steps that an execution has indices and metrics for.
+
+        It is `steps_per_execution` unless that is large and no execution gets so long. A run and
+        its resumes then share a program.
+        """
+        return min(self.steps_per_execution, max(self.longest_execution(), _FEW_STEPS))
 
     def longest_execution(self) -> int:
         """Returns the number of steps that no execution exceeds."""

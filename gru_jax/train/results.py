@@ -51,14 +51,12 @@ class CallbackInfo(NamedTuple):
 
     Attributes:
         step: The number of optimiser steps taken so far.
-        params: The current parameters. Copy them to keep them: the next execution reuses their
-            memory.
-        opt_state: The optimiser's current state. Copy it to keep it, as for `params`.
+        params: The current parameters. They are a copy, which may be kept.
+        opt_state: A copy of the optimiser's current state.
         metrics: The loss and the metrics of the steps since the last callback, each an array of
             shape `(steps, …)`.
         evaluation: The metrics of the evaluation after `step` steps. Empty if there was none.
-        ema_params: The average of the parameters, with the same caution as `params`. None without
-            `ema`.
+        ema_params: A copy of the average of the parameters. None without `ema`.
     """
 
     step: int

@@ -125,6 +125,21 @@ def _checked_record(plan: CheckpointPlan, manifest: Manifest, expected: dict[str
     return record, changes
 
 
+def make_directory(directory: Path) -> None:
+    """Makes the directory of a run if it does not exist.
+
+    Raises:
+        NotADirectoryError: If it, or a directory that it is in, is something else.
+        OSError: If it cannot be made.
+    """
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+    except (FileExistsError, NotADirectoryError) as error:
+        raise NotADirectoryError(
+            f"checkpoint_dir: got {directory}, which is or lies in something else than a directory. Use another path."
+        ) from error
+
+
 class DirectoryLock:
     """A context manager that locks a directory against other processes.
 

@@ -32,6 +32,9 @@ def call_loss_fn(
         got = f"a tuple of length {len(result)}" if isinstance(result, tuple) else type(result).__name__
         raise TypeError(f"loss_fn: got {got} as its result, expected {form}. Return {{}} if there are no metrics.")
     loss, metrics, new_carry = result if has_carry else (*result, carry)
+    if not isinstance(loss, jax.Array | np.ndarray | np.generic | int | float) or not _is_real(loss):
+        arrived = f"dtype {jnp.result_type(loss)}" if hasattr(loss, "dtype") else f"type {type(loss).__name__}"
+        raise TypeError(f"loss_fn: got a loss of {arrived}, expected a floating-point scalar that depends on params.")
     if jnp.shape(loss) != ():
         raise TypeError(f"loss_fn: got a loss of shape {jnp.shape(loss)}, expected a scalar. Reduce it: loss.mean().")
     got, expected = jax.tree.map(_shape_and_dtype, new_carry), jax.tree.map(_shape_and_dtype, carry)
@@ -75,6 +78,10 @@ def _checked_metric(name: str, metric: str, value: Any) -> jax.Array:
         arrived = f"type {type(value).__name__}" if dtype is None else f"shape {jnp.shape(value)} and dtype {dtype}"
         raise TypeError(f"{name}: got the metric {metric!r} of {arrived}, expected a real number or an array of real numbers.")
     return jnp.asarray(value)
+
+
+def _is_real(number: Any) -> bool:
+    return bool(jnp.issubdtype(jnp.result_type(number), np.floating))
 
 
 def _shape_and_dtype(leaf: Any) -> str:

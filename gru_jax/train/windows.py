@@ -9,7 +9,7 @@ import numpy as np
 
 from gru_jax.train.arguments import checked_count
 from gru_jax.train.batch_sources import BatchMaker, Shard, StepIndices
-from gru_jax.train.sequence_arrays import sequence_length
+from gru_jax.train.sequence_arrays import checked_lengths
 
 
 class WindowBatch(NamedTuple):
@@ -82,9 +82,9 @@ def windows(sequences: Sequence[Any], batch_size: int, window: int) -> WindowSou
     window, the rest of the window is padding.
 
     Args:
-        sequences: The sequences, each a pytree of arrays with a leading time axis, for example
-            `(xs, ys)` with shapes `(T, D)` and `(T,)`. T may differ. For a single sequence, pass
-            `[sequence]`.
+        sequences: A list of sequences, each a pytree of arrays with a leading time axis, for
+            example `(xs, ys)` with shapes `(T, D)` and `(T,)`. T may differ. For a single sequence,
+            pass `[sequence]`.
         batch_size: The number of streams.
         window: The number of time steps per window. Gradients do not flow from one window into the
             previous one.
@@ -95,10 +95,10 @@ def windows(sequences: Sequence[Any], batch_size: int, window: int) -> WindowSou
         `(loss, metrics, carry)`.
 
     Raises:
-        TypeError: If a sequence is not a pytree of arrays with a time axis, or `batch_size` or
-            `window` is not an integer.
-        ValueError: If `batch_size` or `window` is below 1, or there are fewer time steps than
-            streams.
+        TypeError: If `sequences` is not a list, a sequence is not a pytree of arrays with a time
+            axis, or `batch_size` or `window` is not an integer.
+        ValueError: If `batch_size` or `window` is below 1, sequences differ in structure or
+            features, or there are fewer time steps than streams.
 
     Example:
         >>> import numpy as np, gru_jax as gj
@@ -107,7 +107,7 @@ def windows(sequences: Sequence[Any], batch_size: int, window: int) -> WindowSou
         2
     """
     batch_size, window = checked_count("batch_size", batch_size), checked_count("window", window)
-    lengths = [sequence_length(sequence, f"sequences[{i}]") for i, sequence in enumerate(sequences)]
+    lengths = checked_lengths(sequences)
     total = sum(lengths)
     if total < batch_size:
         raise ValueError(

@@ -124,6 +124,8 @@ def verify_vjp(
     Cost: "fast" compiles two programs and "all" about thirty. Each runs a few dozen times. Equal
     programs are compiled once.
     """
+    if key is not None and not hasattr(key, "dtype"):
+        raise TypeError(f"key must be a jax.random key such as jax.random.key(0), got {key!r}")
     options = Options(
         kwargs=dict(kwargs or {}),
         sample=sample,
@@ -170,4 +172,8 @@ def assert_vjp(fun: Callable[..., Any], *args: Any, **options: Any) -> None:
 
 
 def _names(names: str | Iterable[str]) -> tuple[str, ...]:
+    if not isinstance(names, Iterable):
+        raise TypeError(
+            f"checks, wrt, static, require and allow must be names, got {names!r}; pass a string or a list of strings"
+        )
     return (names,) if isinstance(names, str) else tuple(names)

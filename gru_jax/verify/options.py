@@ -14,6 +14,7 @@ class Options:
     """The options of one call of `verify_vjp`, which documents them.
 
     Raises:
+        TypeError: If `reference`, `gradient` or `sample` is not a function.
         ValueError: If `rtol` is out of range, or two options contradict each other.
     """
 
@@ -33,8 +34,11 @@ class Options:
 
     def __post_init__(self) -> None:
         for rtol in self.rtol.values() if isinstance(self.rtol, Mapping) else [self.rtol or 0.0]:
-            if not 0 <= rtol < 1:
+            if isinstance(rtol, str | bool) or not 0 <= rtol < 1:
                 raise ValueError(f"rtol must be in [0, 1), got {rtol!r}; it is the relative error to allow")
+        for name in ("reference", "gradient", "sample"):
+            if getattr(self, name) is not None and not callable(getattr(self, name)):
+                raise TypeError(f"{name} must be a function, got {getattr(self, name)!r}")
         if self.reference is not None and self.gradient is not None:
             raise ValueError("pass reference or gradient, not both: each of them says what the gradient must be")
         if self.seconds is not None and not self.seconds > 0:
