@@ -270,7 +270,7 @@ def files_of(directory, step):
 
 @pytest.mark.parametrize("damage", DAMAGE)
 def test_damage_to_any_file_is_detected_and_the_previous_checkpoint_is_used(damage, directory):
-    """Damages a part of the files of the newest checkpoint in turn. The experiment `faults` damages every file."""
+    """Damages every ninth file of the newest checkpoint in turn, and its manifest."""
     from gru_jax.train import checkpoint
 
     rng = np.random.default_rng(0)
