@@ -179,7 +179,8 @@ def test_a_killed_run_resumes_from_its_newest_checkpoint(tmp_path, uninterrupted
     until(child, "step 20")
     child.kill()
     child.communicate()
-    assert checkpoint.load_latest(tmp_path / "run").step >= 15
+    # step 15 may still be being saved, but only after step 10 has been
+    assert checkpoint.load_latest(tmp_path / "run").step >= 10
     assert finished(tmp_path / "run") == uninterrupted
 
 

