@@ -120,8 +120,9 @@ def plan_rules() -> str:
 
 
 def thresholds() -> str:
-    """Tabulates the thresholds of the engine's plan, with the comments that explain them."""
-    source = (ROOT / "gru_jax" / "_engine" / "plan.py").read_text("utf-8")
+    """Tabulates the constants of the engine's plan, with the comments that explain them."""
+    files = (ROOT / "gru_jax" / "_engine" / name for name in ("plan.py", "plan_kernel.py"))
+    source = "\n".join(path.read_text("utf-8") for path in files)
     found = re.findall(r"^([A-Z_]+) = (\S+)  # (.+)$", source, re.MULTILINE)
     rows = [(f"`{name}`", value.replace("**", "^").replace("_", " "), meaning) for name, value, meaning in found]
     return markdown(("threshold", "value", "meaning"), rows)

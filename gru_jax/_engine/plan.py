@@ -33,9 +33,7 @@ FEW_VALUES = 12_000  # values of a sequence up to which that is true outside the
 GPU_UNROLL = 8  # steps per round of a loop on a GPU, or a near divisor: their results are stored in one launch
 GPU_BLOCKS = 4  # blocks of a sequence on a GPU, where temporary arrays span one of them
 
-
-# jaxlib 0.11.1 takes a time quadratic in the steps of a loop with few states per step (jax#40101).
-LONGEST_LOOP = 4_096
+LONGEST_LOOP = 4_096  # most steps of one loop: jaxlib 0.11.1 takes a time quadratic in them (jax#40101)
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,7 @@
 """How the fused loop is run: the part of the plan that concerns its kernel.
 
-Chosen by the registers, spills and shared memory of kernels compiled for an H100 and an A100. No time
-was taken.
+Chosen by the registers, spills and shared memory of kernels compiled for an H100 and an A100. No
+record of them is kept, and no time was taken.
 """
 
 from dataclasses import dataclass
@@ -12,7 +12,7 @@ import jax
 FUSED_TILE = 16  # sequences per program of the kernel: the fewest rows that a matmul takes
 FUSED_CHUNK = 64  # most units per chunk of its arrays
 SHARED_MEMORY = {"H100": 232_448, "H200": 232_448, "A100": 166_912}  # bytes per block of threads, of devices that are not here
-LEAST_SHARED_MEMORY = 101_376  # of NVIDIA GPUs since 2020
+LEAST_SHARED_MEMORY = 101_376  # bytes that a block of threads may share on any NVIDIA GPU since 2020
 
 
 @dataclass(frozen=True)

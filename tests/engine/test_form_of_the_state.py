@@ -174,7 +174,7 @@ def test_a_cell_that_does_not_tell_its_state_resets_to_zeros():
     "cell", [gj.gru(), gj.zoneout(gj.lstm(), 0.2), gj.bidirectional(gj.stack([gj.lstm(), gj.elman()]))], ids=lambda c: c.name
 )
 def test_a_cell_that_starts_at_zeros_needs_no_reset_state(cell):
-    """Inside the engine None stands for zeros, whose gradient need not be carried."""
+    """Inside the engine None means zeros, whose gradient need not be carried."""
     params = cell.init(KEY, D, H)
     found = []
     jax.jit(lambda params: found.append(default_reset_state(cell, params)))(params)

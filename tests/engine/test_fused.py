@@ -1,7 +1,6 @@
 """The loop as one kernel, interpreted, gives the values and gradients of the scan.
 
-That it compiles for a GPU, and with which registers and spills, is measured by
-`experiments.gpu_program`.
+No test compiles it for a GPU. docs/how-to/gpu.md shows how to.
 """
 
 import sys
@@ -115,7 +114,7 @@ def own_cell(gates, **options):
     return gj.Cell(cell.init, lambda params, xs: xs @ params.W_h, gates, lambda g, h: g, name="own", **options)
 
 
-def test_a_cell_of_ones_own_with_slices_and_sums_over_units(interpreted, needs_x64):
+def test_a_custom_cell_with_slices_and_sums_over_units(interpreted, needs_x64):
     """A norm over the units, and weights that are put together and taken apart again."""
 
     def gates(params, u, h):

@@ -41,7 +41,7 @@ pytestmark = pytest.mark.derivative
 
 
 def derived_and_local(cell):
-    """Returns the cell and, for three cells that stand for all, a copy without derivation."""
+    """Returns the cell and, for three representative cells, a copy without derivation."""
     return (cell, without_derivation(cell)) if cell in map(CELLS.get, ("elman_tanh", "gru", "lstm_peephole")) else (cell,)
 
 

@@ -227,11 +227,11 @@ def test_unroll_runs_the_plan_of_its_shapes(monkeypatch):
 
 
 def test_no_other_module_holds_a_threshold_or_asks_a_device():
-    """Only `_engine/plan.py` asks for the backend, the number of cores or the number of devices."""
+    """Only the plan asks for the backend, the devices, their number or the number of cores."""
     from pathlib import Path
 
     package = Path(plan_module.__file__).parents[1]
-    asks = ("default_backend", "device_count", "cpu_count", "sched_getaffinity", "__version_info__")
+    asks = ("default_backend", "device_count", "local_devices", "cpu_count", "sched_getaffinity", "__version_info__")
     core = [
         *package.glob("*.py"),
         *(package / "_engine").glob("*.py"),
@@ -239,4 +239,4 @@ def test_no_other_module_holds_a_threshold_or_asks_a_device():
         *(package / "layers").glob("*.py"),
     ]
     found = {path.name for path in core for name in asks if name in path.read_text("utf-8")}
-    assert found == {"plan.py"}
+    assert found == {"plan.py", "plan_kernel.py"}
