@@ -33,9 +33,14 @@ def experiments() -> dict[str, str]:
     return {path.stem: (ast.get_docstring(ast.parse(path.read_text("utf-8"))) or "").split("\n")[0] for path in files}
 
 
-def minutes(name: str) -> int:
-    """Returns the minutes that the committed run of an experiment took, at least 1."""
+def minutes(name: str) -> int | None:
+    """Returns the minutes that the committed run of an experiment took, at least 1.
+
+    Returns None for a new experiment, which has no committed run.
+    """
     record = Path(__file__).parent / "results" / name / "results.json"
+    if not record.exists():
+        return None
     return max(round(json.loads(record.read_text("utf-8"))["seconds"] / 60), 1)
 
 
@@ -43,7 +48,7 @@ def listing(columns: int) -> str:
     """Returns a line for each experiment, wrapped to a number of columns."""
     listed = experiments()
     width = max(map(len, listed))
-    heads = {name: f"  {name:<{width}}  {minutes(name):>2}  " for name in listed}
+    heads = {name: f"  {name:<{width}}  {minutes(name) or '?':>2}  " for name in listed}
     return "\n".join(
         textwrap.fill(question, columns, initial_indent=heads[name], subsequent_indent=" " * len(heads[name]))
         for name, question in listed.items()

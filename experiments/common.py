@@ -147,12 +147,12 @@ def mesh_for(batch_size: int) -> Mesh | None:
     return gru_jax.train.data_mesh(devices[:count]) if count > 1 else None
 
 
-def progress(rows: Sequence[Row], what: str, unit: str = "case") -> Iterable[Row]:
+def progress(rows: Sequence[Row], what: str) -> Iterable[Row]:
     """Iterates over `rows`. On a terminal, a progress bar shows the time left.
 
     Print with `tqdm.write` in such a loop.
     """
-    return tqdm(rows, desc=what, unit=unit, disable=None, leave=False)
+    return tqdm(rows, desc=what, unit="case", disable=None, leave=False)
 
 
 def _files(outcome: Outcome) -> list[str]:
@@ -162,10 +162,9 @@ def _files(outcome: Outcome) -> list[str]:
 
 def _description(name: str, docstring: str) -> str:
     """Returns the text above the options in `--help`: the question, the time, and where to read more."""
-    return (
-        f"{docstring.splitlines()[0]}\n\nA full run takes about {minutes(name)} min on two CPU cores. "
-        f"Method, expectation and sources: experiments/{name}.py"
-    )
+    full_run = minutes(name)
+    time_of_run = "" if full_run is None else f"A full run takes about {full_run} min on two CPU cores. "
+    return f"{docstring.splitlines()[0]}\n\n{time_of_run}Method, expectation and sources: experiments/{name}.py"
 
 
 def _command_of_record(name: str, arguments: list[str]) -> str:

@@ -9,8 +9,8 @@ the backward pass; what the host enqueues for them, where a CUDA graph of many k
 both for one gradient in all; and the memory for temporaries.
 
 Candidates are those of `benchmark`. Without a GPU, XLA cannot try several kernels for a matmul and
-keep the fastest. So each program is compiled twice: with Triton matmuls, XLA's default here, and with those
-of cublasLt. A program tuned on a GPU mixes both.
+keep the fastest. So each program is compiled twice: with Triton matmuls, XLA's default here, and
+with those of cublasLt. A program tuned on a GPU mixes both.
 
 Method: JAX compiles for a description of the device, a text file. `--target` takes another. The
 packages of the extra `gpu-compile` hold the compiler; no driver is needed. With `--check`, two

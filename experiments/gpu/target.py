@@ -22,13 +22,11 @@ class Compiled(NamedTuple):
     Attributes:
         text: The optimised program.
         thunks: The sequence of its launches.
-        ptx: The code of each of its kernels.
         temp_bytes: Its memory for temporaries.
     """
 
     text: str
     thunks: str
-    ptx: list[str]
     temp_bytes: int
 
 
@@ -57,6 +55,5 @@ class Target:
             files = {path.name: path for path in Path(directory).iterdir()}
             after_passes = [path for name, path in files.items() if "thunk_sequence_after" in name]
             thunks = after_passes or [path for name, path in files.items() if "thunk_sequence" in name]
-            ptx = [path.read_text("utf-8") for name, path in sorted(files.items()) if name.endswith(".ptx")]
             text, memory = compiled.as_text(), compiled.memory_analysis()
-            return Compiled(text or "", thunks[0].read_text("utf-8"), ptx, memory.temp_size_in_bytes)
+            return Compiled(text or "", thunks[0].read_text("utf-8"), memory.temp_size_in_bytes)

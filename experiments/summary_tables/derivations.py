@@ -24,9 +24,12 @@ def tutorials() -> str:
     published = sequences["published"]
     both = f"{ROELANTS}, [Seo](https://github.com/JaeDukSeo/Only_Numpy_Basic)"
     costs = {
-        "Seo's GRU script, its own formulas: the last cost it prints": "script, cost at 4999",
-        "the same task, correct gradient, the script's rates: final cost": "correct GRU, the script's rates, cost at 5000",
-        "the same task, correct gradient, rate 0.01: final cost": "correct GRU, lr 0.01, cost at 5000",
+        "Seo's GRU script, its own formulas: the last cost it prints": ("script, cost at 4999", SEO),
+        "the same task, correct gradient, the script's rates: final cost": (
+            "correct GRU, the script's rates, cost at 5000",
+            OURS,
+        ),
+        "the same task, correct gradient, rate 0.01: final cost": ("correct GRU, lr 0.01, cost at 5000", OURS),
     }
     rows = [
         (
@@ -52,12 +55,8 @@ def tutorials() -> str:
         ("written-out GRU: operations, every term from scratch", NONE, NONE, str(gru["operations_from_scratch"])),
         ("written-out GRU: operations, shared variables", NONE, NONE, str(gru["operations_shared"])),
         *(
-            (label, published[key]["published"], SEO, fixed(7)(published[key]["ours"]))
-            for label, key in list(costs.items())[:1]
-        ),
-        *(
-            (label, published[key]["published"], OURS, fixed(7)(published[key]["ours"]))
-            for label, key in list(costs.items())[1:]
+            (label, published[key]["published"], source, fixed(7)(published[key]["ours"]))
+            for label, (key, source) in costs.items()
         ),
         (
             "the same task, a cost at every stamp, rate 0.01: final cost",

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 from experiments import common, digits
-from experiments.__main__ import experiments
+from experiments.__main__ import experiments, listing, minutes
 from gru_jax.train.json_values import to_json_value
 
 ROOT = Path(__file__).parents[2]
@@ -49,6 +49,13 @@ def test_help_shows_the_question_and_the_defaults():
     assert re.search(r"--device {cpu,gpu}.*?\(default: the one that JAX picks\)", words)
     assert "None" not in words
     assert "A full run takes about 1 min on two CPU cores." in words
+
+
+def test_an_experiment_without_a_committed_run_is_listed_and_described(monkeypatch):
+    assert minutes("new") is None
+    monkeypatch.setattr("experiments.__main__.experiments", lambda: {"new": "What is new?"})
+    assert listing(80) == "  new   ?  What is new?"
+    assert common._description("new", "What is new?") == "What is new?\n\nMethod, expectation and sources: experiments/new.py"
 
 
 def test_to_json_converts_arrays_and_non_finite_numbers():
