@@ -133,10 +133,10 @@ def checkpoint_paths(directory: Path) -> list[Path]:
     return sorted(path for path in directory.iterdir() if _NAME.fullmatch(path.name))
 
 
-def newest_run_id(directory: Path) -> str | None:
-    """Returns the id of the run that wrote the newest checkpoint. Returns None if there is none."""
+def newest_step_and_id(directory: Path) -> tuple[int, str] | None:
+    """Returns the step and the run id of the newest checkpoint, or None if there is none."""
     paths = checkpoint_paths(directory)
-    return _step_and_id(paths[-1])[1] if paths else None
+    return _step_and_id(paths[-1]) if paths else None
 
 
 def publish(temporary: Path, path: Path) -> None:

@@ -1,4 +1,4 @@
-"""`save_checkpoint` and `restore_checkpoint`: the checkpoints of `fit`, for a training loop of one's own."""
+"""`save_checkpoint` and `restore_checkpoint`: the checkpoints of `fit`, for custom training loops."""
 
 import os
 from pathlib import Path
@@ -53,7 +53,8 @@ def save_checkpoint(
 
     Raises:
         TypeError: If a leaf of `state` is not an array, or JSON cannot hold `metadata`.
-        ValueError: If `step` is negative, or `max_to_keep` is below 2.
+        ValueError: If `step` is negative, `max_to_keep` is below 2, or the directory contains an intact
+            checkpoint of a later step, which the save would delete.
         OSError: If the checkpoint cannot be written. Earlier checkpoints are unchanged.
         ImportError: If Orbax is not installed: `pip install "gru_jax[train]"`.
 
@@ -67,8 +68,7 @@ def save_checkpoint(
     step, max_to_keep = checked_count("step", step, least=0), checked_count("max_to_keep", max_to_keep, least=2)
     directory = Path(checkpoint_dir).absolute()
     arrays = {name: _as_array(name, leaf) for name, leaf in named_leaves(state).items()}
-    run_id = checkpoint.newest_run_id(directory) or checkpoint.new_run_id()
-    saved = Checkpoint(step, arrays, {"metadata": as_json("metadata", metadata)}, run_id)
+    saved = Checkpoint(step, arrays, {"metadata": as_json("metadata", metadata)}, _run_id(directory, step))
     checkpoint.save(directory, saved, max_to_keep=max_to_keep)
 
 
@@ -113,6 +113,25 @@ def restore_checkpoint(checkpoint_dir: str | os.PathLike[str], like: Any) -> Res
         return None
     state = jax.tree.map(jnp.asarray, in_structure_of(like, saved.arrays))
     return RestoredCheckpoint(saved.step, state, saved.metadata["metadata"])
+
+
+def _run_id(directory: Path, step: int) -> str:
+    """Returns the id of the run in a directory, or a new one if there is none.
+
+    Raises:
+        ValueError: If an intact checkpoint of a later step would be deleted.
+    """
+    newest = checkpoint.newest_step_and_id(directory)
+    if newest is None:
+        return checkpoint.new_run_id()
+    if newest[0] > step:
+        intact = checkpoint.load_latest(directory, wanted=lambda name: False)
+        if intact is not None and intact.step > step:
+            raise ValueError(
+                f"step: got {step}, but {directory} contains a checkpoint of step {intact.step}, which would be deleted. Continue "
+                "from it with restore_checkpoint, or use another directory."
+            )
+    return newest[1]
 
 
 def _as_array(name: str, leaf: Any) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""`save_checkpoint` and `restore_checkpoint` keep any pytree, with the guarantees of the checkpoints of `fit`."""
+"""`save_checkpoint` and `restore_checkpoint` keep any pytree as safely as the checkpoints of `fit`."""
 
 import jax
 import jax.numpy as jnp
@@ -46,6 +46,21 @@ def test_the_newest_are_kept_and_a_damaged_one_is_passed_over(tmp_path):
     assert (found.step, found.state["w"].tolist()) == (5, [5, 5, 5])
     gj.train.save_checkpoint(tmp_path, {"w": jnp.full(3, 8)}, 8, max_to_keep=3)
     assert gj.train.restore_checkpoint(tmp_path, like={"w": jnp.zeros(3, int)}).step == 8
+
+
+def test_an_intact_checkpoint_of_a_later_step_is_not_deleted(tmp_path):
+    state = {"w": jnp.zeros(3)}
+    for step in (4, 8):
+        gj.train.save_checkpoint(tmp_path, state, step)
+    save = lambda step: lambda: gj.train.save_checkpoint(tmp_path, state, step)
+    message = "step: got 6, but .* contains a checkpoint of step 8, which would be deleted.*restore_checkpoint"
+    assert_raises(save(6), ValueError, message)
+    assert steps_there(tmp_path) == [4, 8]
+    (newest,) = tmp_path.glob("step_000000000008*")
+    (newest / "manifest.json").write_text("{}")
+    with pytest.warns(UserWarning, match="step_000000000008.* is damaged and ignored"):
+        save(6)()
+    assert steps_there(tmp_path) == [4, 6]
 
 
 def test_bad_input_raises(tmp_path):
