@@ -158,7 +158,7 @@ class TrainingRun:
             )
             ema_params = None if average is None else average.params
             info = CallbackInfo(self.step, params, opt_state, metrics, evaluation, ema_params)
-            if any([callback(info) is True for callback in plan.callbacks]):  # a list, so that every callback is called
+            if any([_is_true(callback(info)) for callback in plan.callbacks]):  # a list, so that every callback is called
                 stop_reason = "callback"
 
     def _execute(self, execution: Execution) -> dict[str, np.ndarray]:
@@ -247,6 +247,12 @@ def _evaluate(params: Any, *, evaluate: Any) -> dict[str, jax.Array]:
 @partial(jax.jit, static_argnames=("eval_params",))
 def _eval_params(opt_state: Any, params: Any, *, eval_params: Any) -> Any:
     return eval_params(opt_state, params)
+
+
+def _is_true(result: Any) -> bool:
+    # a comparison of metrics gives a boolean of NumPy, and one of parameters a boolean of JAX
+    is_scalar = isinstance(result, jax.Array) and result.shape == () and result.dtype == bool
+    return (is_scalar or isinstance(result, bool | np.bool_)) and bool(result)
 
 
 def _on_host(leaf: Any) -> np.ndarray:

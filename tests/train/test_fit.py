@@ -244,6 +244,9 @@ def test_a_callback_is_called_after_every_execution_and_may_stop_training():
     fitted = fit(steps=20, steps_per_execution=3, callbacks=[callback])
     assert seen == [(3, (3,), True), (6, (3,), True)]
     assert (fitted.steps, fitted.stop_reason, len(fitted.history["loss"])) == (6, "callback", 6)
+    for kind, stops in {np.bool_: True, jnp.asarray: True, int: False, lambda value: [value]: False}.items():
+        fitted = fit(steps=9, steps_per_execution=3, callbacks=[lambda info, kind=kind: kind(info.step >= 6)])
+        assert (fitted.steps, fitted.stop_reason) == ((6, "callback") if stops else (9, None)), kind
 
 
 @pytest.mark.parametrize(
