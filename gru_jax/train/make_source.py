@@ -17,8 +17,7 @@ def make_batch_source(data: Any, batch_size: Any) -> BatchSource:
     """Returns the source that the arguments `data` and `batch_size` of `fit` describe.
 
     Raises:
-        TypeError: If `data` is none of what `fit` takes, or `batch_size` is not an
-            integer.
+        TypeError: If `data` is none of what `fit` takes, or `batch_size` is not an integer.
         ValueError: If `batch_size` is out of range, or is given for data that determines it.
     """
     source, what = _whole_batches(data)
@@ -37,7 +36,10 @@ def make_batch_source(data: Any, batch_size: Any) -> BatchSource:
 
 
 def _whole_batches(data: Any) -> tuple[BatchSource | None, str]:
-    """Returns the source of data that has batches of its own, and what it is. Returns None for arrays."""
+    """Returns the source of data that determines its batches, and what it is.
+
+    The source is None for arrays.
+    """
     if hasattr(data, "step_indices") and hasattr(data, "batch_makers"):
         return data, "bucketed or windowed data, which has its own"
     if callable(data):
@@ -63,8 +65,9 @@ def check_pure(function: Callable[[jax.Array], Any]) -> None:
         first, second = (jax.make_jaxpr(lambda key: plain(key))(jax.random.key(0)) for _ in range(2))
     except Exception:
         return  # the run raises it where it calls the function
-    constants = list(zip(constants_of(first), constants_of(second), strict=False))
-    same = first.out_avals == second.out_avals and all(a is b or _equal(a, b) for a, b in constants)
+    constants = constants_of(first), constants_of(second)
+    same = first.out_avals == second.out_avals and len(constants[0]) == len(constants[1])
+    same = same and all(a is b or _equal(a, b) for a, b in zip(*constants, strict=True))
     if not same:
         raise ValueError(
             "data: got a function that returns something else when it is called again with the same key. It runs once inside a "

@@ -1,5 +1,6 @@
-"""Wrong calls of gj.train: each raises at once, names the argument and says what it expects, or does what was meant."""
+"""Wrong calls of gj.train: each raises at once and names the argument, or does what was meant."""
 
+import itertools
 import random
 
 import jax
@@ -9,7 +10,9 @@ import optax
 import pytest
 
 import gru_jax as gj
+from gru_jax.train.gradients import keys_of_step
 from gru_jax.train.make_plan import make_training_plan
+from gru_jax.train.tree_paths import named_leaves
 from tests.problems import assert_raises
 from tests.train.problem import KEY
 
@@ -102,6 +105,7 @@ def drawn_by_default_rng(key):
     return jax.random.normal(key, (4,)) + np.random.default_rng().normal(size=4)
 
 
+COUNT = itertools.count()
 IMPURE = {
     "NumPy": lambda key: np.random.normal(size=3),  # noqa: NPY002
     "a number of NumPy": lambda key: jax.random.normal(key) * np.random.normal(),  # noqa: NPY002
@@ -109,6 +113,7 @@ IMPURE = {
     "jit": jax.jit(drawn_by_default_rng),
     "Python": lambda key: jax.random.normal(key) + random.random(),
     "a size": lambda key: jax.random.normal(key, (random.randint(1, 10**6),)),
+    "a number of operations": lambda key: jax.random.normal(key) + sum([1.0] * next(COUNT), jnp.zeros(())),
     "a loop": lambda key: jax.lax.scan(lambda c, x: (c + random.random(), x), 0.0, jnp.arange(3))[0],
 }
 PURE = {
@@ -129,7 +134,12 @@ def test_data_that_are_drawn_without_the_key_raise(name):
 
 @pytest.mark.parametrize("name", PURE)
 def test_data_that_are_drawn_with_the_key_are_accepted(name):
-    gj.train.batches(PURE[name], key=KEY)
+    step_key = jax.random.split(KEY)[1]
+    for step, batch in enumerate(itertools.islice(gj.train.batches(PURE[name], key=KEY), 2)):
+        expected = PURE[name](keys_of_step(step_key, step).data)
+        assert jax.tree.structure(batch) == jax.tree.structure(expected)
+        for ours, theirs in zip(named_leaves(batch).values(), named_leaves(expected).values(), strict=True):
+            np.testing.assert_allclose(ours, theirs, rtol=1e-6)
 
 
 @pytest.mark.parametrize(
