@@ -67,6 +67,8 @@ def replace_lines(path: Path, lines: Iterable[dict[str, Any]]) -> BufferedIOBase
         temporary.unlink()
     with open_regular(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL) as file:
         file.writelines(map(as_line, lines))
+        file.flush()
+        os.fsync(file.fileno())  # otherwise a power failure could leave an empty file
     os.replace(temporary, path)
     return open_regular(path, os.O_WRONLY | os.O_APPEND)
 

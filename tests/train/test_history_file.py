@@ -96,6 +96,16 @@ def test_the_warning_names_steps_and_evaluations(written):
     assert "the evaluation after step 12 is lost" in reopened(history, path)[1]
 
 
+def test_the_file_is_on_the_disk_before_it_replaces_the_old_one(written, monkeypatch):
+    history, path = written
+    sizes, replace, temporary = [], os.replace, path.with_name(f".{FILE_NAME}")
+    monkeypatch.setattr(os, "fsync", lambda handle: sizes.append(os.fstat(handle).st_size))
+    monkeypatch.setattr(os, "replace", lambda *paths: sizes.append(temporary.stat().st_size) or replace(*paths))
+    size = path.stat().st_size
+    reopened(history, path)
+    assert sizes == [size, size]
+
+
 @pytest.mark.parametrize("size", range(1, 60, 7))
 def test_a_last_line_that_was_cut_off_is_normal(size, written):
     history, path = written
