@@ -20,7 +20,9 @@ class PaddedBatch(NamedTuple):
 
     In a `loss_fn`, unroll a cell over it with
     `gj.unroll(cell, params, batch.sequences, time_major=False, lengths=batch.lengths)`. If the last
-    batch of a bucket is not full, it is filled with sequences of length 0.
+    batch of a bucket is not full, it is filled with sequences of length 0. A plain mean over the
+    batch counts these too. Leave them out with `mask`, or with `lengths > 0` for one loss per
+    sequence, and divide by the sum of the mask or by the number of real sequences.
 
     Attributes:
         sequences: The sequences, a pytree like each one passed to `bucketed`. Each leaf has shape
@@ -72,7 +74,7 @@ class BucketedSource:
         return (_PADDED,) * len(self.bucket_data)
 
     def epoch_indices(self, key: jax.Array, epoch: int) -> StepIndices:
-        """Returns the shuffled batches of one epoch. Row −1 stands for a sequence of length 0."""
+        """Returns the shuffled batches of one epoch. Row −1 is a sequence of length 0."""
         rng = np.random.default_rng([*np.asarray(jax.random.key_data(key)).ravel().tolist(), epoch])
         bucket_index, rows = [], []
         for index, bucket in enumerate(self.bucket_data):

@@ -119,7 +119,9 @@ def fit(
         early_stopping: A `gj.train.EarlyStopping(metric, …)`. It keeps the parameters with the best
             evaluation in `FitResult.best_params`, and may stop the run. Defaults to None.
         callbacks: Functions `callback(info)` that receive a `CallbackInfo` after each execution of
-            the compiled loop. If one returns True, training stops. Defaults to none.
+            the compiled loop. If one returns True, training stops. Let a callback that only reports
+            return None: `lambda info: bar.update()` returns what tqdm returns, which may be True.
+            Defaults to none.
         progress: If True, shows a progress bar with the loss, the best evaluation, the steps per
             second and the time left. This needs tqdm. Defaults to False.
 

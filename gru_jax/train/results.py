@@ -17,7 +17,7 @@ class FitResult(NamedTuple):
     Attributes:
         params: The parameters after the last step.
         opt_state: The optimiser's state after the last step.
-        history: `"loss"` and every metric of `loss_fn`, each an array of shape `(steps,)`. Entry i
+        history: `"loss"` and every metric of `loss_fn`, each an array of shape `(steps, …)`. Entry i
             was computed before update i.
         evaluations: `"step"` and every metric of `evaluate`, each an array with one entry per
             evaluation.
