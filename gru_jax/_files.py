@@ -23,8 +23,6 @@ def read_safetensors(path: str | os.PathLike[str], *, extra: str) -> dict[str, n
     check_file("path", path, "a safetensors file")
     try:
         return library.load_file(path)
-    except FileNotFoundError:
-        raise
     except (import_extra("safetensors", extra=extra).SafetensorError, ValueError, TypeError, KeyError) as error:
         raise ValueError(
             f"path: got {os.fspath(path)}, expected a complete safetensors file. Download or write it again. ({error})"

@@ -1,4 +1,7 @@
-"""Wrong calls of cells, heads, flow, files and verify raise at once and name the argument. Those of gj.train: train/test_wrong_calls.py."""
+"""Wrong calls of cells, heads, flow, files and verify raise at once and name the argument.
+
+train/test_wrong_calls.py has those of gj.train.
+"""
 
 import jax
 import jax.numpy as jnp
@@ -25,12 +28,12 @@ INITS = {
     "zoneout": NOISY.init,
     "init_dense": gj.heads.init_dense,
 }
-NO_KEYS = {"int": 0, "None": None, "float": 1.5, "str": "a", "a number of NumPy": np.uint32(3), "a batch": KEYS, "raw, a batch": np.zeros((3, 2), np.uint32)}  # fmt: skip
+NOT_KEYS = {"int": 0, "None": None, "float": 1.5, "str": "a", "a number of NumPy": np.uint32(3), "a batch": KEYS, "raw, a batch": np.zeros((3, 2), np.uint32)}  # fmt: skip
 
 
 @pytest.mark.parametrize("init", INITS)
-def test_a_key_that_is_none_raises(init):
-    for key in NO_KEYS.values():
+def test_what_is_not_a_key_raises(init):
+    for key in NOT_KEYS.values():
         assert_raises(lambda key=key: INITS[init](key, 3, 4), TypeError, "^key: got .*, expected a jax.random key, for example")
     INITS[init](jax.random.PRNGKey(0), 3, 4)
     jax.eval_shape(jax.vmap(lambda key: INITS[init](key, 3, 4)), KEYS)

@@ -1,4 +1,4 @@
-"""Shows a training loop of one's own: plain optax, and the pieces that `fit` is made of.
+"""Shows a custom training loop: plain optax, and the pieces that `fit` is made of.
 
 It takes the batches that `fit` takes, skips updates that are not finite, saves checkpoints, and
 continues from the newest one. What it computes equals `fit`, if the loss draws no random numbers.
@@ -41,7 +41,7 @@ def train(
     """Trains for a number of steps in total, and returns the state and the losses of its steps.
 
     Raises:
-        FloatingPointError: If too many consecutive updates were not finite.
+        FloatingPointError: If the last updates before a save were not finite, and too many.
     """
 
     @jax.jit

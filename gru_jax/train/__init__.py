@@ -16,15 +16,20 @@ Its modules, from the outside in:
     batch_streams           batches of an iterable, and its position
     feeds                   gives each execution its data; streams are prefetched in a thread
     batches, finite, own_checkpoints
-                            pieces for a training loop of one's own
-    bucketed, windows       sequences of different lengths, and windows over long sequences
+                            pieces for custom training loops
+    bucketed, windows       sequences of different lengths, and windows over long sequences;
+                            `sequence_arrays` checks them
     run_directory           saves and restores a run; `run_config` refuses to resume a different one
+    function_description    what can be known of the user's functions, to compare them
+    background_saves        saves in a thread while training continues
     params_files            saves and loads parameters alone
     checkpoint              checkpoints: atomic writes and verified reads
     manifest, array_store   the files of a checkpoint, and what they are compared with
     history                 losses, metrics and evaluations, in memory and as a file
     history_file            its lines, with checksums
     regular_files           opens files without following links
+    tree_paths, json_values name the leaves of pytrees, and convert values to JSON
+    progress_bar            shows the loss, the best evaluation and the time left
     early_stopping          keeps the best parameters
     signals                 lets a run save and exit on SIGTERM and SIGINT
     nonfinite_report        the error message for too many updates with NaN or infinity

@@ -88,9 +88,9 @@ def check_numbers(name: str, tree: Any, *, keys: bool = False) -> None:
         dtype = getattr(leaf, "dtype", None)
         if dtype is None or jnp.issubdtype(dtype, np.number) or jnp.issubdtype(dtype, np.bool_):
             continue
-        if keys and jnp.issubdtype(dtype, jax.dtypes.prng_key):
-            continue
         is_key = jnp.issubdtype(dtype, jax.dtypes.prng_key)
+        if is_key and keys:
+            continue
         fix = (
             "Pass jax.random.key_data(keys), and call jax.random.wrap_key_data in loss_fn."
             if is_key

@@ -53,7 +53,7 @@ def write_arrays(path: Path, arrays: dict[str, np.ndarray]) -> None:
 
 
 def read_arrays(path: Path, specs: list[ArraySpec], wanted: Callable[[str], bool]) -> dict[str, np.ndarray]:
-    """Reads those arrays whose names are wanted. `check_files` and `check_metadata` must have passed."""
+    """Reads the arrays whose names are wanted, after `check_files` and `check_metadata` passed."""
     ocp = import_orbax()
     stored = {str(i): 0 for i, spec in enumerate(specs) if spec.nbytes and wanted(spec.name)}
     found = {}

@@ -1,4 +1,4 @@
-"""`batches`: the batches that `fit` takes, for a training loop of one's own."""
+"""`batches`: the batches that `fit` takes, for custom training loops."""
 
 from functools import partial
 from typing import Any

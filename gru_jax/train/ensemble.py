@@ -75,7 +75,8 @@ def fit_ensemble(  # noqa: D417 (the docstring of fit describes the other argume
         opt_state: The optimiser's states to start from, with a leading axis for the N models.
             Defaults to None, which is `optimizer.init` of each model's parameters.
         ema, evaluate, eval_params, evaluate_every, callbacks: As for `fit`. `evaluate` and
-            `eval_params` receive the parameters of one model. A callback receives the parameters of all models.
+            `eval_params` receive the parameters of one model. A callback receives the parameters of
+            all models.
         progress: As for `fit`. The progress bar shows the mean loss.
         checkpoint_dir, save_every, max_to_keep, config, allow_changes, resume, mesh: As for `fit`.
         steps_per_execution: As for `fit`.

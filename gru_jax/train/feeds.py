@@ -186,14 +186,14 @@ class StreamFeed:
         capacity = min(self._plan.longest_execution(), max(1, _BYTES_AT_ONCE // max(size, 1)))
         together = jax.tree.map(lambda leaf: np.zeros((capacity, *leaf.shape), leaf.dtype), batch)
         most = min(capacity, self._plan.end_of_execution(first_step) - first_step)
-        steps, position = 0, None
+        steps, position, shapes = 0, None, _shapes(batch)
         while True:
             jax.tree.map(lambda rows, leaf, i=steps: rows.__setitem__(i, leaf), together, batch)
             steps, position = steps + 1, self._position_of_checkpoint()
             if steps == most:
                 break
             batch = self._batch(first_step + steps)
-            if batch is None or _shapes(batch) != _shapes(jax.tree.map(lambda rows: rows[0], together)):
+            if batch is None or _shapes(batch) != shapes:
                 self._next_batch = batch
                 break
         indices = self._source.step_indices(None, 0, capacity)  # type: ignore[arg-type]

@@ -44,7 +44,10 @@ def describe_function(function: Any) -> dict[str, Any]:
 
 
 def differences_of_functions(saved: dict[str, Any], current: dict[str, Any]) -> dict[str, list[str]]:
-    """Describes by name how functions differ. Returns nothing for other versions, which cannot be compared."""
+    """Describes by name how functions differ.
+
+    Returns nothing for other versions, which cannot be compared.
+    """
     if saved.get("versions") != current.get("versions"):
         return {}
     differences = {}
@@ -158,7 +161,8 @@ def _of_array(value: Any) -> Any:
 
 
 def _name(value: Any, module: str) -> str:
-    """Returns the name of a function or type. In the user's module without that of the module, which is `__main__` in a script."""
+    """Returns the name of a function or type, with its module unless that is the user's."""
+    # the user's module is `__main__` in a script, and has another name when it is imported
     name = getattr(value, "__qualname__", getattr(value, "__name__", "?"))
     home = getattr(value, "__module__", "")
     return name if home == module else f"{home}.{name}"

@@ -157,7 +157,9 @@ def _sum_on_device(spec: ProgramSpec, maker: BatchMaker, inputs: DeviceInputs, s
 
 
 def _keys_of_examples(batch: Any, key: jax.Array, shard: Shard) -> jax.Array:
-    """Returns a key for each example of a shard. It depends only on the example's place in the whole batch.
+    """Returns a key for each example of a shard.
+
+    A key depends only on the example's place in the whole batch.
 
     Raises:
         ValueError: If the leaves of the batch do not share a leading axis.

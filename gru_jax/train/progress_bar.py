@@ -31,14 +31,14 @@ class ProgressBar:
         self._bar = tqdm(total=total, unit="step")
 
     def start(self, step: int) -> None:
-        """Begins at `step`. Earlier steps and the time until now do not count in the steps per second."""
+        """Begins at `step`. The steps per second leave out earlier steps and the time until now."""
         if self._bar is not None:
             self._bar.initial = self._bar.n = step
             self._bar.unpause()
             self._bar.refresh()
 
     def advance(self, metrics: Mapping[str, np.ndarray]) -> None:
-        """Shows that steps were taken, and their last loss. In an ensemble, the mean over the models."""
+        """Shows that steps were taken, and their last loss: for an ensemble, its mean."""
         if self._bar is not None:
             self._bar.set_postfix({"loss": f"{np.mean(metrics['loss'][-1]):.4g}", **self._evaluation}, refresh=False)
             self._bar.update(len(metrics["loss"]))

@@ -188,7 +188,7 @@ def _wide(tree: Any) -> Any:
 
 
 def _value_fn(gradient_at: Callable[[Any], BatchGradient]) -> Callable[[Any], jax.Array]:
-    """Returns the loss of the batch as a function of the parameters, for optimisers that search along a line.
+    """Returns the loss of the batch as a function of the parameters, for line searches.
 
     Its derivative is the gradient that training uses, with microbatches, devices and weights.
     """

@@ -33,7 +33,7 @@ def differences_of_leaves(found: Mapping[str, Any], expected: Mapping[str, Any],
 
     Returns an empty string if there is no difference. `where` says where `found` was found.
     """
-    found, expected = ({name: _form(leaf) for name, leaf in leaves.items()} for leaves in (found, expected))
+    found, expected = ({name: dtype_and_shape(leaf) for name, leaf in leaves.items()} for leaves in (found, expected))
     names = [name for name in dict.fromkeys([*found, *expected]) if found.get(name) != expected.get(name)]
     listed = [
         f"{name}: {found.get(name, 'nothing')} {where}, {expected.get(name, 'nothing')} expected"
@@ -52,6 +52,7 @@ def in_structure_of(like: Any, arrays: Mapping[str, Any]) -> Any:
     return jax.tree.unflatten(structure, map(as_leaf, (arrays[name] for name in named_leaves(like)), leaves))
 
 
-def _form(leaf: Any) -> str:
+def dtype_and_shape(leaf: Any) -> str:
+    """Returns the dtype and shape of a leaf, for example "float32[3, 4]"."""
     dtype = leaf.dtype if hasattr(leaf, "dtype") else jnp.result_type(leaf)
     return f"{dtype}{list(leaf.shape if hasattr(leaf, 'shape') else jnp.shape(leaf))}"

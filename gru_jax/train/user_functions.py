@@ -7,6 +7,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from gru_jax.train.tree_paths import dtype_and_shape
+
 
 class LossOutput(NamedTuple):
     """What a loss function returned."""
@@ -37,7 +39,7 @@ def call_loss_fn(
         raise TypeError(f"loss_fn: got a loss of {arrived}, expected a floating-point scalar that depends on params.")
     if jnp.shape(loss) != ():
         raise TypeError(f"loss_fn: got a loss of shape {jnp.shape(loss)}, expected a scalar. Reduce it: loss.mean().")
-    got, expected = jax.tree.map(_shape_and_dtype, new_carry), jax.tree.map(_shape_and_dtype, carry)
+    got, expected = jax.tree.map(dtype_and_shape, new_carry), jax.tree.map(dtype_and_shape, carry)
     if got != expected:
         raise TypeError(f"loss_fn: got a carry of {got}, expected {expected}, like the carry it received.")
     metrics = checked_metrics("loss_fn", metrics, reserved=("loss", "step", "evaluation", "changes", "crc32"))
@@ -82,7 +84,3 @@ def _checked_metric(name: str, metric: str, value: Any) -> jax.Array:
 
 def _is_real(number: Any) -> bool:
     return bool(jnp.issubdtype(jnp.result_type(number), np.floating))
-
-
-def _shape_and_dtype(leaf: Any) -> str:
-    return f"{jnp.result_type(leaf)}{list(jnp.shape(leaf))}"

@@ -1,4 +1,4 @@
-"""Tests the recipes for training: what callbacks log, and a training loop of one's own."""
+"""Tests the recipes for training: what callbacks log, and a custom training loop."""
 
 from functools import partial
 
@@ -16,7 +16,7 @@ KEY = jax.random.key(0)
 
 
 class Recorder:
-    """Stands for a `SummaryWriter` of TensorBoard and for a run of Weights & Biases."""
+    """Imitates a `SummaryWriter` of TensorBoard and a run of Weights & Biases."""
 
     def __init__(self):
         self.scalars, self.logged = [], []
@@ -64,7 +64,7 @@ PARAMS = {"w": jnp.arange(15.0).reshape(5, 3) / 7, "b": jnp.ones(3)}
 run = partial(train, squares, PARAMS, OPTIMIZER, XS, key=KEY, batch_size=8, save_every=4)
 
 
-def test_a_loop_of_ones_own_computes_what_fit_does_and_resumes_bit_for_bit(tmp_path):
+def test_a_custom_loop_computes_what_fit_does_and_resumes_bit_for_bit(tmp_path):
     state, losses = run(steps=13, checkpoint_dir=tmp_path / "straight")
     fitted = gj.train.fit(squares, PARAMS, OPTIMIZER, XS, key=KEY, steps=13, batch_size=8)
     np.testing.assert_allclose(list(losses.values()), fitted.history["loss"], rtol=1e-5)

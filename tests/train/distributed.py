@@ -8,8 +8,9 @@ Prints one JSON line, whose content depends on MODE:
                all-reduces in the compiled program. DIRECTORY is then "all", or the names of the RUNS
                to compare.
     train      the parameters and losses of a run that is resumed once
-    callback, write, kill    nothing: the last process raises in a callback, the first cannot write its second
-               checkpoint, or the last kills itself. The heartbeats then stop after 10 seconds.
+    callback, write, kill    the step and the time of each callback. The last process raises in a
+               callback, the first cannot write its second checkpoint, or the last kills itself. A
+               process without a heartbeat counts as dead after 10 seconds in the mode kill.
     errors     the messages for batches that the devices cannot share equally, whether noise is
                reproducible, how much it differs between devices, and whether an evaluation can be
                sharded

@@ -1,4 +1,4 @@
-"""`batches` yields what `fit` trains on, and continues from a position; `all_finite` is the condition of an update."""
+"""`batches` yields what `fit` trains on and continues from a position; `all_finite` finds NaN and infinity."""
 
 import itertools
 import json

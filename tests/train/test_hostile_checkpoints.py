@@ -6,6 +6,7 @@ The hostile checkpoints have valid digests: their author signed them again.
 import hashlib
 import json
 import os
+import re
 import shutil
 import warnings
 
@@ -157,15 +158,8 @@ def test_a_hostile_checkpoint_is_noticed_before_the_store_opens_a_file(name, pat
     assert found.step == 1
     assert (found.arrays["W"] == 1).all()
     assert [directory.name for directory in opened] == [f"step_{1:012d}_{ID}"]
-    assert_matches(reason, message)
+    assert re.search(reason.replace("[", r"\["), message)
     assert len(message) < 300 + 2 * len(str(path))
-
-
-def assert_matches(reason, message):
-    def fail():
-        raise ValueError(message)
-
-    assert_raises(fail, ValueError, reason.replace("[", r"\[") if "[" in reason else reason)
 
 
 def test_only_wanted_arrays_are_read_and_the_caller_is_asked_before(path):

@@ -80,7 +80,7 @@ def test_a_failure_in_one_process_ends_the_other_which_says_why(mode, survivor, 
 
 
 class Store:
-    """Stands for the key-value store of several processes."""
+    """Imitates the key-value store of several processes."""
 
     def __init__(self):
         self.values, self.signed_off = {}, 0

@@ -1,4 +1,4 @@
-"""Data that streams: its order, prefetching, its position in checkpoints, and what cannot be resumed."""
+"""Streamed data: its order, prefetching, its position in checkpoints, and what cannot be resumed."""
 
 import itertools
 import os
@@ -140,7 +140,7 @@ def test_each_batch_shape_is_compiled_once():
     ids=["grain", "iterator", "torchdata", "list"],
 )
 def test_a_run_resumes_bit_for_bit_at_the_position_of_its_data(make, tmp_path):
-    """The data is prefetched beyond the position. The last run begins a new epoch, except with an iterator."""
+    """Prefetches beyond the position. The last run begins a new epoch, except with an iterator."""
     run = partial(fit, loss=loss_fn, steps_per_execution=4, save_every=3)
     steps = 7 if isinstance(make(), GrainIterator) else 16
     straight = run(make(), steps, checkpoint_dir=tmp_path / "straight")
