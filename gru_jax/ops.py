@@ -33,6 +33,7 @@ from jaxtyping import Array, Float
 from gru_jax._engine.masked_weight import MaskedWeight as _MaskedWeight
 from gru_jax._engine.masked_weight import operands as _operands
 from gru_jax._engine.products import products_are_joined as _products_are_joined
+from gru_jax._jax.precision import at_least_float32 as _at_least_float32
 from gru_jax._jax.sharding import explicitly_sharded as _explicitly_sharded
 from gru_jax._jax.sharding import replicated as _replicated
 
@@ -232,7 +233,7 @@ def sum_dtype(x: Array) -> jnp.dtype:
         >>> gj.ops.sum_dtype(jnp.ones(3, jnp.bfloat16))
         dtype('float32')
     """
-    return jnp.promote_types(x.dtype, jnp.float32)
+    return _at_least_float32(x.dtype)
 
 
 def _outer_sum(x: Array, a: Array, operand_dtype: jnp.dtype) -> Array:

@@ -16,6 +16,7 @@ from jax.nn import initializers
 
 from gru_jax._engine.arguments import check_flag, checked_dtype, describe
 from gru_jax._jax.keys import check_key
+from gru_jax._jax.precision import at_least_float32
 
 Initializer = Callable[..., jax.Array]
 
@@ -88,7 +89,7 @@ class LetteredInit:
             shape = shape_of(field, D, H, self.proj_size)
             if 0 in shape:  # some initializers divide by the number of inputs
                 return jnp.zeros(shape, dtype)
-            drawn = function(key, shape, jnp.promote_types(dtype, jnp.float32))  # orthogonal has no half-precision QR
+            drawn = function(key, shape, at_least_float32(dtype))  # orthogonal has no half-precision QR
             if jnp.shape(drawn) != shape:
                 raise ValueError(f"{name}: got an array of shape {jnp.shape(drawn)} for {field}, expected {shape}.")
             return drawn.astype(dtype)

@@ -3,6 +3,8 @@
 import jax
 import jax.numpy as jnp
 
+from gru_jax._jax.precision import at_least_float32
+
 
 def norm(x: jax.Array, axis: int | tuple[int, ...] | None = None) -> jax.Array:
     """Computes the Euclidean norm, without overflow or underflow of the squares.
@@ -30,7 +32,7 @@ def norm(x: jax.Array, axis: int | tuple[int, ...] | None = None) -> jax.Array:
     """
     if not hasattr(x, "dtype"):
         raise TypeError(f"x: got {type(x).__name__}, expected an array.")
-    x = jnp.abs(x.astype(jnp.promote_types(x.dtype, jnp.float32)))
+    x = jnp.abs(x.astype(at_least_float32(x.dtype)))
     largest = x.max(axis, keepdims=True, initial=0)
     scale = jnp.where((largest > 0) & jnp.isfinite(largest), largest, 1)
     total = jnp.sqrt(jnp.sum((x / scale) ** 2, axis, keepdims=True)) * scale

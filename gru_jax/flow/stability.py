@@ -10,6 +10,7 @@ from jax.flatten_util import ravel_pytree
 
 from gru_jax._engine.step_flags import tree_where, zero_at_resets
 from gru_jax._jax.partition import differentiable
+from gru_jax._jax.precision import at_least_float32
 from gru_jax.flow.conditions import Conditions
 from gru_jax.flow.layered import check_layer, run_by_layer
 from gru_jax.flow.linearized import linearize_along, state_jvp, zero_state
@@ -201,4 +202,4 @@ def _exponents(Js: jax.Array) -> jax.Array:
 
 def _widened(Js: jax.Array) -> jax.Array:
     """Converts matrices to at least float32, because LAPACK has no half precision."""
-    return Js.astype(jnp.promote_types(Js.dtype, jnp.float32))
+    return Js.astype(at_least_float32(Js.dtype))

@@ -7,6 +7,8 @@ import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
+from gru_jax._jax.precision import at_least_float32
+
 
 def as_numbers(name: str, x: Any) -> jax.Array:
     """Converts a number or an array of numbers to a JAX array.
@@ -51,18 +53,11 @@ def as_losses(x: Any, axis: Any) -> jax.Array:
 def as_floating(x: ArrayLike) -> jax.Array:
     """Converts any array to a floating-point array in at least float32."""
     x = jnp.asarray(x)
-    return x.astype(at_least_float32(x.dtype))
+    is_inexact = jnp.issubdtype(x.dtype, jnp.inexact)
+    return x.astype(at_least_float32(x.dtype) if is_inexact else jnp.result_type(float))
 
 
 def widened(x: ArrayLike) -> jax.Array:
     """Converts a floating-point array to at least float32, and returns other arrays unchanged."""
     x = jnp.asarray(x)
     return as_floating(x) if jnp.issubdtype(x.dtype, jnp.inexact) else x
-
-
-def at_least_float32(dtype: Any) -> Any:
-    """Returns float32 for half precision, the default floating dtype for integers, else `dtype`."""
-    # jnp.promote_types would raise under jax.numpy_dtype_promotion("strict")
-    if not jnp.issubdtype(dtype, jnp.inexact):
-        return jnp.result_type(float)
-    return dtype if jnp.finfo(dtype).bits >= 32 else jnp.dtype(jnp.float32)

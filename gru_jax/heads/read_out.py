@@ -12,7 +12,7 @@ from jaxtyping import Array, Float
 
 from gru_jax._jax.export import serializable
 from gru_jax._jax.keys import check_key
-from gru_jax.heads.precision import at_least_float32
+from gru_jax._jax.precision import at_least_float32
 
 Activation = Literal["identity", "sigmoid", "tanh", "relu", "softmax"]
 

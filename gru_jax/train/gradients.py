@@ -15,6 +15,7 @@ from jax.sharding import Mesh
 from jax.sharding import PartitionSpec as P
 
 from gru_jax._jax.partition import differentiable, fill
+from gru_jax._jax.precision import at_least_float32
 from gru_jax._jax.sharding import varying
 from gru_jax.train.batch_sources import BatchMaker, Shard
 from gru_jax.train.data_parallel import partition_of_axis
@@ -209,9 +210,3 @@ def _split(microbatches: int, leaf: jax.Array) -> jax.Array:
 def _inexact(dtype: Any) -> Any:
     """Returns the dtype of a mean: `dtype` if floating, otherwise the default floating dtype."""
     return dtype if jnp.issubdtype(dtype, jnp.inexact) else jnp.result_type(float)
-
-
-def at_least_float32(dtype: Any) -> Any:
-    """Returns `dtype`, or float32 if `dtype` is an integer or in half precision."""
-    # jnp.promote_types would raise under jax.numpy_dtype_promotion("strict")
-    return dtype if jnp.issubdtype(dtype, jnp.inexact) and jnp.finfo(dtype).bits >= 32 else jnp.float32

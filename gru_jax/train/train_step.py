@@ -14,9 +14,10 @@ import jax.numpy as jnp
 import optax
 
 from gru_jax._jax.partition import differentiable, fill
+from gru_jax._jax.precision import at_least_float32
 from gru_jax.train.batch_sources import StepIndices
 from gru_jax.train.finite import all_finite
-from gru_jax.train.gradients import BatchAddress, BatchGradient, at_least_float32, batch_gradient
+from gru_jax.train.gradients import BatchAddress, BatchGradient, batch_gradient
 from gru_jax.train.plans import ProgramSpec
 from gru_jax.train.tree_paths import differences_of_leaves, leaves_by_path
 

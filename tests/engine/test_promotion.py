@@ -8,7 +8,7 @@ import pytest
 
 import gru_jax as gj
 from tests.conditions import ALL_THREE, random_reset_state
-from tests.problems import assert_close, distinct_cells, gradients, main_cells, problem
+from tests.problems import B, D, H, T, assert_close, distinct_cells, gradients, main_cells, problem
 
 pytestmark = pytest.mark.derivative
 
@@ -39,3 +39,21 @@ def test_no_dtype_is_promoted(cell):
     expected = jax.jit(both)(p, ALL_THREE["lengths"])
     with jax.numpy_dtype_promotion("strict"):
         assert_close(jax.jit(both)(p, ALL_THREE["lengths"]), expected)
+
+
+@pytest.mark.parametrize("cell", [gj.gru(), gj.lstm(proj_size=2)], ids=lambda cell: cell.name)
+def test_half_precision_is_widened_without_promotion(cell):
+    """From drawing the params to the sums of the gradient and the decompositions of `flow`."""
+
+    def run(key):
+        params = cell.init(key, D, H, dtype=jnp.bfloat16)
+        xs = jnp.ones((T, B, D), jnp.bfloat16)
+        bars = jax.grad(lambda params: gj.heads.sum_over_steps(gj.unroll(cell, params, xs)[1]).sum())(params)
+        return params, bars, gj.flow.jacobian_norms(cell, params, xs), gj.flow.norm(xs)
+
+    expected = jax.jit(run)(jax.random.key(0))
+    with jax.numpy_dtype_promotion("strict"):
+        found = jax.jit(run)(jax.random.key(0))
+    assert_close(found, expected)
+    assert {leaf.dtype for leaf in jax.tree.leaves(found[1])} == {jnp.dtype(jnp.bfloat16)}
+    assert found[2].dtype == found[3].dtype == jnp.float32
