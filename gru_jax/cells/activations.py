@@ -18,7 +18,7 @@ from jaxtyping import Array, Float
 
 
 class _Formula(NamedTuple):
-    """y from the pre-activation a and f′ from y, with the parameters α and β where there are some."""
+    """y as a function of the pre-activation a, and f′ as a function of y, with α and β if f has them."""
 
     value: Callable[..., Any]
     slope: Callable[..., Any]
@@ -52,11 +52,12 @@ _FORMULAS = {
 }
 _ALIASES = {"hard_sigmoid_onnx": ("hard_sigmoid", 0.2, 0.5)}
 NAMES = (*_FORMULAS, *_ALIASES)
+_EXPECTED = f"expected one of {', '.join(map(repr, NAMES))}, or gj.cells.Activation(name, alpha=…, beta=…)"
 
 
 @dataclass(frozen=True)
 class Activation:
-    """An activation with parameters of its own, for the arguments `activation` and `gate_activation`.
+    """An activation and its parameters, for the arguments `activation` and `gate_activation`.
 
     | name                  | value                                            | defaults of α, β |
     |-----------------------|--------------------------------------------------|------------------|
@@ -72,7 +73,7 @@ class Activation:
     | `"hard_sigmoid_onnx"` | the same, as ONNX and Keras 2                    | 0.2, 1/2         |
     | `"scaled_tanh"`       | α tanh(β a), as LeCun et al. 1998                | 1.7159, 2/3      |
 
-    A name alone stands for the defaults.
+    Instead of an `Activation` these arguments also take a name, which uses the defaults of α and β.
 
     Example:
         >>> import gru_jax as gj
@@ -82,8 +83,8 @@ class Activation:
 
     Args:
         name: A name of the table.
-        alpha: α, above 0. Defaults to None: that of the table.
-        beta: β. Defaults to None: that of the table.
+        alpha: α, above 0. Defaults to None: the value of the table.
+        beta: β. Defaults to None: the value of the table.
 
     Raises:
         ValueError: If the name is unknown, or a parameter is not finite, is not above 0 for α, or
@@ -109,7 +110,7 @@ class Activation:
             object.__setattr__(self, field, number)
 
     def __repr__(self) -> str:
-        known = next((name for name in NAMES if Activation(name) == self), None)
+        known = next((name for name, own in _NAMED.items() if own == self), None)
         if known is not None:
             return repr(known)
         parameters = (f"{field}={value}" for field, value in zip(("alpha", "beta"), self.parameters, strict=False))
@@ -124,13 +125,13 @@ class Activation:
         return _FORMULAS[self.name].slope(y, *self.parameters)
 
     def times_slope(self, x: Float[Array, "*t_b H"], y: Float[Array, "*t_b H"]) -> Float[Array, "*t_b H"]:
-        """Multiplies by the derivative: the tangent or cotangent x on its way through the function."""
+        """Multiplies a tangent or cotangent x by the derivative."""
         # the sigmoid's two factors one after the other, as the equations have them
         return x * y * (1 - y) if self.name == "sigmoid" else x * self.slope(y)
 
     @property
     def parameters(self) -> tuple[float, ...]:
-        """α and β, as far as the activation has them."""
+        """The parameters that the activation has, of α and β."""
         return tuple(value for value in (self.alpha, self.beta) if value is not None)
 
 
@@ -143,22 +144,21 @@ def checked_activation(argument: str, value: Any) -> Activation:
     Raises:
         TypeError, ValueError: If it is neither, or the name is unknown.
     """
-    return value if isinstance(value, Activation) else Activation(_checked_name(argument, value))
+    return value if isinstance(value, Activation) else _NAMED[_checked_name(argument, value)]
 
 
 def options(**activations: tuple[Activation, str]) -> str:
-    """Writes those arguments of a cell's function that differ from their defaults, for its name."""
-    return ", ".join(f"{name}={own}" for name, (own, default) in activations.items() if own != Activation(default))
+    """Writes the arguments that differ from their defaults, for the name of a cell."""
+    return ", ".join(f"{name}={own}" for name, (own, default) in activations.items() if own != _NAMED[default])
 
 
 def _checked_name(argument: str, value: Any) -> str:
-    expected = f"expected one of {', '.join(map(repr, NAMES))}, or gj.cells.Activation(name, alpha=…, beta=…)"
     if not isinstance(value, str):
         raise TypeError(
-            f"{argument}: got {value!r}, {expected}. For another function write a gj.Cell of your own: it needs no derivation."
+            f"{argument}: got {value!r}, {_EXPECTED}. For another function write your own gj.Cell: it needs no derivation."
         )
     if value not in NAMES:
-        raise ValueError(f"{argument}: got {value!r}, {expected}.")
+        raise ValueError(f"{argument}: got {value!r}, {_EXPECTED}.")
     return value
 
 
@@ -168,3 +168,6 @@ def _checked_number(field: str, value: Any) -> float:
     if not math.isfinite(value) or (field == "alpha" and value <= 0):
         raise ValueError(f"{field}: got {value!r}, expected a finite number{' above 0' if field == 'alpha' else ''}.")
     return float(value)
+
+
+_NAMED = {name: Activation(name) for name in NAMES}

@@ -11,6 +11,7 @@ function of the value g₁ itself, so it is computed from the states. The read-o
 is in `heads`: its V needs the current step only.
 """
 
+from functools import cache
 from typing import NamedTuple
 
 from jaxtyping import Array, Float
@@ -115,7 +116,12 @@ def elman(activation: ActivationLike = "tanh") -> Cell:
         TypeError: If the activation is neither a name nor a `gj.cells.Activation`.
         ValueError: If the activation is unknown.
     """
-    g1 = checked_activation("activation", activation)
+    return _elman(checked_activation("activation", activation))
+
+
+@cache
+def _elman(g1: Activation) -> Cell:
+    """Makes the cell, once for equal arguments."""
     return Cell(
         init=LetteredInit(ElmanParams),
         project=project,

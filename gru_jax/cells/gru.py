@@ -21,6 +21,7 @@ names. Everything but h̄ and s̄ is known for every t before the reverse scan s
 are the coefficients k.
 """
 
+from functools import cache
 from typing import NamedTuple
 
 from jaxtyping import Array, Float
@@ -204,8 +205,12 @@ def gru(reset_after: bool = False, *, gate_activation: ActivationLike = "sigmoid
         ValueError: If an activation is unknown.
     """
     sigma, phi = checked_activation("gate_activation", gate_activation), checked_activation("activation", activation)
-    if check_flag("reset_after", reset_after):
-        return gru_reset_after(sigma, phi)
+    return gru_reset_after(sigma, phi) if check_flag("reset_after", reset_after) else _gru(sigma, phi)
+
+
+@cache
+def _gru(sigma: Activation, phi: Activation) -> Cell:
+    """Makes the cell of `gj.gru()`, once for equal arguments."""
     return Cell(
         init=LetteredInit(GRUParams),
         project=project,

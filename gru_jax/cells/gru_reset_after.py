@@ -21,6 +21,7 @@ Row vectors; h₋ is h_{t-1}; v̄ is ∂L/∂v; a_k is the cotangent of gate k's
 tangent, and (F)˙ tags the differential of line (F).
 """
 
+from functools import cache
 from typing import NamedTuple
 
 from jaxtyping import Array, Float
@@ -177,8 +178,9 @@ def input_vjp(
     return params_bar, dot_sum((a_z, params.W_z.T), (a_r, params.W_r.T), (a_h, params.W_h.T))
 
 
+@cache
 def gru_reset_after(sigma: Activation, phi: Activation) -> Cell:
-    """Makes the cell of `gj.gru(reset_after=True)`."""
+    """Makes the cell of `gj.gru(reset_after=True)`, once for equal arguments."""
     others = options(gate_activation=(sigma, "sigmoid"), activation=(phi, "tanh"))
     return Cell(
         init=LetteredInit(GRUResetAfterParams),

@@ -1,10 +1,12 @@
 """`gj.lstm`: makes the cell of `lstm`, or of `lstm_projected` where the output is projected."""
 
+from functools import cache
+
 from gru_jax._engine.arguments import check_flag, check_positive_int
 from gru_jax._engine.functions import bind
 from gru_jax.cell import Adjoint, Cell, Tangent
 from gru_jax.cells import lstm as equations
-from gru_jax.cells.activations import ActivationLike, checked_activation, options
+from gru_jax.cells.activations import Activation, ActivationLike, checked_activation, options
 from gru_jax.cells.letters import LetteredCheck, LetteredInit
 from gru_jax.cells.lstm_projected import lstm_projected
 
@@ -50,18 +52,24 @@ def lstm(
         memories.
 
     Raises:
-        TypeError: If `peephole` is not a bool, `proj_size` is not an int, or an activation is neither a name nor a
-            `gj.cells.Activation`.
+        TypeError: If `peephole` is not a bool, `proj_size` is not an int, or an activation is
+            neither a name nor a `gj.cells.Activation`.
         ValueError: If an activation is unknown, or `proj_size` is below 1.
     """
     sigma, phi = checked_activation("gate_activation", gate_activation), checked_activation("activation", activation)
-    peephole = check_flag("peephole", peephole)
+    size = None if proj_size is None else check_positive_int("proj_size", proj_size)
+    return _lstm(check_flag("peephole", peephole), size, sigma, phi)
+
+
+@cache
+def _lstm(peephole: bool, proj_size: int | None, sigma: Activation, phi: Activation) -> Cell:
+    """Makes the cell, once for equal arguments."""
     absent, required = ((), PEEPHOLES) if peephole else (PEEPHOLES, ())
     others = options(gate_activation=(sigma, "sigmoid"), activation=(phi, "tanh"))
-    size = "" if proj_size is None else f"proj_size={check_positive_int('proj_size', proj_size)}"
+    size = "" if proj_size is None else f"proj_size={proj_size}"
     name = f"lstm({', '.join(filter(None, (f'peephole={peephole}', size, others)))})"
     if proj_size is not None:
-        return lstm_projected(int(proj_size), absent, required, sigma, phi, name)
+        return lstm_projected(proj_size, absent, required, sigma, phi, name)
     return Cell(
         init=LetteredInit(equations.LSTMParams, absent),
         project=equations.project,

@@ -140,10 +140,17 @@ def test_names_say_which_activations_differ_from_the_defaults():
         assert pickle.loads(pickle.dumps(cell)) == cell
 
 
+def test_equal_arguments_give_the_same_cell():
+    assert gj.gru() is gj.gru(False, gate_activation=Activation("sigmoid"), activation="tanh")
+    assert gj.gru(True) is gj.gru(reset_after=True) is not gj.gru()
+    assert gj.lstm(False, proj_size=2) is gj.lstm(proj_size=2) is not gj.lstm(peephole=True, proj_size=2)
+    assert gj.elman("leaky_relu") is gj.elman(Activation("leaky_relu", alpha=0.01)) is not gj.elman()
+
+
 BAD = {
     "an unknown name": (lambda: gj.gru(activation="gelu"), ValueError, "activation: got 'gelu', expected one of 'tanh'"),
     "an unknown gate": (lambda: gj.lstm(gate_activation="hard"), ValueError, "gate_activation: got 'hard', expected one of"),
-    "a function": (lambda: gj.elman(jnp.tanh), TypeError, r"activation: got .*expected one of .*write a gj\.Cell of your own"),
+    "a function": (lambda: gj.elman(jnp.tanh), TypeError, r"activation: got .*expected one of .*write your own gj\.Cell"),
     "α of 0": (lambda: Activation("leaky_relu", 0.0), ValueError, "alpha: got 0.0, expected a finite number above 0"),
     "α of tanh": (lambda: Activation("tanh", 1.0), ValueError, "alpha: got 1.0, expected None: tanh has no such parameter"),
     "β of elu": (lambda: Activation("elu", beta=1.0), ValueError, "beta: got 1.0, expected None: elu has no such parameter"),
