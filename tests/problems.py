@@ -255,6 +255,25 @@ def assert_close(tree: Any, reference: Any, tol: float | None = None) -> None:
         assert error <= limit, f"{path}: relative error {error:.2e} above {limit:.2e}"
 
 
+def assert_every_mode_equals_autodiff(cell: gj.Cell, **conditions: Any) -> None:
+    """Asserts that gradients with each choice of residuals, and tangents, are those of the plain scan."""
+
+    @jax.jit
+    def all_modes(p: Problem, dots: Any) -> Any:
+        run, plain = partial(gj.unroll, cell, **conditions), partial(scan_of_step, cell, **conditions)
+        choices = gj.CustomVJP(residuals="states"), gj.CustomVJP(residuals="gates", block_size=3), gj.CustomJVP()
+        by_custom_rules = [gradients(partial(run, derivative=choice), p)[1] for choice in choices]
+        tangents = [jax.jvp(f, tuple(p[:3]), dots)[1] for f in (partial(run, derivative=gj.CustomJVP()), plain)]
+        return by_custom_rules, gradients(plain, p)[1], tangents
+
+    for seed in SEEDS:
+        p = problem(cell, seed)
+        by_custom_rules, expected, (tangent, expected_tangent) = all_modes(p, normal_like(seed, p[:3]))
+        for bars in by_custom_rules:
+            assert_close(bars, expected)
+        assert_close(tangent, expected_tangent)
+
+
 def assert_raises(call: Callable[[], Any], error: type[Exception], message: str) -> None:
     """Asserts that `call` raises `error` with a matching message. A dot also matches a newline."""
     with pytest.raises(error, match=f"(?s){message}"):

@@ -18,12 +18,11 @@ from tests.conditions import ALL_THREE
 from tests.problems import (
     ACTIVATED,
     SEEDS,
-    Problem,
     assert_close,
+    assert_every_mode_equals_autodiff,
     assert_raises,
     errors,
     gradients,
-    normal_like,
     problem,
     scan_of_step,
 )
@@ -94,24 +93,7 @@ activated = pytest.mark.parametrize(
 @activated
 @pytest.mark.derivative
 def test_derivatives_in_every_mode_equal_autodiff_of_the_plain_scan(cell):
-    """Gradients with each choice of residuals, and tangents, with lengths, masks and resets."""
-
-    @jax.jit
-    def all_modes(p: Problem, dots):
-        run = partial(gj.unroll, cell, **ALL_THREE)
-        plain = partial(scan_of_step, cell, **ALL_THREE)
-        choices = (gj.CustomVJP(residuals="states"), gj.CustomVJP(residuals="gates", block_size=3), gj.CustomJVP())
-        by_custom_vjp = [gradients(partial(run, derivative=choice), p)[1] for choice in choices]
-        arguments = p.params, p.xs, p.h0
-        tangents = [jax.jvp(f, arguments, dots)[1] for f in (partial(run, derivative=gj.CustomJVP()), plain)]
-        return by_custom_vjp, gradients(plain, p)[1], tangents
-
-    for seed in SEEDS:
-        p = problem(cell, seed)
-        by_custom_vjp, expected, (tangent, expected_tangent) = all_modes(p, normal_like(seed, p[:3]))
-        for bars in by_custom_vjp:
-            assert_close(bars, expected)
-        assert_close(tangent, expected_tangent)
+    assert_every_mode_equals_autodiff(cell, **ALL_THREE)
 
 
 @pytest.mark.derivative

@@ -1,10 +1,8 @@
-"""The LSTM with a projected output: values, derivatives in every mode, and where it stands.
+"""The LSTM with a projected output: values, derivatives in every mode, and its use in layers.
 
 tests/cells/test_cell_functions.py tests each function of its derivation, and
 tests/convert/test_pytorch.py compares with PyTorch.
 """
-
-from functools import partial
 
 import jax
 import numpy as np
@@ -18,13 +16,10 @@ from tests.problems import (
     B,
     D,
     H,
-    Problem,
     assert_close,
+    assert_every_mode_equals_autodiff,
     assert_raises,
-    gradients,
-    normal_like,
     problem,
-    scan_of_step,
 )
 
 P = 2
@@ -65,25 +60,10 @@ def test_values_equal_a_numpy_loop(name, size, needs_x64):
 @projected
 @pytest.mark.derivative
 def test_derivatives_in_every_mode_equal_autodiff_of_the_plain_scan(name, size):
-    cell = PROJECTED[name]
-
-    @jax.jit
-    def all_modes(p: Problem, dots):
-        run, plain = partial(gj.unroll, cell, **ALL_THREE), partial(scan_of_step, cell, **ALL_THREE)
-        choices = gj.CustomVJP(residuals="gates"), gj.CustomVJP(residuals="states", block_size=3), gj.CustomJVP()
-        by_custom_vjp = [gradients(partial(run, derivative=choice), p)[1] for choice in choices]
-        tangents = [jax.jvp(f, tuple(p[:3]), dots)[1] for f in (partial(run, derivative=gj.CustomJVP()), plain)]
-        return by_custom_vjp, gradients(plain, p)[1], tangents
-
-    for seed in SEEDS:
-        p = problem(cell, seed)
-        by_custom_vjp, expected, (tangent, expected_tangent) = all_modes(p, normal_like(seed, p[:3]))
-        for bars in by_custom_vjp:
-            assert_close(bars, expected)
-        assert_close(tangent, expected_tangent)
+    assert_every_mode_equals_autodiff(PROJECTED[name], **ALL_THREE)
 
 
-def test_it_stands_in_stacks_in_both_directions_and_under_wrappers():
+def test_it_works_in_stacks_in_both_directions_and_under_wrappers():
     cell = gj.lstm(proj_size=P)
     both = gj.stack([gj.bidirectional(cell), gj.zoneout(cell, 0.1), gj.variational_dropout(cell, state=0.2)])
     params = both.init(jax.random.key(0), D, H)
