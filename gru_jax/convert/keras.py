@@ -11,7 +11,7 @@ The weights name no activation. `recurrent_activation` is our `gate_activation`.
 """
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, get_args
 
 from gru_jax._engine.arguments import check_flag
 from gru_jax.cells.elman import ElmanParams, elman
@@ -25,8 +25,8 @@ from gru_jax.convert.composition import Position, build_params, check_compositio
 from gru_jax.convert.library import Library, plain_form
 from gru_jax.convert.packing import unpack
 from gru_jax.convert.table import Table
+from gru_jax.layers.bidirectional import Merge
 
-_MERGES = ("concat", "sum", "mean", "mul", None)
 _GRU = {"kernel": "-W_z W_r W_h", "recurrent_kernel": "-U_z U_r U_h"}
 _SIMPLE = {"kernel": "W", "recurrent_kernel": "U", "bias": "b"}
 _NAMES = tuple(_SIMPLE)  # the order of get_weights() for every layer
@@ -78,7 +78,7 @@ def from_keras(cell: Any, weights: Sequence[Any], *, reset_after: bool | None = 
             recurrent kernel and, with `use_bias=True`, the bias. NumPy arrays, JAX arrays, the
             values of `layer.weights`, or an entry of `gj.convert.load_keras(path)`.
         reset_after: The form of a GRU with `use_bias=False`, `layer.reset_after`: its weights fit
-            both forms, so it must be named. Defaults to None: the bias tells.
+            both forms, so it must be named. Defaults to None: the shape of the bias decides.
         dtype: The dtype to cast to. Defaults to the dtype of the arrays.
 
     Returns:
@@ -88,7 +88,7 @@ def from_keras(cell: Any, weights: Sequence[Any], *, reset_after: bool | None = 
         TypeError: If Keras has no such cell (for example peepholes), or if the arrays have mixed or
             non-floating dtypes.
         ValueError: If the number of arrays or a shape is wrong, if the bias or `reset_after`
-            belongs to the other form of the GRU, or if neither tells the form.
+            belongs to the other form of the GRU, or if there is neither.
 
     Example:
         >>> import numpy as np
@@ -98,7 +98,7 @@ def from_keras(cell: Any, weights: Sequence[Any], *, reset_after: bool | None = 
         >>> params.W_z.shape
         (3, 4)
     """
-    check_composition(cell, KERAS.name, _MERGES)
+    check_composition(cell, KERAS.name, get_args(Merge))
     cells = single_cells(cell)
     tables = {position: KERAS.table_for(one) for position, one in cells.items()}
     if not isinstance(weights, list | tuple):
@@ -149,13 +149,13 @@ def to_keras(cell: Any, params: Any) -> list[Any]:
         >>> [array.shape for array in gj.convert.to_keras(gj.lstm(), params)]
         [(3, 16), (4, 16), (16,)]
     """
-    check_composition(cell, KERAS.name, _MERGES)
+    check_composition(cell, KERAS.name, get_args(Merge))
     packed = pack_cells(KERAS, cell, params)
     return [array for tensors in packed.values() for array in to_numpy_arrays(tensors).values()]
 
 
 def _check_form(cell: Any, bias: Any, reset_after: bool | None, label_of: LabelOf) -> None:
-    """Raises if the weights of a GRU belong to the other form of the GRU, or do not tell the form."""
+    """Raises if the weights of a GRU belong to the other form of the GRU, or may belong to either."""
     form = plain_form(cell)
     if form not in (gru(), gru(reset_after=True)):
         return

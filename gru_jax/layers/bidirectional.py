@@ -174,7 +174,7 @@ def bidirectional(forward_cell: Any, backward_cell: Any = None, merge: Merge = "
     Args:
         forward_cell: A cell such as `gj.gru()`, or a `gj.stack`.
         backward_cell: The cell of the other direction. Defaults to None: the same as
-            `forward_cell`, with parameters of its own.
+            `forward_cell`, with its own parameters.
         merge: `"concat"` puts the outputs of both side by side, `"sum"` adds, `"mean"` averages and
             `"mul"` multiplies them. None returns the pair (forward, backward). Defaults to
             `"concat"`.
@@ -194,7 +194,7 @@ def bidirectional(forward_cell: Any, backward_cell: Any = None, merge: Merge = "
     backward_cell = forward_cell if backward_cell is None else backward_cell
     check_cell(backward_cell)
     if merge is not None:
-        check_option("merge", merge, (*get_args(Merge)[:4], None))
+        check_option("merge", merge, get_args(Merge))
     forward_axes, backward_axes = forward_cell.num_feature_axes, backward_cell.num_feature_axes
     if forward_axes != backward_axes:
         raise ValueError(
