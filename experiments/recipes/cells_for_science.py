@@ -1,4 +1,4 @@
-"""Shows cells of one's own whose inputs or states are not vectors, or which are noisy.
+"""Shows custom cells whose inputs or states are not vectors, or which are noisy.
 
 | cell       | state                          | inputs                         | source                                |
 |------------|--------------------------------|--------------------------------|---------------------------------------|

@@ -1,4 +1,4 @@
-"""Shows cells of one's own with their derivations: published variants of the LSTM, GRU and RNN.
+"""Shows custom cells with their derivations: published variants of the LSTM, GRU and RNN.
 
 | cell           | what differs                      | source                              |
 |----------------|-----------------------------------|-------------------------------------|
@@ -6,7 +6,7 @@
 | `MGU`          | the reset gate is the update gate | Zhou et al. 2016, arXiv 1603.09420  |
 | `IND_RNN`      | each unit sees its own state only | Li et al. 2018, arXiv 1803.04831    |
 
-The LSTM with coupled input and forget gates, ONNX' input_forget:
+The LSTM with coupled input and forget gates, the `input_forget` of ONNX:
 
     (F1)   f = σ(x W_f + h₋ U_f + b_f),  g = tanh(x W_g + h₋ U_g + b_g),  o = σ(x W_o + h₋ U_o + b_o)
     (F2)   c = f ⊙ c₋ + (1 − f) ⊙ g

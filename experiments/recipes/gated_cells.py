@@ -1,4 +1,4 @@
-"""Shows cells of one's own: published variants of the GRU and the LSTM, by their equations alone.
+"""Shows custom cells: published variants of the GRU and the LSTM, by their equations alone.
 
 | cell              | what differs                                   | source                              |
 |-------------------|------------------------------------------------|-------------------------------------|
@@ -8,7 +8,7 @@
 
 None has a derived adjoint: the engine differentiates the equations step by step. Lengths, masks,
 resets, stacks, both directions and every derivative work with each of them. Vectors are rows; h₋ is
-the state before the step. `derived_cells` has three variants with their derivations.
+the state before the step. `derived_cells` has three more variants, with their derivations.
 """
 
 from functools import cache
@@ -65,7 +65,7 @@ def _layer_norm_gru_project(p: NormalizedParams, x: jax.Array) -> tuple[jax.Arra
     return add_bias(normalized[0], p.b[: 2 * H]), add_bias(normalized[1], p.b[2 * H :])
 
 
-# The GRU with normalised products; z and r are normalised together, the candidate for itself.
+# The GRU with normalised products; z and r are normalised together, the candidate separately.
 #
 #     [z, r] = σ(LN(x W_zr) + LN(h₋ U_zr) + b_zr),   g = tanh(LN(x W_h) + b_h + r ⊙ LN(h₋ U_h))
 #     h = (1 − z) ⊙ h₋ + z ⊙ g

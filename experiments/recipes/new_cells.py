@@ -1,4 +1,4 @@
-"""Shows cells of one's own: four published ones for long sequences, each by its equations alone.
+"""Shows custom cells: four published ones for long sequences, each by its equations alone.
 
 | cell         | state                       | source                                |
 |--------------|-----------------------------|---------------------------------------|

@@ -57,7 +57,7 @@ class LetteredInit:
         Args:
             key: A `jax.random` key, consumed here.
             input_size: D, the last axis of the inputs. It is 0 for a network without input.
-            hidden_size: H, the last axis of the state.
+            hidden_size: H, the last axis of the state; for a projected LSTM that of its memory.
             bias: If False, the biases are None, as in the tutorials. Defaults to True.
             dtype: float64 (with x64 enabled), float32, bfloat16 or float16. The numbers are drawn
                 in at least float32. Defaults to float32.

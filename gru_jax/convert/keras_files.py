@@ -1,7 +1,7 @@
 """Reads the weights in the files of Keras 3, `.keras` and `.weights.h5`, through the package `h5py`.
 
-A `.keras` file is an archive whose member `model.weights.h5` is the other. That has a group for each
-layer, in which `vars` holds the arrays 0, 1, …; a recurrent layer has them in `cell`, and a
+A `.keras` file is an archive that contains `model.weights.h5`. A weights file has a group for each
+layer, in which `vars` holds the arrays 0, 1, …. A recurrent layer keeps them in `cell`, and a
 `Bidirectional` in `forward_layer` and `backward_layer`. Links, data outside of the file and data
 larger than the file are not read.
 """
@@ -32,11 +32,11 @@ def load_keras(path: str | os.PathLike[str]) -> dict[str, list[np.ndarray]]:
     `from_keras`. Nothing in the file is run or unpickled.
 
     Args:
-        path: The path of the file: of `model.save` or `model.save_weights`.
+        path: The path of a file that `model.save` or `model.save_weights` wrote.
 
     Returns:
-        The arrays of each layer in the order of `layer.get_weights()`, by the name of the layer. Parts
-        of a layer other than a cell and the two directions have entries of their own, such as
+        The arrays of each layer in the order of `layer.get_weights()`, by the name of the layer.
+        Parts of a layer other than a cell and the two directions have entries of their own, such as
         `"rnn/cell/cells/gru_cell"`.
 
     Raises:

@@ -30,7 +30,7 @@ _WHY_NOT = {
 
 
 _GATED: tuple[Any, ...] = (gru, partial(gru, reset_after=True), lstm, partial(lstm, peephole=True))
-PROJECTED = lstm(proj_size=1)  # stands for every size
+PROJECTED = lstm(proj_size=1)  # the key of the tables for every projection size
 _DEFAULTS = (elman(), *(make() for make in _GATED))
 
 
@@ -63,8 +63,8 @@ class Library(NamedTuple):
     Attributes:
         name: The name of the library.
         tables: The table of each cell.
-        any_activation: Whether the library has these cells with other activations too, which do not
-            show in the weights. Otherwise only those of `tables`.
+        any_activation: Whether the library also has these cells with other activations, which the
+            weights do not show. If False, it has only those of `tables`.
     """
 
     name: str

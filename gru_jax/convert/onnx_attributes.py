@@ -67,20 +67,21 @@ def _cell(kind: str, activations: list[Activation], reset_after: bool, peephole:
     if activations[1] != activations[2]:
         raise ValueError(
             f"{label}: got the activations {activations[1]} of the candidate and {activations[2]} of the memory, expected the "
-            "same, as the LSTM of this package has it. Make a gj.Cell of your own, and take the weights by gj.convert.from_onnx."
+            "same activation twice, as gj.lstm has. Write your own gj.Cell, and read the weights with "
+            "gj.convert.from_onnx(gj.lstm(), …)."
         )
     return lstm(peephole=peephole, **named)
 
 
 def _check_clip(clip: float, activations: set[Activation], label: str) -> None:
-    """Raises unless every activation has its limits at ±clip already, to a few roundings of float32."""
+    """Raises unless every activation is at its limits at ±clip, to a few roundings of float32."""
     for activation in activations:
         far = 2 * abs(clip) + 1000
         at_clip, at_limit = (np.asarray(activation(jnp.asarray([-a, a], jnp.float32))) for a in (clip, far))
         if clip <= 0 or not np.allclose(at_clip, at_limit, rtol=4 * np.finfo(np.float32).eps, atol=0):
             raise ValueError(
                 f"{label}: got clip={clip:g}, expected an operator without it: no cell of this package clips pre-activations, and "
-                f"{activation!r} differs beyond ±{clip:g}. Export the model without clip, or write a gj.Cell of your own that clips."
+                f"{activation!r} differs beyond ±{clip:g}. Export the model without clip, or write your own gj.Cell that clips."
             )
 
 
@@ -121,7 +122,7 @@ def _activation(name: str, parameters: list[float], label: str) -> Activation:
                 f"{label}: got the activation Affine with alpha and beta {parameters}, expected 1 and 0, the identity."
             )
         return Activation(name)
-    for known in NAMES:  # 1/6 is none of the decimals below
+    for known in NAMES:  # first, because the default 1/6 has no short decimal form, as those below have
         activation = Activation(known)
         if activation.name == name and np.array_equal(_as_float32(activation.parameters), _as_float32(parameters)):
             return activation

@@ -61,12 +61,12 @@ def load_onnx(source: Any, node: str | int | None = None, *, dtype: Any = None) 
         ImportError: If onnx is not installed.
         TypeError: If `source` is none of these.
         FileNotFoundError: If the file does not exist.
-        ValueError: If the file is truncated, a directory, a pipe, or not an ONNX model; if it has no such operator, or
-            has several and `node` is None; if the model computes the weights instead of storing
-            them; if a tensor has the wrong shape, or its data are in a file outside of the folder;
-            or if no cell of this package implements the operator, for example because of
-            input_forget, or a clip that pre-activations can reach. A clip at which every activation
-            has reached its limit changes nothing, and is accepted.
+        ValueError: If the file is truncated, a directory, a pipe, or not an ONNX model; if it has
+            no such operator, or several and `node` is None; if the model computes the weights
+            instead of storing them; if a tensor has the wrong shape, or its data are in a file
+            outside of the folder; or if no cell of this package implements the operator, for
+            example because of input_forget, or a clip that pre-activations can reach. A clip at
+            which every activation has reached its limit changes nothing, and is accepted.
 
     Example:
         >>> import jax, tempfile

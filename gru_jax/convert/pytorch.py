@@ -221,7 +221,7 @@ def _hint(names: list[str], cell: Any) -> str:
         return ""
     describe = lambda layers, both: f"{layers} layer{'s' * (layers > 1)} in {'both directions' if both else 'one direction'}"
     layer = "gj.bidirectional(cell)" if found_both else "cell"
-    fitting = f"gj.stack([{layer}] * {found})" if found > 1 else layer
+    fitting = f"gj.stack([{layer}] * {found})" if found > 1 else layer if found_both else "a single cell"
     return (
         f"These are the names of {describe(found, found_both)}, and {cell.name} has {describe(expected, expected_both)}. "
         f"They belong to {fitting}."

@@ -112,7 +112,8 @@ def jacobian_norms(
         reset_state: The state after a reset, as in `gj.unroll`. Defaults to zeros.
 
     Returns:
-        Norms of shape `(T, *batch)`, in at least float32. For a stack: a tuple with those of each layer, as `jacobians`.
+        Norms of shape `(T, *batch)`, in at least float32. For a stack: a tuple with those of each
+        layer, as `jacobians`.
 
     Raises:
         TypeError, ValueError: If `cell` is bidirectional or draws noise, and as `gj.unroll` does.

@@ -6,7 +6,7 @@ the recurrent matmuls see.
 The state that a gate carries over is not dropped, because a share of it would be lost at every
 step.
 
-With `per_gate` each gate k has masks of its own, as the GRU and the LSTM of Keras:
+With `per_gate` each gate k has its own masks, as in the GRU and the LSTM of Keras:
 
     (x ⊙ m_xk / (1 − p_x)) W_k,   (h₋ ⊙ m_hk / (1 − p_h)) U_k
 
@@ -129,17 +129,17 @@ def variational_dropout(cell: Cell, *, inputs: Any = 0.0, state: float = 0.0, pe
             memory that a gate carries over stay whole. With it the cell loses its derivation, which
             has a single h₋: the engine's local one takes its place and evaluates the gates once
             more per step. Defaults to 0.
-        per_gate: If True, each gate has masks of its own, for its input and for its state, as
-            `dropout` and `recurrent_dropout` of Keras' GRU and LSTM with `implementation=1`. If
-            False, all gates share one, as Keras' SimpleRNN. Only for the cells of this package; they
-            too lose their derivation. Defaults to False.
+        per_gate: If True, each gate has its own masks, for its input and for its state, as
+            `dropout` and `recurrent_dropout` of Keras' GRU and LSTM with `implementation=1`. Only
+            for the cells of this package; they too lose their derivation. If False, all gates share
+            one mask, as in Keras' SimpleRNN. Defaults to False.
 
     Returns:
         A `gj.Cell`; `cell` unchanged if both probabilities are 0.
 
     Raises:
-        TypeError: If `cell` is not a `gj.Cell`, is one of your own with `per_gate`, or a probability is
-            not a number; in `unroll`, if `inputs` has another structure than `xs`.
+        TypeError: If `cell` is not a `gj.Cell`, is a custom cell with `per_gate`, or a probability
+            is not a number; in `unroll`, if `inputs` has another structure than `xs`.
         ValueError: If a probability is not in [0, 1).
     """
     check_single_cell(cell, "the dropout")
@@ -168,11 +168,11 @@ def variational_dropout(cell: Cell, *, inputs: Any = 0.0, state: float = 0.0, pe
 
 
 def _with_masks_of_each_gate(cell: Cell, p_x: Any, p_h: float) -> Cell:
-    """The cell with weights that drop units of their operands."""
+    """Makes the cell whose weights drop units of their operands."""
     if cell.check_params is None or cell.sample_noise is not None:
         raise TypeError(
-            f"cell: got {cell.name} with per_gate=True, expected a cell of this package without noise: the masks of gates go by the "
-            "names of its params. Use per_gate=False, or draw the masks in sample_noise of your cell."
+            f"cell: got {cell.name} with per_gate=True, expected a cell of this package without noise: the masks of gates follow "
+            "the names of its params. Use per_gate=False, or draw the masks in sample_noise of your cell."
         )
     return replace(
         cell,

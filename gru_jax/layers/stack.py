@@ -223,14 +223,15 @@ def stack(
         cells: At least one layer: a cell, what `gj.zoneout` and `gj.variational_dropout` make of a
             cell, `gj.bidirectional`, `gj.feedforward`, or another stack.
         dropout: The probability of zeroing an output between two layers; the others are scaled by 1
-            / (1 - dropout). As in PyTorch, it acts neither on the inputs of the first layer nor on
-            the outputs of the last. At 1 all are zero. `unroll` then needs a `key`. Defaults to 0.
+            / (1 - dropout). A dropout of 1 zeroes all. As in PyTorch, it acts neither on the inputs
+            of the first layer nor on the outputs of the last. `unroll` then needs a `key`. Defaults
+            to 0.
         variational: If True, one dropout mask holds for all steps of a sequence (Gal and Ghahramani
             2016, arXiv 1512.05287). Defaults to False: one mask per step.
         residual: If True, adds to each layer's output its input, from the second layer on. The
-            layers must have equal sizes. A list of bools, one for each layer, chooses the layers,
-            the first among them. If `"block"`, adds the input of the stack to its output:
-            the stack is then a residual block, which may be a layer of another stack. Defaults to
+            layers must have equal sizes. A list of bools, one for each layer, chooses the layers
+            and may include the first. If `"block"`, adds the input of the stack to its output: the
+            stack is then a residual block, which may be a layer of another stack. Defaults to
             False.
         skip_connections: If True, each layer also reads the inputs of the stack, and the outputs
             are those of all layers side by side (Graves 2013, arXiv 1308.0850, without weights on

@@ -42,6 +42,8 @@ def nested(depth):
 
 
 LONG = "W" * 2_000_000
+FAR = tensor("W", [1, 3, 4], data_location=TensorProto.EXTERNAL)
+FAR.external_data.add(key="location", value="../" * 1_000_000 + "weights.bin")
 SOURCES = {
     "no bytes": (b"", "not an ONNX file"),
     "text": (b"this is a text", "not an ONNX file"),
@@ -50,26 +52,23 @@ SOURCES = {
     "graphs in graphs": (nested(60), "not an ONNX file"),
     "a name of megabytes": (model(name=LONG, hidden_size=7), "got hidden_size=7"),
     "a name of an input of megabytes": (model(inputs=("xs", LONG, "R")), "expected a constant|constant folding"),
-    "an attribute of megabytes": (model(activations=[LONG, "Tanh"]), "LSTM|activations|WWW"),
+    "an attribute of megabytes": (model(activations=[LONG, "Tanh"]), "got the activation WWW"),
     "two operators with names of megabytes": (model(name=LONG, nodes=[helper.make_node("GRU", ["xs", "W", "R"], ["a"], name=LONG + "2")]), "got 2 operators"),
-    "a location of megabytes": (None, "got data in the file"),
+    "a location of megabytes": (model(W=FAR), "got data in (the|another) file"),
     "a tebibyte of elements": (model(W=tensor("W", [1, 3, 1 << 38], float_data=[0.0])), "W: got a tensor of .* expected data for dims"),
     "2**62 elements of four bits": (model(W=tensor("W", [1, 3, 1 << 62], TensorProto.INT4, int32_data=[0])), "W: got a tensor of"),
     "an overflow to twelve elements": (model(W=tensor("W", [1 << 62, 4, 12], raw_data=b"\0" * 48)), "W: got a tensor of"),
     "a negative dimension": (model(W=tensor("W", [1, -1, 4], raw_data=b"\0" * 48)), "W: got a tensor of"),
     "two negative dimensions": (model(W=tensor("W", [-1, -3, 4], raw_data=b"\0" * 48)), "W: got a tensor of"),
     "a hundred thousand dimensions": (model(W=tensor("W", [1 << 40] * 100_000, raw_data=b"\0" * 48)), "W: got a tensor of"),
-    "no elements of 2**62 rows": (model(R=tensor("R", [0, 1 << 62, 1])), "R"),
+    "no elements of 2**62 rows": (model(R=tensor("R", [0, 1 << 62, 1])), "R: got"),
     "an unknown type": (model(W=tensor("W", [1, 3, 4], 99, raw_data=b"\0" * 48)), "W: got a tensor that onnx cannot read"),
-    "text as weights": (model(W=tensor("W", [1, 3, 4], TensorProto.STRING, string_data=[b"x"] * 12)), "W"),
+    "text as weights": (model(W=tensor("W", [1, 3, 4], TensorProto.STRING, string_data=[b"x"] * 12)), r"\['W'\]: got"),
     "text that is not Unicode": (model(W=tensor("W", [1, 3, 4], TensorProto.STRING, string_data=[b"\xff"] * 12)), "W: got a tensor that onnx cannot read"),
     "hidden_size of 2**62": (model(hidden_size=1 << 62), "got hidden_size=4611686018427387904, expected 1"),
     "weights from a cycle": (model(inputs=("xs", "a", "R"), nodes=[helper.make_node("Identity", ["b"], ["a"]), helper.make_node("Identity", ["a"], ["b"])]), "got W .'a'. from another operator"),
     "an operator that is its own input": (model(inputs=("xs", "ys", "R")), "got W .'ys'. from another operator"),
 }  # fmt: skip
-far = tensor("W", [1, 3, 4], data_location=TensorProto.EXTERNAL)
-far.external_data.add(key="location", value="../" * 1_000_000 + "weights.bin")
-SOURCES["a location of megabytes"] = (model(W=far), "got data in (the|another) file")
 
 
 @pytest.mark.parametrize("name", SOURCES)
@@ -107,7 +106,7 @@ def sparse(path):
     ],
     ids=["directory", "pipe", "device", "missing", "sparse"],
 )
-def test_what_is_no_file_raises(make, error, message, tmp_path):
+def test_a_path_that_is_not_a_file_raises(make, error, message, tmp_path):
     make(tmp_path / "model.onnx")
     with pytest.raises(error, match=f"source: got .*{message}"):
         gj.convert.load_onnx(tmp_path / "model.onnx")

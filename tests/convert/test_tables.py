@@ -210,7 +210,7 @@ BAD_INPUT = {
     "unexpected": (convert.from_pytorch, AFTER, torch_dict(extra=np.ones(3)), ValueError, "unexpected 'extra'"),
     "a larger model": (convert.from_pytorch, AFTER, {f"rnn.{k}": v for k, v in torch_dict().items()}, ValueError, "The names begin with 'rnn.'. Pass it as prefix"),
     "two directions": (convert.from_pytorch, AFTER, convert.to_pytorch(BOTH, random_params(BOTH)), ValueError, r"unexpected 'bias_hh_l0_reverse'.*These are the names of 1 layer in both directions, and gru\(reset_after=True\) has 1 layer in one direction. They belong to gj\.bidirectional\(cell\)"),
-    "one layer for two": (convert.from_pytorch, gj.stack([AFTER] * 2), torch_dict(), ValueError, r"missing 'weight_ih_l1'.*These are the names of 1 layer in one direction, and stack.* has 2 layers in one direction. They belong to cell\."),
+    "one layer for two": (convert.from_pytorch, gj.stack([AFTER] * 2), torch_dict(), ValueError, r"missing 'weight_ih_l1'.*These are the names of 1 layer in one direction, and stack.* has 2 layers in one direction. They belong to a single cell\."),
     "two layers for one": (convert.from_pytorch, AFTER, convert.to_pytorch(gj.stack([AFTER] * 2), random_params(gj.stack([AFTER] * 2))), ValueError, r"names of 2 layers in one direction.*They belong to gj\.stack\(\[cell\] \* 2\)"),
     "a compiled module": (convert.from_pytorch, AFTER, {f"_orig_mod.{k}": v for k, v in torch_dict().items()}, ValueError, "The names begin with '_orig_mod.'. Pass it as prefix"),
     "old weight norm": (convert.from_pytorch, AFTER, torch_dict(weight_hh_l0=None, weight_hh_l0_g=np.ones((3 * H, 1)), weight_hh_l0_v=np.ones((3 * H, H))), ValueError, r"missing 'weight_hh_l0'.*'weight_hh_l0_g' is a part of a normed weight.*remove_weight_norm"),
