@@ -10,7 +10,7 @@ because they are a part of autodiff.
 """
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -20,7 +20,7 @@ import jax.numpy as jnp
 from gru_jax._jax import jaxprs
 from gru_jax.verify.errors import short_message
 from gru_jax.verify.evaluation import evaluate
-from gru_jax.verify.function import Arrays, FlatFunction, RealFunction
+from gru_jax.verify.function import Arrays, FlatFunction, Outputs, RealFunction
 from gru_jax.verify.intended import with_gradient
 from gru_jax.verify.precision import Precision
 
@@ -99,8 +99,7 @@ def make_reference(
         leaves = precision.cast(leaves)
         traced, outputs = jax.make_jaxpr(function.call_real, return_shape=True)(leaves, precision.nondiff_args)
         primal, rules = without_rules(traced)
-        structure, run = jax.tree.structure(outputs), jaxprs.as_function(primal)
-        call_real: RealFunction = lambda leaves, nondiff_args: jax.tree.unflatten(structure, run(*leaves, *nondiff_args))
+        call_real = _as_real_function(primal, outputs)
         if user_gradient is not None:
             call_real = with_gradient(function, call_real, user_gradient)
         elif user_function is not None:
@@ -129,6 +128,25 @@ def make_reference(
         jaxpr=jaxpr,
         constants=tuple(traced.consts),
     )
+
+
+def traced_where_called(function: FlatFunction) -> RealFunction:
+    """Returns the function without its custom rules, traced at each call.
+
+    Inside `shard_map`, the types of arrays contain the axes that they vary over. A jaxpr that was
+    traced outside does not have them, and cannot run there.
+    """
+
+    def call_real(leaves: Sequence[Any], nondiff_args: Sequence[Any]) -> Outputs:
+        traced, outputs = jax.make_jaxpr(function.call_real, return_shape=True)(leaves, nondiff_args)
+        return _as_real_function(without_rules(traced)[0], outputs)(leaves, nondiff_args)
+
+    return call_real
+
+
+def _as_real_function(closed_jaxpr: Any, outputs: Outputs) -> RealFunction:
+    structure, run = jax.tree.structure(outputs), jaxprs.as_function(closed_jaxpr)
+    return lambda leaves, nondiff_args: jax.tree.unflatten(structure, run(*leaves, *nondiff_args))
 
 
 def without_rules(closed_jaxpr: Any) -> tuple[Any, CustomRules]:

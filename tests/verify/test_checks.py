@@ -333,6 +333,25 @@ def test_a_rule_that_cannot_be_batched_is_right_unless_vmap_is_required():
     assert "vmap is required: over x: the rule raises" in str(required)
 
 
+def test_vmap_is_not_checked_if_only_the_rule_raises_over_one_argument_and_passes_if_jax_does():
+    twice = lambda w: jax.pure_callback(lambda w: 2 * np.asarray(w), jax.ShapeDtypeStruct(w.shape, w.dtype), w)
+    by_callback = lambda x, w: x * jax.lax.stop_gradient(twice(jax.lax.stop_gradient(w)))
+
+    def report(primal):
+        f = custom_vjp(
+            primal, lambda x, w: (primal(x, w), w), lambda w, u: (u * twice(w), 0 * w if primal is by_callback else 2 * u * X)
+        )
+        return gj.verify_vjp(f, X, X[::-1], checks=("gradient", "vmap"))["vmap"]
+
+    rule_alone = report(lambda x, w: 2 * x * w)
+    assert rule_alone.status == "NOT CHECKED"
+    assert rule_alone.text.startswith("the gradient is right: over x; over w: the rule raises NotImplementedError")
+    both = report(by_callback)
+    assert both.status == "PASS"
+    assert both.text.startswith("the gradient is right: over x; over w: the reference raises too (NotImplementedError")
+    assert both.notes[0] == "vmap over w raises with and without the rule"
+
+
 def test_a_rule_that_is_wrong_only_if_batched_fails_under_vmap():
     """The factor is 1.5 instead of 2 if the rule is batched."""
 
