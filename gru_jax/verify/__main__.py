@@ -51,7 +51,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--seconds", type=float, help="leave out the checks that remain after this time, for each case")
     given = parser.parse_args(argv)
     options: dict[str, Any] = {"checks": tuple(given.checks.split(","))} if given.checks else {}
-    options |= {"seconds": given.seconds} if given.seconds else {}
+    options |= {"seconds": given.seconds} if given.seconds is not None else {}
     try:
         if given.case:
             options |= {"progress": sys.stderr.isatty()}

@@ -58,8 +58,19 @@ def leaf_scales(reference: Sequence[np.ndarray]) -> list[float]:
 
     The scale of a leaf of zeros is the largest magnitude in any leaf, or 1 if all are zero.
     """
-    own = [float(np.abs(leaf, where=np.isfinite(leaf), out=np.zeros(leaf.shape)).max(initial=0)) for leaf in reference]
+    own = [largest_magnitude(leaf) for leaf in reference]
     return [scale or max(own, default=0.0) or 1.0 for scale in own]
+
+
+def largest_magnitude(leaf: np.ndarray) -> float:
+    """Returns the largest magnitude of a finite entry, or 0 if there is none."""
+    return float(np.abs(leaf, where=np.isfinite(leaf), out=np.zeros(leaf.shape)).max(initial=0))
+
+
+def root_mean_square(leaf: np.ndarray) -> float:
+    """Returns the root mean square of the finite entries, or 0 if there are none."""
+    finite = leaf[np.isfinite(leaf)]
+    return float(np.sqrt((finite**2).mean())) if finite.size else 0.0
 
 
 def entry_errors(got: np.ndarray, expected: np.ndarray) -> np.ndarray:

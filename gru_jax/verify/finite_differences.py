@@ -23,6 +23,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from gru_jax.verify.comparison import root_mean_square
 from gru_jax.verify.function import Arrays
 
 STEPS = 8  # number of steps h; each is a quarter of the one before
@@ -129,9 +130,8 @@ def derivative_along(values: Values, leaves: Arrays, direction: Arrays, *, cotan
         cotangents: The weights of the outputs.
         eps: The rounding unit of `values`.
     """
-    moving = [leaf[v != 0] for leaf, v in zip(leaves, direction, strict=True) if v.any()]
-    finite = np.concatenate([leaf[np.isfinite(leaf)].ravel() for leaf in moving] or [np.zeros(0)])
-    first = 64 * eps ** (1 / 3) * max(1.0, float(np.sqrt((finite**2).mean())) if finite.size else 1.0)
+    moving = np.concatenate([leaf[v != 0] for leaf, v in zip(leaves, direction, strict=True)])
+    first = 64 * eps ** (1 / 3) * max(1.0, root_mean_square(moving))
     steps = tuple(first / 4**i for i in range(STEPS))
     moved = lambda h: tuple(leaf if not v.any() else leaf + h * v for leaf, v in zip(leaves, direction, strict=True))
     here = values(leaves)

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from gru_jax.verify.comparison import Difference, difference_at, entry_errors, leaf_scales
+from gru_jax.verify.comparison import Difference, difference_at, entry_errors, leaf_scales, root_mean_square
 from gru_jax.verify.finite_differences import Derivative
 from gru_jax.verify.function import Arrays
 from gru_jax.verify.rounding_noise import VARIANTS
@@ -112,7 +112,7 @@ def judge(
         # The first step moves the inputs by one unit in the last place. The others compile programs.
         for variants in (0, 1, VARIANTS):
             errors = [entry_errors(leaf.got, leaf.expected)[leaf.suspects].min() for leaf in suspects]
-            if variants and (not suspects or all(error > beyond_rounding for error in errors)):
+            if variants and all(error > beyond_rounding for error in errors):
                 break
             noise = verification.rounding_noise.of_gradients(cotangents, leaves, variants)
             left = _suspects(verification, got, expected, noise)
@@ -245,16 +245,11 @@ def _is_below_unit(verification: "Verification", leaf: _Leaf, cotangents: Arrays
     is_small = lambda a, b, scale: bool((entry_errors(a, b) <= unit * scale).all())
     if not unit or not is_small(leaf.got, leaf.expected, leaf.scale):
         return False
-    tame = tuple(x / max(1.0, _size(x)) for x in leaves)
+    tame = tuple(x / max(1.0, root_mean_square(x)) for x in leaves)
     if all(x is y or np.array_equal(x, y) for x, y in zip(tame, leaves, strict=True)):
         return True
     got, expected = (run(cotangents, tame).gradients[leaf.k] for run in (verification.rule, verification.autodiff))
     return is_small(got, expected, leaf_scales([expected])[0])
-
-
-def _size(leaf: np.ndarray) -> float:
-    finite = leaf[np.isfinite(leaf)]
-    return float(np.sqrt((finite**2).mean())) if finite.size else 1.0
 
 
 def _difference(name: str, leaf: _Leaf, index: tuple[int, ...], condition: str) -> Difference:

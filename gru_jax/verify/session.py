@@ -11,6 +11,7 @@ import numpy as np
 from gru_jax._jax import config
 from gru_jax.verify import budget
 from gru_jax.verify.checks import FAST_CHECKS
+from gru_jax.verify.comparison import root_mean_square
 from gru_jax.verify.function import FlatFunction, flatten_function
 from gru_jax.verify.options import Options
 from gru_jax.verify.prepare import prepare_verification
@@ -28,23 +29,22 @@ def run(fun: Callable[..., Any], args: tuple[Any, ...], options: Options) -> Rep
     checks: Sequence[Check] = ()
     with budget.spend(options.seconds):
         for number, key in enumerate(keys):
-            verification = _prepare(fun, args, options, key, thorough)
             requested = options.checks if number == 0 else _of_values(options.checks)
-            if number and not requested:
+            if not requested:
                 break
-            results = run_checks(verification, requested, progress=options.progress)
+            verification = _prepare(fun, args, options, key, thorough)
             if number == 0:
-                checks, first, seed = results, verification, _seed(key)
-            else:
-                checks = merge(f"key {number}", checks, results)
-    leaves = first.function.leaf_names
+                first, seed, leaves = verification, _seed(key), verification.function.leaf_names
+                allow = options.allowed(leaves)  # raises before any check runs
+            results = run_checks(verification, requested, progress=options.progress)
+            checks = merge(f"key {number}", checks, results) if number else results
     return Report(
         function=first.function.name,
         leaves=leaves,
         checks=tuple(checks),
         header=_header(first, seed, len(keys)),
         empty=tuple(name for name, leaf in zip(leaves, first.leaves, strict=True) if not leaf.size),
-        allow=options.allowed(leaves),
+        allow=allow,
         require=options.require,
         call=options.call(first.function.name, _first_to_repeat(checks), seed),
     )
@@ -98,7 +98,6 @@ def _header(verification: Verification, seed: Sequence[int], keys: int) -> dict[
     """Returns how the verification was run: versions, device, settings, seed, rules and leaves."""
     flags = {flag: getattr(jax.config, flag, "absent") for flag in ("jax_custom_vjp3", "jax_remat3")}
     precisions, rules = verification.precisions, verification.reference.rules
-    rms = lambda leaf: float(np.sqrt((leaf**2).mean())) if leaf.size else 0.0
     leaves = zip(verification.function.leaf_names, verification.function.leaves, verification.leaves, strict=True)
     return {
         "versions": {
@@ -115,6 +114,6 @@ def _header(verification: Verification, seed: Sequence[int], keys: int) -> dict[
         "JAX's own rules kept": list(rules.kept) or "none",
         "compared in": precisions.comparison.name + (f" ({precisions.why_not_float64})" if precisions.why_not_float64 else ""),
         "leaves (root mean square)": {
-            f"{name} {given.dtype}{list(given.shape)}": f"{rms(leaf):.2g}" for name, given, leaf in leaves
+            f"{name} {given.dtype}{list(given.shape)}": f"{root_mean_square(leaf):.2g}" for name, given, leaf in leaves
         },
     }

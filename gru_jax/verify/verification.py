@@ -14,7 +14,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from gru_jax.verify.comparison import Difference, compare_leaves, leaf_scales
+from gru_jax.verify.comparison import Difference, compare_leaves, leaf_scales, root_mean_square
 from gru_jax.verify.directions import NEARBY, DirectionalDerivative, directional_derivative
 from gru_jax.verify.eager_run import EagerRun, run_eagerly
 from gru_jax.verify.evaluation import CachedEvaluation, evaluate
@@ -156,9 +156,8 @@ class Verification:
         """The leaves moved a little, away from kinks and ties."""
         moved = []
         for leaf, v in zip(self.leaves, self.random.normal([leaf.shape for leaf in self.leaves]), strict=True):
-            finite = leaf[np.isfinite(leaf)]
-            size = float(np.sqrt((finite**2).mean())) if finite.size else 1.0
-            moved.append(leaf + NEARBY * (size or 1.0) * np.where(np.isfinite(leaf), v, 0.0))
+            size = root_mean_square(leaf) or 1.0
+            moved.append(leaf + NEARBY * size * np.where(np.isfinite(leaf), v, 0.0))
         return tuple(moved)
 
     @property

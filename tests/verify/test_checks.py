@@ -364,7 +364,7 @@ def test_a_rule_that_is_wrong_only_if_batched_fails_under_vmap():
     assert gj.verify_vjp(f, X, checks=("vmap",))["vmap"].status == "FAIL"
 
 
-def test_an_output_that_does_not_depend_on_the_batched_argument_fails_under_vmap():
+def test_an_output_that_does_not_depend_on_the_batched_argument_never_passes_under_vmap():
     """out[1] does not depend on w.
 
     Batched over w, JAX 0.10 silently adds the cotangent of out[1] to x̄ once for each example. JAX
@@ -381,8 +381,10 @@ def test_an_output_that_does_not_depend_on_the_batched_argument_fails_under_vmap
 
     f = custom_vjp(primal, lambda x, w: (primal(x, w), (x, w)), backward)
     report = gj.verify_vjp(f, X, W, checks=("fast", "numerical", "vmap"))
-    assert [check.name for check in report.failed] == ["vmap"]
-    assert "over w" in str(report)
+    silent = not report["vmap"].text.startswith("the gradient is right: over x; over w: the rule raises")
+    assert [check.name for check in report.failed] == (["vmap"] if silent else [])
+    assert report["vmap"].status == ("FAIL" if silent else "NOT CHECKED")
+    assert "over w" in report["vmap"].text
 
 
 def test_a_wrong_dtype_fails_in_a_scan():
@@ -464,13 +466,14 @@ def test_checks_are_chosen_by_name_and_left_out_with_a_minus():
     [
         ({"checks": "quick"}, "checks must be 'all', 'fast' or names of checks, got 'quick'; the names are primal"),
         ({"checks": ("primal", "-primal")}, "checks must select at least one check, got"),
+        ({"require": "all"}, "require must name checks, got 'all'; the names are primal"),
         ({"rtol": -1.0}, r"rtol must be in \[0, 1\), got -1.0"),
         (
             {"reference": lambda x, w: x @ w},
             r"reference must return the shapes that fun returns, got float\d+\[3, 5\], expected",
         ),
     ],
-    ids=["check", "none", "rtol", "reference"],
+    ids=["check", "none", "require", "rtol", "reference"],
 )
 def test_bad_options_raise(options, message):
     with pytest.raises(ValueError, match=message):

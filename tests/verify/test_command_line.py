@@ -70,6 +70,11 @@ def test_a_case_that_cannot_run_gives_exit_status_2_and_a_reason(case, message, 
     assert message in capsys.readouterr().err
 
 
+def test_no_seconds_at_all_is_an_error(capsys):
+    assert main(["tests.verify.test_command_line:right", "--seconds", "0"]) == 2
+    assert "seconds must be positive or None, got 0.0" in capsys.readouterr().err
+
+
 def test_the_table_has_a_row_for_each_built_in_case(capsys):
     assert main(["--only", "linear_rnn, no bias"]) == 0
     head, row, *_, last = capsys.readouterr().out.splitlines()

@@ -17,7 +17,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from gru_jax.verify.comparison import Difference
+from gru_jax.verify.comparison import Difference, largest_magnitude
 from gru_jax.verify.function import Arrays
 from gru_jax.verify.report import NOT_CHECKED, Check, pass_or_fail
 from gru_jax.verify.verification import Verification
@@ -113,8 +113,7 @@ def _where_finite(leaf: np.ndarray, changed: np.ndarray) -> np.ndarray:
 
 
 def _scaled(leaf: np.ndarray, largest: float) -> np.ndarray:
-    size = np.abs(leaf, where=np.isfinite(leaf), out=np.zeros(leaf.shape)).max(initial=0)
-    return leaf * (largest / (size or 1.0))
+    return leaf * (largest / (largest_magnitude(leaf) or 1.0))
 
 
 def _with_entry(leaf: np.ndarray, index: int, value: float) -> np.ndarray:

@@ -24,8 +24,9 @@ def structure(verification: Verification) -> Check:
     The rule is traced. A thorough verification also runs it without `jit`, which reveals NumPy
     arrays and arrays on other devices.
     """
-    wrong = dict.fromkeys(_mismatches(verification, *_traced(verification)))
-    weak = dict.fromkeys(_weak_types(verification, _traced(verification)[1]))
+    forward_outputs, gradients = _traced(verification)
+    wrong = dict.fromkeys(_mismatches(verification, forward_outputs, gradients))
+    weak = dict.fromkeys(_weak_types(verification, gradients))
     if verification.thorough:
         try:
             run = verification.eager_run

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from gru_jax.verify.comparison import Difference, compare_leaves, decided, ulp_histogram
+from gru_jax.verify.comparison import Difference, compare_leaves, decided, largest_magnitude, ulp_histogram
 from gru_jax.verify.evaluation import CachedEvaluation
 from gru_jax.verify.function import Arrays
 from gru_jax.verify.report import FAIL, NOT_CHECKED, PASS, Check, pass_or_fail
@@ -218,9 +218,10 @@ def _at_sum(
     got = run(tuple(u + v for u, v in zip(us, vs, strict=True))).gradients
     expected = tuple(a + b for a, b in zip(by_u, by_v, strict=True))
     # The tolerance is relative to the two terms, because they may cancel in the sum.
-    largest = lambda leaf: float(np.abs(leaf, where=np.isfinite(leaf), out=np.zeros(leaf.shape)).max(initial=0))
     tolerances = zip(by_u, by_v, verification.tolerances.of_leaves, strict=True)
-    allowed: list[float | np.ndarray] = [4 * tolerance * (largest(a) + largest(b)) for a, b, tolerance in tolerances]
+    allowed: list[float | np.ndarray] = [
+        4 * tolerance * (largest_magnitude(a) + largest_magnitude(b)) for a, b, tolerance in tolerances
+    ]
 
     def compare(absolute_tolerances: list[float | np.ndarray]) -> list[Difference]:
         return compare_leaves(
