@@ -1,7 +1,9 @@
 """Rules of other people, right and wrong, with their truth.
 
-Each module has the cases of one class of rules. `CASES` has all of them by name. A case whose
-package is not installed is not in `CASES`, but in `not_run()`.
+    python -m experiments.foreign_rules                       judges every case
+    python -m experiments.foreign_rules --only "published: optax"
+
+Each module has the cases of one class of rules.
 
     case            what a case is, and rules made from formulas
     truth           the truth of a case by differences in float64
@@ -31,7 +33,6 @@ from experiments.foreign_rules import (
     losses,
     masks,
     precision,
-    published,
     solvers,
 )
 from experiments.foreign_rules.case import Case
@@ -48,15 +49,9 @@ _MODULES = (
     masks,
     precision,
     forward_rules,
-    published,
 )
 
 
 def cases() -> dict[str, Case]:
-    """Returns the cases that can run here, by name."""
+    """Returns the cases that need no other package, by name."""
     return {f"{module.__name__.split('.')[-1]}: {name}": case for module in _MODULES for name, case in module.CASES.items()}
-
-
-def not_run() -> dict[str, str]:
-    """Returns the packages that are not installed, with the error of their import."""
-    return published.missing()

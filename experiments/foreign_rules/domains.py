@@ -45,7 +45,7 @@ CASES = (
 )  # fmt: skip
 
 
-def _sampled(name, primal, right, wrong, sample, first=(0,)):
+def _sampled(name, primal, right, wrong, sample):
     """Returns cases whose arguments are drawn by `sample` only."""
     args = sample(jax.random.key(7))
     options = {"sample": sample}

@@ -1,4 +1,4 @@
-"""Rules in published packages. Each package's cases are left out if it cannot be imported."""
+"""Rules in published packages. The extra `strangers` of gru_jax installs the packages."""
 
 import importlib
 from collections.abc import Callable
@@ -8,9 +8,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from experiments.foreign_rules.case import Case, numbers, positive
+from gru_jax.verify.errors import short_message
 
 X, P = numbers(4, 5), positive(6)
-_errors: dict[str, str] = {}
 
 
 def _optax(optax):
@@ -246,19 +246,13 @@ _PACKAGES: dict[str, tuple[str, Callable]] = {
 }
 
 
-def _collect() -> dict[str, Case]:
+def collect() -> tuple[dict[str, Case], dict[str, str]]:
+    """Imports the packages. Returns the cases by name, and the error of each failed import."""
     found: dict[str, Case] = {}
+    missing: dict[str, str] = {}
     for package, (module, make) in _PACKAGES.items():
         try:
-            found |= {f"{package}, {name}": case for name, case in make(importlib.import_module(module)).items()}
+            found |= {f"published: {package}, {name}": case for name, case in make(importlib.import_module(module)).items()}
         except Exception as error:  # a package may fail to import beside this JAX in any way
-            _errors[package] = f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
-    return found
-
-
-def missing() -> dict[str, str]:
-    """Returns the packages that cannot be imported, with the error."""
-    return dict(_errors)
-
-
-CASES = _collect()
+            missing[package] = short_message(error)
+    return found, missing

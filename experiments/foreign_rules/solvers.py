@@ -113,12 +113,13 @@ CASES = (
 )
 
 
-def _pendulum(y0, times, friction):
+def pendulum(y0, times, friction):
+    """Solves y″ = −friction · sin y by an adaptive solver."""
     return odeint(lambda y, t, friction: jnp.stack([y[1], -friction * jnp.sin(y[0])]), y0, times, friction)
 
 
 ODE = (np.array([1.0, 0.3], np.float32), np.linspace(0, 2, 5, dtype=np.float32), np.float32(1.7))
-CASES["odeint"] = Case(_pendulum, ODE, "right", {"rtol": 1e-4}, tolerance=1e-4)
+CASES["odeint"] = Case(pendulum, ODE, "right", {"rtol": 1e-4}, tolerance=1e-4)
 
 
 def _euler(y0, rate):

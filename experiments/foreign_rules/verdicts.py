@@ -1,5 +1,7 @@
 """Whether a report judges a case rightly, and whether the truth of a case is what its label says."""
 
+from typing import Any
+
 import gru_jax as gj
 from experiments.foreign_rules.case import Case
 from experiments.foreign_rules.truth import rule_is_right
@@ -14,6 +16,11 @@ def truth_of(case: Case) -> str:
     if case.label == "intended" or {"gradient", "reference"} & set(case.options):
         return "by intention"
     return "confirmed" if is_right == (case.label in ("right", "no rule")) else f"right: {is_right}"
+
+
+def arguments_of(case: Case) -> tuple[Any, ...]:
+    """Returns the arguments to pass to `verify_vjp`: none if an option draws them."""
+    return () if "sample" in case.options else case.args
 
 
 def judgement_of(case: Case, report: gj.verify.Report) -> str:

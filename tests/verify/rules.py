@@ -8,6 +8,14 @@ import numpy as np
 
 import gru_jax as gj
 
+
+def custom_vjp(primal, forward, backward):
+    """Returns a `custom_vjp` function with this primal, forward rule and backward rule."""
+    f = jax.custom_vjp(primal)
+    f.defvjp(forward, backward)
+    return f
+
+
 # Softmax cross-entropy of a batch, in nats, with integer labels -----------------------------------
 
 

@@ -14,7 +14,7 @@ from gru_jax.verify.checks import ALL_CHECKS, FAST_CHECKS
 from gru_jax.verify.tolerances import Tolerances
 from tests.problems import problem
 from tests.verify import rules
-from tests.verify.rules import arguments, fast
+from tests.verify.rules import arguments, custom_vjp, fast
 
 X = np.random.default_rng(0).standard_normal((3, 4)).astype(np.float32)
 W = np.random.default_rng(1).standard_normal((4, 5)).astype(np.float32)
@@ -23,13 +23,6 @@ W = np.random.default_rng(1).standard_normal((4, 5)).astype(np.float32)
 def dense(x, w):
     """A layer with two outputs."""
     return jnp.tanh(x @ w), (x**2).sum(axis=-1)
-
-
-def custom_vjp(primal, forward, backward):
-    """Returns a `custom_vjp` function with this primal, forward rule and backward rule."""
-    f = jax.custom_vjp(primal)
-    f.defvjp(forward, backward)
-    return f
 
 
 # The report ---------------------------------------------------------------------------------------

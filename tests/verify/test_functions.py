@@ -15,9 +15,9 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from jax.experimental.ode import odeint
 
 import gru_jax as gj
+from experiments.foreign_rules.solvers import ODE, pendulum
 from experiments.mutants.passes import with_faulty_rule
 from tests.verify import rules
 from tests.verify.rules import arguments, fast
@@ -224,13 +224,6 @@ def test_equal_programs_are_shared_but_not_programs_with_other_constants():
 
 
 # Rules from other libraries -----------------------------------------------------------------------
-
-
-def pendulum(y0, times, friction):
-    return odeint(lambda y, t, friction: jnp.stack([y[1], -friction * jnp.sin(y[0])]), y0, times, friction)
-
-
-ODE = (np.array([1.0, 0.3], np.float32), np.linspace(0, 2, 5, dtype=np.float32), np.float32(1.7))
 
 
 def test_odeint_is_verified_by_finite_differences_because_its_reference_has_no_gradient():

@@ -8,17 +8,12 @@ import pytest
 import gru_jax as gj
 from experiments.foreign_rules.solvers import bisect
 from experiments.mutants.passes import with_faulty_rule
+from tests.verify.rules import custom_vjp
 
 rng = np.random.default_rng(0)
 X = rng.standard_normal((3, 4)).astype(np.float32)
 AT_ZERO = np.where(rng.random((3, 4)) < 0.3, 0, X).astype(np.float32)  # four entries are exactly zero
 ROOTS = np.array([900, 0.05, 400, 650], np.float32)
-
-
-def custom_vjp(primal, forward, backward):
-    f = jax.custom_vjp(primal)
-    f.defvjp(forward, backward)
-    return f
 
 
 def elementwise(primal, derivative):
