@@ -169,7 +169,7 @@ def variational_dropout(cell: Cell, *, inputs: Any = 0.0, state: float = 0.0, pe
 
 def _with_masks_of_each_gate(cell: Cell, p_x: Any, p_h: float) -> Cell:
     """Makes the cell whose weights drop units of their operands."""
-    if cell.check_params is None or cell.sample_noise is not None:
+    if None in (cell.params_type, cell.check_params) or cell.sample_noise is not None:
         raise TypeError(
             f"cell: got {cell.name} with per_gate=True, expected a cell of this package without noise: the masks of gates follow "
             "the names of its params. Use per_gate=False, or draw the masks in sample_noise of your cell."

@@ -54,7 +54,7 @@ class FeedForward(Layer):
         if input_size is None or not isinstance(self.num_feature_axes, int):
             return None
         leaves, structure = jax.tree.flatten(params)
-        return _output_size(self, structure, tuple((leaf.shape, leaf.dtype) for leaf in leaves), input_size)
+        return _output_size(self, structure, tuple((jnp.shape(leaf), jnp.result_type(leaf)) for leaf in leaves), input_size)
 
     def deterministic(self) -> "FeedForward":
         """Returns the layer itself."""

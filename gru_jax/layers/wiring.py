@@ -41,7 +41,7 @@ def connect(
 
 
 def sizes(stack: Any, params: Any, input_size: int | None) -> tuple[list[int | None], list[int | None]]:
-    """The input and the output size of each layer. None where it is unknown."""
+    """Computes the input and the output size of each layer. An unknown size is None."""
     inputs: list[int | None] = []
     outputs: list[int | None] = []
     for cell, own in zip(stack.cells, params, strict=True):
@@ -51,7 +51,7 @@ def sizes(stack: Any, params: Any, input_size: int | None) -> tuple[list[int | N
 
 
 def input_of(stack: Any, input_size: int | None, below: int | None) -> int | None:
-    """The input size of a layer above the first."""
+    """Computes the input size of a layer above the first."""
     if not stack.skip_connections:
         return below
     return None if input_size is None or below is None else input_size + below

@@ -190,11 +190,13 @@ def test_equal_layers_are_equal_and_static():
 
 
 WRONG = gj.feedforward(init_dense, lambda W, x: (x @ W).sum(1), name="wrong")
+SCALED = gj.stack([gj.feedforward(lambda key, D, H: 2.0, lambda scale, x: scale * x), gj.gru()])
 NARROW = gj.stack([gj.gru(), DENSE], residual="block")
 XS = jnp.zeros((T, B, D), jnp.float32)
 BAD = {
     "apply": (lambda: gj.feedforward(init_norm, 3), TypeError, r"apply: got 3, expected a function apply\(params, x\)"),
     "init": (lambda: gj.feedforward(3, normalize), TypeError, r"init: got 3, expected a function init\(key"),
+    "params of a Python number": (lambda: gj.unroll(SCALED, SCALED.init(KEYS[0], D, H), XS), TypeError, r"params\[0\]: got float, expected an array"),
     "a batch that is summed": (lambda: gj.unroll(WRONG, WRONG.init(KEYS[0], D, H), XS), ValueError, r"apply: got outputs of shape \(7, 5\) from wrong, expected \(7, 3\) and then features"),
     "sizes of a block": (lambda: gj.unroll(NARROW, NARROW.init(KEYS[0], D, H), XS), ValueError, r'params: got 5 outputs over 4 inputs.*residual="block"'),
     "the size of a layer above": (lambda: gj.unroll(gj.stack([gj.gru(), DENSE, gj.gru()]), (*gj.stack([gj.gru(), DENSE]).init(KEYS[0], D, H), gj.gru().init(KEYS[0], D, H)), XS), ValueError, r"params\[2\]: got an input size of 4, expected 5, the output size of the layer below"),

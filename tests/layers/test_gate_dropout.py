@@ -1,6 +1,7 @@
 """Variational dropout with masks of each gate, as the GRU and the LSTM of Keras."""
 
 import os
+from dataclasses import replace
 from functools import partial
 
 import jax
@@ -110,6 +111,7 @@ def test_the_steps_are_those_of_keras_with_the_same_masks(name):
 OWN = gj.Cell(lambda key, D, H: {"U": jnp.zeros((H, H))}, lambda p, x: x, lambda p, u, h: u, lambda g, h: g, name="own")
 BAD = {
     "a custom cell": (lambda: gj.variational_dropout(OWN, state=0.1, per_gate=True), TypeError, "cell: got own with per_gate=True"),
+    "a custom cell that checks its params": (lambda: gj.variational_dropout(replace(OWN, check_params=lambda params: D), state=0.1, per_gate=True), TypeError, "cell: got own with per_gate=True"),
     "noise inside": (lambda: gj.variational_dropout(gj.zoneout(gj.gru(), 0.1), state=0.1, per_gate=True), TypeError, "cell: got zoneout"),
     "a rate for each array": (lambda: gj.variational_dropout(gj.gru(), inputs=(0.1, 0.2), per_gate=True), TypeError, "inputs: got"),
     "a number": (lambda: gj.variational_dropout(gj.gru(), state=0.1, per_gate=1), TypeError, "per_gate: got 1, expected True or False"),
