@@ -19,7 +19,7 @@ def with_gradient(function: FlatFunction, primal: RealFunction, gradient: Callab
     Args:
         function: The function to verify.
         primal: Computes its values from real leaves.
-        gradient: A function (args, cotangents) ↦ gradients, one for each argument. None stands for
+        gradient: A function (args, cotangents) ↦ gradients, one for each argument. None means
             zeros. The cotangents have the structure of the outputs.
 
     Raises:

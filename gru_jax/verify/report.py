@@ -140,7 +140,7 @@ class Report:
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """What a reader should know although it is no fault, such as inputs that hide faults."""
+        """What a reader should know although it is not a fault, such as inputs that hide faults."""
         return tuple(dict.fromkeys(note for check in self.checks for note in check.notes))
 
     @property

@@ -217,7 +217,7 @@ def test_functions_without_a_rule_are_compared_with_differences(name):
 
 
 @pytest.mark.parametrize("factor", [1.0, 1.1])
-def test_a_rule_of_ones_own_for_a_function_of_jax_is_verified(factor):
+def test_a_rule_of_the_user_for_a_function_of_jax_is_verified(factor):
     f = jax.custom_jvp(jnp.sin)
     f.defjvp(lambda primals, tangents: (jnp.sin(primals[0]), factor * jnp.cos(primals[0]) * tangents[0]))
     report = gj.verify_vjp(lambda x: f(x), X, checks="fast")

@@ -160,7 +160,7 @@ def _compare_second_order(
 ) -> list[Difference]:
     count = len(mode.result_names)
     if name == FORWARD_OVER_REVERSE and not verification.differences_apply:
-        count = len(leaves)  # without the outputs: an intended gradient is no derivative of the forward rule
+        count = len(leaves)  # without the outputs: an intended gradient is not the derivative of the forward rule
     got, expected = got[:count], expected[:count]
     # Second derivatives that are NaN by autodiff, as those of `where` may be, decide nothing.
     got = tuple(np.where(np.isfinite(b), a, b) for a, b in zip(got, expected, strict=True))

@@ -191,7 +191,7 @@ def _at_zero(verification: Verification, run: CachedEvaluation, us: Arrays) -> l
     cause = "a term that does not contain the cotangent"
     found = []
     for name, leaf, other in zip(verification.function.leaf_names, zeros, usual, strict=True):
-        # 0 · ∞ is NaN: an entry that is not finite for any cotangent is no term of its own.
+        # 0 · ∞ is NaN: such an entry is not a term without the cotangent.
         wrong = (leaf != 0) & np.isfinite(other)
         if wrong.any():
             worst = float(np.abs(leaf[wrong]).max())
