@@ -92,10 +92,10 @@ def unroll(
         resets: Where the state is replaced by `reset_state` before the step, booleans `(T,
             *batch)`. In reinforcement learning: the observation at t is the first of its episode,
             `resets[t] = done[t - 1]`. Resets on masked steps are ignored. Defaults to None.
-        reset_state: The state that a reset sets, leaves `(*batch, H)` or `(H,)`; or one for each step,
-            leaves `(T, *batch, H)`, of which only those at resets matter: for example the states that
-            an actor stored. Gradients flow to it from every reset. Defaults to the cell's initial state: zeros, or the `zero_state` of
-            a cell that has another, whose params then get these gradients.
+        reset_state: The state that a reset sets, leaves `(*batch, H)` or `(H,)`. For another state at
+            each reset, such as those that an actor stored: leaves `(T, *batch, H)`, which are read only
+            at resets. Gradients flow to it from every reset. Defaults to the cell's initial state:
+            zeros, or the cell's `zero_state`, whose params then get these gradients.
         reverse: If True, runs from the last step to the first. `ys` stays aligned with `xs`, and
             `lengths` are still measured from step 0. `ys[::-1]` are the outputs in the direction of
             travel, as Keras' `go_backwards` returns them. Defaults to False.

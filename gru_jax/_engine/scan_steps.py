@@ -1,5 +1,5 @@
-"""The loop over the time steps of a block, as the plan wants it: `lax.scan`, or on a GPU a version of it
-that launches fewer kernels.
+"""The loop over the time steps of a block, as the plan wants it: `lax.scan`, after computing what is the
+same at every step; or one GPU kernel.
 """
 
 from collections.abc import Callable
@@ -47,8 +47,8 @@ def scan_steps(
 def hoisted(step: Step, carry: Any, at_t: Any) -> Step:
     """Returns a step that computes nothing which is the same at every step: that is computed here, once.
 
-    XLA moves most of it out of a loop by itself, but neither slices nor the concatenation of weights.
-    JAX does it too, where it differentiates a scan.
+    XLA leaves slices and concatenations of weights in a loop. Where JAX differentiates a scan, it moves
+    them out of the loop too.
     """
     closed, shapes = jax.make_jaxpr(step, return_shape=True)(carry, at_t)
     run = as_function(without_invariants(closed))

@@ -98,7 +98,7 @@ def tree_where(condition: Bool[Array, "*t_b"] | None, if_true: Any, if_false: An
 def apply_resets(flags: StepFlags, reset_state: Any, h: Any) -> Any:
     """(R): the state that a step starts from, for one step or for all.
 
-    A `reset_state` of None stands for zeros, if the flags hold none for each step.
+    If `reset_state` is None and the flags hold no state for each step, a reset sets zeros.
     """
     if flags.reset_states is not None:
         reset_state = flags.reset_states
