@@ -374,7 +374,7 @@ def test_an_output_that_does_not_depend_on_the_batched_argument_never_passes_und
 
     f = custom_vjp(primal, lambda x, w: (primal(x, w), (x, w)), backward)
     report = gj.verify_vjp(f, X, W, checks=("fast", "numerical", "vmap"))
-    silent = not report["vmap"].text.startswith("the gradient is right: over x; over w: the rule raises")
+    silent = "over w: the rule raises" not in report["vmap"].text
     assert [check.name for check in report.failed] == (["vmap"] if silent else [])
     assert report["vmap"].status == ("FAIL" if silent else "NOT CHECKED")
     assert "over w" in report["vmap"].text
