@@ -23,6 +23,7 @@ To understand how a verification works, read the modules in this order:
     comparison             comparing two gradients leaf by leaf
     tolerances             how large rounding errors may be, estimated from the jaxpr
     rounding_noise         how large rounding errors are, measured
+    own_rounding           the same for a rule that computes in a lower precision
     finite_differences     derivatives from values of the function
     directions             the same along a random direction in each leaf
     judgement, ties        whether a gradient that differs is wrong

@@ -72,8 +72,10 @@ def verify_vjp(
             of an iterative solver. One number, or a dict of them by argument. Defaults to 0.
         key: PRNG key for random cotangents and directions. Several keys, as from
             `jax.random.split`, repeat the checks of values. Defaults to `jax.random.key(0)`.
-        seconds: Time after which the remaining checks are left out. A compilation is not
-            interrupted. Defaults to 120. None means no limit.
+        seconds: Time for the checks. Once it is over, nothing more is compiled or run, and the
+            remaining checks are NOT CHECKED. A compilation is not started if the longest so far
+            took more time than is left. What has started is not interrupted, so the first
+            compilation or a long run may exceed the time. Defaults to 120. None means no limit.
         progress: Whether to print each check to stderr when it is done. Defaults to False.
 
     Returns:

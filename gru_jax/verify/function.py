@@ -14,15 +14,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from gru_jax.verify.arguments import Kind, argument_of, sort_arguments
+from gru_jax.verify.errors import VALUE_NEEDED
 
 Arrays = tuple[Any, ...]
-
-# Raised by JAX where Python code needs the value of a traced array.
-_VALUE_NEEDED = (
-    jax.errors.ConcretizationTypeError,
-    jax.errors.TracerIntegerConversionError,
-    jax.errors.NonConcreteBooleanIndexError,
-)
 
 
 class Outputs(NamedTuple):
@@ -180,7 +174,7 @@ def _trace(function: FlatFunction, everything: Sequence[Any]) -> tuple[FlatFunct
     """
     try:
         return function, jax.eval_shape(function.call, function.leaves, function.nondiff_args)
-    except _VALUE_NEEDED:
+    except VALUE_NEEDED:
         if not function.nondiff_args:
             raise
     kinds: tuple[Kind, ...] = tuple("static" if kind == "non-differentiable" else kind for kind in function.kinds)

@@ -8,6 +8,8 @@ decided as follows:
 2.  Differences of values decide where they can (`finite_differences`). At a kink, such as 0 for
     relu, every value between the derivatives on both sides is right.
 3.  Otherwise the reference decides. If rounding may change all of it, the entry is undecided.
+4.  If the rule computes in a lower precision, and its own rounding explains every error in a leaf,
+    the leaf is undecided (`own_rounding`).
 
 If differences of values confirm the rule and contradict the reference, the reference is unreliable.
 """
@@ -22,6 +24,7 @@ import numpy as np
 from gru_jax.verify.comparison import Difference, difference_at, entry_errors, leaf_scales, root_mean_square
 from gru_jax.verify.finite_differences import Derivative
 from gru_jax.verify.function import Arrays
+from gru_jax.verify.own_rounding import lost_in_own_rounding
 from gru_jax.verify.rounding_noise import VARIANTS
 from gru_jax.verify.ties import wrong_together
 
@@ -99,7 +102,10 @@ def judge(
     `reference_decides` is False.
     """
     expected = verification.autodiff(cotangents, leaves).gradients
-    suspects = _suspects(verification, got, expected, noise=None)
+    # For some cotangents, such as ones for a softmax, the gradient is zero up to rounding.
+    typical = verification.autodiff(verification.cotangents, leaves).gradients
+    size = max(*leaf_scales(expected), *leaf_scales(typical))
+    suspects = _suspects(verification, got, expected, size, noise=None)
     wrong: list[Difference] = []
     if verification.differences_apply:  # where they decide, rounding need not be measured
         found = {leaf.k: _clearly_wrong(verification, leaf, cotangents, condition, leaves) for leaf in suspects}
@@ -108,14 +114,14 @@ def judge(
     clear = [difference.leaf for difference in wrong]
     if suspects:
         # Rounding errors reach this size only in a chaotic function.
-        beyond_rounding = verification.tolerances.eps**0.25 * max(leaf_scales(expected))
+        beyond_rounding = verification.tolerances.eps**0.25 * size
         # The first step moves the inputs by one unit in the last place. The others compile programs.
         for variants in (0, 1, VARIANTS):
             errors = [entry_errors(leaf.got, leaf.expected)[leaf.suspects].min() for leaf in suspects]
             if variants and all(error > beyond_rounding for error in errors):
                 break
             noise = verification.rounding_noise.of_gradients(cotangents, leaves, variants)
-            left = _suspects(verification, got, expected, noise)
+            left = _suspects(verification, got, expected, size, noise)
             suspects = [leaf for leaf in left if verification.function.leaf_names[leaf.k] not in clear]
             if not suspects:
                 break
@@ -133,6 +139,8 @@ def judge(
         exempt[leaf.k] = leaf.suspects & decision.exempt
     if not wrong and any(mask.any() for mask in exempt) and verification.differences_apply:
         wrong += wrong_together(verification, got, expected, cotangents, condition, leaves, exempt)
+    lost = lost_in_own_rounding(verification, wrong, got, expected, cotangents, leaves)
+    wrong, undecided = [difference for difference in wrong if difference.leaf not in lost], [*undecided, *lost]
     regular = [
         np.where(mask, 0.0, entry_errors(a, b)) / s
         for mask, a, b, s in zip(exempt, got, expected, leaf_scales(expected), strict=True)
@@ -141,11 +149,14 @@ def judge(
     return Judgement(tuple(wrong), tuple(undecided), tuple(unreliable), tuple(dict.fromkeys(notes)), tuple(exempt), worst)
 
 
-def _suspects(verification: "Verification", got: Arrays, expected: Arrays, noise: Arrays | None) -> list[_Leaf]:
-    """Returns the leaves with entries that differ by more than the tolerance and the noise."""
+def _suspects(verification: "Verification", got: Arrays, expected: Arrays, size: float, noise: Arrays | None) -> list[_Leaf]:
+    """Returns the leaves with entries that differ by more than the tolerance and the noise.
+
+    `size` is the typical size of a gradient.
+    """
     scales, tolerances = leaf_scales(expected), verification.tolerances.of_leaves
     # Noise of this size is that of ordinary rounding, also where it is larger than a small gradient.
-    ordinary = verification.tolerances.eps**0.5 * max(scales)
+    ordinary = verification.tolerances.eps**0.5 * size
     found = []
     for k, (a, b) in enumerate(zip(got, expected, strict=True)):
         own = np.zeros(b.shape) if noise is None else noise[k]

@@ -11,6 +11,7 @@ import numpy as np
 
 from gru_jax._jax import config
 from gru_jax.verify import budget
+from gru_jax.verify.errors import VALUE_NEEDED
 from gru_jax.verify.function import Arrays
 from gru_jax.verify.precision import Precision
 
@@ -19,7 +20,7 @@ class Program(NamedTuple):
     """A compiled program.
 
     Attributes:
-        run: The compiled function.
+        run: The compiled function, or the function itself if it cannot be compiled.
         key: Identifies equal programs in this process. Empty if the program must not be shared.
     """
 
@@ -52,7 +53,6 @@ class Runner:
         """Returns the compiled program for the shapes of these arguments."""
         shapes = str(jax.tree.map(np.shape, (leaves, rest)))
         if shapes not in self._programs:
-            budget.check()
             with self.precision.active():
                 leaves, rest = self._cast(leaves, rest)
                 self._programs[shapes] = compile_program(self.function, leaves, self.nondiff_args, *rest)
@@ -77,13 +77,20 @@ def compile_program(function: Callable[..., Any], *args: Any) -> Program:
     Programs are equal if they lower to the same text, constants included. It is not enough that the
     function is the same object, because the values that it closes over may have changed. A program
     that calls back into Python is never shared, because its text does not identify the callback.
+
+    A function with a rule that needs the values of arrays, for example for a call of NumPy, cannot be
+    compiled. It runs without `jit`.
     """
-    lowered = jax.jit(function).lower(*args)
-    text = lowered.as_text()
-    if "callback" in text or config.constants_are_arguments():
-        return Program(lowered.compile(), "")
-    key = hashlib.sha256(f"{text} {jax.tree.structure(args)} {lowered.out_tree}".encode()).hexdigest()
-    return _cached(key, lambda: Program(lowered.compile(), key))
+    with budget.compiling():
+        try:
+            lowered = jax.jit(function).lower(*args)
+        except VALUE_NEEDED:
+            return Program(function, "")
+        text = lowered.as_text()
+        if "callback" in text or config.constants_are_arguments():
+            return Program(lowered.compile(), "")
+        key = hashlib.sha256(f"{text} {jax.tree.structure(args)} {lowered.out_tree}".encode()).hexdigest()
+        return _cached(key, lambda: Program(lowered.compile(), key))
 
 
 def derive_program(program: Program, name: str, make: Callable[[], Program]) -> Program:
@@ -99,6 +106,11 @@ def derive_program(program: Program, name: str, make: Callable[[], Program]) -> 
 
 _CACHE_SIZE = 256
 _cache: OrderedDict[str, Program] = OrderedDict()  # the least recently used program comes first
+
+
+def clear() -> None:
+    """Forgets all compiled programs, for example to measure how long a verification takes."""
+    _cache.clear()
 
 
 def _cached(key: str, make: Callable[[], Program]) -> Program:

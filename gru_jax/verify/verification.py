@@ -86,6 +86,11 @@ class Verification:
         """Returns the derivative along a direction in the leaves, by differences of values."""
         return derivative_along(self.values, leaves, direction, cotangents=cotangents, eps=self.tolerances.eps)
 
+    @cached_property
+    def noise_of_rule(self) -> RoundingNoise:
+        """Measures the effect of rounding in the rule itself."""
+        return RoundingNoise(self.function.call_real, self.precisions.comparison, self.leaves)
+
     # Random cotangents ----------------------------------------------------------------------------
 
     @cached_property

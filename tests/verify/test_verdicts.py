@@ -1,5 +1,7 @@
 """Right rules are called right, and nothing unchecked is: kinks, NaN, domains, references, options."""
 
+from types import SimpleNamespace
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -8,6 +10,7 @@ import pytest
 import gru_jax as gj
 from experiments.foreign_rules.solvers import bisect
 from experiments.mutants.passes import with_faulty_rule
+from gru_jax.verify import budget
 from tests.verify.rules import custom_vjp
 
 rng = np.random.default_rng(0)
@@ -253,6 +256,42 @@ def test_a_rule_whose_backward_pass_runs_in_float32_is_right():
     assert report.ok, report.full()
 
 
+@pytest.mark.parametrize("factor", [1.0, -1.0])
+def test_a_backward_pass_in_bfloat16_is_not_wrong_where_its_own_rounding_leaves_no_digit(factor):
+    """At 6 and more, 1 − tanh² is 0 in bfloat16, because tanh rounds to 1."""
+
+    def backward(x, u):
+        t = jnp.tanh(x.astype(jnp.bfloat16))
+        return (factor * ((1 - t**2) * u.astype(jnp.bfloat16)).astype(x.dtype),)
+
+    f = custom_vjp(jnp.tanh, lambda x: (jnp.tanh(x), x), backward)
+    report = gj.verify_vjp(f, np.float32(6 + np.abs(X)), checks=("gradient", "cotangents"))
+    assert not report.failed, report.full()
+    at_ordinary = gj.verify_vjp(f, np.float32(X), checks=("gradient", "edges"))
+    assert bool(at_ordinary.failed) == (factor < 0), at_ordinary.full()
+
+
+def test_a_gradient_that_is_zero_up_to_rounding_for_some_cotangents_is_right():
+    """For cotangents of ones, the gradient of a softmax is zero. Saturated, autodiff returns 1e-16."""
+    softmax = custom_vjp(
+        lambda x: jax.nn.softmax(x),
+        lambda x: ((y := jax.nn.softmax(x)), y),
+        lambda y, u: (y * (u - (u * y).sum(-1, keepdims=True)),),
+    )
+    x = 100 * np.random.default_rng([0, 5, 4]).standard_normal((5, 4)).astype(np.float32)
+    report = gj.verify_vjp(softmax, x, checks=("gradient", "cotangents"))
+    assert report.verdict == "RIGHT", report.full()
+
+
+@pytest.mark.parametrize("factor", [1.0, 1.01])
+def test_a_rule_that_runs_without_jit_only_is_verified_without_jit(factor):
+    f = custom_vjp(jnp.sin, lambda x: (jnp.sin(x), x), lambda x, u: (factor * np.cos(np.asarray(x)) * u,))
+    report = gj.verify_vjp(f, X, checks=("fast", "eager"))
+    assert report.verdict == ("RIGHT with notes" if factor == 1 else "WRONG GRADIENT"), report.full()
+    assert report["structure"].notes[0].startswith("with jit, the rule raises TracerArrayConversionError")
+    assert report["eager"].status == "NOT CHECKED"
+
+
 def test_agreement_within_the_tolerance_of_eight_bits_is_no_evidence():
     """A function that casts to float8 has a tolerance of 100 %, which also a wrong gradient is within."""
     quantise = lambda x: x.astype(jnp.float8_e4m3fn).astype(x.dtype)
@@ -372,6 +411,21 @@ def test_checks_that_remain_when_the_time_is_over_are_not_checked():
     assert any(note.startswith("out of time in vmap") for note in report.notes)
     with pytest.raises(ValueError, match="seconds must be positive or None, got 0"):
         gj.verify_vjp(jnp.sin, X, seconds=0)
+
+
+def test_a_compilation_that_would_not_end_in_time_is_not_started(monkeypatch):
+    now = 100.0
+    monkeypatch.setattr(budget, "time", SimpleNamespace(monotonic=lambda: now))
+    with budget.spend(10.0):
+        with budget.compiling():
+            now += 6.0
+        budget.check()  # a run may start until the time is over
+        with pytest.raises(budget.OutOfTime), budget.compiling():
+            raise AssertionError("a compilation of 6 s starts with 4 s left")
+        now += 5.0
+        with pytest.raises(budget.OutOfTime):
+            budget.check()
+    budget.check()
 
 
 def test_the_report_is_short_and_progress_names_each_check(capsys):

@@ -6,9 +6,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from gru_jax.verify import budget
 from gru_jax.verify.comparison import compare_leaves
 from gru_jax.verify.eager_run import floating_outputs, run_eagerly
-from gru_jax.verify.errors import short_message
+from gru_jax.verify.errors import VALUE_NEEDED, short_message
 from gru_jax.verify.report import FAIL, NOT_CHECKED, PASS, Check, pass_or_fail
 from gru_jax.verify.tolerances import rounding_tolerance
 from gru_jax.verify.verification import Verification
@@ -24,10 +25,16 @@ def structure(verification: Verification) -> Check:
     The rule is traced. A thorough verification also runs it without `jit`, which reveals NumPy
     arrays and arrays on other devices.
     """
-    forward_outputs, gradients = _traced(verification)
-    wrong = dict.fromkeys(_mismatches(verification, forward_outputs, gradients))
-    weak = dict.fromkeys(_weak_types(verification, gradients))
-    if verification.thorough:
+    wrong: dict[str, None] = {}
+    weak: dict[str, None] = {}
+    try:
+        forward_outputs, gradients = _traced(verification)
+    except VALUE_NEEDED as error:
+        weak[f"with jit, the rule raises {short_message(error, 80)}"] = None
+    else:
+        wrong |= dict.fromkeys(_mismatches(verification, forward_outputs, gradients))
+        weak |= dict.fromkeys(_weak_types(verification, gradients))
+    if verification.thorough or weak:
         try:
             run = verification.eager_run
         except Exception as error:
@@ -47,6 +54,7 @@ def determinism(verification: Verification) -> Check:
         run = verification.eager_run
     except Exception as error:
         return Check("determinism", NOT_CHECKED, f"without jit, {verification.function.name} raises {short_message(error)}")
+    budget.check()
     rerun = run_eagerly(verification.function, verification.precisions.given, verification.cotangents)
     names = verification.function.leaf_names
     differ = [
@@ -67,6 +75,11 @@ def determinism(verification: Verification) -> Check:
 
 def eager(verification: Verification) -> Check:
     """Checks that the gradient is the same with and without `jit`."""
+    budget.check()
+    try:
+        _traced(verification)
+    except VALUE_NEEDED as error:
+        return Check("eager", NOT_CHECKED, f"with jit, the rule raises {short_message(error)}")
     us, function, precision = verification.cotangents, verification.function, verification.precisions.comparison
     with precision.active():
         leaves = precision.cast(verification.leaves)
