@@ -63,7 +63,7 @@ class Derivative(NamedTuple):
         size: The magnitude below which errors do not count: that of the largest estimate.
         values: φ(h) − φ(0) at each step after x.
         steps: The steps h.
-        rounding: The rounding error of these values.
+        rounding: The rounding error of each of these values.
     """
 
     before: Estimate
@@ -72,7 +72,7 @@ class Derivative(NamedTuple):
     size: float
     values: tuple[float, ...]
     steps: tuple[float, ...]
-    rounding: float
+    rounding: tuple[float, ...]
 
     @property
     def has_kink(self) -> bool:
@@ -113,7 +113,8 @@ class Derivative(NamedTuple):
         there are fewer than two.
         """
         remainders = [abs(value - h * by_rule) for value, h in zip(self.values, self.steps, strict=True)]
-        visible = [(h, r) for h, r in zip(self.steps, remainders, strict=True) if 256 * self.rounding < r < math.inf]
+        parts = zip(self.steps, remainders, self.rounding, strict=True)
+        visible = [(h, remainder) for h, remainder, rounding in parts if 256 * rounding < remainder < math.inf]
         if len(visible) < 2:
             return None
         (h0, r0), (h1, r1) = visible[-2:]
@@ -136,7 +137,7 @@ def derivative_along(values: Values, leaves: Arrays, direction: Arrays, *, cotan
     moved = lambda h: tuple(leaf if not v.any() else leaf + h * v for leaf, v in zip(leaves, direction, strict=True))
     here = values(leaves)
     sides = [[values(moved(sign * h)) for h in steps] for sign in (1, -1)]
-    rounding, unseen = _rounding(cotangents, here, [*sides[0], *sides[1]], eps)
+    rounding, unseen = _rounding(cotangents, here, sides, eps)
     ahead, behind = ([_change(cotangents, ys, here) for ys in side] for side in sides)
     ahead, behind = _without_plateaus(ahead), _without_plateaus(behind)
     floor = unseen / first
@@ -161,19 +162,20 @@ def _change(us: Arrays, ys: Arrays, here: Arrays) -> float:
     return change if math.isfinite(change) else math.nan
 
 
-def _rounding(us: Arrays, here: Arrays, runs: Sequence[Arrays], eps: float) -> tuple[float, float]:
-    """Returns the rounding error of <u, y>, for the entries of y that change in a run, and others.
+def _rounding(us: Arrays, here: Arrays, sides: Sequence[Sequence[Arrays]], eps: float) -> tuple[tuple[float, ...], float]:
+    """Returns the rounding error of <u, y> at each step, and that of entries of y that never change.
 
     The two are apart so that rounding in outputs that never change does not hide a change.
     """
-    changing = unchanging = 0.0
+    size = lambda u, y: np.nan_to_num(np.abs(u * np.nan_to_num(y, posinf=0.0, neginf=0.0)))
+    changing, unchanging = np.zeros((len(sides), len(sides[0]))), 0.0
     for k, (u, y0) in enumerate(zip(us, here, strict=True)):
-        ys = [run[k] for run in runs]
-        terms = np.nan_to_num(np.abs(u * np.nan_to_num(y0, posinf=0.0, neginf=0.0)))
-        changes = np.any([y != y0 for y in ys], axis=0)
-        changing += float(terms[changes].sum())
+        terms = size(u, y0)
+        changes = np.any([run[k] != y0 for side in sides for run in side], axis=0)
+        # Far from here, values may be much larger than here.
+        changing += [[np.maximum(terms, size(u, run[k]))[changes].sum() for run in side] for side in sides]
         unchanging += float(terms[~changes].sum())
-    return eps * changing, eps * unchanging
+    return tuple(map(float, eps * changing.max(0))), eps * unchanging
 
 
 def _without_plateaus(changes: Sequence[float]) -> list[float]:
@@ -184,7 +186,7 @@ def _without_plateaus(changes: Sequence[float]) -> list[float]:
 
 
 def _extrapolate(
-    differences: Sequence[float], steps: Sequence[float], rounding: float, floor: float, *, order: int
+    differences: Sequence[float], steps: Sequence[float], rounding: Sequence[float], floor: float, *, order: int
 ) -> Estimate:
     """Extrapolates differences whose error falls as h^order, and returns the most certain result.
 
@@ -192,13 +194,14 @@ def _extrapolate(
     """
     ratio = 4.0**order
     extrapolated = [(ratio * fine - coarse) / (ratio - 1) for coarse, fine in pairwise(differences)]
-    by_rounding = [16 * rounding / h + floor for h in steps]
-    triples = zip(extrapolated, extrapolated[1:], extrapolated[2:], by_rounding[3:], strict=False)
+    of_steps = [16 * r / h + floor for r, h in zip(rounding, steps, strict=True)]
+    by_rounding = [max(of_steps[i : i + 4]) for i in range(len(steps) - 3)]  # of the steps that an estimate uses
+    triples = zip(extrapolated, extrapolated[1:], extrapolated[2:], by_rounding, strict=False)
     uncertainties = [
         max(abs(one - two), abs(two - three), r) if math.isfinite(one + two + three) else math.inf
         for one, two, three, r in triples
     ]
     best = int(np.argmin(uncertainties))
     value, uncertainty = extrapolated[best], uncertainties[best]
-    up_to_rounding = math.isfinite(uncertainty) and uncertainty <= 4 * by_rounding[best + 3]
+    up_to_rounding = math.isfinite(uncertainty) and uncertainty <= 4 * by_rounding[best]
     return Estimate(value, uncertainty, 8 * uncertainty <= UNDECIDED_ABOVE * abs(value) or up_to_rounding)

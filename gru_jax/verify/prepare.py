@@ -6,6 +6,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from gru_jax._jax import jaxprs
 from gru_jax.verify.evaluation import evaluate
 from gru_jax.verify.function import Arrays, FlatFunction, in_float64
 from gru_jax.verify.precision import Precision, choose_precisions
@@ -34,10 +35,12 @@ def prepare_verification(
     precisions = choose_precisions(function, leaves)
     precision = precisions.comparison
     reference = make_reference(function, leaves, precision, user_function, user_gradient)
+    rule = _jaxpr_of_rule(function, leaves, precision)
+    jaxprs_of_both = [reference.jaxpr] + ([] if rule is None else [rule])
     is_wider = precisions.given.eps > precision.eps
     tolerances = Tolerances(
         longest_sum=longest_sum(reference.jaxpr),
-        eps=max(coarsest_eps(reference.jaxpr), _eps_of_rule(function, leaves, precision), precision.eps),
+        eps=max(*map(coarsest_eps, jaxprs_of_both), precision.eps),
         rtols=rtols,
         # Half precision is so coarse that its rounding unit would allow real faults.
         unit=min(precisions.given.eps, float(np.finfo(np.float32).eps)) if is_wider else 0.0,
@@ -50,6 +53,7 @@ def prepare_verification(
         tolerances=tolerances,
         rounding_noise=RoundingNoise(reference.call_real, precision, leaves),
         random=RandomValues(seed),
+        primitives=frozenset().union(*map(jaxprs.primitive_names, jaxprs_of_both)),
         thorough=thorough,
         has_sample=samples is not None,
         samples=tuple(in_float64(other.leaves) for other in samples or () if _differ_in_leaves(function, other)),
@@ -68,17 +72,16 @@ def _differ_in_leaves(function: FlatFunction, other: FlatFunction) -> bool:
     )
 
 
-def _eps_of_rule(function: FlatFunction, leaves: Arrays, precision: Precision) -> float:
-    """Returns the rounding unit of the least precise arithmetic in the function and its rules.
+def _jaxpr_of_rule(function: FlatFunction, leaves: Arrays, precision: Precision) -> Any:
+    """Returns the jaxpr of the function and its rules, which may compute in a lower precision.
 
-    A rule may compute in a lower precision than the function. Returns 0 if the rule raises, which
-    `structure` reports.
+    Returns None if the rule cannot be traced, which `structure` reports.
     """
     with precision.active():
         try:
             args = (precision.cast(leaves), precision.nondiff_args)
             outputs = jax.eval_shape(function.call_real, *args).floating
             cotangents = [np.zeros(y.shape, y.dtype) for y in outputs]
-            return coarsest_eps(jax.make_jaxpr(evaluate(function.call_real))(*args, cotangents))
+            return jax.make_jaxpr(evaluate(function.call_real))(*args, cotangents)
         except Exception:
-            return 0.0
+            return None

@@ -140,9 +140,11 @@ def perturbed(jaxpr: Any, variant: int = 0) -> Callable[..., Any]:
 
 def _narrows(equation: Any) -> bool:
     """Returns whether an equation casts to a lower precision, which rounds."""
-    before, after = equation.invars[0].aval, equation.outvars[0].aval
-    is_cast = equation.primitive.name == "convert_element_type" and jnp.issubdtype(after.dtype, jnp.floating)
-    return is_cast and jnp.issubdtype(before.dtype, jnp.floating) and jnp.finfo(after.dtype).eps > jnp.finfo(before.dtype).eps
+    if equation.primitive.name != "convert_element_type":
+        return False
+    before, after = equation.invars[0].aval.dtype, equation.outvars[0].aval.dtype
+    are_floating = jnp.issubdtype(before, jnp.floating) and jnp.issubdtype(after, jnp.floating)
+    return bool(are_floating and jnp.finfo(after).eps > jnp.finfo(before).eps)
 
 
 def moved_by_one_ulp(arrays: Sequence[Any], rng: np.random.Generator, eps: float) -> Arrays:

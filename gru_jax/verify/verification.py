@@ -42,6 +42,7 @@ class Verification:
         tolerances: The errors that a comparison allows.
         rounding_noise: Measures the effect of rounding where a tolerance is exceeded.
         random: The random numbers.
+        primitives: Names of the primitives in the reference, the function and its rules.
         thorough: Whether a check that is not fast was requested. Some checks then test more cases.
         has_sample: Whether the user passed `sample`, which restricts the domain.
         samples: Leaves of other samples.
@@ -54,6 +55,7 @@ class Verification:
     tolerances: Tolerances
     rounding_noise: RoundingNoise
     random: RandomValues
+    primitives: frozenset[str]
     thorough: bool
     has_sample: bool = False
     samples: tuple[Arrays, ...] = ()

@@ -292,6 +292,30 @@ def test_a_rule_that_runs_without_jit_only_is_verified_without_jit(factor):
     assert report["eager"].status == "NOT CHECKED"
 
 
+def test_rounding_is_measured_in_functions_that_make_indices():
+    soft = lambda x: jax.nn.softmax(x)
+    hard = lambda x: soft(x) + jax.lax.stop_gradient(jax.nn.one_hot(x.argmax(-1), x.shape[-1], dtype=x.dtype) - soft(x))
+    report = gj.verify_vjp(with_faulty_rule(hard, gradients=lambda g: (g[0] * 1.01,)), X, reference=hard, checks="fast")
+    assert report.verdict == "WRONG GRADIENT"
+    assert not any("raises" in note for note in report.notes), report.full()
+
+
+def test_values_that_are_far_larger_at_a_step_than_here_decide_nothing():
+    """In float64, x³ grows from 1e-117 to 1e-11 at the first step."""
+    report = gj.verify_vjp(elementwise(lambda x: x**3, lambda x: 3 * x**2), 1e-39 * X, checks=("fast", "numerical"))
+    assert report.verdict == "RIGHT", report.full()
+    assert report["numerical"].status == "NOT CHECKED"
+
+
+def test_decompositions_that_may_not_end_for_infinity_are_not_run_at_it():
+    svd = lambda a: jnp.linalg.svd(a, full_matrices=False)
+    f = custom_vjp(lambda a: svd(a)[1], lambda a: (svd(a)[1], a), lambda a, u: ((svd(a)[0] * u) @ svd(a)[2],))
+    report = gj.verify_vjp(f, X, checks=("gradient", "edges"))
+    assert report.ok, report.full()
+    assert report["edges"].details["inputs"] == 7
+    assert gj.verify_vjp(elementwise(jnp.sin, jnp.cos), X, checks=("edges",))["edges"].details["inputs"] == 9
+
+
 def test_agreement_within_the_tolerance_of_eight_bits_is_no_evidence():
     """A function that casts to float8 has a tolerance of 100 %, which also a wrong gradient is within."""
     quantise = lambda x: x.astype(jnp.float8_e4m3fn).astype(x.dtype)
