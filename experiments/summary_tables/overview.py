@@ -10,7 +10,7 @@ from experiments.summary_tables.speed import GROUPS
 
 def index() -> str:
     """Lists the experiments with their questions and the minutes of a full run."""
-    rows = [(f"[{name}]({name}.py)", question, str(minutes(name))) for name, question in experiments().items()]
+    rows = [(f"[{name}]({name}.py)", question, str(minutes(name) or "needs a GPU")) for name, question in experiments().items()]
     return markdown(("experiment", "question", "minutes"), rows)
 
 

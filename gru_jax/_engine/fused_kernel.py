@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from gru_jax._engine.fused_values import Chunks, Unsupported, Value, Weight, evaluate
-from gru_jax._engine.plan_kernel import FUSED_CHUNK, FUSED_TILE, Kernel, fused_warps
+from gru_jax._engine.plan_kernel import FUSED_TILE, Kernel, fused_warps
 from gru_jax._jax.jaxprs import Literal as JaxprLiteral
 from gru_jax._jax.kernels import BlockSpec, call_kernel, ds
 from gru_jax._jax.sharding import shape_like, vary_like
@@ -116,7 +116,7 @@ def run_kernel(
         Unsupported: If the kernel lacks something.
     """
     jaxpr, (steps, batch) = program.jaxpr, at_all_t[0].shape[:2]
-    chunks = Chunks.of(jaxpr, FUSED_CHUNK)
+    chunks = Chunks.of(jaxpr, kernel.chunk)
     slots_of = lambda kind, variables: [Slot(chunks, var.aval.shape, var.aval.dtype, kind) for var in variables]
     num_fixed, num_carry = len(per_sequence), len(carry)
     fixed, state = slots_of("sequence", jaxpr.invars[:num_fixed]), slots_of("sequence", jaxpr.outvars[:num_carry])
@@ -166,7 +166,7 @@ def run_kernel(
         [slot.block(steps, batch) for slot in out],
         [shape_like(slot.padded_shape(steps, batch), slot.stored_dtype, padded[0]) for slot in out],
         padded,
-        warps=fused_warps(units, resident),
+        warps=kernel.warps or fused_warps(units, resident),
         interpret=kernel.interpret,
         name="fused_loop_reverse" if reverse else "fused_loop",
     )

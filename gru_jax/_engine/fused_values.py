@@ -15,6 +15,7 @@ from typing import Any
 import jax.numpy as jnp
 from jax import lax
 
+from gru_jax._engine.plan_kernel import LEAST_UNITS
 from gru_jax._jax.jaxprs import Literal
 
 Value = tuple[Any, ...]
@@ -31,7 +32,6 @@ REDUCTIONS: dict[str, tuple[Callable[[Any, Any], Any], Callable[..., Any], float
     "reduce_max": (lax.max, jnp.max, -math.inf),
     "reduce_min": (lax.min, jnp.min, math.inf),
 }
-LEAST, MOST = 16, 64  # units in a chunk: a matmul takes no fewer, and wide chunks need many registers
 
 
 class Unsupported(Exception):
@@ -55,7 +55,7 @@ class Chunks:
         """Chooses the chunks for the arrays of a program."""
         sizes = {size for shape in all_shapes(jaxpr) if len(shape) > 1 and (size := shape[-1]) > 1}
         divisor = math.gcd(*sizes, most)
-        return cls(divisor if divisor >= LEAST else None, most)
+        return cls(divisor if divisor >= LEAST_UNITS else None, most)
 
     def width(self, size: int) -> int:
         """The units in a chunk of an array with `size` of them."""
@@ -63,7 +63,7 @@ class Chunks:
             return 1
         if self.common and size % self.common == 0:
             return self.common
-        return max(min(_power_of_two(size), self.most), LEAST)
+        return max(min(_power_of_two(size), self.most), LEAST_UNITS)
 
     def count(self, size: int) -> int:
         """The number of chunks."""
@@ -224,7 +224,7 @@ def _slice(chunks: Chunks, equation: Any, operands: list[Value]) -> list[Value]:
 def _units(chunks: Chunks, x: Value, old: Any, new: Any, start: int, is_plain: bool = True) -> Value:
     width = chunks.width(old[-1])
     if not is_plain or old[:-1] != new[:-1] or start % width or width != chunks.width(new[-1]):
-        raise Unsupported(f"a slice of {new} from {old}, whose units are not a multiple of {LEAST}")
+        raise Unsupported(f"a slice of {new} from {old}, whose units are not a multiple of {LEAST_UNITS}")
     return x[start // width : start // width + chunks.count(new[-1])]
 
 
@@ -241,7 +241,7 @@ def _split(chunks: Chunks, equation: Any, operands: list[Value]) -> list[Value]:
 def _concatenate(chunks: Chunks, equation: Any, operands: list[Value]) -> list[Value]:
     sizes = [var.aval.shape[-1] for var in equation.invars]
     if equation.params["dimension"] != equation.outvars[0].aval.ndim - 1 or not chunks.common or 1 in sizes:
-        raise Unsupported(f"a concatenation of {sizes} units, which are not multiples of {LEAST}, or of another axis")
+        raise Unsupported(f"a concatenation of {sizes} units, which are not multiples of {LEAST_UNITS}, or of another axis")
     return [tuple(part for value in operands for part in value)]
 
 

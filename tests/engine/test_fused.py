@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 from jax import export
+from jax.sharding import PartitionSpec as P
 
 import gru_jax as gj
 from gru_jax._engine.plan import Device, Shapes, make_plan
@@ -26,6 +27,7 @@ from tests.problems import (
     tolerance,
     without_derivation,
 )
+from tests.programs import inner_jaxprs
 
 FUSED = gj.CustomVJP(loop="fused")
 pytestmark = pytest.mark.derivative
@@ -106,6 +108,49 @@ def test_under_vmap_and_in_second_derivatives(interpreted, needs_x64):
 
     found, expected = jax.jit(lambda: [results(derivative) for derivative in (FUSED, gj.Autodiff())])()
     assert_close(found, expected)
+
+
+def equations(jaxpr, name):
+    """Returns the equations of a primitive, at any depth."""
+    found = [equation for equation in jaxpr.eqns if equation.primitive.name == name]
+    return found + [each for equation in jaxpr.eqns for inner in inner_jaxprs(equation) for each in equations(inner, name)]
+
+
+def test_vmap_is_an_axis_of_the_grid(interpreted):
+    """Three seeds of twenty sequences, which are two tiles: one kernel with a grid of three times two programs."""
+    cell, p = gj.gru(), problem(gj.gru(), batch=(20,))
+    run = lambda params: gj.unroll(cell, params, p.xs, derivative=FUSED)[1].sum()
+    seeds = jax.tree.map(lambda leaf: jnp.stack([leaf] * 3), p.params)
+    kernels = equations(jax.make_jaxpr(jax.vmap(jax.grad(run)))(seeds).jaxpr, "pallas_call")
+    assert [kernel.params["grid_mapping"].grid for kernel in kernels] == [(3, 2), (3, 2)]
+
+
+@pytest.mark.parametrize("check_vma", [False, True])
+def test_under_shard_map(check_vma, interpreted, needs_x64):
+    """Each device runs the kernel on its sequences. JAX's interpreter of kernels fails with `check_vma=True`, so there the types
+    are checked, and that gradients are added up as often as in the scan. On several devices: test_sharding.
+    """
+    cell, p = gj.gru(), problem(gj.gru())
+    mesh = jax.make_mesh((jax.device_count(),), ("batch",), axis_types=(jax.sharding.AxisType.Auto,))
+
+    def sharded(derivative):
+        loss = lambda params, xs: jnp.sum(gj.unroll(cell, params, xs, derivative=derivative)[1] ** 2)
+
+        def local(params, xs):
+            bar = jax.grad(loss)(params, xs)
+            return bar if check_vma else jax.lax.psum(bar, "batch")
+
+        specs = P(), P(None, "batch")
+        return jax.jit(jax.shard_map(local, mesh=mesh, in_specs=specs, out_specs=P(), check_vma=check_vma))
+
+    if check_vma:
+        programs = [sharded(d).trace(p.params, p.xs).jaxpr.jaxpr for d in (FUSED, gj.CustomVJP(loop="scan"))]
+        (fused, scan) = [len(equations(program, "psum_invariant")) for program in programs]
+        assert fused == scan > 0
+        assert len(equations(programs[0], "pallas_call")) == 2
+    else:
+        found, expected = (sharded(d)(p.params, p.xs) for d in (FUSED, gj.Autodiff()))
+        assert_close(found, expected)
 
 
 def own_cell(gates, **options):
