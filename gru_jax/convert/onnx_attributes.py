@@ -1,6 +1,6 @@
 """Finds the cell and the direction that the attributes of an ONNX operator describe."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax.numpy as jnp
@@ -14,9 +14,44 @@ from gru_jax.convert.onnx import ACTIVATIONS
 from gru_jax.layers.bidirectional import bidirectional
 
 _DEFAULT_ACTIVATIONS = {"GRU": ["Sigmoid", "Tanh"], "LSTM": ["Sigmoid", "Tanh", "Tanh"], "RNN": ["Tanh"]}
-_KNOWN = {
-    "direction", "hidden_size", "linear_before_reset", "activations", "activation_alpha", "activation_beta", "layout", "clip",
-}  # fmt: skip
+_KINDS = {
+    "direction": "a text",
+    "hidden_size": "an integer",
+    "linear_before_reset": "0 or 1",
+    "layout": "0 or 1",
+    "input_forget": "0 or 1",
+    "activations": "a list of texts",
+    "activation_alpha": "a list of numbers",
+    "activation_beta": "a list of numbers",
+    "clip": "a number",
+}
+_IS_OF_KIND: dict[str, Callable[[Any], bool]] = {
+    "a text": lambda value: isinstance(value, bytes),
+    "an integer": lambda value: isinstance(value, int),
+    "0 or 1": lambda value: value in (0, 1) and isinstance(value, int),
+    "a number": lambda value: isinstance(value, float),
+    "a list of texts": lambda value: isinstance(value, list) and all(isinstance(item, bytes) for item in value),
+    "a list of numbers": lambda value: isinstance(value, list) and all(isinstance(item, float) for item in value),
+}
+
+
+def check_attributes(attributes: Mapping[str, Any], label: str) -> None:
+    """Checks that an operator has known attributes of their types.
+
+    Raises:
+        ValueError: If it has not.
+    """
+    for name, value in attributes.items():
+        if name not in _KINDS or (name == "input_forget" and value == 1):
+            raise ValueError(
+                f"{label}: got {name}={value!s:.80}, expected an operator without it: no cell of this package implements it."
+            )
+        kind = _KINDS[name]
+        # an empty list has no type
+        if not _IS_OF_KIND[kind](value) and not (value == [] and kind.startswith("a list")):
+            raise ValueError(
+                f"{label}: got {name}={value!s:.80} ({type(value).__name__}), expected {kind}, as ONNX defines it."
+            )
 
 
 def direction_from_attributes(attributes: Mapping[str, Any], label: str) -> str:
@@ -36,7 +71,7 @@ def cell_from_attributes(kind: str, attributes: Mapping[str, Any], direction: st
 
     Args:
         kind: "GRU", "LSTM" or "RNN".
-        attributes: The attributes of the operator by name.
+        attributes: The attributes of the operator by name, which passed `check_attributes`.
         direction: From `direction_from_attributes`.
         peephole: Whether the operator has peephole weights.
         label: What error messages call the operator.
@@ -44,15 +79,10 @@ def cell_from_attributes(kind: str, attributes: Mapping[str, Any], direction: st
     Raises:
         ValueError: If no cell of this package implements the attributes.
     """
-    for name, value in attributes.items():
-        if name not in _KNOWN and not (name == "input_forget" and not value):
-            raise ValueError(
-                f"{label}: got {name}={value}, expected an operator without it: no cell of this package implements it."
-            )
     number = 2 if direction == "bidirectional" else 1
     activations = _activations(kind, attributes, number, label)
     if "clip" in attributes:
-        _check_clip(float(attributes["clip"]), {one for own in activations for one in own}, label)
+        _check_clip(attributes["clip"], {one for own in activations for one in own}, label)
     cells = [_cell(kind, own, bool(attributes.get("linear_before_reset", 0)), peephole, label) for own in activations]
     return cells[0] if number == 1 else bidirectional(*cells)
 
@@ -137,4 +167,4 @@ def _as_float32(values: Any) -> Any:
 
 
 def _as_str(value: Any) -> str:
-    return value.decode() if isinstance(value, bytes) else str(value)
+    return value.decode(errors="replace") if isinstance(value, bytes) else str(value)

@@ -10,7 +10,7 @@ from gru_jax._files import import_extra
 from gru_jax.cells.lstm import LSTMParams, LSTMState
 from gru_jax.convert.arrays import to_jax_arrays
 from gru_jax.convert.onnx import INPUTS, from_onnx
-from gru_jax.convert.onnx_attributes import cell_from_attributes, direction_from_attributes
+from gru_jax.convert.onnx_attributes import cell_from_attributes, check_attributes, direction_from_attributes
 from gru_jax.convert.onnx_source import Model, read_model, shortened, to_numpy
 from gru_jax.layers.bidirectional import BidirectionalParams
 
@@ -96,6 +96,7 @@ def _load(onnx: Any, source: Any, node: str | int | None, dtype: Any) -> LoadedO
     attributes = {attribute.name: onnx.helper.get_attribute_value(attribute) for attribute in operator.attribute}
     constants = _constants(model.graph)
     input_names = {role: name for role, name in zip(INPUTS[operator.op_type], operator.input, strict=False) if name}
+    check_attributes(attributes, label)
     direction = direction_from_attributes(attributes, label)
 
     tensors = _weights(onnx, model, constants, input_names, label)

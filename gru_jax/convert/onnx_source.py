@@ -65,7 +65,8 @@ def read_model(onnx: Any, source: Any) -> Model:
         raise ValueError(f"{_not_onnx(got)} ({error})") from error
     if not model.HasField("graph"):  # almost any short text is valid protobuf
         raise ValueError(_not_onnx(got))
-    return Model(model.graph, path and path.parent, "source" if path is None else f"source: {got}")
+    # the name alone, so that the rest of a message fits; see `shortened`
+    return Model(model.graph, path and path.parent, "source" if path is None else f"source: {path.name}")
 
 
 def _not_onnx(got: str) -> str:
@@ -73,15 +74,15 @@ def _not_onnx(got: str) -> str:
 
 
 def shortened(error: Exception) -> Exception:
-    """Returns the error, or one of 300 characters if its message is twice as long.
+    """Returns the error, or one with the start and the end of its message if it has more than 300 characters.
 
-    Names in a file may have megabytes. The messages of this package are shorter.
+    Names in a file may have megabytes.
     """
     text = str(error)
-    if len(text) <= 2 * _LONGEST_MESSAGE:
+    if len(text) <= _LONGEST_MESSAGE:
         return error
     kind = TypeError if isinstance(error, TypeError) else ValueError
-    return kind(f"{text[:180]} … {text[-110:]}")
+    return kind(f"{text[:150]} … {text[-(_LONGEST_MESSAGE - 153) :]}")
 
 
 def to_numpy(onnx: Any, tensor: Any, folder: Path | None, label: str) -> np.ndarray:
@@ -138,8 +139,9 @@ def _path_inside(folder: Path | None, location: str, label: str) -> Path:
             "which tells the folder of that file, or onnx.load(path), which reads it."
         )
     root = folder.resolve()
-    path = (root / location[:_LONGEST_PATH]).resolve()  # resolving takes seconds for megabytes
-    if len(location) > _LONGEST_PATH or not path.is_relative_to(root) or not path.is_file():
+    can_be_a_path = len(location) <= _LONGEST_PATH and "\0" not in location  # resolving takes seconds for megabytes
+    path = (root / location).resolve() if can_be_a_path else None
+    if path is None or not path.is_relative_to(root) or not path.is_file():
         raise ValueError(
             f"{label}: got data in the file {location!r}, expected one that exists in the folder of the model, {folder}. Copy "
             "both files into one folder."
