@@ -12,11 +12,11 @@ def gathered(leaf: Any) -> Any:
     return multihost_utils.process_allgather(leaf, tiled=True)
 
 
-def from_every_process(flag: bool) -> Any:
-    """Returns the flags of all processes."""
+def from_every_process(value: np.generic) -> Any:
+    """Returns the values of all processes in an array."""
     from jax.experimental import multihost_utils
 
-    return multihost_utils.process_allgather(np.array(flag))
+    return multihost_utils.process_allgather(np.array(value))
 
 
 def wait_for_processes(name: str) -> None:

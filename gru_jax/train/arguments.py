@@ -1,6 +1,10 @@
 """Checks that the public functions share for their arguments."""
 
+import inspect
 import operator
+import os
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -43,14 +47,66 @@ def checked_flag(name: str, value: Any) -> bool:
     return bool(value)
 
 
-def check_callable(name: str, value: Any, signature: str) -> None:
-    """Checks that `value` can be called.
+def check_callable(name: str, value: Any, signature: str, *, arguments: int | None = None) -> None:
+    """Checks that `value` can be called, with a number of arguments unless that is None.
 
     Raises:
-        TypeError: If `value` cannot be called.
+        TypeError: If it cannot.
     """
     if not callable(value):
         raise TypeError(f"{name}: got {type(value).__name__}, expected a function {signature}.")
+    if arguments is not None:
+        problem = _why_not(value, arguments)
+        if problem:
+            raise TypeError(
+                f"{name}: got a function that cannot be called with {arguments} argument{'s' * (arguments > 1)} ({problem}), expected "
+                f"a function {signature}."
+            )
+
+
+def check_takes_keywords(name: str, function: Callable[..., Any], keywords: Any) -> None:
+    """Checks that a function has parameters of these names.
+
+    Raises:
+        TypeError: If it has not.
+    """
+    try:
+        inspect.signature(function).bind_partial(**dict.fromkeys(keywords))
+    except TypeError as error:
+        raise TypeError(f"{name}: got a function without the parameters {', '.join(keywords)}. ({error})") from error
+    except ValueError:  # of a builtin
+        pass
+
+
+def _why_not(function: Callable[..., Any], arguments: int) -> str:
+    """Returns why a function cannot be called with a number of arguments, or an empty string."""
+    try:
+        signature = inspect.signature(function)
+    except (TypeError, ValueError):  # of a builtin
+        return ""
+    try:
+        signature.bind(*range(arguments))
+    except TypeError as error:
+        return str(error)
+    return ""
+
+
+def checked_directory(name: str, value: Any) -> Path:
+    """Returns the absolute path of a directory, which need not exist.
+
+    Raises:
+        TypeError: If `value` is not a path.
+        ValueError: If it is empty, contains a null character, or begins with `~`, which Python does
+            not expand.
+    """
+    text = os.fspath(value) if isinstance(value, str | os.PathLike) else None
+    if not isinstance(text, str):
+        raise TypeError(f"{name}: got {type(value).__name__}, expected the path of a directory.")
+    is_home = text == "~" or text.startswith("~/")
+    if not text or "\0" in text or is_home:
+        fix = " Expand it: os.path.expanduser(path)." if is_home else ""
+        raise ValueError(f"{name}: got {text!r}, expected the path of a directory.{fix}")
+    return Path(text).absolute()
 
 
 def check_optimizer(optimizer: Any) -> None:
@@ -86,6 +142,8 @@ def check_numbers(name: str, tree: Any, *, keys: bool = False) -> None:
     """
     for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
         dtype = getattr(leaf, "dtype", None)
+        if isinstance(leaf, str | bytes):
+            raise TypeError(f"{name}{jax.tree_util.keystr(path)}: got {type(leaf).__name__}, expected numbers or booleans.")
         if dtype is None or jnp.issubdtype(dtype, np.number) or jnp.issubdtype(dtype, np.bool_):
             continue
         is_key = jnp.issubdtype(dtype, jax.dtypes.prng_key)
@@ -97,6 +155,11 @@ def check_numbers(name: str, tree: Any, *, keys: bool = False) -> None:
             else "Convert it to numbers."
         )
         raise TypeError(f"{name}{jax.tree_util.keystr(path)}: got dtype {dtype}, expected numbers or booleans. {fix}")
+
+
+def has_objects(leaf: Any) -> bool:
+    """Tells whether `leaf` is an array of Python objects or text."""
+    return isinstance(leaf, np.ndarray | np.generic) and leaf.dtype.kind in "OSUMm"
 
 
 def _is_index(value: Any) -> bool:

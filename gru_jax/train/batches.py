@@ -1,5 +1,6 @@
 """`batches`: the batches that `fit` takes, for custom training loops."""
 
+from collections.abc import Mapping
 from functools import partial
 from typing import Any
 
@@ -85,7 +86,13 @@ class BatchIterator:
         return {"step": self.step}
 
     def set_state(self, state: dict[str, int]) -> None:
-        """Continues from a position that `get_state` returned."""
+        """Continues from a position that `get_state` returned.
+
+        Raises:
+            TypeError, ValueError: If `state` is something else.
+        """
+        if not isinstance(state, Mapping) or "step" not in state:
+            raise TypeError(f"state: got {state!r:.80}, expected what get_state returned, for example {{'step': 3}}.")
         self.step = checked_count("state['step']", state["step"], least=0)
 
 

@@ -25,6 +25,7 @@ from gru_jax.train.manifest import ARRAYS, Manifest, check_digests, read_manifes
 
 _NAME = re.compile(r"step_(\d{12})_([0-9a-f]{8})")
 _TEMPORARY, _REPLACED = ".tmp_", ".tmp_old_"
+LARGEST_STEP = 10**12 - 1  # of names
 
 
 class Checkpoint(NamedTuple):
@@ -137,6 +138,16 @@ def newest_step_and_id(directory: Path) -> tuple[int, str] | None:
     """Returns the step and the run id of the newest checkpoint, or None if there is none."""
     paths = checkpoint_paths(directory)
     return _step_and_id(paths[-1]) if paths else None
+
+
+def newest_metadata(directory: Path) -> dict[str, Any]:
+    """Returns the metadata of the newest checkpoint with an intact manifest, or nothing."""
+    for path in reversed(checkpoint_paths(directory)):
+        try:
+            return read_manifest(path).metadata
+        except Exception:  # a damaged file may raise anything
+            continue
+    return {}
 
 
 def publish(temporary: Path, path: Path) -> None:

@@ -1,5 +1,6 @@
 """Spreads batches over several devices, in one process or in several."""
 
+import zlib
 from collections.abc import Sequence
 from functools import partial
 from typing import Any
@@ -66,7 +67,11 @@ def check_divisible(mesh: Mesh, name: str, tree: Any, axis: int = 0) -> None:
 
 
 def replicate(mesh: Mesh | None, tree: Any) -> Any:
-    """Copies `tree` to every device of the mesh, or to the default device if there is no mesh."""
+    """Copies `tree` to every device of the mesh, or to the default device if there is no mesh.
+
+    Raises:
+        ValueError: If it differs between processes.
+    """
     return jax.tree.map(jax.numpy.asarray, tree) if mesh is None else _place(NamedSharding(mesh, P()), tree)
 
 
@@ -74,6 +79,9 @@ def shard_axis(mesh: Mesh | None, tree: Any, axis: int = 0) -> Any:
     """Spreads an axis of each leaf over the devices of the mesh.
 
     Without a mesh, places `tree` on the default device.
+
+    Raises:
+        ValueError: If `tree` differs between processes.
     """
     return replicate(None, tree) if mesh is None else _place(NamedSharding(mesh, partition_of_axis(mesh, axis)), tree)
 
@@ -93,7 +101,13 @@ def _place_leaf(sharding: NamedSharding, leaf: Any) -> jax.Array:
     # with several processes, device_put accepts only host arrays
     if jax.dtypes.issubdtype(jax.typeof(leaf).dtype, jax.dtypes.prng_key):
         return jax.random.wrap_key_data(_place_leaf(sharding, jax.random.key_data(leaf)), impl=jax.random.key_impl(leaf))
-    return jax.device_put(np.asarray(leaf), sharding)
+    try:
+        return jax.device_put(np.asarray(leaf), sharding)
+    except AssertionError as error:  # JAX compares the arrays of all processes
+        raise ValueError(
+            f"mesh: process {jax.process_index()} got other data, params or carry than another process. Pass the same to fit in every "
+            f"process: it gives each device its share. ({str(error)[:200]}…)"
+        ) from error
 
 
 def gather_to_host(tree: Any) -> Any:
@@ -105,7 +119,13 @@ def gather_to_host(tree: Any) -> Any:
 
 def any_process(flag: bool) -> bool:
     """Tells whether `flag` is true in any process. Every process must call this function."""
-    return flag if jax.process_count() == 1 else bool(from_every_process(flag).any())
+    return flag if jax.process_count() == 1 else bool(from_every_process(np.bool_(flag)).any())
+
+
+def differs_between_processes(text: str) -> bool:
+    """Tells whether `text` differs between processes. Every process must call this function."""
+    digests = from_every_process(np.uint32(zlib.crc32(text.encode())))
+    return len(set(digests.tolist())) > 1
 
 
 def is_first_process() -> bool:

@@ -1,6 +1,7 @@
 """Keeps the best parameters of a run, and ends the run when a metric stops improving."""
 
 import math
+import operator
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
@@ -50,8 +51,8 @@ class EarlyStopping:
             object.__setattr__(self, "patience", checked_count("patience", self.patience))
         if self.mode not in ("min", "max"):
             raise ValueError(f"mode: got {self.mode!r}, expected 'min' or 'max'.")
-        if not self.min_delta >= 0:
-            raise ValueError(f"min_delta: got {self.min_delta}, expected a number of at least 0.")
+        if not 0 <= self.min_delta < math.inf:
+            raise ValueError(f"min_delta: got {self.min_delta}, expected a finite number of at least 0.")
 
     def improves(self, value: float, best: float | None) -> bool:
         """Tells whether `value` improves on `best`. NaN never does."""
@@ -66,6 +67,21 @@ class BestEvaluation(NamedTuple):
     value: float | None = None
     step: int | None = None
     evaluations_since: int = 0
+
+    @classmethod
+    def parsed(cls, values: Any) -> "BestEvaluation":
+        """Parses what a checkpoint holds.
+
+        Raises:
+            TypeError, ValueError: If it is something else.
+        """
+        best = cls(**values)
+        if best.value is not None:
+            best = best._replace(value=float(best.value))
+        for count in (best.step, best.evaluations_since):
+            if count is not None and operator.index(count) < 0:
+                raise ValueError(f"got {count}, expected a number of steps or evaluations")
+        return best
 
     def updated(self, rule: EarlyStopping, metrics: dict[str, Any], step: int) -> "BestEvaluation":
         """Takes one more evaluation into account.

@@ -10,7 +10,7 @@ import optax
 from jax.sharding import Mesh
 
 from gru_jax._jax.keys import check_key
-from gru_jax.train.arguments import check_callable, check_optimizer, check_params
+from gru_jax.train.arguments import check_callable, check_optimizer, check_params, check_takes_keywords
 from gru_jax.train.host_loop import train
 from gru_jax.train.make_plan import make_training_plan
 from gru_jax.train.results import CallbackInfo, FitResult
@@ -102,10 +102,15 @@ def fit_ensemble(  # noqa: D417 (the docstring of fit describes the other argume
     check_key("keys", keys, axes=1)
     check_params(params)
     models = len(keys)
+    if not isinstance(hyperparameters, Mapping | None):
+        raise TypeError(
+            f"hyperparameters: got {type(hyperparameters).__name__}, expected a dict of arrays, for example {{'learning_rate': rates}}."
+        )
     values = {name: jnp.asarray(given) for name, given in (hyperparameters or {}).items()}
     if values:
         names = ", ".join(values)
         check_callable("optimizer", optimizer, f"of {names} that returns an optax transformation, for example optax.adam")
+        check_takes_keywords("optimizer", optimizer, values)
     else:
         check_optimizer(optimizer)
     _check_leading_axes(models, {"params": params, **{f"hyperparameters[{name!r}]": array for name, array in values.items()}})

@@ -134,8 +134,17 @@ class StreamFeed:
                     f"{_WAYS_OUT}",
                     stacklevel=2,
                 )
-            if item is None or jax.process_count() == 1:
+            if jax.process_count() == 1:
                 return item
+            sizes = None if item is None else (item.steps, _shapes(item.data))
+            if data_parallel.differs_between_processes(str(sizes)):
+                raise ValueError(
+                    f"data: got {'no further batch' if item is None else f'{item.steps} batches'} after step {step} in process "
+                    f"{jax.process_index()}, and something else in another. Pass the same batches in every process: fit gives each "
+                    "device its share."
+                )
+            if item is None:
+                return None
             return item._replace(data=self._place(item.data))
 
     def _restore(self, position: Any) -> None:

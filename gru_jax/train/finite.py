@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from gru_jax._jax.partition import is_inexact
+from gru_jax.train.arguments import check_numbers
 
 
 def all_finite(tree: Any) -> jax.Array:
@@ -22,10 +23,14 @@ def all_finite(tree: Any) -> jax.Array:
     Returns:
         A boolean scalar.
 
+    Raises:
+        TypeError: If a leaf is not an array of numbers, booleans or keys.
+
     Example:
         >>> import jax.numpy as jnp, gru_jax as gj
         >>> bool(gj.train.all_finite({"a": jnp.ones(3), "n": 2})), bool(gj.train.all_finite([1.0, jnp.nan]))
         (True, False)
     """
+    check_numbers("tree", tree, keys=True)
     leaves = [jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(tree) if is_inexact(leaf)]
     return jnp.stack(leaves).all() if leaves else jnp.array(True)

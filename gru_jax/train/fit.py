@@ -150,7 +150,9 @@ def fit(
             device up to rounding. If `loss_fn` draws random numbers, this needs `per_example_keys`,
             because its key otherwise differs between devices.
             Each device runs all of `evaluate`, unless `evaluate` applies
-            `jax.lax.with_sharding_constraint`. Defaults to None, for one device.
+            `jax.lax.with_sharding_constraint`. With several processes, pass the same arguments in
+            each. If one raises, the others end within 15 seconds; if one dies, after the heartbeat
+            timeout of `jax.distributed`, by default 100 seconds. Defaults to None, for one device.
         steps_per_execution: The maximum number of steps in one execution of the compiled loop.
             Larger values reduce overhead but delay callbacks and the response to signals. Defaults
             to 100.

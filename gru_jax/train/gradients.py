@@ -20,7 +20,7 @@ from gru_jax._jax.sharding import varying
 from gru_jax.train.batch_sources import BatchMaker, Shard
 from gru_jax.train.data_parallel import partition_of_axis
 from gru_jax.train.plans import ProgramSpec
-from gru_jax.train.user_functions import call_loss_fn
+from gru_jax.train.user_functions import call_loss_fn, checked_weight
 
 
 class BatchAddress(NamedTuple):
@@ -187,7 +187,7 @@ def _weighted(spec: ProgramSpec, params: Any, batch: Any, carry: Any, key: jax.A
     (loss, (metrics, new_carry)), grads = jax.value_and_grad(loss_and_rest, has_aux=True)(differentiable(params))
     if spec.weight_fn is None:
         return WeightedSum(loss, metrics, grads, None, new_carry)
-    weight = jnp.asarray(spec.weight_fn(batch)).astype(at_least_float32(loss.dtype))
+    weight = checked_weight(spec.weight_fn(batch)).astype(at_least_float32(loss.dtype))
 
     def times_weight(leaf: jax.Array) -> jax.Array:
         dtype = _inexact(leaf.dtype)

@@ -7,6 +7,8 @@
 NaN and infinite numbers are written as null. Each line also has a checksum; see `history_file`.
 """
 
+import math
+import operator
 import os
 import warnings
 from collections import defaultdict
@@ -31,6 +33,30 @@ class HistoryFormat(NamedTuple):
 
 
 _EMPTY_FORMAT = HistoryFormat()
+_MOST_NUMBERS = 1 << 26  # of a metric at one step; a line of the file holds no more
+
+
+def parsed_format(values: Any) -> HistoryFormat:
+    """Parses the format that a checkpoint holds.
+
+    Raises:
+        TypeError, ValueError, AttributeError: If it is not one.
+    """
+    metrics = {
+        str(name): (_name_of_dtype(dtype), [operator.index(size) for size in shape])
+        for name, (dtype, shape) in values["metrics"].items()
+    }
+    sizes = [size for _, shape in metrics.values() for size in shape]
+    if min(sizes, default=0) < 0 or any(math.prod(shape) > _MOST_NUMBERS for _, shape in metrics.values()):
+        raise ValueError("the shape of a metric is too large")
+    return HistoryFormat(metrics, {str(name): _name_of_dtype(dtype) for name, dtype in values["evaluations"].items()})
+
+
+def _name_of_dtype(name: Any) -> str:
+    dtype = np.dtype(str(name))
+    if str(dtype) != name or dtype.itemsize > 16 or dtype.names or dtype.hasobject:
+        raise ValueError(f"{str(name)[:80]} is no dtype of numbers")
+    return name
 
 
 class History:
@@ -76,6 +102,10 @@ class History:
                 self._file = replace_lines(path, lines)
         except ValueError as error:
             raise ValueError(f"checkpoint_dir: {error}") from error
+        except MemoryError as error:
+            raise ValueError(
+                f"checkpoint_dir: the metrics of {first_step} steps, which {directory} says to contain, do not fit in memory."
+            ) from error
 
     def _restore_metrics(self, lines: list[dict[str, Any]], steps: int, previous_format: HistoryFormat) -> None:
         for name, (dtype, shape) in previous_format.metrics.items():

@@ -32,6 +32,10 @@ _OTHER_PARAMS = (
     "params: got other initial parameters than the run in {} started with. They are not used: the run continues from its checkpoint "
     "of step {}."
 )
+_MORE_STEPS = (
+    "steps: got {}, but the run in {} has already taken {} steps, which is what this call returns. For fewer steps, use another "
+    "directory."
+)
 
 
 def train(plan: TrainingPlan, model: ModelState) -> FitResult:
@@ -88,6 +92,8 @@ class TrainingRun:
                 self.step, record, changes, self.run_id = restored.step, restored.record, restored.changes, restored.run_id
                 if digest != record.initial_params:
                     warnings.warn(_OTHER_PARAMS.format(plan.checkpoints.directory, self.step), stacklevel=4)
+                if self.step > plan.steps:
+                    warnings.warn(_MORE_STEPS.format(plan.steps, plan.checkpoints.directory, self.step), stacklevel=4)
                 self.last_checkpoint = restored.step
                 model, self.best_params = _copied(restored.arrays)
             elif writes_files:  # what is there is from runs that crashed before their first checkpoint

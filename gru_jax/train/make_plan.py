@@ -3,7 +3,6 @@
 import os
 from collections.abc import Callable, Mapping, Sequence
 from functools import cache
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -13,7 +12,7 @@ from jax.sharding import Mesh
 
 from gru_jax._jax.partition import differentiable, fill
 from gru_jax.train import data_parallel
-from gru_jax.train.arguments import check_callable, checked_count, checked_flag, optional_count
+from gru_jax.train.arguments import check_callable, checked_count, checked_directory, checked_flag, optional_count
 from gru_jax.train.batch_sources import ShuffledData
 from gru_jax.train.early_stopping import EarlyStopping
 from gru_jax.train.make_source import make_batch_source
@@ -64,9 +63,9 @@ def make_training_plan(
         ValueError: If an argument is out of range, or needs another argument that is missing.
     """
     signature = "loss_fn(params, batch, key, carry)" if has_carry else "loss_fn(params, batch, key)"
-    check_callable("loss_fn", loss_fn, signature)
+    check_callable("loss_fn", loss_fn, signature, arguments=4 if has_carry else 3)
     if weight_fn is not None:
-        check_callable("weight_fn", weight_fn, "weight_fn(batch) -> scalar")
+        check_callable("weight_fn", weight_fn, "weight_fn(batch) -> scalar", arguments=1)
     if mesh is not None:
         data_parallel.check_mesh(mesh)
     source = make_batch_source(data, batch_size)
@@ -124,7 +123,7 @@ def _evaluation_plan(
 ) -> EvaluationPlan | None:
     every = optional_count("evaluate_every", every)
     if eval_params is not None:
-        check_callable("eval_params", eval_params, "eval_params(opt_state, params) -> params")
+        check_callable("eval_params", eval_params, "eval_params(opt_state, params) -> params", arguments=2)
         if evaluate is None or ema is not None:
             other = "without evaluate, expected both" if evaluate is None else "with ema, expected one of them"
             raise ValueError(f"eval_params: got a function {other}.")
@@ -136,11 +135,16 @@ def _evaluation_plan(
                 f"early_stopping: got the metric {early_stopping.metric!r} without evaluate, expected a function that returns "
                 "this metric. Pass evaluate=…"
             )
+        if early_stopping.patience is not None and every is None:
+            raise ValueError(
+                f"early_stopping: got patience={early_stopping.patience} without evaluate_every, so that only the first and the last "
+                "parameters are evaluated, and training never stops early. Pass evaluate_every=…"
+            )
     if evaluate is None:
         if every is not None:
             raise ValueError(f"evaluate_every: got {every} without evaluate, expected both or neither. Pass evaluate=…")
         return None
-    check_callable("evaluate", evaluate, "evaluate(params) -> metrics")
+    check_callable("evaluate", evaluate, "evaluate(params) -> metrics", arguments=1)
     checked = _checked_evaluation(evaluate, is_ensemble=is_ensemble)
     if eval_params is not None:
         eval_params = _of_trained_leaves(eval_params, is_ensemble=is_ensemble)
@@ -199,9 +203,7 @@ def _checkpoint_plan(
                     f"{name}: got {value!r} without checkpoint_dir, expected both or neither. Pass checkpoint_dir=…"
                 )
         return None
-    if not isinstance(checkpoint_dir, str | os.PathLike):
-        raise TypeError(f"checkpoint_dir: got {type(checkpoint_dir).__name__}, expected the path of a directory.")
-    directory = Path(checkpoint_dir).absolute()
+    directory = checked_directory("checkpoint_dir", checkpoint_dir)
     found = run_config()
     return CheckpointPlan(
         directory=directory,
@@ -217,5 +219,5 @@ def _checked_callbacks(callbacks: Any) -> tuple[Callable[[CallbackInfo], Any], .
     if not isinstance(callbacks, Sequence):
         raise TypeError(f"callbacks: got {type(callbacks).__name__}, expected a sequence of functions, for example [callback].")
     for i, callback in enumerate(callbacks):
-        check_callable(f"callbacks[{i}]", callback, "callback(info)")
+        check_callable(f"callbacks[{i}]", callback, "callback(info)", arguments=1)
     return tuple(callbacks)

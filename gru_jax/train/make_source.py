@@ -1,5 +1,6 @@
 """Makes the batch source that the arguments `data` and `batch_size` describe."""
 
+import inspect
 from collections.abc import Callable
 from typing import Any
 
@@ -7,7 +8,7 @@ import jax
 import numpy as np
 
 from gru_jax._jax.jaxprs import constants_of
-from gru_jax.train.arguments import check_numbers, checked_count
+from gru_jax.train.arguments import check_callable, check_numbers, checked_count
 from gru_jax.train.batch_sources import BatchSource, GeneratedData, ShuffledData, WholeData
 from gru_jax.train.batch_streams import StreamSource, is_batch_iterable
 from gru_jax.train.epoch_order import count_examples
@@ -27,6 +28,8 @@ def make_batch_source(data: Any, batch_size: Any) -> BatchSource:
         return source
     examples = count_examples(data)
     check_numbers("data", data)
+    if examples == 0:
+        raise ValueError("data: got arrays of 0 examples, expected at least 1.")
     if batch_size is None:
         return WholeData(data)
     count = checked_count("batch_size", batch_size, least=0)
@@ -43,6 +46,8 @@ def _whole_batches(data: Any) -> tuple[BatchSource | None, str]:
     if hasattr(data, "step_indices") and hasattr(data, "batch_makers"):
         return data, "bucketed or windowed data, which has its own"
     if callable(data):
+        fix = ". Call it, to pass the batches that it yields" if inspect.isgeneratorfunction(data) else ""
+        check_callable("data", data, f"data(key) -> batch{fix}", arguments=1)
         check_pure(data)
         return GeneratedData(data), "a function, which makes whole batches"
     if is_batch_iterable(data):
@@ -57,6 +62,7 @@ def check_pure(function: Callable[[jax.Array], Any]) -> None:
     would be the same in every batch.
 
     Raises:
+        TypeError: If it returns no arrays.
         ValueError: If a constant differs between the traces.
     """
     plain = getattr(function, "__wrapped__", function) if hasattr(function, "lower") else function  # of jax.jit
@@ -65,6 +71,8 @@ def check_pure(function: Callable[[jax.Array], Any]) -> None:
         first, second = (jax.make_jaxpr(lambda key: plain(key))(jax.random.key(0)) for _ in range(2))
     except Exception:
         return  # the run raises it where it calls the function
+    if not first.out_avals:
+        raise TypeError("data: got a function that returns no arrays, expected data(key) -> batch.")
     constants = constants_of(first), constants_of(second)
     same = first.out_avals == second.out_avals and len(constants[0]) == len(constants[1])
     same = same and all(a is b or _equal(a, b) for a, b in zip(*constants, strict=True))

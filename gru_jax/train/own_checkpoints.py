@@ -9,10 +9,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from gru_jax.train import checkpoint
-from gru_jax.train.arguments import checked_count
+from gru_jax.train.arguments import checked_count, checked_directory, has_objects
 from gru_jax.train.checkpoint import Checkpoint
 from gru_jax.train.manifest import Manifest
 from gru_jax.train.run_config import as_json
+from gru_jax.train.run_directory import make_directory
 from gru_jax.train.tree_paths import differences_of_leaves, in_structure_of, named_leaves
 
 
@@ -53,8 +54,8 @@ def save_checkpoint(
 
     Raises:
         TypeError: If a leaf of `state` is not an array, or JSON cannot hold `metadata`.
-        ValueError: If `step` is negative, `max_to_keep` is below 2, or the directory contains an intact
-            checkpoint of a later step, which the save would delete.
+        ValueError: If `step` is negative, `max_to_keep` is below 2, or the directory contains a run of
+            `fit`, or an intact checkpoint of a later step, which the save would delete.
         OSError: If the checkpoint cannot be written. Earlier checkpoints are unchanged.
         ImportError: If Orbax is not installed: `pip install "gru_jax[train]"`.
 
@@ -66,9 +67,15 @@ def save_checkpoint(
         10
     """
     step, max_to_keep = checked_count("step", step, least=0), checked_count("max_to_keep", max_to_keep, least=2)
-    directory = Path(checkpoint_dir).absolute()
+    if step > checkpoint.LARGEST_STEP:
+        raise ValueError(f"step: got {step}, expected at most {checkpoint.LARGEST_STEP}.")
+    directory = checked_directory("checkpoint_dir", checkpoint_dir)
     arrays = {name: _as_array(name, leaf) for name, leaf in named_leaves(state).items()}
-    saved = Checkpoint(step, arrays, {"metadata": as_json("metadata", metadata)}, _run_id(directory, step))
+    if not arrays:
+        raise ValueError(f"state: got {type(state).__name__} without arrays, expected a pytree of arrays.")
+    values = {"metadata": as_json("metadata", metadata)}
+    make_directory(directory)
+    saved = Checkpoint(step, arrays, values, _run_id(directory, step))
     checkpoint.save(directory, saved, max_to_keep=max_to_keep)
 
 
@@ -87,8 +94,10 @@ def restore_checkpoint(checkpoint_dir: str | os.PathLike[str], like: Any) -> Res
         A `RestoredCheckpoint`, or None if the directory contains no checkpoint.
 
     Raises:
+        TypeError: If `checkpoint_dir` is not a path, or a leaf of `like` not an array.
         ValueError: If names, shapes or dtypes differ from `like`; the message lists the
             differences. Also if all checkpoints are damaged, or `fit` wrote them.
+        NotADirectoryError: If `checkpoint_dir` is something else than a directory.
         ImportError: If Orbax is not installed: `pip install "gru_jax[train]"`.
 
     Example:
@@ -96,7 +105,11 @@ def restore_checkpoint(checkpoint_dir: str | os.PathLike[str], like: Any) -> Res
         >>> print(gj.train.restore_checkpoint(tempfile.mkdtemp(), like=jnp.zeros(3)))
         None
     """
-    directory, expected = Path(checkpoint_dir).absolute(), named_leaves(like)
+    directory, expected = checked_directory("checkpoint_dir", checkpoint_dir), named_leaves(like)
+    for name, leaf in expected.items():
+        _check_leaf("like", name, leaf)
+    if directory.exists() and not directory.is_dir():
+        raise NotADirectoryError(f"checkpoint_dir: got {directory}, which is not a directory.")
 
     def check(manifest: Manifest) -> None:
         different = differences_of_leaves({spec.name: spec for spec in manifest.arrays}, expected, "in the checkpoint")
@@ -119,11 +132,15 @@ def _run_id(directory: Path, step: int) -> str:
     """Returns the id of the run in a directory, or a new one if there is none.
 
     Raises:
-        ValueError: If an intact checkpoint of a later step would be deleted.
+        ValueError: If `fit` wrote it, or an intact checkpoint of a later step would be deleted.
     """
     newest = checkpoint.newest_step_and_id(directory)
     if newest is None:
         return checkpoint.new_run_id()
+    if "run_config" in checkpoint.newest_metadata(directory):
+        raise ValueError(
+            f"checkpoint_dir: {directory} contains a run of fit, which continues its own checkpoints. Use another directory."
+        )
     if newest[0] > step:
         intact = checkpoint.load_latest(directory, wanted=lambda name: False)
         if intact is not None and intact.step > step:
@@ -135,6 +152,15 @@ def _run_id(directory: Path, step: int) -> str:
 
 
 def _as_array(name: str, leaf: Any) -> np.ndarray:
-    if not isinstance(leaf, jax.Array | np.ndarray | np.generic | bool | int | float | complex):
-        raise TypeError(f"state: got {type(leaf).__name__} at {name}, expected an array. Pass other values as metadata.")
+    _check_leaf("state", name, leaf)
     return np.asarray(leaf, getattr(leaf, "dtype", jnp.result_type(leaf)))
+
+
+def _check_leaf(argument: str, name: str, leaf: Any) -> None:
+    # a description, such as a ShapeDtypeStruct, is enough to restore
+    is_described = argument == "like" and hasattr(leaf, "shape") and hasattr(leaf, "dtype")
+    is_number = isinstance(leaf, jax.Array | np.ndarray | np.generic | bool | int | float | complex)
+    if not (is_number or is_described) or has_objects(leaf):
+        fix = " Pass other values as metadata." if argument == "state" else ""
+        where = f" at {name}" if name else ""
+        raise TypeError(f"{argument}: got {type(leaf).__name__}{where}, expected an array of numbers.{fix}")

@@ -10,7 +10,7 @@ import numpy as np
 
 from gru_jax._files import read_safetensors, write_safetensors
 from gru_jax.train import checkpoint
-from gru_jax.train.arguments import checked_flag
+from gru_jax.train.arguments import checked_flag, has_objects
 from gru_jax.train.manifest import Manifest
 from gru_jax.train.tree_paths import differences_of_leaves, in_structure_of, named_leaves
 
@@ -44,7 +44,7 @@ def save_params(path: str | os.PathLike[str], params: Any) -> None:
     """
     arrays = {}
     for name, leaf in _named(params).items():
-        if not isinstance(leaf, jax.Array | np.ndarray | np.generic | bool | int | float):
+        if not isinstance(leaf, jax.Array | np.ndarray | np.generic | bool | int | float) or has_objects(leaf):
             raise TypeError(f"params: got {type(leaf).__name__} at {name}, expected an array.")
         arrays[name] = np.asarray(leaf, getattr(leaf, "dtype", jnp.result_type(leaf)))
         if arrays[name].dtype.name not in _DTYPES:
@@ -140,6 +140,10 @@ def _of_run(directory: Path, like: Any, *, best: bool, ema: bool) -> dict[str, A
     prefix = ".best_params" if best else ".model.average.params" if ema else ".model.params"
 
     def check(manifest: Manifest) -> None:
+        if manifest.metadata.keys() == {"metadata"}:
+            raise ValueError(
+                f"path: got {directory}, which save_checkpoint wrote, expected a run of fit. Call restore_checkpoint."
+            )
         params = {spec.name.removeprefix(prefix): spec for spec in manifest.arrays if spec.name.startswith(prefix)}
         if (best or ema) and not params:
             name, option = ("best", "early_stopping") if best else ("ema", "ema")

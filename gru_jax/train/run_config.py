@@ -61,7 +61,7 @@ def digest_of(tree: Any) -> str:
 def config_changes(saved: dict[str, Any], current: dict[str, Any]) -> dict[str, str]:
     """Describes by name the settings and functions that differ from those of the saved run."""
     changes = {
-        name: f"{saved.get(name)!r} in the checkpoint, {current.get(name)!r} in this call"
+        name: f"{saved.get(name)!r:.300} in the checkpoint, {current.get(name)!r:.300} in this call"
         for name in sorted((saved.keys() | current.keys()) - {FUNCTIONS})
         if saved.get(name) != current.get(name)
     }

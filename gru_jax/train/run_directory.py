@@ -1,5 +1,6 @@
 """Saves and restores a run in its directory, which only one process may use at a time."""
 
+import operator
 import os
 from collections.abc import Callable
 from io import BufferedIOBase
@@ -12,7 +13,7 @@ import numpy as np
 from gru_jax.train import checkpoint
 from gru_jax.train.checkpoint import Checkpoint
 from gru_jax.train.early_stopping import BestEvaluation
-from gru_jax.train.history import HistoryFormat
+from gru_jax.train.history import HistoryFormat, parsed_format
 from gru_jax.train.manifest import Manifest
 from gru_jax.train.plans import CheckpointPlan
 from gru_jax.train.regular_files import open_regular
@@ -97,9 +98,9 @@ def _checked_record(plan: CheckpointPlan, manifest: Manifest, expected: dict[str
     try:
         changes = config_changes(metadata["run_config"], plan.run_config)
         record = RunRecord(
-            BestEvaluation(**metadata["best"]),
-            int(metadata["last_evaluation"]),
-            HistoryFormat(**metadata["history_format"]),
+            BestEvaluation.parsed(metadata["best"]),
+            operator.index(metadata["last_evaluation"]),
+            parsed_format(metadata["history_format"]),
             metadata["position"],
             str(metadata["initial_params"]),
         )
@@ -138,6 +139,8 @@ def make_directory(directory: Path) -> None:
         raise NotADirectoryError(
             f"checkpoint_dir: got {directory}, which is or lies in something else than a directory. Use another path."
         ) from error
+    except OSError as error:
+        raise type(error)(error.errno, f"checkpoint_dir: {str(directory)[:300]} cannot be made. ({error.strerror})") from error
 
 
 class DirectoryLock:

@@ -36,7 +36,7 @@ def differences_of_leaves(found: Mapping[str, Any], expected: Mapping[str, Any],
     found, expected = ({name: dtype_and_shape(leaf) for name, leaf in leaves.items()} for leaves in (found, expected))
     names = [name for name in dict.fromkeys([*found, *expected]) if found.get(name) != expected.get(name)]
     listed = [
-        f"{name}: {found.get(name, 'nothing')} {where}, {expected.get(name, 'nothing')} expected"
+        f"{name:.200}: {found.get(name, 'nothing')} {where}, {expected.get(name, 'nothing')} expected"
         for name in names[:_LISTED_DIFFERENCES]
     ]
     return "; ".join(listed + ["…"] * (len(names) > _LISTED_DIFFERENCES))

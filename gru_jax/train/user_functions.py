@@ -46,6 +46,19 @@ def call_loss_fn(
     return LossOutput(jnp.asarray(loss), metrics, jax.lax.stop_gradient(new_carry))
 
 
+def checked_weight(weight: Any) -> jax.Array:
+    """Returns what `weight_fn` returned as an array.
+
+    Raises:
+        TypeError: If it is not a real scalar.
+    """
+    is_array = isinstance(weight, jax.Array | np.ndarray | np.generic | bool | int | float)
+    if not is_array or jnp.shape(weight) or jnp.iscomplexobj(weight):
+        got = dtype_and_shape(weight) if is_array else type(weight).__name__
+        raise TypeError(f"weight_fn: got {got} as its result, expected a real scalar, for example batch.mask.sum().")
+    return jnp.asarray(weight)
+
+
 def checked_metrics(name: str, metrics: Any, *, reserved: tuple[str, ...]) -> dict[str, jax.Array]:
     """Returns metrics as a flat dict of arrays. A metric "b" in the dict "a" is named "a/b".
 

@@ -7,7 +7,7 @@ Prints one JSON line, whose content depends on MODE:
     compare    how much training on a mesh differs from training on one device, and the number of
                all-reduces in the compiled program. DIRECTORY is then "all", or the names of the RUNS
                to compare.
-    train      the parameters and losses of a run that is resumed once
+    train      the parameters and losses of runs that are resumed once: with rows, windows and a stream
     callback, write, kill    the step and the time of each callback. The last process raises in a
                callback, the first cannot write its second checkpoint, or the last kills itself. A
                process without a heartbeat counts as dead after 10 seconds in the mode kill.
@@ -165,10 +165,16 @@ if mode == "train":
         carried = gj.train.fit(
             windowed, PARAMS, OPTIMIZER, windows, key=KEY, steps=steps, carry=CELL.initial_state(PARAMS.cell, 4), mesh=mesh, checkpoint_dir=directory + "_windows"
         )  # fmt: skip
+    for steps in (4, STEPS):
+        streamed = gj.train.fit(
+            quiet, PARAMS, OPTIMIZER, list(stream()), key=KEY, steps=steps, mesh=mesh, checkpoint_dir=directory + "_stream",
+            save_every=2, steps_per_execution=3,
+        )  # fmt: skip
     print(
         json.dumps(
             {
                 "windows": flat(carried).tolist(),
+                "stream": flat(streamed).tolist(),
                 "params": flat(fitted).tolist(),
                 "process": process,
                 "devices": jax.device_count(),

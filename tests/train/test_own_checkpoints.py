@@ -73,10 +73,14 @@ def test_bad_input_raises(tmp_path):
     assert_raises(restore("run", {"w": jnp.ones(5, jnp.float32)}), ValueError, other)
     fit(steps=2, checkpoint_dir=tmp_path / "fit")
     assert_raises(restore("fit", init()), ValueError, "contains another state, at step 2. fit wrote it, to be resumed by fit")
+    into_fit = lambda step: lambda: gj.train.save_checkpoint(tmp_path / "fit", {"w": jnp.ones(3)}, step)
+    for step in (1, 2, 3):
+        assert_raises(into_fit(step), ValueError, "checkpoint_dir: .*fit contains a run of fit, .*Use another directory")
+    assert steps_there(tmp_path / "fit") == [2]
     save = lambda state, step, **options: lambda: gj.train.save_checkpoint(tmp_path / "no", state, step, **options)
     assert_raises(save({"w": "x"}, 1), TypeError, r"state: got str at \['w'\], expected an array")
-    assert_raises(save({}, -1), ValueError, "step: got -1, expected at least 0")
-    assert_raises(save({}, 1.5), TypeError, r"step: got 1\.5 \(float\)")
-    assert_raises(save({}, 1, max_to_keep=1), ValueError, "max_to_keep: got 1, expected at least 2")
-    assert_raises(save({}, 1, metadata=KEY), TypeError, "metadata: got .*expected values that JSON can hold")
+    assert_raises(save({"w": 1.0}, -1), ValueError, "step: got -1, expected at least 0")
+    assert_raises(save({"w": 1.0}, 1.5), TypeError, r"step: got 1\.5 \(float\)")
+    assert_raises(save({"w": 1.0}, 1, max_to_keep=1), ValueError, "max_to_keep: got 1, expected at least 2")
+    assert_raises(save({"w": 1.0}, 1, metadata=KEY), TypeError, "metadata: got .*expected values that JSON can hold")
     assert not (tmp_path / "no").exists()

@@ -136,7 +136,7 @@ def test_two_processes_train_the_same_parameters_as_one_and_resume(tmp_path):
     alone = start("train", 1, directory=tmp_path / "one")
     one, first, second = result_of(alone), *map(result_of, children)
     assert (one["devices"], first["devices"], second["devices"]) == (1, 2, 2)
-    for run in ("params", "windows"):
+    for run in ("params", "windows", "stream"):
         assert first[run] == second[run]
         np.testing.assert_allclose(first[run], one[run], rtol=1e-10, atol=1e-12)
     assert sorted(path.name[:17] for path in (tmp_path / "two").glob("step_*")) == ["step_000000000009", "step_000000000018"]

@@ -29,6 +29,10 @@ def fit(data=DATA, params=W, optimizer=None, loss_fn=loss_fn, **options):
     return gj.train.fit(loss_fn, params, optimizer or optax.sgd(0.1), data, **({"key": KEY, "steps": 2} | options))
 
 
+def batches_without_argument():
+    yield DATA
+
+
 def evaluated(value):
     return fit(evaluate=lambda params: value)
 
@@ -81,6 +85,37 @@ WRONG = {
     "no devices": (lambda: gj.train.data_mesh([]), TypeError, r"devices: got \[\], expected a list of devices"),
     "a directory by number": (lambda: fit(checkpoint_dir=3), TypeError, "checkpoint_dir: got int, expected the path"),
     "a path by number": (lambda: gj.train.load_params(3, W), TypeError, "path: got int, expected the path"),
+    "a loss of two arguments": (lambda: fit(loss_fn=lambda w, b: (w.sum(), {})), TypeError, r"loss_fn: got a function that cannot be called with 3 arguments .*expected a function loss_fn\(params, batch, key\)"),
+    "a carry that the loss does not take": (lambda: fit(carry=jnp.zeros((8, 2))), TypeError, r"loss_fn: .*with 4 arguments .*loss_fn\(params, batch, key, carry\)"),
+    "a callback of no argument": (lambda: fit(callbacks=[lambda: None]), TypeError, r"callbacks\[0\]: .*with 1 argument \("),
+    "an evaluation of two arguments": (lambda: fit(evaluate=lambda w, x: {}), TypeError, r"evaluate: .*expected a function evaluate\(params\)"),
+    "eval_params of one argument": (lambda: fit(evaluate=lambda w: {}, eval_params=lambda p: p), TypeError, "eval_params: .*with 2 arguments"),
+    "a data function of two arguments": (lambda: fit(lambda a, b: DATA), TypeError, r"data: .*with 1 argument .*data\(key\)"),
+    "a generator function": (lambda: fit(batches_without_argument), TypeError, "data: .*Call it, to pass the batches that it yields"),
+    "a data function of no arrays": (lambda: fit(lambda key: None), TypeError, "data: got a function that returns no arrays"),
+    "no examples": (lambda: fit(DATA[:0]), ValueError, "data: got arrays of 0 examples"),
+    "a weight for each number": (lambda: fit(weight_fn=lambda b: b, grad_accumulation_steps=2), TypeError, r"weight_fn: got float32\[4, 3\] as its result, expected a real scalar"),
+    "no weight": (lambda: fit(weight_fn=lambda b: None, grad_accumulation_steps=2), TypeError, "weight_fn: got NoneType as its result"),
+    "patience without evaluate_every": (lambda: fit(evaluate=lambda w: {"a": w.sum()}, early_stopping=gj.train.EarlyStopping("a", patience=2)), ValueError, "early_stopping: got patience=2 without evaluate_every"),
+    "min_delta of infinity": (lambda: gj.train.EarlyStopping("a", min_delta=float("inf")), ValueError, "min_delta: got inf, expected a finite number"),
+    "hyperparameters in a list": (lambda: gj.train.fit_ensemble(loss_fn, jnp.ones((8, 2)), optax.sgd, DATA, keys=KEYS, steps=1, hyperparameters=[0.1]), TypeError, "hyperparameters: got list, expected a dict"),
+    "hyperparameters of other names": (lambda: gj.train.fit_ensemble(loss_fn, jnp.ones((8, 2)), optax.sgd, DATA, keys=KEYS, steps=1, hyperparameters={"lr": jnp.ones(8)}), TypeError, "optimizer: got a function without the parameters lr"),
+    "labels that are text": (lambda: gj.train.bucketed(SEQUENCES, 2, labels=list("abcd")), TypeError, r"labels\[0\]: got str"),
+    "a position that is text": (lambda: gj.train.batches(DATA, 2, key=KEY).set_state("a"), TypeError, "state: got 'a', expected what get_state returned"),
+    "a position before the start": (lambda: gj.train.batches(DATA, 2, key=KEY).set_state({"step": -1}), ValueError, r"state\['step'\]: got -1"),
+    "finite text": (lambda: gj.train.all_finite({"a": "x"}), TypeError, r"tree\['a'\]: got str"),
+    "an empty path": (lambda: fit(checkpoint_dir=""), ValueError, "checkpoint_dir: got '', expected the path"),
+    "a path with a null": (lambda: fit(checkpoint_dir="a\0b"), ValueError, "checkpoint_dir: got 'a.x00b', expected the path"),
+    "a path in the home directory": (lambda: fit(checkpoint_dir="~/run"), ValueError, r"checkpoint_dir: got '~/run'.*os.path.expanduser"),
+    "a path that is too long": (lambda: fit(checkpoint_dir="/tmp/" + 5000 * "x"), OSError, "checkpoint_dir: /tmp/xx.* cannot be made"),
+    "no directory to save to": (lambda: gj.train.save_checkpoint(None, W, 1), TypeError, "checkpoint_dir: got NoneType, expected the path"),
+    "no state to save": (lambda: gj.train.save_checkpoint("x", None, 1), ValueError, "state: got NoneType without arrays"),
+    "objects to save": (lambda: gj.train.save_checkpoint("x", np.array([object()]), 1), TypeError, "state: got ndarray, expected an array of numbers"),
+    "objects as params to save": (lambda: gj.train.save_params("x", np.array([object()])), TypeError, "params: got ndarray at params"),
+    "a step beyond names": (lambda: gj.train.save_checkpoint("x", W, 10**12), ValueError, "step: got 1000000000000, expected at most 999999999999"),
+    "no directory to restore": (lambda: gj.train.restore_checkpoint(None, W), TypeError, "checkpoint_dir: got NoneType, expected the path"),
+    "a file to restore": (lambda: gj.train.restore_checkpoint(__file__, W), NotADirectoryError, "checkpoint_dir: got .*which is not a directory"),
+    "text to restore": (lambda: gj.train.restore_checkpoint("x", {"a": "x"}), TypeError, r"like: got str at \['a'\], expected an array"),
     "a path of None": (lambda: gj.train.save_params(None, W), TypeError, "path: got NoneType, expected the path"),
 }  # fmt: skip
 
@@ -103,6 +138,17 @@ def test_paths_that_are_something_else_raise(tmp_path):
 
 def drawn_by_default_rng(key):
     return jax.random.normal(key, (4,)) + np.random.default_rng().normal(size=4)
+
+
+def test_checkpoints_of_other_functions_and_of_later_steps_are_told(tmp_path):
+    gj.train.save_checkpoint(tmp_path / "own", W, 1)
+    message = "path: got .*own, which save_checkpoint wrote, expected a run of fit. Call restore_checkpoint"
+    assert_raises(lambda: gj.train.load_params(tmp_path / "own", W), ValueError, message)
+    found = gj.train.restore_checkpoint(tmp_path / "own", jax.eval_shape(lambda: W))  # a description is enough
+    np.testing.assert_array_equal(found.state, W)
+    fit(checkpoint_dir=tmp_path / "run", steps=3)
+    with pytest.warns(UserWarning, match="steps: got 2, but the run in .*run has already taken 3 steps"):
+        assert fit(checkpoint_dir=tmp_path / "run", steps=2).steps == 3
 
 
 COUNT = itertools.count()
