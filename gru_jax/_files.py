@@ -23,9 +23,10 @@ def read_safetensors(path: str | os.PathLike[str], *, extra: str) -> dict[str, n
     check_file("path", path, "a safetensors file")
     try:
         return library.load_file(path)
-    except (import_extra("safetensors", extra=extra).SafetensorError, ValueError, TypeError, KeyError) as error:
+    except (import_extra("safetensors", extra=extra).SafetensorError, ValueError, TypeError, KeyError, AttributeError) as error:
         raise ValueError(
-            f"path: got {os.fspath(path)}, expected a complete safetensors file. Download or write it again. ({error})"
+            f"path: got {os.fspath(path)}, expected a complete safetensors file with dtypes of NumPy. Download or write it again. "
+            f"({error})"
         ) from error
 
 
@@ -85,11 +86,14 @@ def write_atomically(path: str | os.PathLike[str], write: Callable[[Path], None]
 
     Raises:
         TypeError: If `path` is not a path.
+        ValueError: If `path` is empty or contains a null character.
         OSError: If the directory is missing or not writable, `path` is a directory, or the disk is
             full.
     """
     if not isinstance(path, str | os.PathLike):
         raise TypeError(f"path: got {type(path).__name__}, expected the path of a file.")
+    if not os.fspath(path) or "\0" in str(path):
+        raise ValueError(f"path: got {str(path)!r}, expected the path of a file.")
     target = Path(path)
     if target.is_dir():
         raise IsADirectoryError(f"path: got {target}, a directory, expected the path of a file.")

@@ -109,6 +109,16 @@ WRONG = {
     "a list of tensors": (lambda: gj.convert.save_safetensors("x", [XS]), TypeError, "tensors: got list, expected a mapping"),
     "no path of a model": (lambda: gj.convert.load_onnx(None), TypeError, "source: got NoneType, expected a path"),
     "reverse of a model": (lambda: gj.convert.save_onnx("x", CELL, PARAMS, reverse="False"), TypeError, "reverse: got 'False'"),
+    "a path with a null": (lambda: gj.convert.save_onnx("a\0b", CELL, PARAMS), ValueError, "path: got 'a.x00b', expected the path of a file"),
+    "an empty path": (lambda: gj.convert.save_safetensors("", {"a": XS}), ValueError, "path: got '', expected the path of a file"),
+    "a tensor that is text": (lambda: gj.convert.save_safetensors("x", {"a": "b"}), TypeError, r"tensors\['a'\]: got <U1, expected an array of numbers"),
+    "a tensor that is a key": (lambda: gj.convert.save_safetensors("x", {"a": KEY}), TypeError, r"tensors\['a'\]: got key<fry>, expected an array of numbers"),
+    "a reserved name": (lambda: gj.convert.save_safetensors("x", {"__metadata__": XS}), ValueError, "tensors: got the name '__metadata__'"),
+    "a dtype that the format does not have": (lambda: gj.convert.save_safetensors("x", {"a": np.ones(2, np.complex128)}), TypeError, "tensors: got a dtype that the format does not have.*complex128"),
+    "names that are integers": (lambda: gj.convert.from_pytorch(gj.lstm(), {0: XS}), TypeError, "state_dict: got the name 0, expected strings"),
+    "a dtype that is none": (lambda: gj.convert.from_onnx(CELL, gj.convert.to_onnx(CELL, PARAMS), dtype="x"), TypeError, "dtype: got 'x', expected float64"),
+    "a fraction of a node": (lambda: gj.convert.load_onnx("x", node=1.5), TypeError, r"node: got 1.5 \(float\), expected the name or the index"),
+    "a node that is a flag": (lambda: gj.convert.load_onnx("x", node=True), TypeError, r"node: got True \(bool\)"),
     "no path to a model": (lambda: gj.convert.save_onnx(3, CELL, PARAMS), TypeError, "path: got int, expected the path"),
 }  # fmt: skip
 

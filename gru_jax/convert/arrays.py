@@ -32,9 +32,7 @@ def to_jax_arrays(tensors: Mapping[str, Any], dtype: Any, label_of: LabelOf) -> 
         TypeError: If a value is not an array of floating-point numbers, if it is float64 while x64
             is disabled, or if the tensors have different dtypes and `dtype` is None.
     """
-    target = None if dtype is None else jnp.dtype(dtype)
-    if target is not None and target.name not in FLOATS:
-        raise TypeError(f"dtype: got {target}, expected {', '.join(FLOATS)}, or None, which keeps the tensors' own.")
+    target = None if dtype is None else _checked_dtype(dtype)
     arrays = {name: _to_jax_array(value, target, label_of(name)) for name, value in tensors.items()}
     first_of: dict[Any, str] = {}
     for name, array in arrays.items():
@@ -46,6 +44,17 @@ def to_jax_arrays(tensors: Mapping[str, Any], dtype: Any, label_of: LabelOf) -> 
             f"dtype: dtype=jnp.{expected}."
         )
     return arrays
+
+
+def _checked_dtype(dtype: Any) -> Any:
+    try:
+        found = jnp.dtype(dtype)
+    except TypeError:
+        found = None
+    if found is None or found.name not in FLOATS:
+        got = repr(dtype) if found is None else found
+        raise TypeError(f"dtype: got {got}, expected {', '.join(FLOATS)}, or None, which keeps the tensors' own.")
+    return found
 
 
 def to_numpy_arrays(tensors: Mapping[str, jax.Array]) -> dict[str, Any]:

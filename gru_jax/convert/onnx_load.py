@@ -59,7 +59,7 @@ def load_onnx(source: Any, node: str | int | None = None, *, dtype: Any = None) 
 
     Raises:
         ImportError: If onnx is not installed.
-        TypeError: If `source` is none of these.
+        TypeError: If `source` or `node` is none of these.
         FileNotFoundError: If the file does not exist.
         ValueError: If the file is truncated, a directory, a pipe, or not an ONNX model; if it has
             no such operator, or several and `node` is None; if the model computes the weights
@@ -79,6 +79,10 @@ def load_onnx(source: Any, node: str | int | None = None, *, dtype: Any = None) 
         (True, (3, 4))
     """
     onnx = import_extra("onnx")
+    if isinstance(node, bool) or not isinstance(node, str | int | None):
+        raise TypeError(
+            f"node: got {node!r:.80} ({type(node).__name__}), expected the name or the index of an operator, or None."
+        )
     try:
         return _load(onnx, source, node, dtype)
     except (TypeError, ValueError) as error:

@@ -109,6 +109,9 @@ def from_pytorch(cell: Any, state_dict: Mapping[str, Any], *, prefix: str = "", 
     tables = {position: PYTORCH.table_for(one) for position, one in single_cells(cell).items()}
     if not isinstance(state_dict, Mapping):
         raise TypeError(f"state_dict: got {type(state_dict).__name__}, expected a mapping. Pass module.state_dict().")
+    for name in state_dict:
+        if not isinstance(name, str):
+            raise TypeError(f"state_dict: got the name {name!r}, expected strings. Pass module.state_dict().")
     own = {name.removeprefix(prefix): tensor for name, tensor in state_dict.items() if name.startswith(prefix)}
     is_cell_module = "weight_ih" in own and len(tables) == 1
     suffixes = {position: "" if is_cell_module else _suffix(position) for position in tables}

@@ -4,9 +4,10 @@ import os
 from collections.abc import Mapping
 from typing import Any
 
+import jax.numpy as jnp
 import numpy as np
 
-from gru_jax._files import read_safetensors, write_safetensors
+from gru_jax._files import import_extra, read_safetensors, write_safetensors
 from gru_jax.convert.arrays import as_array
 
 
@@ -61,7 +62,9 @@ def save_safetensors(
 
     Raises:
         ImportError: If safetensors is not installed.
-        TypeError: If a name is not a string, or a value is not an array.
+        TypeError: If a name is not a string, a value is not an array of numbers, or the format does
+            not have its dtype.
+        ValueError: If a name is "__metadata__", which the format reserves.
         OSError: If the directory is missing or not writable, or the disk is full.
 
     Example:
@@ -81,5 +84,13 @@ def save_safetensors(
     for name, tensor in tensors.items():
         if not isinstance(name, str):
             raise TypeError(f"tensors[{name!r}]: got the name {name!r}, expected a string. Use {str(name)!r}.")
-        arrays[name] = as_array(tensor, f"tensors[{name!r}]")
-    write_safetensors(path, arrays, metadata, extra="convert")
+        if name == "__metadata__":
+            raise ValueError("tensors: got the name '__metadata__', which the format reserves. Pass strings as metadata.")
+        array = as_array(tensor, f"tensors[{name!r}]")
+        if not jnp.issubdtype(array.dtype, np.number) and array.dtype != bool:
+            raise TypeError(f"tensors[{name!r}]: got {array.dtype}, expected an array of numbers or booleans.")
+        arrays[name] = array
+    try:
+        write_safetensors(path, arrays, metadata, extra="convert")
+    except import_extra("safetensors").SafetensorError as error:
+        raise TypeError(f"tensors: got a dtype that the format does not have. ({error})") from error

@@ -142,7 +142,7 @@ def newest_step_and_id(directory: Path) -> tuple[int, str] | None:
 
 def newest_metadata(directory: Path) -> dict[str, Any]:
     """Returns the metadata of the newest checkpoint with an intact manifest, or nothing."""
-    for path in reversed(checkpoint_paths(directory)):
+    for path in checkpoint_paths(directory)[::-1]:
         try:
             return read_manifest(path).metadata
         except Exception:  # a damaged file may raise anything
