@@ -7,12 +7,19 @@ lines `<!-- table: NAME -->` and `<!-- end -->`. Each cell has at most one numbe
 import re
 from collections.abc import Callable
 
-from experiments.summary_tables import accuracy, derivations, gpu, overview, speed
+from experiments.summary_tables import accuracy, derivations, gpu, overview, speed, training
 from experiments.summary_tables.formatting import ROOT
 
 PAGES = tuple(
     ROOT / path
-    for path in ("README.md", "experiments/README.md", "docs/results.md", "docs/performance.md", "docs/how-to/gpu.md")
+    for path in (
+        "README.md",
+        "experiments/README.md",
+        "docs/results.md",
+        "docs/performance.md",
+        "docs/how-to/gpu.md",
+        "docs/how-to/train.md",
+    )
 )
 TABLES: dict[str, Callable[[], str]] = {
     "index": overview.index,
@@ -36,6 +43,9 @@ TABLES: dict[str, Callable[[], str]] = {
     "derivative_cost": speed.derivative_cost,
     "without_derivation": speed.without_derivation,
     "training_speed": speed.training_speed,
+    "faults": training.faults,
+    "faults_in_short": training.faults_in_short,
+    "checkpoint_cost": training.checkpoint_cost,
     "launches": gpu.launches,
     "launches_by_cell": gpu.launches_by_cell,
 }

@@ -12,7 +12,7 @@ from experiments.speed import report as speed_report
 from experiments.speed.problem import Shape
 from experiments.summary_tables.formatting import ROOT, markdown, record
 
-README, EXPERIMENTS, RESULTS, PERFORMANCE, GPU = (path.read_text("utf-8") for path in summary_tables.PAGES)
+README, EXPERIMENTS, RESULTS, PERFORMANCE, GPU, TRAIN = (path.read_text("utf-8") for path in summary_tables.PAGES)
 
 
 @pytest.mark.parametrize("path", summary_tables.PAGES, ids=lambda path: str(path.relative_to(ROOT)))
@@ -31,7 +31,7 @@ def test_files_linked_by_the_experiments_readme_exist():
 def test_every_table_stands_on_one_page():
     assert summary_tables.tables_in(README) == ["why", "main_results"]
     assert summary_tables.tables_in(EXPERIMENTS) == ["index"]
-    shown = [name for page in (RESULTS, PERFORMANCE, GPU) for name in summary_tables.tables_in(page)]
+    shown = [name for page in (RESULTS, PERFORMANCE, GPU, TRAIN) for name in summary_tables.tables_in(page)]
     assert sorted([*shown, "main_results", "why", "index"]) == sorted(summary_tables.TABLES)
 
 
@@ -41,7 +41,9 @@ def numbers_of(cell):
     return re.findall(r"(?<![\w.])\d[\d.]*(?:e-\d+)?", cell.split(" at ")[0].split(" before ")[0])
 
 
-@pytest.mark.parametrize("name", sorted(set(summary_tables.TABLES) - {"index", "why", "benchmark_growth", "thresholds"}))
+@pytest.mark.parametrize(
+    "name", sorted(set(summary_tables.TABLES) - {"index", "why", "faults_in_short", "benchmark_growth", "thresholds"})
+)
 def test_cells_have_at_most_one_number(name):
     header, _, *rows = summary_tables.TABLES[name]().splitlines()
     for row in rows:
@@ -88,6 +90,13 @@ def test_key_figures_are_those_of_the_results():
         f"| ≥ 1.4 | {after} | {larger['fastest_over_ours']['least']:.2f} |",
         f"library | ≤ 1/3 | {larger['temp_states_over_leanest_plain']:.2f} |",
     ]
+    faults, cost = result("faults")["summary"], result("checkpoint_cost")["summary"]["172 MB, after every step"]
+    assert not any(faults["files"][outcome] for outcome in ("silently wrong", "unclear error", "crash"))
+    assert not any(faults["kills"][what] for what in ("lost checkpoints", "runs that ended differently"))
+    in_train = [
+        f"- {faults['kills']['tried']} processes of {faults['kills']['runs']} runs were killed",
+        f"step, in the background | {cost['seconds per step']:.2g} | {100 * cost['in the background']['share']:.0f} % |",
+    ]
     in_results = [
         *in_readme[:2],
         f" | {result('count_ones')['summary']['equal']} |",
@@ -98,7 +107,8 @@ def test_key_figures_are_those_of_the_results():
         f"differs from `jax.grad` by {result('gradient_flow')['summary']['largest_difference_of_the_sum']:.1e}",
         f"squared error of {result('gradient_flow')['summary']['loss_of_a_guess']:.2f}",
     ]
-    for page, figures in ((README, in_readme), (PERFORMANCE, in_performance), (RESULTS, in_results)):
+    pages = ((README, in_readme), (PERFORMANCE, in_performance), (RESULTS, in_results), (TRAIN, in_train))
+    for page, figures in pages:
         for figure in figures:
             assert figure in page, figure
 

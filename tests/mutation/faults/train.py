@@ -106,7 +106,7 @@ FAULTS = {
          "else jax.random.wrap_key_data(jnp.stack([jax.random.key_data(key)] * spec.grad_accumulation_steps))",
          "train/test_fit"),
         ("microbatches count equally in spite of weight_fn",
-         "jnp.asarray(spec.weight_fn(batch))", "jnp.ones_like(spec.weight_fn(batch))", "train/test_fit"),
+         "checked_weight(spec.weight_fn(batch))", "jnp.ones_like(spec.weight_fn(batch))", "train/test_fit"),
         ("per_example_keys differ between devices as other keys do",
          "if mesh.size > 1 and not spec.per_example_keys:", "if mesh.size > 1:", "train/test_parallel"),
         ("the examples of every shard have the same keys",
