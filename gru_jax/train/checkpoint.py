@@ -54,13 +54,13 @@ def save(directory: Path, checkpoint: Checkpoint, *, max_to_keep: int) -> None:
     temporary = directory / f"{_TEMPORARY}{path.name}"
     import_orbax()
     try:
-        shutil.rmtree(temporary, ignore_errors=True)  # left by a crash; a link is neither followed nor removed
+        _remove_directory(temporary)  # left by a crash
         temporary.mkdir(parents=True)
         write_arrays(temporary / ARRAYS, checkpoint.arrays)
         write_manifest(temporary, checkpoint.step, checkpoint.arrays, checkpoint.metadata)
         publish(temporary, path)
     except Exception as error:
-        shutil.rmtree(temporary, ignore_errors=True)
+        _remove_directory(temporary)
         number = error.errno if isinstance(error, OSError) else None
         text = (
             f"checkpoint_dir: the checkpoint of step {checkpoint.step} could not be written to {directory}; earlier checkpoints are "
@@ -154,7 +154,7 @@ def publish(temporary: Path, path: Path) -> None:
     """Turns a temporary directory into the checkpoint `path`, in one rename."""
     if os.path.lexists(path):  # for example a damaged checkpoint of the same step
         aside = path.with_name(f"{_REPLACED}{path.name}")
-        shutil.rmtree(aside, ignore_errors=True)
+        _remove_directory(aside)
         os.rename(path, aside)
     os.rename(temporary, path)
     sync(path.parent)
@@ -166,12 +166,12 @@ def prune(directory: Path, newest: Checkpoint, max_to_keep: int) -> None:
     Damaged checkpoints of steps after `newest`, which the run takes again, are deleted too. Nothing
     else in the directory is touched, and no link is followed.
     """
-    of_run = [path for path in checkpoint_paths(directory) if _step_and_id(path)[1] == newest.run_id and not path.is_symlink()]
+    of_run = [path for path in checkpoint_paths(directory) if _step_and_id(path)[1] == newest.run_id and _is_directory(path)]
     kept = [path for path in of_run if _step_and_id(path)[0] <= newest.step][-max_to_keep:]
     for path in of_run:
         if path not in kept:
             temporary = path.with_name(f"{_TEMPORARY}{path.name}")
-            shutil.rmtree(temporary, ignore_errors=True)
+            _remove_directory(temporary)
             os.rename(path, temporary)
     remove_leftovers(directory, newest.run_id)
 
@@ -181,7 +181,17 @@ def remove_leftovers(directory: Path, run_id: str | None = None) -> None:
     for path in directory.glob(f"{_TEMPORARY}*"):
         found = _NAME.fullmatch(path.name.removeprefix(_REPLACED).removeprefix(_TEMPORARY))
         if found and run_id in (None, found[2]):
-            shutil.rmtree(path, ignore_errors=True)  # neither follows nor removes a link
+            _remove_directory(path)
+
+
+def _remove_directory(path: Path) -> None:
+    """Deletes a directory. Leaves anything else: a link, and a pipe, which `rmtree` would open and wait for."""
+    if _is_directory(path):
+        shutil.rmtree(path, ignore_errors=True)
+
+
+def _is_directory(path: Path) -> bool:
+    return path.is_dir() and not path.is_symlink()
 
 
 def _step_and_id(path: Path) -> tuple[int, str]:

@@ -75,6 +75,8 @@ class BestEvaluation(NamedTuple):
         Raises:
             TypeError, ValueError: If it is something else.
         """
+        if set(values) != set(cls._fields):
+            raise ValueError(f"got {', '.join(values)}, expected {', '.join(cls._fields)}")
         best = cls(**values)
         if best.value is not None:
             best = best._replace(value=float(best.value))

@@ -104,6 +104,8 @@ def _checked_record(plan: CheckpointPlan, manifest: Manifest, expected: dict[str
             metadata["position"],
             str(metadata["initial_params"]),
         )
+        if not -1 <= record.last_evaluation <= manifest.step:
+            raise ValueError(f"the last evaluation was after step {record.last_evaluation}")
     except (KeyError, TypeError, AttributeError, ValueError) as error:
         raise ValueError(
             f"{where} a checkpoint at step {manifest.step} that `fit` did not write. Use another directory."

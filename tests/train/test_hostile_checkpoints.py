@@ -190,12 +190,16 @@ def test_pruning_deletes_only_what_the_run_wrote_and_follows_no_link(tmp_path):
     for directory in users:
         directory.mkdir()
         (directory / "file").write_text("precious")
+    pipe = tmp_path / f"step_{4:012d}_{ID}"  # rmtree would open it, and wait
+    os.mkfifo(pipe)
     leftover = tmp_path / f".tmp_step_{9:012d}_{ID}"
     leftover.mkdir()
     for step in range(2, 6):
         save(tmp_path, step)
     mine = [tmp_path / f"step_{step:012d}_{ID}" for step in (4, 5)]
-    assert sorted(tmp_path.iterdir()) == sorted([other, precious, *links, *users, *mine])
+    assert sorted(tmp_path.iterdir()) == sorted(
+        [other, precious, *links, *users, *mine, pipe.with_name(f".tmp_old_{pipe.name}")]
+    )
     assert all((directory / "file").read_text() == "precious" for directory in (precious, *users))
 
 
