@@ -26,7 +26,7 @@ ELEMENTWISE = """
     square sub tan tanh xor
 """
 ELEMENTWISE_NAMES = frozenset(ELEMENTWISE.split())
-SAME_VALUE = frozenset(("pvary", "pcast", "stop_gradient", "optimization_barrier"))
+SAME_VALUE = frozenset(("pvary", "pcast", "reshard", "stop_gradient", "optimization_barrier"))
 REDUCTIONS: dict[str, tuple[Callable[[Any, Any], Any], Callable[..., Any], float]] = {
     "reduce_sum": (lax.add, jnp.sum, 0.0),
     "reduce_max": (lax.max, jnp.max, -math.inf),

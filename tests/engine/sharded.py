@@ -8,6 +8,7 @@ program has inside and outside of loops.
 import json
 import re
 import sys
+from dataclasses import replace
 from functools import partial
 from typing import NamedTuple
 
@@ -23,6 +24,7 @@ from jax.sharding import PartitionSpec as P
 
 import gru_jax as gj
 from gru_jax._engine.plan import joins_in_loop
+from gru_jax._engine.plan_kernel import Kernel
 from tests.problems import without_derivation
 
 T, B, D, H = 7, 8, 4, 5
@@ -157,6 +159,23 @@ def differences_of_steps(name):
         ]
 
 
+def difference_of_the_kernel():
+    """Runs the interpreted kernel on each device's sequences, and the scan on one device."""
+    weights, data = random_problem("gru")
+    mesh = jax.make_mesh((DEVICES,), ("batch",), axis_types=(AxisType.Auto,))
+    expected = jax.grad(partial(loss, Case("gru", True, gj.CustomVJP(loop="scan"))))(weights, data)
+    case = Case("gru", True, gj.CustomVJP(loop="fused"))
+    local = lambda weights, data: jax.lax.psum(jax.grad(partial(loss, case))(weights, data), "batch")
+    module = sys.modules["gru_jax.unroll"]
+    probe = module.probe
+    module.probe = lambda *arguments: replace(probe(*arguments), kernel=Kernel(interpret=True))
+    try:
+        mapped = jax.shard_map(local, mesh=mesh, in_specs=(P(), SPECS), out_specs=P(), check_vma=False)
+        return largest_difference(jax.jit(mapped)(weights, data), expected)
+    finally:
+        module.probe = probe
+
+
 def main():
     assert joins_in_loop(H, "cpu")
     assert not joins_in_loop(WIDE, "cpu")
@@ -169,7 +188,7 @@ def main():
         for way, program, *args in compiled_programs(value_and_grad, weights, data):
             difference = largest_difference(program(*args), expected)
             results[f"{case.label}, {way}"] = {"difference": difference, **count_all_reduces(program.as_text())}
-    print(json.dumps({"devices": jax.device_count(), "results": results, "steps": steps}))
+    print(json.dumps({"devices": jax.device_count(), "results": results, "steps": steps, "kernel": difference_of_the_kernel()}))
 
 
 if __name__ == "__main__":
