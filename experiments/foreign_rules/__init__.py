@@ -19,11 +19,14 @@ Each module has the cases of one class of rules.
     masks           masks, lengths and inputs that hide faults
     precision       half precision, callbacks and small constants
     forward_rules   custom_jvp, and functions without a rule of their own
+    structures      pytrees, integers, complex numbers, keys, and ways to attach a rule
+    control_flow    loops, branches and transformations in rules, and extreme sizes
     published       rules in published packages
 """
 
 from experiments.foreign_rules import (
     attention,
+    control_flow,
     domains,
     forward_rules,
     indexing,
@@ -34,6 +37,7 @@ from experiments.foreign_rules import (
     masks,
     precision,
     solvers,
+    structures,
 )
 from experiments.foreign_rules.case import Case
 
@@ -49,6 +53,8 @@ _MODULES = (
     masks,
     precision,
     forward_rules,
+    structures,
+    control_flow,
 )
 
 

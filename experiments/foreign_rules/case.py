@@ -24,7 +24,7 @@ class Case:
         options: Options of `verify_vjp` that its user would pass.
         reveal: Arguments at which an invisible fault shows.
         tolerance: Relative error of differences that counts as agreement.
-        exact: The exact gradients for cotangents of ones, from mpmath, in place of differences.
+        exact: The exact gradients for cotangents of ones, by a formula or mpmath, in place of differences.
     """
 
     fun: Function
@@ -62,10 +62,10 @@ def family(
         args: The arguments.
         wrong: Wrong rules by fault.
         invisible: Wrong rules that `args` hide, each with arguments that show it.
-        **options: Options of `verify_vjp`, and `tolerance`.
+        **options: Options of `verify_vjp`, and `tolerance` and `exact` of a case.
     """
-    tolerance = options.pop("tolerance", 1e-5)
-    make = lambda backward, label, reveal=None: Case(rule(primal, backward), args, label, options, reveal, tolerance)
+    tolerance, exact = options.pop("tolerance", 1e-5), options.pop("exact", None)
+    make = lambda backward, label, reveal=None: Case(rule(primal, backward), args, label, options, reveal, tolerance, exact)
     found = {name: make(backward, "right")}
     found |= {f"{name}, {fault}": make(faulty, "wrong") for fault, faulty in (wrong or {}).items()}
     return found | {f"{name}, {fault}": make(f, "invisible", shows) for fault, (f, shows) in (invisible or {}).items()}

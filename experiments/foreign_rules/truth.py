@@ -11,6 +11,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.test_util import check_grads
 
 from experiments.foreign_rules.case import Case
 
@@ -23,7 +24,8 @@ def rule_is_right(case: Case, args: tuple[Any, ...]) -> bool:
     """Returns whether the gradient by the rule is that of the values, at `args`.
 
     It must be so in float64. In the dtype of the arguments, the gradient must have that dtype, and
-    be right to three digits, or one in half precision.
+    be right to three digits, or one in half precision. A function whose values differ between the
+    two, such as random numbers that are drawn in the dtype, is judged in float64 only.
     """
     given = _Problem(case, args)
     with jax.enable_x64(True):
@@ -33,33 +35,59 @@ def rule_is_right(case: Case, args: tuple[Any, ...]) -> bool:
         except Exception:
             wide = given  # the function accepts its own dtype only
         exact = wide.gradient()
-        is_right = wide.is_right(exact)
+        is_right, values = wide.is_right(exact), wide.values()
     rough = given.gradient()
     digits = max(3 * max(float(jnp.finfo(x.dtype).eps) for x in given.xs) ** 0.5, case.tolerance)
-    near = all(
+    near = _are_near(rough, exact, digits) or not _are_near(given.values(), values, digits)
+    return is_right and near and all(a.dtype == x.dtype for a, x in zip(rough, given.xs, strict=True))
+
+
+def _are_near(rough: Sequence[np.ndarray], exact: Sequence[np.ndarray], digits: float) -> bool:
+    return all(
         np.abs(np.asarray(a, np.float64) - b)[np.isfinite(b)].max(initial=0)
         <= digits * max(1.0, np.abs(b[np.isfinite(b)]).max(initial=0))
         for a, b in zip(rough, exact, strict=True)
     )
-    return is_right and near and all(a.dtype == x.dtype for a, x in zip(rough, given.xs, strict=True))
+
+
+def by_check_grads(case: Case) -> str:
+    """Returns whether `jax.test_util.check_grads` accepts the rule in float64, at its defaults.
+
+    "accepted", "rejected", or "raised" if it cannot judge the rule.
+    """
+    with jax.enable_x64(True):
+        problem = _Problem(case, jax.tree.map(_widened, case.args))
+        try:
+            check_grads(problem.fun, (problem.xs,), order=1, modes=["rev"])
+        except AssertionError:
+            return "rejected"
+        except Exception:
+            return "raised"
+    return "accepted"
 
 
 class _Problem:
-    """The function of a case as one of its differentiable leaves, with random cotangents."""
+    """The function of a case, as one of its differentiable leaves with complex ones as pairs, and random cotangents."""
 
     def __init__(self, case: Case, args: tuple[Any, ...]) -> None:
         leaves, structure = jax.tree.flatten(args)
         self.case, wrt = case, [i for i, leaf in enumerate(leaves) if _is_floating(leaf) and _is_chosen(case, args, i)]
-        self.xs = [jnp.asarray(leaves[i]) for i in wrt]
+        self.xs = [_as_real(jnp.asarray(leaves[i])) for i in wrt]
+        is_complex = [jnp.iscomplexobj(leaves[i]) for i in wrt]
         kwargs = case.options.get("kwargs", {})
-        self.fun = jax.jit(lambda xs: _floating(case.fun(*jax.tree.unflatten(structure, _put(leaves, wrt, xs)), **kwargs)))
+
+        def plain(xs):
+            given = [jax.lax.complex(x[..., 0], x[..., 1]) if z else x for x, z in zip(xs, is_complex, strict=True)]
+            return _floating(case.fun(*jax.tree.unflatten(structure, _put(leaves, wrt, given)), **kwargs))
+
+        self.plain, self.fun = plain, jax.jit(plain)
         rng = np.random.default_rng(0)
         shapes = [y.shape for y in jax.eval_shape(self.fun, self.xs)]
         self.us = [np.ones(shape) if case.exact else rng.standard_normal(shape) for shape in shapes]
 
     def gradient(self) -> list[np.ndarray]:
         """Returns the gradient by the rule."""
-        ys, pullback = jax.vjp(self.fun, self.xs)
+        ys, pullback = jax.vjp(self.plain, self.xs)  # some rules run without jit only
         return list(map(np.asarray, pullback([jnp.asarray(u, y.dtype) for u, y in zip(self.us, ys, strict=True)])[0]))
 
     def is_right(self, bars: list[np.ndarray]) -> bool:
@@ -67,7 +95,7 @@ class _Problem:
         if self.case.exact is not None:
             expected = self.case.exact(*[np.asarray(x, np.float64) for x in self.xs])
             return all(np.allclose(a, b, rtol=self.case.tolerance, atol=0) for a, b in zip(bars, expected, strict=True))
-        here, rng = self._values(self.xs), np.random.default_rng(1)
+        here, rng = self.values(), np.random.default_rng(1)
         kinks = [np.zeros(bar.shape, bool) for bar in bars]
         for k, bar in enumerate(bars):
             x = np.asarray(self.xs[k], np.float64)
@@ -107,28 +135,27 @@ class _Problem:
 
     def _slope(self, direction: list[np.ndarray], h: float, here: list[np.ndarray]) -> float:
         moved = [x + jnp.asarray(h * v, x.dtype) for x, v in zip(self.xs, direction, strict=True)]
-        ys = self._values(moved)
+        ys = self.values(moved)
         with np.errstate(invalid="ignore"):
             return (
                 sum(float(np.sum(np.where(y == y0, 0, u * (y - y0)))) for u, y, y0 in zip(self.us, ys, here, strict=True)) / h
             )
 
-    def _values(self, xs: Sequence[Any]) -> list[np.ndarray]:
-        return [np.asarray(y, np.float64) for y in self.fun(xs)]
+    def values(self, xs: Sequence[Any] | None = None) -> list[np.ndarray]:
+        """Returns the outputs at `xs`, by default at the arguments."""
+        return [np.asarray(y, np.float64) for y in self.fun(self.xs if xs is None else xs)]
 
 
 def _widened(leaf: Any) -> Any:
-    return (
-        np.asarray(leaf, np.float64)
-        if isinstance(leaf, np.ndarray | np.generic | jax.Array | float) and _is_floating(leaf)
-        else leaf
-    )
+    if not _is_floating(leaf):
+        return leaf
+    return np.asarray(leaf, np.complex128 if jnp.iscomplexobj(leaf) else np.float64)
 
 
 def _is_floating(leaf: Any) -> bool:
     if isinstance(leaf, float):
         return True
-    return isinstance(leaf, np.ndarray | jax.Array | np.generic) and bool(jnp.issubdtype(leaf.dtype, jnp.floating))
+    return isinstance(leaf, np.ndarray | jax.Array | np.generic) and bool(jnp.issubdtype(leaf.dtype, jnp.inexact))
 
 
 def _is_chosen(case: Case, args: tuple[Any, ...], leaf: int) -> bool:
@@ -145,4 +172,9 @@ def _put(leaves: Sequence[Any], places: Sequence[int], values: Sequence[Any]) ->
 
 
 def _floating(outputs: Any) -> list[Any]:
-    return [y for y in jax.tree.leaves(outputs) if jnp.issubdtype(y.dtype, jnp.inexact)]
+    return [_as_real(y) for y in jax.tree.leaves(outputs) if jnp.issubdtype(y.dtype, jnp.inexact)]
+
+
+def _as_real(x: Any) -> Any:
+    """Returns a complex array as pairs of real numbers on a last axis."""
+    return jnp.stack([x.real, x.imag], -1) if jnp.iscomplexobj(x) else x

@@ -23,16 +23,18 @@ def lost_in_own_rounding(
     expected: Arrays,
     cotangents: Arrays,
     leaves: Arrays,
+    rtol: float | None = None,
 ) -> tuple[str, ...]:
-    """Returns the names of wrong leaves in which the rule's own rounding explains every error.
+    """Returns the names of the leaves of `wrong` in which the rule's own rounding explains every error.
 
-    Nothing decides about such a leaf: neither is the rule wrong there, nor is it right.
+    Relative errors up to `rtol` need no explanation. It defaults to the tolerance of each leaf.
     """
     tolerances, names = verification.tolerances, verification.function.leaf_names
     if not wrong or tolerances.eps <= verification.precisions.comparison.eps:
         return ()
     noise = verification.noise_of_rule.of_gradients(cotangents, leaves)
-    allowed = [np.fmax(own, rtol * s) for own, rtol, s in zip(noise, tolerances.of_leaves, leaf_scales(expected), strict=True)]
+    rtols = tolerances.of_leaves if rtol is None else [rtol] * len(names)
+    allowed = [np.fmax(own, r * scale) for own, r, scale in zip(noise, rtols, leaf_scales(expected), strict=True)]
     found = {difference.leaf for difference in wrong}
     return tuple(
         name

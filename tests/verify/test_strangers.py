@@ -18,14 +18,8 @@ def by_default(names):
     return [pytest.param(name, marks=() if name in chosen else pytest.mark.slow) for name in names]
 
 
-# A right rule that is rejected at large inputs, where bfloat16 has no digit of 1 − tanh² left.
-OPEN = "precision: a layer in float32 with a backward pass in bfloat16"
-
-
 @pytest.mark.parametrize("name", by_default(CASES))
-def test_a_rule_is_judged_rightly(name, request):
-    if name == OPEN:
-        request.applymarker(pytest.mark.xfail(strict=True, reason="not judged rightly yet"))
+def test_a_rule_is_judged_rightly(name):
     case = CASES[name]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # NumPy warns outside the domain of a callback

@@ -5,6 +5,7 @@ import numpy as np
 from gru_jax.verify.comparison import Difference, compare_leaves, decided, largest_magnitude, ulp_histogram
 from gru_jax.verify.evaluation import CachedEvaluation
 from gru_jax.verify.function import Arrays
+from gru_jax.verify.own_rounding import lost_in_own_rounding
 from gru_jax.verify.report import FAIL, NOT_CHECKED, PASS, Check, pass_or_fail
 from gru_jax.verify.tolerances import rounding_tolerance
 from gru_jax.verify.verification import Verification
@@ -59,7 +60,8 @@ def gradient(verification: Verification) -> Check:
     judged = verification.judgements
     found = [difference for judgement in judged.values() for difference in judgement.wrong]
     undecided = {name for judgement in judged.values() for name in (*judgement.undecided, *judgement.unreliable)}
-    undecided |= {*_without_finite_entry(verification), *_within_a_coarse_tolerance(verification)}
+    coarse = _within_a_coarse_tolerance(verification)
+    undecided |= {*_without_finite_entry(verification), *(name for name, error in coarse.items() if error >= COARSE)}
     wrong = {difference.leaf for difference in found}
     first = verification.cotangents
     histogram = ulp_histogram(verification.rule(first).gradients, verification.autodiff(first).gradients)
@@ -73,6 +75,11 @@ def gradient(verification: Verification) -> Check:
     if undecided:
         text += f"; not decided for {', '.join(name for name in names if name in undecided)}"
     notes = tuple(dict.fromkeys(note for judgement in judged.values() for note in judgement.notes))
+    notes += tuple(
+        f"{name} agrees to {error:.0e} only: the rule computes in a lower precision, whose rounding explains it"
+        for name, error in coarse.items()
+        if name not in undecided | wrong
+    )
     return Check(
         "gradient",
         FAIL if found else NOT_CHECKED if undecided else PASS,
@@ -87,27 +94,31 @@ def gradient(verification: Verification) -> Check:
     )
 
 
-def _within_a_coarse_tolerance(verification: Verification) -> list[str]:
+def _within_a_coarse_tolerance(verification: Verification) -> dict[str, float]:
     """Returns the leaves that differ, within a tolerance so coarse that agreement is no evidence.
 
-    A function that casts to eight bits has such a tolerance.
+    A function that casts to eight bits has such a tolerance. Their largest relative errors are
+    returned too, infinite if the rounding of the rule itself does not explain them.
     """
     tolerances, precision = verification.tolerances, verification.precisions.comparison
     if tolerances.rounding < COARSE:
-        return []
+        return {}
     exact = rounding_tolerance(tolerances.longest_sum, precision.eps)
-    found = dict.fromkeys(
-        difference.leaf
-        for us in verification.random_cotangents.values()
-        for difference in compare_leaves(
+    found: dict[str, float] = {}
+    for us in verification.random_cotangents.values():
+        got, expected = verification.rule(us).gradients, verification.autodiff(us).gradients
+        differences = compare_leaves(
             verification.function.leaf_names,
-            verification.rule(us).gradients,
-            verification.autodiff(us).gradients,
+            got,
+            expected,
             condition="",
             relative_tolerance=[max(exact, rtol) for rtol in tolerances.rtols],
         )
-    )
-    return list(found)
+        explained = lost_in_own_rounding(verification, differences, got, expected, us, verification.leaves, exact)
+        for difference in differences:
+            error = difference.error if difference.leaf in explained else np.inf
+            found[difference.leaf] = max(error, found.get(difference.leaf, 0.0))
+    return found
 
 
 def _without_finite_entry(verification: Verification) -> list[str]:
