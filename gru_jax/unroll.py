@@ -199,7 +199,8 @@ def _compiled(
     if reset_state is not None:
         time_axis = 0 if time_major else batch_rank
         reset_state = validate_cell.broadcast_reset_state(reset_state, start, steps, time_axis=time_axis)
-    params, h0, reset_state = vary_like((params, start, reset_state), params, xs, h0, reset_state, lengths, mask, resets)
+    inexact = (params, xs, start, reset_state)
+    params, xs, h0, reset_state = vary_like(inexact, *inexact, lengths, mask, resets, key)
     reset_state = shard_state_like(cell, reset_state, xs, batch_rank + has_time_axis(reset_state, h0))
     h0 = shard_state_like(cell, h0, xs, batch_rank)
     sequence = Sequence(xs, h0, reset_state, step_flags(mask, lengths, resets, steps), keys_of_sequence(key))

@@ -29,6 +29,7 @@ from gru_jax.layers.bidirectional import Merge
 
 _GRU = {"kernel": "-W_z W_r W_h", "recurrent_kernel": "-U_z U_r U_h"}
 _SIMPLE = {"kernel": "W", "recurrent_kernel": "U", "bias": "b"}
+_GRUS = (gru(), gru(reset_after=True))
 _NAMES = tuple(_SIMPLE)  # the order of get_weights() for every layer
 KERAS = Library(
     "Keras",
@@ -88,7 +89,8 @@ def from_keras(cell: Any, weights: Sequence[Any], *, reset_after: bool | None = 
         TypeError: If Keras has no such cell (for example peepholes), or if the arrays have mixed or
             non-floating dtypes.
         ValueError: If the number of arrays or a shape is wrong, if the bias or `reset_after`
-            belongs to the other form of the GRU, or if there is neither.
+            belongs to the other form of the GRU, if there is neither, or if `reset_after` is given
+            for a cell without a GRU.
 
     Example:
         >>> import numpy as np
@@ -101,6 +103,10 @@ def from_keras(cell: Any, weights: Sequence[Any], *, reset_after: bool | None = 
     check_composition(cell, KERAS.name, get_args(Merge))
     cells = single_cells(cell)
     tables = {position: KERAS.table_for(one) for position, one in cells.items()}
+    if reset_after is not None and not any(plain_form(one) in _GRUS for one in cells.values()):
+        raise ValueError(
+            f"reset_after: got {reset_after!r} for {cell.name}, expected None: only a GRU has this form. Leave it out."
+        )
     if not isinstance(weights, list | tuple):
         raise TypeError(f"weights: got {type(weights).__name__}, expected a list of arrays. Pass layer.get_weights().")
     if len(weights) not in (2 * len(cells), 3 * len(cells)):
@@ -157,7 +163,7 @@ def to_keras(cell: Any, params: Any) -> list[Any]:
 def _check_form(cell: Any, bias: Any, reset_after: bool | None, label_of: LabelOf) -> None:
     """Raises if the weights of a GRU belong to the other form of the GRU, or may belong to either."""
     form = plain_form(cell)
-    if form not in (gru(), gru(reset_after=True)):
+    if form not in _GRUS:
         return
     expected = form == gru(reset_after=True)  # if so, Keras has two rows of biases
     other = "gj.gru(reset_after=True)" if not expected else "gj.gru()"

@@ -13,7 +13,6 @@ from gru_jax.heads.losses import half_squared_error as half_squared_error
 from gru_jax.heads.losses import sigmoid_binary_cross_entropy as sigmoid_binary_cross_entropy
 from gru_jax.heads.losses import softmax_cross_entropy as softmax_cross_entropy
 from gru_jax.heads.losses import squared_error as squared_error
-from gru_jax.heads.read_out import Activation as Activation
 from gru_jax.heads.read_out import DenseParams as DenseParams
 from gru_jax.heads.read_out import dense as dense
 from gru_jax.heads.read_out import init_dense as init_dense

@@ -14,7 +14,7 @@ from gru_jax._jax.export import serializable
 from gru_jax._jax.keys import check_key
 from gru_jax._jax.precision import at_least_float32
 
-Activation = Literal["identity", "sigmoid", "tanh", "relu", "softmax"]
+ReadOutActivation = Literal["identity", "sigmoid", "tanh", "relu", "softmax"]
 
 _ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
     "identity": lambda a: a,
@@ -99,7 +99,9 @@ def _drawn(name: str, initializer: Any, key: jax.Array, shape: tuple[int, ...], 
     return drawn
 
 
-def dense(params: DenseParams, hs: Float[Array, "*t_b H"], activation: Activation = "identity") -> Float[Array, "*t_b K"]:
+def dense(
+    params: DenseParams, hs: Float[Array, "*t_b H"], activation: ReadOutActivation = "identity"
+) -> Float[Array, "*t_b K"]:
     """Computes the read-out ŷ = g₂(h V + b_y), at one time step or at all of them.
 
     Each step is independent of the others. With the cotangent ȳ_pre of h V + b_y, the gradients are
@@ -126,8 +128,10 @@ def dense(params: DenseParams, hs: Float[Array, "*t_b H"], activation: Activatio
         >>> gj.heads.dense(params, hs, "softmax").shape
         (20, 4, 3)
     """
-    if activation not in get_args(Activation):
-        raise ValueError(f"activation: got {activation!r}, expected one of {', '.join(map(repr, get_args(Activation)))}.")
+    if activation not in get_args(ReadOutActivation):
+        raise ValueError(
+            f"activation: got {activation!r}, expected one of {', '.join(map(repr, get_args(ReadOutActivation)))}."
+        )
     if not (hasattr(params, "V") and hasattr(params, "b_y")):
         raise TypeError(f"params: got {type(params).__name__}, expected DenseParams, from gj.heads.init_dense.")
     if not hasattr(hs, "shape"):

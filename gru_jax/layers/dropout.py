@@ -143,10 +143,10 @@ def variational_dropout(cell: Cell, *, inputs: Any = 0.0, state: float = 0.0, pe
         ValueError: If a probability is not in [0, 1).
     """
     check_single_cell(cell, "the dropout")
-    p_x, p_h = check_rates("inputs", inputs), check_rate("state", state)
+    p_x, p_h, per_gate = check_rates("inputs", inputs), check_rate("state", state), check_flag("per_gate", per_gate)
     if not any_rate(p_x) and not p_h:
         return cell
-    if check_flag("per_gate", per_gate):
+    if per_gate:
         return _with_masks_of_each_gate(cell, p_x, p_h)
     dropped = replace(
         cell,

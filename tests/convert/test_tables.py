@@ -182,6 +182,7 @@ BAD_INPUT = {
     "a replaced cell": (convert.from_pytorch, replace(AFTER, output=jnp.negative), {}, TypeError, r"got a cell made by replace of gru\(reset_after=True\), which PyTorch cannot"),
     "Keras' GRU of either form": (convert.from_keras, gj.gru(), convert.to_keras(gj.gru(), random_params(gj.gru(), bias=False)), ValueError, r"reset_after: got None for a GRU without biases.*must be False for gru\(\)"),
     "Keras' other form": (partial(convert.from_keras, reset_after=True), gj.gru(), convert.to_keras(gj.gru(), random_params(gj.gru(), bias=False)), ValueError, r"reset_after: got True, expected False for gru\(\).*Use gj\.gru\(reset_after=True\)"),
+    "Keras' form of a GRU for an LSTM": (partial(convert.from_keras, reset_after=True), gj.lstm(), convert.to_keras(gj.lstm(), random_params(gj.lstm())), ValueError, r"reset_after: got True for lstm\(.*\), expected None: only a GRU"),
     "a projection in Keras": (convert.from_keras, PROJECTED, [], TypeError, "proj_size=2., which Keras cannot represent.*Its LSTM has no projection. Use gj.lstm"),
     "a projection in ONNX": (convert.from_onnx, PROJECTED, {}, TypeError, "proj_size=2., which ONNX cannot represent.*Its LSTM has no projection"),
     "PyTorch's names": (convert.from_pytorch, gj.gru(), {}, TypeError, r"gj\.lstm\(peephole=False, proj_size=…\)"),

@@ -176,10 +176,31 @@ def difference_of_the_kernel():
         module.probe = probe
 
 
+def difference_of_replicated_inputs(name):
+    """Runs a model of its own on each device over the same inputs, whose gradient is then a sum over the devices."""
+    cell = CELLS[name]
+    (params, _), data = random_problem(name)
+    scale = jnp.linspace(0.5, 1.5, DEVICES)
+
+    def own_loss(scale, xs, h0):
+        h_last, ys = gj.unroll(cell, jax.tree.map(lambda leaf: scale * leaf, params), xs, h0)
+        return jnp.sum(ys**2) + sum(jnp.sum(leaf**2) for leaf in jax.tree.leaves(h_last))
+
+    mesh = jax.make_mesh((DEVICES,), ("model",), axis_types=(AxisType.Auto,))
+    gradients = jax.grad(own_loss, (0, 1, 2))
+    mapped = jax.shard_map(
+        lambda scales, xs, h0: gradients(scales[0], xs, h0)[1:], mesh=mesh, in_specs=(P("model"), P(), P()), out_specs=P()
+    )
+    h0 = jax.tree.map(lambda leaf: leaf + 0.5, cell.initial_state(params, B))
+    in_turn = [gradients(one, data["xs"], h0)[1:] for one in scale]
+    return largest_difference(jax.jit(mapped)(scale, data["xs"], h0), jax.tree.map(lambda *leaves: sum(leaves), *in_turn))
+
+
 def main():
     assert joins_in_loop(H, "cpu")
     assert not joins_in_loop(WIDE, "cpu")
     steps = {name: differences_of_steps(name) for name in ("elman", "gru", "lstm")}
+    replicated = {name: difference_of_replicated_inputs(name) for name in ("gru", "gru without derivation", "lstm", "stack")}
     results = {}
     for case in CASES:
         weights, data = random_problem(case.cell)
@@ -188,7 +209,8 @@ def main():
         for way, program, *args in compiled_programs(value_and_grad, weights, data):
             difference = largest_difference(program(*args), expected)
             results[f"{case.label}, {way}"] = {"difference": difference, **count_all_reduces(program.as_text())}
-    print(json.dumps({"devices": jax.device_count(), "results": results, "steps": steps, "kernel": difference_of_the_kernel()}))
+    report = {"devices": jax.device_count(), "results": results, "steps": steps, "replicated": replicated}
+    print(json.dumps(report | {"kernel": difference_of_the_kernel()}))
 
 
 if __name__ == "__main__":

@@ -35,6 +35,7 @@ def test_every_sharding_gives_the_results_of_one_device_and_reduces_outside_the_
             assert result["outside"] >= 1, case
     assert all(difference < 1e-13 for steps in report["steps"].values() for difference in steps)
     assert report["kernel"] < 1e-13
+    assert all(difference < 1e-13 for difference in report["replicated"].values()), report["replicated"]
     # shows that the counter can find all-reduces in loops, and that the long case has blocks
     assert results["gru, Autodiff, lengths and resets, Auto mesh"]["in_loops"] > 0
     assert results["gru, long, CustomVJP, lengths and resets, Auto mesh"]["in_loops"] > 0

@@ -114,6 +114,7 @@ BAD = {
     "a custom cell that checks its params": (lambda: gj.variational_dropout(replace(OWN, check_params=lambda params: D), state=0.1, per_gate=True), TypeError, "cell: got own with per_gate=True"),
     "noise inside": (lambda: gj.variational_dropout(gj.zoneout(gj.gru(), 0.1), state=0.1, per_gate=True), TypeError, "cell: got zoneout"),
     "a rate for each array": (lambda: gj.variational_dropout(gj.gru(), inputs=(0.1, 0.2), per_gate=True), TypeError, "inputs: got"),
+    "a number, without dropout": (lambda: gj.variational_dropout(gj.gru(), per_gate="no"), TypeError, "per_gate: got 'no', expected True or False"),
     "a number": (lambda: gj.variational_dropout(gj.gru(), state=0.1, per_gate=1), TypeError, "per_gate: got 1, expected True or False"),
 }  # fmt: skip
 
