@@ -29,7 +29,7 @@ from typing import Any
 from experiments.benchmark import LARGER, RESET_AFTER
 from experiments.common import Options, Outcome, main
 from experiments.gpu.compile_process import compiled_rows
-from experiments.gpu.target import MATMULS, TARGETS
+from experiments.gpu.target import MATMULS, TARGETS, require_compiler
 from experiments.speed.peers import PEERS
 from experiments.speed.problem import CELLS
 from experiments.summary_tables.formatting import record
@@ -100,11 +100,7 @@ def summarize(rows: list[dict[str, Any]]) -> dict[str, Any]:
 
 def run(options: ProgramOptions) -> Outcome:
     """Compiles all cases, with both kinds of matmuls at the same time."""
-    if find_spec("jax_plugins") is None or find_spec("jax_plugins.xla_cuda13") is None:
-        raise SystemExit(
-            "gpu_program: got no jax-cuda13-plugin, expected the packages that compile for a GPU; no GPU is needed. "
-            "Run pip install 'gru_jax[gpu-compile]' in an environment of its own: JAX looks for a GPU wherever the plugin is."
-        )
+    require_compiler("gpu_program")
     cases = cases_of(options)
     with ThreadPoolExecutor(len(MATMULS)) as pool:
         found = pool.map(lambda matmuls: compiled_rows(options.target, matmuls, cases), MATMULS)

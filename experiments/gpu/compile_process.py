@@ -34,6 +34,7 @@ def candidates(problem: Any, names: Sequence[str], flags: bool) -> dict[str, Any
     padded = {"lengths": jnp.arange(B) % T + 1, "resets": jnp.zeros((T, B), bool)} if flags else {}
     options: dict[str, Any] = {"ours": {}, "autodiff": {"derivative": gj.Autodiff()}}
     options |= {f"ours, {kind}": {"derivative": gj.CustomVJP(residuals=kind)} for kind in ("states", "gates")}
+    options["ours, fused"] = {"derivative": gj.CustomVJP(loop="fused")}
     found = {name: ours(problem, **padded, **own) for name, own in options.items()}
     found |= {name: maker(problem) for name, maker in peers_of(problem.cell, names).items()}
     return {name: found[name] for name in names}

@@ -5,6 +5,7 @@ Import it only in a process that has not used a device yet, with the environment
 
 import tempfile
 from collections.abc import Callable
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -16,6 +17,15 @@ ENVIRONMENT = {"JAX_SKIP_CUDA_CONSTRAINTS_CHECK": "1", "JAX_PLATFORMS": ""}
 MATMULS = {"Triton": {}, "cublasLt": {"xla_gpu_enable_triton_gemm": False}}
 
 
+def require_compiler(experiment: str) -> None:
+    """Exits with the command that installs what compiles for a GPU, where it is missing."""
+    if find_spec("jax_plugins") is None or find_spec("jax_plugins.xla_cuda13") is None:
+        raise SystemExit(
+            f"{experiment}: got no jax-cuda13-plugin, expected the packages that compile for a GPU; no GPU is needed. "
+            "Run pip install 'gru_jax[gpu-compile]' in an environment of its own: JAX looks for a GPU wherever the plugin is."
+        )
+
+
 class Compiled(NamedTuple):
     """A program compiled for a target.
 
@@ -23,11 +33,13 @@ class Compiled(NamedTuple):
         text: The optimised program.
         thunks: The sequence of its launches.
         temp_bytes: Its memory for temporaries.
+        ptx: The assembly of its kernels, in files.
     """
 
     text: str
     thunks: str
     temp_bytes: int
+    ptx: tuple[str, ...] = ()
 
 
 class Target:
@@ -56,4 +68,5 @@ class Target:
             after_passes = [path for name, path in files.items() if "thunk_sequence_after" in name]
             thunks = after_passes or [path for name, path in files.items() if "thunk_sequence" in name]
             text, memory = compiled.as_text(), compiled.memory_analysis()
-            return Compiled(text or "", thunks[0].read_text("utf-8"), memory.temp_size_in_bytes)
+            ptx = tuple(path.read_text("utf-8") for name, path in sorted(files.items()) if name.endswith(".ptx"))
+            return Compiled(text or "", thunks[0].read_text("utf-8"), memory.temp_size_in_bytes, ptx)

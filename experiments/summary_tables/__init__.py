@@ -48,6 +48,10 @@ TABLES: dict[str, Callable[[], str]] = {
     "checkpoint_cost": training.checkpoint_cost,
     "launches": gpu.launches,
     "launches_by_cell": gpu.launches_by_cell,
+    "fused_launches": gpu.fused_launches,
+    "fused_kernels": gpu.fused_kernels,
+    "fused_precision": gpu.fused_precision,
+    "fused_chunks": gpu.fused_chunks,
 }
 _BLOCK = re.compile(r"(<!-- table: (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
 

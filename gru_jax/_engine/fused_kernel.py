@@ -121,8 +121,8 @@ def run_kernel(
     num_fixed, num_carry = len(per_sequence), len(carry)
     fixed, state = slots_of("sequence", jaxpr.invars[:num_fixed]), slots_of("sequence", jaxpr.outvars[:num_carry])
     at_t, results = slots_of("time", jaxpr.invars[num_fixed + num_carry :]), slots_of("time", jaxpr.outvars[num_carry:])
-    is_weight = weights_of(jaxpr)
-    constants = [slots_of("weight" if var in is_weight else "constant", [var])[0] for var in jaxpr.constvars]
+    copies = weights_of(jaxpr)
+    constants = [slots_of("weight" if var in copies else "constant", [var])[0] for var in jaxpr.constvars]
     operands, out = [*constants, *fixed, *state, *at_t], [*state, *results]
     for slot in (*operands, *out):
         if slot.dtype not in DTYPES and not (kernel.interpret and slot.dtype == "float64"):
@@ -131,7 +131,11 @@ def run_kernel(
         raise Unsupported("booleans in its state, or among what it saves")
     weights = [slot for slot in constants if slot.kind == "weight"]
     units = max((size for slot in weights for size in slot.shape), default=1)
-    held = sum(math.prod(slot.padded_shape(steps, batch)) * slot.dtype.itemsize for slot in weights)
+    held = sum(
+        copies[var] * math.prod(slot.padded_shape(steps, batch)) * slot.dtype.itemsize
+        for var, slot in zip(jaxpr.constvars, constants, strict=True)
+        if slot.kind == "weight"
+    )
     resident = held + kernel.for_operands(units) <= kernel.shared_memory
 
     def body(*refs: Any) -> None:
@@ -173,13 +177,20 @@ def run_kernel(
     return [slot.unpad(leaf, batch) for slot, leaf in zip(out, found, strict=True)]
 
 
-def weights_of(jaxpr: Any) -> set[Any]:
-    """The constants that are matrices, and only ever the right operand of a product."""
-    products: set[Any] = set()
+def weights_of(jaxpr: Any) -> dict[Any, int]:
+    """The constants that are matrices, and only ever the right operand of a product.
+
+    Each with how often the shared memory holds it: once for each of its axes that products sum over.
+    """
+    summed: dict[Any, set[tuple[int, ...]]] = {}
     otherwise = {var for var in jaxpr.outvars if not isinstance(var, JaxprLiteral)}
     for equation in jaxpr.eqns:
         for position, var in enumerate(equation.invars):
-            if not isinstance(var, JaxprLiteral):
-                is_product = equation.primitive.name == "dot_general" and position == 1 and var.aval.ndim == 2
-                (products if is_product else otherwise).add(var)
-    return products - otherwise
+            if isinstance(var, JaxprLiteral):
+                continue
+            if equation.primitive.name == "dot_general" and position == 1 and var.aval.ndim == 2:
+                (_, axes), _ = equation.params["dimension_numbers"]
+                summed.setdefault(var, set()).add(tuple(axes))
+            else:
+                otherwise.add(var)
+    return {var: len(axes) for var, axes in summed.items() if var not in otherwise}

@@ -14,6 +14,7 @@ from jax import export
 from jax.sharding import PartitionSpec as P
 
 import gru_jax as gj
+from gru_jax._engine.fused_kernel import weights_of
 from gru_jax._engine.plan import Device, Shapes, make_plan
 from gru_jax._engine.plan_kernel import Kernel
 from tests.conditions import ALL_THREE, LENGTHS, MASK, RESETS, random_reset_state
@@ -191,6 +192,19 @@ def test_what_the_kernel_lacks_is_named_with_the_way_out(gates, message, interpr
     gj.unroll(cell, p.params, p.xs, derivative=gj.CustomVJP(loop="scan"))
     with pytest.raises(ValueError, match=rf'got CustomVJP\(loop="fused"\) for a cell .*{message}[\s\S]*loop="scan"'):
         gj.unroll(cell, p.params, p.xs, derivative=FUSED)
+
+
+def test_a_matrix_needs_shared_memory_once_for_each_axis_that_is_summed_over():
+    """As in the backward pass of a cell without a derivation, which also evaluates its gates again."""
+
+    def step(h, weights):
+        U, V = weights
+        forward = jax.lax.dot_general(h, U, (((1,), (0,)), ((), ())))
+        return jax.lax.dot_general(forward, U, (((1,), (1,)), ((), ()))) + h @ V + h @ V
+
+    jaxpr = jax.make_jaxpr(step)(jnp.ones((16, 3)), [jnp.ones((3, 3))] * 2).jaxpr
+    _, U, V = jaxpr.invars
+    assert weights_of(jaxpr) == {U: 2, V: 1}
 
 
 def test_other_devices_and_symbolic_sizes_are_refused():
