@@ -42,4 +42,13 @@ def checkpoint_cost() -> str:
             cost = found[way]
             step = f"{found['seconds per step']:.2g}"
             rows.append((f"{case}, {way}", step, percent(0)(cost["share"]), fixed(2)(cost["seconds per save"])))
-    return markdown(("state, cadence and way", "seconds per step", "share of the time", "seconds per checkpoint"), rows)
+    load = record("checkpoint_cost")["results"]["load"][-1]  # the mean over 15 minutes
+    return markdown(
+        (
+            f"state, cadence and way (load of the machine: {load:.0f})",
+            "seconds per step",
+            "share of the time",
+            "seconds per checkpoint",
+        ),
+        rows,
+    )
