@@ -47,9 +47,7 @@ def test_the_examples_of_a_batch_and_the_models_of_an_ensemble_have_their_own_no
     assert (both.history["draws"][:, 0] != alone.history["draws"]).all()
 
 
-@pytest.mark.parametrize(
-    "batch", [lambda key: (XS, jnp.ones(())), lambda key: (XS, XS[:5]), lambda key: {}], ids=["scalar", "lengths", "none"]
-)
+@pytest.mark.parametrize("batch", [lambda key: (XS, jnp.ones(())), lambda key: (XS, XS[:5])], ids=["scalar", "lengths"])
 def test_a_batch_whose_arrays_do_not_share_their_examples_raises(batch):
     run = lambda: gj.train.fit(loss_fn, jnp.ones(3), optax.sgd(0.1), batch, key=KEY, steps=1, per_example_keys=True)
     assert_raises(
