@@ -1,13 +1,11 @@
 """Rules of other people, right and wrong, with their truth.
 
-    python -m experiments.foreign_rules                       judges every case
-    python -m experiments.foreign_rules --only "published: optax"
-
-Each module has the cases of one class of rules.
+`python -m experiments.strangers` judges them. Each module has the cases of one class of rules.
 
     case            what a case is, and rules made from formulas
     truth           the truth of a case by differences in float64
     verdicts        whether a report judges a case rightly
+    workers         judges cases in processes of their own
     kinks           relu, maximum, L1 and others, with data at their kinks
     domains         positive, sorted, unit-norm and positive definite arguments
     losses          softmax, cross-entropy, normalisations and activations

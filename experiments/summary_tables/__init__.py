@@ -33,6 +33,8 @@ TABLES: dict[str, Callable[[], str]] = {
     "tutorials": derivations.tutorials,
     "derivations": derivations.derivations,
     "checkers": derivations.checkers,
+    "strangers": derivations.strangers,
+    "strangers_by_class": derivations.strangers_by_class,
     "flow": derivations.flow,
     "flow_cost": derivations.flow_cost,
     "benchmark": speed.benchmark,

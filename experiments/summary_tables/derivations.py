@@ -137,3 +137,54 @@ def flow_cost() -> str:
         for row in record("gradient_flow")["results"]["cost"]
     ]
     return markdown(("T", "all terms", "norms only"), rows)
+
+
+def strangers() -> str:
+    """Tabulates how `gj.verify_vjp` and `check_grads` judge the rules of other people."""
+    found = summary("strangers")
+    rows = [
+        ("right rules", NONE, str(found["right"])),
+        ("rejected by `gj.verify_vjp`", "0", str(found["right rejected"])),
+        ("neither accepted nor rejected by `gj.verify_vjp`", "0", str(found["right undecided"])),
+        ("rejected by `check_grads` in float64", NONE, str(found["right_rejected_by_check_grads"])),
+        ("wrong rules whose fault shows", NONE, str(found["wrong"])),
+        ("accepted by `gj.verify_vjp`", "0", str(found["wrong accepted"])),
+        ("neither accepted nor rejected by `gj.verify_vjp`", NONE, str(found["wrong undecided"])),
+        ("accepted by `check_grads` in float64", NONE, str(found["wrong_accepted_by_check_grads"])),
+        ("wrong rules that the inputs hide", NONE, str(found["invisible"])),
+        ("accepted by `gj.verify_vjp` without a word about the inputs", "0", str(found["unannounced"])),
+        ("CPU seconds for a rule, all checks, at the median", "≤ 10", f"{found['median_seconds']:.1f}"),
+        ("CPU seconds for a rule, all checks, at most", NONE, f"{found['largest_seconds']:.1f}"),
+    ]
+    return markdown(("", "expected", "result"), rows)
+
+
+def strangers_by_class() -> str:
+    """Tabulates the judgements of `gj.verify_vjp` by class of rules."""
+    columns = (
+        "right",
+        "right rejected",
+        "right undecided",
+        "wrong",
+        "wrong accepted",
+        "wrong undecided",
+        "invisible",
+        "unannounced",
+    )
+    rows = [
+        (kind.replace("_", " "), *(str(found[column]) for column in columns), f"{found['median_seconds']:.1f}")
+        for kind, found in record("strangers")["results"]["by_class"].items()
+    ]
+    header = (
+        "class",
+        "right",
+        "rejected",
+        "undecided",
+        "wrong",
+        "accepted",
+        "undecided",
+        "hidden",
+        "unannounced",
+        "CPU seconds",
+    )
+    return markdown(header, rows)

@@ -45,7 +45,7 @@ def _mean(values: list[float]) -> float:
 
 def _gradients() -> list[Row]:
     """Returns the rows on the correctness of gradients and of checkers."""
-    digits, checkers = summary("digits"), summary("gradient_checkers")
+    digits, checkers, strangers = summary("digits"), summary("gradient_checkers"), summary("strangers")
     accepted = checkers["missed"]["ordinary"]
     passes = f"{checkers['wrong']} wrong GRU backward passes"
     return [
@@ -56,6 +56,16 @@ def _gradients() -> list[Row]:
         ),
         (f"of {passes}, accepted by `check_grads` in float64", NONE, str(accepted["check_grads, float64"])),
         (f"of {passes}, accepted by `gj.verify_vjp`", "0", str(accepted["gj.verify_vjp"])),
+        (
+            f"of {strangers['right']} right rules of other people, rejected by `gj.verify_vjp`",
+            "0",
+            str(strangers["right rejected"]),
+        ),
+        (
+            f"of {strangers['wrong']} wrong rules of other people, accepted by `gj.verify_vjp`",
+            "0",
+            str(strangers["wrong accepted"]),
+        ),
     ]
 
 

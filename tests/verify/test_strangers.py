@@ -1,4 +1,4 @@
-"""Rules of other people are judged rightly. `python -m experiments.foreign_rules` also judges published ones."""
+"""Rules of other people are judged rightly. `python -m experiments.strangers` also judges published ones."""
 
 import warnings
 
@@ -29,7 +29,7 @@ def test_a_rule_is_judged_rightly(name):
     assert len(str(report).splitlines()) <= 15
 
 
-@pytest.mark.parametrize("name", by_default(CASES))
+@pytest.mark.parametrize("name", list(CASES)[::EVERY])  # the committed run of `experiments.strangers` has all
 def test_the_truth_of_a_case_is_what_its_label_says(name):
     assert truth_of(CASES[name]) in ("confirmed", "by intention")
 
