@@ -126,9 +126,9 @@ CASES |= family(
 CASES |= family(
     "scalars",
     lambda a, b: a * jnp.exp(b),
-    lambda args, y, u: (u * jnp.exp(args[1]), u * y),
-    (np.float32(1.3), 0.7),
-    {"swapped": lambda args, y, u: (u * y, u * jnp.exp(args[1]))},
+    lambda args, y, u: (u * jnp.exp(args[1]), (u * y).astype(jnp.result_type(args[1]))),
+    (np.float32(1.3), 0.7),  # with x64 on, 0.7 has float64
+    {"swapped": lambda args, y, u: (u * y, (u * jnp.exp(args[1])).astype(jnp.result_type(args[1])))},
 )
 CASES |= family(
     "an integer output",
