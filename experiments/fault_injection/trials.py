@@ -113,9 +113,10 @@ def _results(kind: str, seed: int, quick: bool, first: int) -> Iterator[Ended]:
                 path = Path(directory) / str(number)
                 path.mkdir()
                 try:
-                    yield trial.run(path)
+                    ended = trial.run(path)
                 except Exception as error:
-                    yield Ended(UNCLEAR, f"{type(error).__name__}: {str(error)[:300]} {traceback.format_exc()[-300:]}")
+                    ended = Ended(UNCLEAR, f"{type(error).__name__}: {str(error)[:300]} {traceback.format_exc()[-300:]}")
+                yield ended._replace(text=ended.text.replace(str(path), "…"))
 
 
 if __name__ == "__main__":

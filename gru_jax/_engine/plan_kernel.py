@@ -11,7 +11,7 @@ import jax
 
 FUSED_TILE = 16  # sequences per program of the kernel: the fewest rows that a matmul takes
 FUSED_CHUNK = 64  # most units per chunk of its arrays: with 32 or 128 of them, 256 units in float32 spill more
-LEAST_UNITS = 16  # least units per chunk: a matmul takes no fewer
+LEAST_UNITS = 16  # fewest units per chunk: a matmul takes no fewer
 SHARED_MEMORY = {"H100": 232_448, "H200": 232_448, "A100": 166_912}  # bytes per block of threads, of devices that are not here
 LEAST_SHARED_MEMORY = 101_376  # bytes that a block of threads may share on any NVIDIA GPU since 2020
 
@@ -24,7 +24,7 @@ class Kernel:
         shared_memory: Bytes that a block of threads may share on this device.
         interpret: Whether JAX interprets the kernel, which shows on any device what it computes.
         chunk: Most units per chunk of its arrays.
-        warps: The warps that share the work of a tile. None stands for those of `fused_warps`.
+        warps: How many warps share the work of a tile. If None, `fused_warps` decides.
     """
 
     shared_memory: int = 232_448

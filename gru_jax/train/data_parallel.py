@@ -67,10 +67,10 @@ def check_divisible(mesh: Mesh, name: str, tree: Any, axis: int = 0) -> None:
 
 
 def replicate(mesh: Mesh | None, tree: Any) -> Any:
-    """Copies `tree` to every device of the mesh, or to the default device if there is no mesh.
+    """Copies `tree` to every device of the mesh. Without a mesh, copies it to the default device.
 
     Raises:
-        ValueError: If it differs between processes.
+        ValueError: If `tree` differs between processes.
     """
     return jax.tree.map(jax.numpy.asarray, tree) if mesh is None else _place(NamedSharding(mesh, P()), tree)
 

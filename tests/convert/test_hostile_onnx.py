@@ -9,6 +9,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 import gru_jax as gj
+from experiments.fault_injection.onnx_files import nested
 
 
 def tensor(name, dims, data_type=TensorProto.FLOAT, **data):
@@ -23,22 +24,6 @@ def model(*, W=None, R=None, name="", nodes=(), inputs=("xs", "W", "R"), **attri
     initializers = [W or zeros("W", (1, 3, 4)), R or zeros("R", (1, 3, 1))]
     operator = helper.make_node("GRU", list(inputs), ["ys"], name=name, **attributes)
     return helper.make_model(helper.make_graph([*nodes, operator], "graph", [], [], initializers))
-
-
-def nested(depth):
-    """Returns the bytes of a model whose nodes have graphs in graphs."""
-
-    def field(number, content):
-        return varint(number << 3 | 2) + varint(len(content)) + content
-
-    def varint(value):
-        low, high = value & 127, value >> 7
-        return bytes([low | 128]) + varint(high) if high else bytes([low])
-
-    graph = b""
-    for _ in range(depth):  # graph.node.attribute.g
-        graph = field(1, field(5, field(6, graph)))
-    return field(7, graph)
 
 
 LONG = "W" * 2_000_000
