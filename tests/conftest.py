@@ -11,9 +11,12 @@
   which the workers of pytest-xdist and the processes that tests start share. From time to time a
   process clears the programs in memory. Each of them takes about ten memory mappings, and a process
   that exceeds Linux's limit of 65,530 mappings crashes.
+- Python looks for unreachable cycles less often, because each search visits the many objects that
+  JAX keeps.
 """
 
 import atexit
+import gc
 import os
 import shutil
 import tempfile
@@ -22,6 +25,8 @@ from pathlib import Path
 
 import jax
 import pytest
+
+gc.set_threshold(50_000, 50, 100)
 
 optimized = os.environ.get("GRU_JAX_TESTS_OPTIMIZED", "0") != "0"
 jax.config.update("jax_disable_most_optimizations", not optimized)

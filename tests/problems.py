@@ -51,14 +51,13 @@ GATED = ("gru", "gru_reset_after", "lstm", "lstm_peephole")
 
 every_cell = pytest.mark.parametrize("cell", CELLS.values(), ids=CELLS.keys())
 # Cells whose derivatives have code of their own; the other activations and the plain LSTM share it.
-# What the engine does, whatever the cell, is tested by default with a state of one array and with a
-# pair, and with the others in the slow tests.
 DISTINCT = ("linear_rnn", "elman_tanh", "gru", "gru_reset_after", "lstm_peephole")
-ONE_ARRAY_AND_A_PAIR = ("gru", "lstm_peephole")
 distinct_cells = pytest.mark.parametrize("cell", [pytest.param(CELLS[name], id=name) for name in DISTINCT])
-main_cells = pytest.mark.parametrize(
+# What the engine does, whatever the cell, is tested by default with a state that is a pair, and with
+# the others in the slow tests.
+pair_by_default = pytest.mark.parametrize(
     "cell",
-    [pytest.param(CELLS[name], id=name, marks=() if name in ONE_ARRAY_AND_A_PAIR else pytest.mark.slow) for name in DISTINCT],
+    [pytest.param(CELLS[name], id=name, marks=() if name == "lstm_peephole" else pytest.mark.slow) for name in DISTINCT],
 )
 
 

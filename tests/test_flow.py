@@ -18,9 +18,10 @@ from tests.problems import (
     T,
     assert_close,
     assert_raises,
-    main_cells,
+    compiled,
     normal,
     on_host,
+    pair_by_default,
     problem,
     scan_of_step,
     without_derivation,
@@ -54,8 +55,8 @@ def expected_terms(cell):
     return on_host(jax.jit(jax.jacrev(losses))(shared))
 
 
-@main_cells
-@pytest.mark.parametrize("derived", [True, False], ids=["derived", "local"])
+@pair_by_default
+@pytest.mark.parametrize("derived", [True, pytest.param(False, marks=pytest.mark.slow)], ids=["derived", "local"])
 def test_every_term_is_the_derivative_of_one_loss_with_respect_to_the_parameters_at_one_step(cell, derived):
     p, expected = problem(cell), expected_terms(cell)
     tested = cell if derived else without_derivation(cell)
@@ -68,7 +69,7 @@ def test_every_term_is_the_derivative_of_one_loss_with_respect_to_the_parameters
     assert_close(norms, jax.tree.map(frobenius, expected))
 
 
-@pytest.mark.parametrize("batch", [(B,), pytest.param((), marks=pytest.mark.slow), (2, B)])
+@pytest.mark.parametrize("batch", [*(pytest.param(batch, marks=pytest.mark.slow) for batch in ((B,), ())), (2, B)])
 def test_per_example_terms_are_the_terms_of_each_example_alone(batch):
     cell = gj.gru()
     p = problem(cell, batch=batch)
@@ -88,7 +89,7 @@ def test_per_example_terms_are_the_terms_of_each_example_alone(batch):
     assert_close(jax.tree.map(lambda leaf: leaf[(slice(None), slice(None), *one)], split), alone)
 
 
-@main_cells
+@pair_by_default
 def test_the_sensitivity_to_a_state_is_the_norm_of_the_gradient_at_that_state(cell):
     p = problem(cell)
 
@@ -149,8 +150,8 @@ def valid_steps(steps, conditions):
     return (np.arange(steps)[:, None] < conditions["lengths"]) & conditions["mask"]
 
 
-@main_cells
-@pytest.mark.parametrize("derived", [True, False], ids=["derived", "local"])
+@pair_by_default
+@pytest.mark.parametrize("derived", [True, pytest.param(False, marks=pytest.mark.slow)], ids=["derived", "local"])
 def test_jacobians_are_the_transposes_of_those_of_jax(cell, derived):
     p = problem(cell)
     tested = cell if derived else without_derivation(cell)
@@ -224,14 +225,21 @@ def test_norms_are_right_for_very_large_and_small_values_and_keep_nonfinite_ones
 
 def test_the_norm_matches_numpy_and_keeps_infinity_and_nan():
     x = normal(0, 3, 4, 5)
-    for axis in (None, 0, (1, 2)):
-        flat = np.sqrt((np.asarray(x, float) ** 2).sum(axis))
-        np.testing.assert_allclose(gj.flow.norm(x, axis), flat, rtol=1e-5)
-    small = x.astype(jnp.float32)
-    np.testing.assert_allclose(gj.flow.norm(1e-30 * small), 1e-30 * gj.flow.norm(small), rtol=1e-5)
-    assert gj.flow.norm(jnp.array([1.0, jnp.inf])) == jnp.inf
-    assert jnp.isnan(gj.flow.norm(jnp.array([1.0, jnp.nan])))
-    assert gj.flow.norm(jnp.zeros((2, 0)), 1).tolist() == [0.0, 0.0]
+    single = np.asarray(x, np.float32)
+    axes = (None, 0, (1, 2))
+
+    def results(x, single, tiny):
+        special = [gj.flow.norm(jnp.array([1.0, value])) for value in (jnp.inf, jnp.nan)]
+        scaled = gj.flow.norm(single), gj.flow.norm(tiny)
+        return [gj.flow.norm(x, axis) for axis in axes], scaled, special, gj.flow.norm(jnp.zeros((2, 0)), 1)
+
+    norms, (of_single, of_tiny), (infinite, nan), empty = compiled(results, x, single, np.float32(1e-30) * single)
+    for axis, norm in zip(axes, norms, strict=True):
+        np.testing.assert_allclose(norm, np.sqrt((np.asarray(x, float) ** 2).sum(axis)), rtol=1e-5)
+    np.testing.assert_allclose(of_tiny, 1e-30 * of_single, rtol=1e-5)
+    assert infinite == np.inf
+    assert np.isnan(nan)
+    assert empty.tolist() == [0.0, 0.0]
 
 
 @pytest.mark.parametrize("derived", [True, pytest.param(False, marks=pytest.mark.slow)], ids=["derived", "local"])

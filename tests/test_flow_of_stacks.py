@@ -100,7 +100,8 @@ def norm(leaf):
     return np.sqrt((leaf**2).sum(tuple(range(2, leaf.ndim))))
 
 
-@pytest.mark.parametrize("conditional", [pytest.param(False, marks=pytest.mark.slow), True], ids=["plain", "all three"])
+@pytest.mark.slow
+@pytest.mark.parametrize("conditional", [False, True], ids=["plain", "all three"])
 def test_every_term_of_a_stack_is_the_derivative_of_one_loss_by_the_params_at_one_step(drawn, conditional):
     params, xs, h0 = drawn
     conditions = ALL_THREE | {"reset_state": jax.tree.map(lambda leaf: leaf[::-1], h0)} if conditional else {}
@@ -113,6 +114,7 @@ def test_every_term_of_a_stack_is_the_derivative_of_one_loss_by_the_params_at_on
     assert_close(norms, jax.tree.map(norm, expected))
 
 
+@pytest.mark.slow
 def test_the_sensitivity_to_each_layer_is_the_norm_of_the_gradient_at_its_state(drawn):
     params, xs, h0 = drawn
     zeros = jax.tree.map(lambda leaf: np.zeros((T, *leaf.shape), FLOAT), h0)

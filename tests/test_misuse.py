@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import gru_jax as gj
-from tests.problems import assert_raises
+from tests.problems import assert_raises, compiled
 
 KEY = jax.random.key(0)
 KEYS = jax.random.split(KEY, 3)
@@ -144,12 +144,20 @@ def test_flow_of_no_steps_and_in_half_precision():
     half = jax.tree.map(lambda leaf: leaf.astype(jnp.bfloat16), PARAMS)
     xs = np.random.default_rng(0).normal(size=(5, 2, 3)).astype(np.float32)
     single = jax.tree.map(lambda leaf: leaf.astype(jnp.float32), half)
-    for function in (gj.flow.jacobian_norms, gj.flow.lyapunov_exponents):
-        rounded = jnp.asarray(xs, jnp.bfloat16)
-        found, expected = function(CELL, half, rounded), function(CELL, single, rounded.astype(jnp.float32))
+    measures = gj.flow.jacobian_norms, gj.flow.lyapunov_exponents
+
+    def results(half, single, xs):
+        rounded = xs.astype(jnp.bfloat16)
+        in_both = [(f(CELL, half, rounded), f(CELL, single, rounded.astype(jnp.float32))) for f in measures]
+        of_no_steps = [f(CELL, PARAMS, xs[:0]) for f in measures]
+        of_loss = [f(CELL, PARAMS, xs[:0], lambda t, y: y.sum()) for f in (gj.flow.contributions, gj.flow.state_sensitivity)]
+        return in_both, of_no_steps, of_loss
+
+    in_both, (norms, exponents), (terms, sensitivity) = compiled(results, half, single, xs)
+    for found, expected in in_both:
         assert found.dtype == jnp.float32
         np.testing.assert_allclose(found, expected, atol=0.1)
-    assert gj.flow.jacobian_norms(CELL, PARAMS, xs[:0]).shape == (0, 2)
-    assert np.isnan(gj.flow.lyapunov_exponents(CELL, PARAMS, xs[:0])).all()
-    assert gj.flow.contributions(CELL, PARAMS, xs[:0], lambda t, y: y.sum()).W_z.shape == (0, 0, 3, 4)
-    assert gj.flow.state_sensitivity(CELL, PARAMS, xs[:0], lambda t, y: y.sum()).shape == (0, 0, 2)
+    assert norms.shape == (0, 2)
+    assert np.isnan(exponents).all()
+    assert terms.W_z.shape == (0, 0, 3, 4)
+    assert sensitivity.shape == (0, 0, 2)

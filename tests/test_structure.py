@@ -8,6 +8,7 @@ import re
 import subprocess
 import sys
 import tomllib
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -43,17 +44,25 @@ MAY_IMPORT["__init__"] = set(MAY_IMPORT) - {"_engine", "_files", "_jax"}
 CORE_DEPENDENCIES = {"jax", "jaxlib", "jaxtyping", "numpy", "optax"}
 
 
+@cache
+def parsed(path):
+    return ast.parse(path.read_text("utf-8"))
+
+
+@cache
 def imported(path):
-    """Yields the name and the statement of every import of a file, including those in functions."""
-    for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+    """Returns the name and the statement of every import of a file, including those in functions."""
+    found = []
+    for node in ast.walk(parsed(path)):
         if isinstance(node, ast.Import):
-            yield from ((alias.name, node) for alias in node.names)
+            found += [(alias.name, node) for alias in node.names]
         elif isinstance(node, ast.ImportFrom):
             assert node.level == 0, f"{path}: relative import"
             if node.module == "gru_jax":
-                yield from ((f"gru_jax.{alias.name}", node) for alias in node.names)
+                found += [(f"gru_jax.{alias.name}", node) for alias in node.names]
             else:
-                yield node.module, node
+                found.append((node.module, node))
+    return found
 
 
 def part_of(path):
@@ -87,7 +96,7 @@ def test_no_test_module_imports_another():
 def test_there_is_no_import_cycle():
     imports = {}
     for path in FILES:
-        tree = ast.parse(path.read_text("utf-8"))
+        tree = parsed(path)
         module = ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
         statements = [node for node in tree.body if isinstance(node, ast.ImportFrom) and node.module.startswith("gru_jax")]
         names = (f"{node.module}.{alias.name}" for node in statements for alias in node.names)
@@ -97,11 +106,11 @@ def test_there_is_no_import_cycle():
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(ROOT)))
 def test_optional_dependencies_are_imported_inside_functions(path):
-    tree = ast.parse(path.read_text("utf-8"))
+    allowed = CORE_DEPENDENCIES | {"gru_jax"} | sys.stdlib_module_names
     for name, node in imported(path):
         top = name.split(".")[0]
-        if top not in CORE_DEPENDENCIES | {"gru_jax"} | sys.stdlib_module_names:
-            assert node.lineno not in {n.lineno for n in tree.body}, f"{path} imports {top} at its top"
+        if top not in allowed:
+            assert node.lineno not in {n.lineno for n in parsed(path).body}, f"{path} imports {top} at its top"
 
 
 def test_importing_the_package_imports_no_optional_dependency():
@@ -164,7 +173,7 @@ def test_every_public_name_has_a_docstring(name):
 @pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(ROOT)))
 def test_every_file_has_a_docstring_and_at_most_300_lines(path):
     text = path.read_text("utf-8")
-    assert ast.get_docstring(ast.parse(text))
+    assert ast.get_docstring(parsed(path))
     assert len(text.splitlines()) <= 300
     assert not re.search(r"^\s*(import pickle|from pickle)|allow_pickle=True|\beval\(", text, re.MULTILINE)
 

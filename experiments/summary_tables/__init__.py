@@ -7,7 +7,7 @@ lines `<!-- table: NAME -->` and `<!-- end -->`. Each cell has at most one numbe
 import re
 from collections.abc import Callable
 
-from experiments.summary_tables import accuracy, derivations, gpu, overview, speed, training
+from experiments.summary_tables import accuracy, derivations, gpu, overview, planted_faults, speed, training
 from experiments.summary_tables.formatting import ROOT
 
 PAGES = tuple(
@@ -19,6 +19,7 @@ PAGES = tuple(
         "docs/performance.md",
         "docs/how-to/gpu.md",
         "docs/how-to/train.md",
+        "tests/README.md",
     )
 )
 TABLES: dict[str, Callable[[], str]] = {
@@ -48,6 +49,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "faults": training.faults,
     "faults_in_short": training.faults_in_short,
     "checkpoint_cost": training.checkpoint_cost,
+    "planted_faults": planted_faults.planted_faults,
     "launches": gpu.launches,
     "launches_by_cell": gpu.launches_by_cell,
     "fused_launches": gpu.fused_launches,

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import gru_jax as gj
-from tests.problems import CELLS, D, H, distinct_cells, every_cell
+from tests.problems import CELLS, D, H, compiled, distinct_cells, every_cell
 
 KEY = jax.random.key(0)
 
@@ -65,15 +65,18 @@ def test_symmetric_uniform_draws_from_the_interval_of_chung_et_al():
 
 
 def test_chrono_spreads_memory_times_from_two_steps_to_the_longest():
-    gru = gj.gru().init(KEY, D, 2000, recurrent_init=jax.nn.initializers.zeros)
-    forget = 1 / (1 + np.exp(np.asarray(gj.initializers.chrono(KEY, gru, 101).b_z, np.float64)))  # 1 − z
+    def results(key):
+        gru = gj.gru().init(key, D, 2000, recurrent_init=jax.nn.initializers.zeros)
+        lstm = gj.lstm().init(key, D, 20, recurrent_init=jax.nn.initializers.glorot_uniform())
+        return gj.initializers.chrono(key, gru, 101), lstm, gj.initializers.chrono(key, lstm, 101)
+
+    gru, lstm, timed = compiled(results, KEY)
+    forget = 1 / (1 + np.exp(np.asarray(gru.b_z, np.float64)))  # 1 − z
     memory = 1 / (1 - forget)  # in steps; 1 + U(1, 100)
     assert 2 <= memory.min() < 3
     assert 99 < memory.max() <= 101.5
     assert abs(memory.mean() - 51.5) < 2
 
-    lstm = gj.lstm().init(KEY, D, 20)
-    timed = gj.initializers.chrono(KEY, lstm, 101)
     assert (timed.b_f == -timed.b_i).all()
     assert (timed.b_f >= 0).all()
     assert timed._replace(b_f=lstm.b_f, b_i=lstm.b_i) is not timed

@@ -4,6 +4,8 @@ tests/cells/test_cell_functions.py tests each function of its derivation, and
 tests/convert/test_pytorch.py compares with PyTorch.
 """
 
+from functools import partial
+
 import jax
 import numpy as np
 import pytest
@@ -19,9 +21,12 @@ from tests.problems import (
     assert_close,
     assert_every_mode_equals_autodiff,
     assert_raises,
+    compiled,
     problem,
+    small_like,
 )
 
+KEY = jax.random.key(0)
 P = 2
 projected = pytest.mark.parametrize(("name", "size"), [("lstm_projected", 2), ("lstm_peephole_projected", 3)])
 
@@ -50,14 +55,16 @@ FUNCTIONS = {
 def test_values_equal_a_numpy_loop(name, size, needs_x64):
     for seed in SEEDS:
         p = problem(PROJECTED[name], seed, bias=seed != 1)
-        (h, c), ys = gj.unroll(PROJECTED[name], p.params, p.xs, p.h0)
+        (h, c), ys = compiled(partial(gj.unroll, PROJECTED[name]), *p[:3])
         assert h.shape == (B, size)
         assert c.shape == (B, H)
         expected = numpy_loop(p.params, p.xs, np.asarray(p.h0.h), np.asarray(p.h0.c), *FUNCTIONS[name])
         assert_close(((h, c), ys), expected)
 
 
-@projected
+@pytest.mark.parametrize(
+    ("name", "size"), [pytest.param("lstm_projected", 2, marks=pytest.mark.slow), ("lstm_peephole_projected", 3)]
+)
 @pytest.mark.derivative
 def test_derivatives_in_every_mode_equal_autodiff_of_the_plain_scan(name, size):
     assert_every_mode_equals_autodiff(PROJECTED[name], **ALL_THREE)
@@ -66,13 +73,17 @@ def test_derivatives_in_every_mode_equal_autodiff_of_the_plain_scan(name, size):
 def test_it_works_in_stacks_in_both_directions_and_under_wrappers():
     cell = gj.lstm(proj_size=P)
     both = gj.stack([gj.bidirectional(cell), gj.zoneout(cell, 0.1), gj.variational_dropout(cell, state=0.2)])
-    params = both.init(jax.random.key(0), D, H)
+    params = small_like(0, jax.eval_shape(lambda key: both.init(key, D, H), KEY))
+    h_last, ys = compiled(partial(gj.unroll, both, key=KEY), params, problem(cell).xs.astype(np.float32))
     assert params[1].W_i.shape == (2 * P, H)
     assert params[2].U_f.shape == (P, H)
-    h_last, ys = gj.unroll(both, params, problem(cell).xs.astype(np.float32), key=jax.random.key(1))
     assert ys.shape[-1] == P == both.output_size(params)
     assert h_last[1].c.shape == (B, H)
-    np.testing.assert_allclose(params[0].forward.R.T @ params[0].forward.R, np.eye(P), atol=1e-5)
+
+
+def test_the_projection_starts_with_orthonormal_columns():
+    R = np.asarray(gj.lstm(proj_size=P).init(KEY, D, H).R)
+    np.testing.assert_allclose(R.T @ R, np.eye(P), atol=1e-5)
 
 
 BAD = {

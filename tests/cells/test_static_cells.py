@@ -14,7 +14,7 @@ import pytest
 
 import gru_jax as gj
 from gru_jax.cells import LSTMState
-from tests.problems import CELLS, B, D, H, T, assert_close
+from tests.problems import CELLS, B, D, H, T, assert_close, normal, small_like
 
 ROOT = Path(__file__).parents[2]
 LAYERS = {
@@ -60,6 +60,7 @@ def test_different_cells_are_unequal_and_can_be_keys_of_one_dict():
     assert gj.stack([gj.gru(), gj.lstm()]) != gj.stack([gj.lstm(), gj.gru()])
 
 
+@pytest.mark.slow
 def test_a_pickle_loaded_in_another_process_is_equal_there(tmp_path):
     path = tmp_path / "cells.pickle"
     path.write_bytes(pickle.dumps(ALL))
@@ -96,10 +97,16 @@ def test_a_copy_is_not_traced_again(as_static_argument):
     assert traced == list(ALL.values())
 
 
-@every_layer
+@pytest.mark.parametrize(
+    "cell",
+    [
+        pytest.param(cell, id=name, marks=() if name in ("lstm_peephole", "stack") else pytest.mark.slow)
+        for name, cell in ALL.items()
+    ],
+)
 def test_unroll_can_be_jitted_with_a_cell_as_argument(cell):
-    params = cell.init(KEY, D, H, dtype=jnp.result_type(float))
-    xs = jax.random.normal(KEY, (T, B, D))
+    params = small_like(0, jax.eval_shape(lambda key: cell.init(key, D, H, dtype=jnp.result_type(float)), KEY))
+    xs = normal(1, T, B, D)
     key = KEY if cell.needs_key else None
     expected = gj.unroll(cell, params, xs, key=key)
     assert_close(jax.jit(gj.unroll)(cell, params, xs, key=key), expected)

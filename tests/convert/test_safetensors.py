@@ -16,7 +16,11 @@ from tests.problems import assert_raises
 CELL = gj.stack([gj.bidirectional(gj.gru(reset_after=True))] * 2)
 
 
-@pytest.mark.parametrize("dtype", [np.float32, jnp.bfloat16, np.float16], ids=lambda dtype: np.dtype(dtype).name)
+@pytest.mark.parametrize(
+    "dtype",
+    [np.float32, jnp.bfloat16, pytest.param(np.float16, marks=pytest.mark.slow)],
+    ids=lambda dtype: np.dtype(dtype).name,
+)
 def test_a_round_trip_preserves_every_bit(dtype, tmp_path):
     params = random_params(CELL, dtype)
     gj.convert.save_safetensors(tmp_path / "m.safetensors", gj.convert.to_pytorch(CELL, params), metadata={"format": "pt"})

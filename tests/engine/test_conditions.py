@@ -10,7 +10,7 @@ import pytest
 import gru_jax as gj
 from tests import reference
 from tests.conditions import ALL_THREE, CONDITIONS, LENGTHS, MASK, NEUTRAL, RESETS, random_reset_state
-from tests.problems import CELLS, B, T, assert_close, compiled, gradients, main_cells, on_host, problem
+from tests.problems import CELLS, DISTINCT, B, T, assert_close, compiled, gradients, on_host, pair_by_default, problem
 
 
 def test_the_shared_conditions_are_not_trivial():
@@ -20,8 +20,14 @@ def test_the_shared_conditions_are_not_trivial():
     assert (RESETS & ~MASK).any()  # resets that must be ignored
 
 
-@pytest.mark.parametrize("name", CELLS)
-@pytest.mark.parametrize("reverse", [False, True])
+@pytest.mark.parametrize(
+    ("name", "reverse"),
+    [
+        pytest.param(name, reverse, marks=() if (name in DISTINCT if reverse else name == "gru") else pytest.mark.slow)
+        for name in CELLS
+        for reverse in (False, True)
+    ],
+)
 def test_values_equal_a_numpy_loop_under_every_condition(name, reverse, needs_x64):
     cell = CELLS[name]
     p = problem(cell)
@@ -38,12 +44,14 @@ def test_values_equal_a_numpy_loop_under_every_condition(name, reverse, needs_x6
 def test_none_equals_a_condition_without_effect():
     cell = gj.lstm()
     p = problem(cell)
-    all_given = jax.jit(lambda given: gj.unroll(cell, p.params, p.xs, p.h0, **given))
-    for conditions in (CONDITIONS[name] for name in ("lengths", "mask", "resets", "lengths and resets")):
-        assert_close(gj.unroll(cell, p.params, p.xs, p.h0, **conditions), all_given(NEUTRAL | conditions), tol=1e-14)
+    run = partial(gj.unroll, cell, p.params, p.xs, p.h0)
+    all_given = jax.jit(lambda given: run(**given))
+    conditions = [CONDITIONS[name] for name in ("lengths", "mask", "resets", "lengths and resets")]
+    for given, measured in zip(conditions, compiled(lambda: [run(**some) for some in conditions]), strict=True):
+        assert_close(measured, all_given(NEUTRAL | given), tol=1e-14)
 
 
-@main_cells
+@pair_by_default
 def test_masked_steps_output_zero_and_a_sequence_without_valid_steps_returns_h0(cell):
     p = problem(cell)
     run = jax.jit(lambda conditions: gj.unroll(cell, p.params, p.xs, p.h0, **conditions))
@@ -63,18 +71,22 @@ def test_a_reset_without_reset_state_sets_zeros_and_not_h0():
     assert_close(ys[3:], gj.unroll(cell, p.params, xs[3:])[1], tol=1e-14)
 
 
-@main_cells
+@pair_by_default
 def test_a_reversed_sequence_starts_at_its_own_last_step(cell):
     p = problem(cell)
-    xs, h0 = on_host((p.xs, p.h0))
-    h_last, ys = on_host(gj.unroll(cell, p.params, xs, h0, lengths=LENGTHS, reverse=True))
+    one = lambda b, tree: jax.tree.map(lambda leaf: leaf[b : b + 1], tree)
+
+    def results(xs, h0):
+        for b, length in enumerate(LENGTHS):
+            yield gj.unroll(cell, p.params, xs[:length, b : b + 1], one(b, h0), reverse=True)
+        yield gj.unroll(cell, p.params, xs, h0, lengths=LENGTHS, reverse=True)
+
+    *alone, (h_last, ys) = compiled(lambda *args: list(results(*args)), p.xs, p.h0)
     for b, length in enumerate(LENGTHS):
-        one = lambda leaf: leaf[b : b + 1]
-        alone = gj.unroll(cell, p.params, xs[:length, b : b + 1], jax.tree.map(one, h0), reverse=True)
-        assert_close((jax.tree.map(one, h_last), ys[:length, b : b + 1]), alone)
+        assert_close((one(b, h_last), ys[:length, b : b + 1]), alone[b])
 
 
-@pytest.mark.parametrize("reverse", [False, True])
+@pytest.mark.parametrize("reverse", [pytest.param(False, marks=pytest.mark.slow), True])
 def test_batch_major_layout_takes_batch_major_masks_and_resets(reverse):
     cell = gj.lstm()
     p = problem(cell, batch=(2, B))
@@ -93,7 +105,7 @@ def test_batch_major_layout_takes_batch_major_masks_and_resets(reverse):
         assert_close(measured, expected, tol=0)
 
 
-@main_cells
+@pair_by_default
 def test_repeated_steps_with_resets_equal_unroll(cell):
     p = problem(cell)
     reset_state = random_reset_state(cell, p.params)
@@ -120,7 +132,7 @@ def test_one_bool_resets_the_whole_batch_in_step():
     assert (step(reset=True)[1] != step()[1]).all()
 
 
-@pytest.mark.parametrize("outputs", ["all", "states", "last"])
+@pytest.mark.parametrize("outputs", ["all", *(pytest.param(name, marks=pytest.mark.slow) for name in ("states", "last"))])
 def test_a_traced_length_out_of_range_makes_its_own_sequence_nan(outputs):
     cell = gj.lstm()
     p = problem(cell)
@@ -148,7 +160,7 @@ def test_traced_lengths_masks_and_resets_equal_concrete_ones():
     cell = gj.gru(reset_after=True)
     p = problem(cell)
     run = lambda conditions: gradients(partial(gj.unroll, cell, **conditions), p)
-    assert_close(jax.jit(run)(ALL_THREE), run(ALL_THREE))
+    assert_close(*compiled(lambda given: (run(given), run(ALL_THREE)), ALL_THREE))
 
 
 @pytest.mark.parametrize("traced", [False, True], ids=["concrete", "traced"])
@@ -157,10 +169,8 @@ def test_lengths_may_have_any_integer_dtype(traced):
     cell, lengths = gj.elman("tanh"), np.array([3, 100, 20])
     p = problem(cell, steps=300)
     for run in (gj.unroll, partial(gj.unroll_truncated, window=16)):
-        of_lengths = lambda lengths, run=run: run(cell, p.params, p.xs, lengths=lengths)
-        all_of = lambda *lengths: [of_lengths(each) for each in lengths]
-        expected, *measured = (jax.jit(all_of) if traced else all_of)(
-            *map(lengths.astype, ("int32", "int8", "uint8", "uint32"))
-        )
+        all_of = lambda *given, run=run: [run(cell, p.params, p.xs, lengths=each) for each in given]
+        given = [lengths.astype(dtype) for dtype in ("int32", "int8", "uint8", "uint32")]
+        expected, *measured = compiled(all_of, *given) if traced else compiled(partial(all_of, *given))
         for result in measured:
             assert_close(result, expected, tol=0)

@@ -1,5 +1,6 @@
 """The gradients of `unroll` with lengths, masks and resets against autodiff of the plain scan."""
 
+import itertools
 from functools import partial
 
 import jax
@@ -10,13 +11,14 @@ import pytest
 import gru_jax as gj
 from tests.conditions import ALL_THREE, CONDITIONS, LENGTHS, MASK, NEUTRAL, random_reset_state
 from tests.problems import (
+    CELLS,
+    DISTINCT,
     B,
     H,
     T,
     assert_close,
     compiled,
     gradients,
-    main_cells,
     normal_like,
     problem,
     scan_of_step,
@@ -26,12 +28,28 @@ from tests.problems import (
 pytestmark = pytest.mark.derivative
 
 DERIVATIVES = {"CustomVJP": gj.CustomVJP(), "CustomJVP": gj.CustomJVP(), "Autodiff": gj.Autodiff()}
-every_derivative = pytest.mark.parametrize("derivative", DERIVATIVES.values(), ids=DERIVATIVES.keys())
 
 
-@main_cells
-@pytest.mark.parametrize("reverse", [False, True])
-def test_gradients_equal_autodiff_of_the_plain_scan_under_every_condition(cell, reverse):
+def every_derivative(*by_default):
+    """Parametrises by cell and derivative. The pairs that are not named are slow."""
+    return pytest.mark.parametrize(
+        ("name", "derivative"),
+        [
+            pytest.param(*case, marks=() if case in by_default else pytest.mark.slow)
+            for case in itertools.product(DISTINCT, DERIVATIVES)
+        ],
+    )
+
+
+@pytest.mark.parametrize(
+    ("name", "reverse"),
+    [
+        pytest.param(*case, marks=() if case == ("lstm_peephole", True) else pytest.mark.slow)
+        for case in itertools.product(DISTINCT, (False, True))
+    ],
+)
+def test_gradients_equal_autodiff_of_the_plain_scan_under_every_condition(name, reverse):
+    cell = CELLS[name]
     hows = ((cell, gj.CustomVJP()), (without_derivation(cell), gj.CustomVJP()), (cell, gj.CustomJVP()))
 
     def gradients_under(conditions, p, unroll):
@@ -73,9 +91,9 @@ def test_gradients_at_edge_sizes_with_all_three_conditions_equal_autodiff(sizes,
     assert_close(*compiled(lambda p: [gradients(run, p) for run in runs], p))
 
 
-@main_cells
-@every_derivative
-def test_nan_in_the_padding_reaches_no_value_and_no_gradient(cell, derivative):
+@every_derivative(("gru", "Autodiff"), ("gru", "CustomJVP"), ("lstm_peephole", "CustomVJP"))
+def test_nan_in_the_padding_reaches_no_value_and_no_gradient(name, derivative):
+    cell, derivative = CELLS[name], DERIVATIVES[derivative]
     p = problem(cell)
     valid = (MASK & (np.arange(T)[:, None] < LENGTHS))[..., None]
     dots = normal_like(1, (p.params, p.xs, p.h0))
@@ -91,9 +109,9 @@ def test_nan_in_the_padding_reaches_no_value_and_no_gradient(cell, derivative):
     assert_close(results(poisoned, (dots[0], poison(dots[1]), dots[2])), results(p, dots), tol=1e-14)
 
 
-@main_cells
-@every_derivative
-def test_a_nan_state_ends_at_a_reset(cell, derivative):
+@every_derivative(("gru", "CustomJVP"), ("lstm_peephole", "CustomVJP"))
+def test_a_nan_state_ends_at_a_reset(name, derivative):
+    cell, derivative = CELLS[name], DERIVATIVES[derivative]
     p = problem(cell)
     nan = jax.tree.map(lambda leaf: np.full_like(leaf, np.nan), p.h0)
     at_step = lambda t: np.repeat(np.arange(T) == t, B).reshape(T, B)

@@ -10,7 +10,7 @@ import pytest
 
 import gru_jax as gj
 from gru_jax.ops import outer_sum
-from tests.problems import B, D, H, T, assert_close, gradients, normal_like, problem, scan_of_step
+from tests.problems import B, D, H, T, assert_close, compiled, gradients, normal_like, problem, scan_of_step
 
 pytestmark = pytest.mark.derivative
 
@@ -51,7 +51,8 @@ BLOCKS = gj.Cell(
 def test_a_cell_with_value_functions_only_has_the_gradients_of_autodiff(reverse):
     p = problem(BLOCKS)
     scan = lambda params, xs, h0: jax.lax.scan(partial(BLOCKS.step, params), h0, xs, reverse=reverse)
-    assert_close(gradients(partial(gj.unroll, BLOCKS, reverse=reverse), p), gradients(scan, p))
+    runs = partial(gj.unroll, BLOCKS, reverse=reverse), scan
+    assert_close(*compiled(lambda p: [gradients(run, p) for run in runs], p))
 
 
 def test_a_cell_with_value_functions_only_saves_inputs_and_states_only():
@@ -86,9 +87,10 @@ LEAKY_ADJOINT = gj.Adjoint(
 
 def test_a_cell_with_its_own_adjoint_has_the_gradients_of_autodiff():
     p = problem(LEAKY)
-    expected = gradients(partial(scan_of_step, LEAKY), p)
-    assert_close(gradients(partial(gj.unroll, LEAKY), p), expected)
-    assert_close(gradients(partial(gj.unroll, replace(LEAKY, adjoint=LEAKY_ADJOINT)), p), expected)
+    runs = partial(scan_of_step, LEAKY), *(partial(gj.unroll, cell) for cell in (LEAKY, replace(LEAKY, adjoint=LEAKY_ADJOINT)))
+    expected, *measured = compiled(lambda p: [gradients(run, p) for run in runs], p)
+    for result in measured:
+        assert_close(result, expected)
 
 
 def test_a_wrong_adjoint_gives_a_wrong_gradient():
@@ -125,4 +127,4 @@ def test_a_flag_in_the_input_can_change_a_step():
     flag = jnp.zeros((T, B, 1)).at[-1].set(1)
     with_flag = p._replace(xs=jnp.concatenate([p.xs, flag], -1), cotangents=normal_like(9, p.cotangents))
     scan = lambda params, xs, h0: jax.lax.scan(partial(flagged.step, params), h0, xs)
-    assert_close(gradients(partial(gj.unroll, flagged), with_flag), gradients(scan, with_flag))
+    assert_close(*compiled(lambda p: [gradients(run, p) for run in (partial(gj.unroll, flagged), scan)], with_flag))

@@ -3,6 +3,7 @@
 What they launch is counted by `experiments.gpu_program`, in an environment of its own in CI.
 """
 
+import itertools
 from functools import partial
 
 import jax
@@ -20,11 +21,12 @@ from gru_jax._jax.jaxprs import as_function, without_invariants
 from tests.conditions import ALL_THREE, MASK, RESETS, random_reset_state
 from tests.problems import (
     CELLS,
+    DISTINCT,
     GATED,
     T,
     assert_close,
+    compiled,
     gradients,
-    main_cells,
     normal,
     problem,
     scan_of_step,
@@ -39,18 +41,26 @@ def run_with(cell, loop, params, xs, h0):
     return recursion(cell, loop, params, xs, h0, None, FLAGS)
 
 
+BY_DEFAULT = {("lstm_peephole", "states"), ("gru", "gates"), ("gru", "block_starts")}
+
+
 @pytest.mark.derivative
-@main_cells
-@pytest.mark.parametrize("residuals", ["states", "gates", "block_starts"])
-def test_the_loops_for_a_gpu_give_the_same_values_and_gradients(cell, residuals, needs_x64):
+@pytest.mark.parametrize(
+    ("name", "residuals"),
+    [
+        pytest.param(*case, marks=() if case in BY_DEFAULT else pytest.mark.slow)
+        for case in itertools.product(DISTINCT, ("states", "gates", "block_starts"))
+    ],
+)
+def test_the_loops_for_a_gpu_give_the_same_values_and_gradients(name, residuals, needs_x64):
+    cell = CELLS[name]
     p, plan = problem(cell), Plan(residuals, 3, join_in_loop=True, few_launches=True, unroll=2)
-    expected = jax.jit(partial(gradients, partial(scan_of_step, cell, mask=MASK, resets=RESETS)))(p)
-    returns = "last" if residuals == "block_starts" else "outputs"
+    outputs, returns = ("last", "last") if residuals == "block_starts" else ("all", "outputs")
     if returns == "last":
-        h_last_only = lambda *args, **options: (scan_of_step(cell, *args, **options)[0], None)
         p = p._replace(cotangents=(p.cotangents[0], None))
-        expected = jax.jit(partial(gradients, partial(h_last_only, mask=MASK, resets=RESETS)))(p)
-    assert_close(jax.jit(partial(gradients, partial(run_with, cell, Loop(plan, returns))))(p), expected)
+    scan = partial(scan_of_step, cell, mask=MASK, resets=RESETS, outputs=outputs)
+    runs = partial(run_with, cell, Loop(plan, returns)), scan
+    assert_close(*compiled(lambda p: [gradients(run, p) for run in runs], p))
 
 
 @pytest.mark.derivative
@@ -59,7 +69,8 @@ def test_the_loops_for_a_gpu_give_the_same_values_and_gradients(cell, residuals,
     [gj.gru(), pytest.param(without_derivation(gj.lstm()), marks=pytest.mark.slow)],
     ids=["derived", "not derived"],
 )
-def test_unroll_planned_for_a_gpu_equals_autodiff_and_so_do_second_derivatives(cell, monkeypatch, needs_x64):
+@pytest.mark.parametrize("order", [1, pytest.param(2, marks=pytest.mark.slow)])
+def test_unroll_planned_for_a_gpu_equals_autodiff_and_so_do_second_derivatives(cell, order, monkeypatch, needs_x64):
     p = problem(cell)
     options = {**ALL_THREE, "reset_state": random_reset_state(cell, p.params)}
     by = lambda derivative: partial(gj.unroll, cell, derivative=derivative, **options)
@@ -71,10 +82,10 @@ def test_unroll_planned_for_a_gpu_equals_autodiff_and_so_do_second_derivatives(c
 
         return jax.grad(inner)(p.params)
 
-    expected = jax.jit(lambda p: (gradients(by(gj.Autodiff()), p), second(by(gj.Autodiff()))))(p)
+    derivatives = lambda run: lambda p: gradients(run, p) if order == 1 else second(run)
+    expected = compiled(derivatives(by(gj.Autodiff())), p)
     monkeypatch.setattr(plan_module, "current_platform", lambda: "gpu")
-    found = jax.jit(lambda p: (gradients(by(gj.CustomVJP()), p), second(by(gj.CustomVJP()))))(p)
-    assert_close(found, expected)
+    assert_close(compiled(derivatives(by(gj.CustomVJP())), p), expected)
 
 
 @pytest.mark.parametrize("name", GATED)

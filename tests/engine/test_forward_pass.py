@@ -10,7 +10,20 @@ import pytest
 
 import gru_jax as gj
 from tests import reference
-from tests.problems import CELLS, SEEDS, B, D, H, T, assert_close, compiled, main_cells, on_host, problem, scan_of_step
+from tests.problems import (
+    CELLS,
+    SEEDS,
+    B,
+    D,
+    H,
+    T,
+    assert_close,
+    compiled,
+    on_host,
+    pair_by_default,
+    problem,
+    scan_of_step,
+)
 
 
 @pytest.mark.parametrize("name", CELLS)
@@ -35,7 +48,7 @@ def assert_equal_to_numpy(measured, expected):
         np.testing.assert_allclose(part, true, rtol=1e-12, atol=1e-13)
 
 
-@main_cells
+@pair_by_default
 def test_the_default_initial_state_is_zero(cell):
     p = problem(cell)
     zeros = cell.initial_state(p.params, B)
@@ -43,7 +56,7 @@ def test_the_default_initial_state_is_zero(cell):
     assert_close(gj.unroll(cell, p.params, p.xs), gj.unroll(cell, p.params, p.xs, zeros), tol=0)
 
 
-@main_cells
+@pair_by_default
 @pytest.mark.parametrize(
     ("batch", "reverse"), [((), False), pytest.param((B,), True, marks=pytest.mark.slow), ((B, 2), False), ((2, B, 1), True)]
 )
@@ -63,24 +76,22 @@ def test_any_batch_axes_and_layout_equal_one_sequence_at_a_time(cell, batch, rev
     assert_close(batch_major, measured, tol=0)
 
 
-@main_cells
+@pair_by_default
 def test_reverse_equals_forward_on_the_flipped_sequence(cell):
     p = problem(cell)
     h_last, ys = on_host(gj.unroll(cell, p.params, p.xs, p.h0, reverse=True))
     assert_close((h_last, ys[::-1]), gj.unroll(cell, p.params, np.asarray(p.xs)[::-1], p.h0), tol=0)
 
 
-@main_cells
+@pair_by_default
 def test_results_have_the_dtype_of_the_parameters_to_which_xs_are_cast(cell):
     for dtype in (jnp.float32, jnp.bfloat16, jnp.float16):
         p = problem(cell, dtype=dtype)
-        expected, run = gj.unroll(cell, p.params, p.xs, p.h0), partial(gj.unroll, cell, p.params, h0=p.h0)
+        run = lambda *all_xs, p=p: [gj.unroll(cell, p.params, xs, p.h0) for xs in all_xs]
+        expected, *measured = compiled(run, p.xs, *(np.asarray(p.xs, wide) for wide in (np.float64, np.float32)))
         assert {leaf.dtype for leaf in jax.tree.leaves(expected)} == {jnp.dtype(dtype)}
-        for xs in {
-            jnp.dtype(dtype): np.asarray(p.xs, np.float64),
-            jnp.dtype(jnp.float32): np.asarray(p.xs, np.float32),
-        }.values():
-            assert_close(run(xs), expected, tol=0)
+        for result in measured:
+            assert_close(result, expected, tol=0)
 
 
 def test_step_casts_its_input_to_the_dtype_of_the_parameters():
@@ -89,7 +100,7 @@ def test_step_casts_its_input_to_the_dtype_of_the_parameters():
     assert_close(wide, gj.step(gj.gru(), p.params, p.h0, p.xs[0]), tol=0)
 
 
-@main_cells
+@pair_by_default
 def test_zero_steps_return_the_initial_state_and_no_outputs(cell):
     p = problem(cell, steps=0)
     h_last, ys = gj.unroll(cell, p.params, p.xs, p.h0)
@@ -97,7 +108,7 @@ def test_zero_steps_return_the_initial_state_and_no_outputs(cell):
     assert ys.shape == (0, B, H)
 
 
-@main_cells
+@pair_by_default
 @pytest.mark.parametrize("sizes", [{"steps": 1}, {"batch": (1,)}, {"hidden_size": 1}, {"input_size": 1}, {"batch": (0,)}])
 def test_the_smallest_sizes_equal_a_scan_of_step(cell, sizes):
     p = problem(cell, **sizes)
@@ -137,7 +148,7 @@ def test_the_state_of_an_lstm_is_the_pair_h_c_and_its_output_is_h():
     assert p.params.W_i.shape == (D, H)
 
 
-@main_cells
+@pair_by_default
 def test_a_nan_or_infinite_input_affects_its_own_sequence_only(cell):
     p = problem(cell)
 

@@ -10,6 +10,7 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 import pytest
+from allpairspy import AllPairs
 from jax import export
 from jax.sharding import PartitionSpec as P
 
@@ -54,8 +55,13 @@ def both(cell, p, derivative=FUSED, **options):
     ("cell", "options", "sizes"),
     [
         pytest.param(gj.gru(), ALL_THREE | {"reverse": True}, {}, id="gru, all flags, reverse"),
-        pytest.param(gj.lstm(peephole=True), {"lengths": LENGTHS}, {"hidden_size": 70}, id="lstm, two chunks"),
-        pytest.param(without_derivation(gj.gru(reset_after=True)), {"mask": MASK}, {}, id="not derived"),
+        pytest.param(
+            gj.lstm(peephole=True), {"lengths": LENGTHS}, {"hidden_size": 70}, id="lstm, two chunks", marks=pytest.mark.slow
+        ),
+        pytest.param(gj.elman(), {"lengths": LENGTHS}, {"hidden_size": 70}, id="two chunks"),
+        pytest.param(
+            without_derivation(gj.gru(reset_after=True)), {"mask": MASK}, {}, id="not derived", marks=pytest.mark.slow
+        ),
         pytest.param(gj.elman(), {}, {"batch": (9, 2), "hidden_size": 16}, id="a ragged second tile"),
     ],
 )
@@ -67,11 +73,11 @@ def test_the_kernel_gives_the_values_and_gradients_of_the_scan(cell, options, si
     assert_close(found, expected)
 
 
+# Each pair of values of two options is in one case at least.
 @pytest.mark.slow
-@pytest.mark.parametrize("name", DISTINCT)
-@pytest.mark.parametrize("residuals", ["states", "gates"])
-@pytest.mark.parametrize("block_size", [None, 3])
-@pytest.mark.parametrize("derived", [True, False])
+@pytest.mark.parametrize(
+    ("name", "residuals", "block_size", "derived"), list(AllPairs([DISTINCT, ("states", "gates"), (None, 3), (True, False)]))
+)
 def test_the_kernel_gives_the_values_and_gradients_of_the_scan_with_all_options(
     name, residuals, block_size, derived, interpreted
 ):
@@ -94,7 +100,8 @@ def test_the_kernel_rounds_as_the_scan_in_every_precision(cell, dtype, compute_d
     assert_close(found, scanned, tol=tolerance(dtype) if dtype == "float32" and compute_dtype is None else 0.05)
 
 
-def test_under_vmap_and_in_second_derivatives(interpreted, needs_x64):
+@pytest.mark.parametrize("transformation", ["vmap", pytest.param("second derivative", marks=pytest.mark.slow)])
+def test_under_vmap_and_in_second_derivatives(transformation, interpreted, needs_x64):
     cell = gj.gru()
     p = problem(cell, steps=5)
 
@@ -104,8 +111,9 @@ def test_under_vmap_and_in_second_derivatives(interpreted, needs_x64):
     def results(derivative):
         seeds = jax.tree.map(lambda leaf: jnp.stack([leaf, 2 * leaf]), p.params)
         gradient = lambda params: jax.jacrev(partial(loss, derivative))(params, p.xs)
-        second = jax.jvp(gradient, (p.params,), (jax.tree.map(jnp.cos, p.params),))[1]
-        return jax.vmap(gradient)(seeds), second
+        if transformation == "vmap":
+            return jax.vmap(gradient)(seeds)
+        return jax.jvp(gradient, (p.params,), (jax.tree.map(jnp.cos, p.params),))[1]
 
     found, expected = jax.jit(lambda: [results(derivative) for derivative in (FUSED, gj.Autodiff())])()
     assert_close(found, expected)
@@ -126,7 +134,7 @@ def test_vmap_is_an_axis_of_the_grid(interpreted):
     assert [kernel.params["grid_mapping"].grid for kernel in kernels] == [(3, 2), (3, 2)]
 
 
-@pytest.mark.parametrize("check_vma", [False, True])
+@pytest.mark.parametrize("check_vma", [pytest.param(False, marks=pytest.mark.slow), True])
 def test_under_shard_map(check_vma, interpreted, needs_x64):
     """Each device runs the kernel on its sequences. JAX's interpreter of kernels fails with `check_vma=True`, so there the types
     are checked, and that gradients are added up as often as in the scan. On several devices: test_sharding.

@@ -1,6 +1,7 @@
 """Inputs that are pytrees, integers, booleans or images, against the plain scan of steps."""
 
 import copy
+import itertools
 import pickle
 from functools import partial
 
@@ -31,14 +32,21 @@ from tests.unusual_cells import (
 DERIVATIVES = (gj.CustomVJP(), gj.CustomVJP(residuals="states", block_size=3), gj.CustomJVP(), gj.Autodiff())
 CONDITIONS = {"lengths": LENGTHS, "resets": RESETS}
 every_cell = pytest.mark.parametrize("cell", INPUT_CELLS.values(), ids=INPUT_CELLS.keys())
+
+
+def some_cells(*by_default):
+    """Parametrises by all cells, of which those that are not named are slow."""
+    return pytest.mark.parametrize(
+        "cell",
+        [
+            pytest.param(cell, id=name, marks=() if cell in by_default else pytest.mark.slow)
+            for name, cell in INPUT_CELLS.items()
+        ],
+    )
+
+
 # A NamedTuple and a dict with an image and a token; the slow tests repeat all for a tuple and for tokens alone.
-two_cells = pytest.mark.parametrize(
-    "cell",
-    [
-        pytest.param(cell, id=name, marks=() if cell in (TIMED, CAMERA) else pytest.mark.slow)
-        for name, cell in INPUT_CELLS.items()
-    ],
-)
+two_cells = some_cells(TIMED, CAMERA)
 
 
 def at(i, tree):
@@ -49,14 +57,20 @@ def zeros(*batch):
     return jnp.zeros((*batch, H), FLOAT)
 
 
+GIVEN = {"lengths and resets": (CONDITIONS, False), "lengths and resets, reverse": (CONDITIONS, True), "plain": ({}, False)}
+BY_DEFAULT = {("tokens", "lengths and resets"), ("timed", "lengths and resets, reverse")}
+
+
 @pytest.mark.derivative
-@every_cell
 @pytest.mark.parametrize(
-    ("conditions", "reverse"),
-    [(CONDITIONS, False), (CONDITIONS, True), pytest.param({}, False, marks=pytest.mark.slow)],
-    ids=["lengths and resets", "lengths and resets, reverse", "plain"],
+    ("name", "given"),
+    [
+        pytest.param(*case, marks=() if case in BY_DEFAULT else pytest.mark.slow)
+        for case in itertools.product(INPUT_CELLS, GIVEN)
+    ],
 )
-def test_values_and_gradients_equal_autodiff_of_the_plain_scan(cell, conditions, reverse):
+def test_values_and_gradients_equal_autodiff_of_the_plain_scan(name, given):
+    cell, (conditions, reverse) = INPUT_CELLS[name], GIVEN[given]
     xs, options = inputs(cell), {"reverse": reverse, **conditions}
 
     def results(params, xs):
@@ -75,7 +89,7 @@ def test_values_and_gradients_equal_autodiff_of_the_plain_scan(cell, conditions,
     assert all(leaf.any() for leaf in jax.tree.leaves(expected))
 
 
-@two_cells
+@some_cells(CAMERA)
 def test_layouts_windows_models_and_single_sequences_give_the_same_values(cell):
     xs = inputs(cell)
     turned = jax.tree.map(lambda leaf: jnp.asarray(np.moveaxis(leaf, 0, 1)), xs)
@@ -131,7 +145,7 @@ def test_padding_of_any_kind_reaches_nothing(cell):
     assert_close(run(jax.tree.map(fill, xs)), run(xs), tol=0)
 
 
-@two_cells
+@some_cells(TIMED)
 def test_stacks_and_both_directions_take_the_inputs_of_their_first_cells(cell):
     above, layers, both = problem(gj.lstm(), input_size=H).params, gj.stack([cell, gj.lstm()]), gj.bidirectional(cell)
     assert layers.num_feature_axes == cell.num_feature_axes
@@ -148,7 +162,7 @@ def test_stacks_and_both_directions_take_the_inputs_of_their_first_cells(cell):
 
 
 @pytest.mark.derivative
-@two_cells
+@some_cells(CAMERA)
 def test_zoneout_and_dropout_of_the_state_take_them_too(cell):
     key = jax.random.key(4)
     noisy = gj.zoneout(gj.variational_dropout(cell, state=0.3), 0.2)

@@ -34,7 +34,7 @@ def test_a_loop_over_small_steps_is_not_longer_than_a_block(T, residuals):
             assert loop.steps * loop.steps_around == T
 
 
-@pytest.mark.parametrize("dtype", [jnp.float32, jnp.float64])
+@pytest.mark.parametrize("dtype", [jnp.float32, pytest.param(jnp.float64, marks=pytest.mark.slow)])
 def test_the_last_rows_of_a_vmapped_unroll_without_batch_axes_are_right(dtype, needs_x64):
     """jaxlib 0.10.2 computes the last rows of a vmapped matrix-vector product wrongly (jax#39103).
 

@@ -1,5 +1,6 @@
 """Products that share an operand give the same results joined in one matmul and one by one."""
 
+import itertools
 from dataclasses import replace
 from functools import partial
 
@@ -18,7 +19,8 @@ from tests.programs import matmuls_per_loop
 pytestmark = pytest.mark.derivative
 
 FLAGS = step_flags(MASK, None, RESETS, T)
-BY_DEFAULT = {("gru", False), ("gru_reset_after", True), ("lstm_peephole", True)}
+LOOPS = {"reverse mode": (recursion, 3), "CustomJVP": (recursion_with_jvp, None), "autodiff": (recursion_ref, None)}
+BY_DEFAULT = {("lstm_peephole", True, "reverse mode")}
 gated = pytest.mark.parametrize("name", GATED)
 
 
@@ -27,20 +29,19 @@ def run_with(function, cell, loop, params, xs, h0):
 
 
 @pytest.mark.parametrize(
-    ("name", "reverse"),
+    ("name", "reverse", "by"),
     [
-        pytest.param(name, reverse, marks=() if (name, reverse) in BY_DEFAULT else pytest.mark.slow)
-        for name in GATED
-        for reverse in (False, True)
+        pytest.param(*case, marks=() if case in BY_DEFAULT else pytest.mark.slow)
+        for case in itertools.product(GATED, (False, True), LOOPS)
     ],
 )
-def test_joined_products_change_no_value_and_no_gradient(name, reverse, needs_x64):
+def test_joined_products_change_no_value_and_no_gradient(name, reverse, by, needs_x64):
     cell, p = CELLS[name], problem(CELLS[name])
+    function, block_size = LOOPS[by]
     runs = [partial(scan_of_step, cell, mask=MASK, resets=RESETS, reverse=reverse)]
-    for function, block_size in ((recursion, 3), (recursion_with_jvp, None), (recursion_ref, None)):
-        for joined in (False, True):
-            plan = Plan(block_size=block_size, join_in_loop=joined, join_outside=joined)
-            runs.append(partial(run_with, function, cell, Loop(plan, reverse=reverse)))
+    for joined in (False, True):
+        plan = Plan(block_size=block_size, join_in_loop=joined, join_outside=joined)
+        runs.append(partial(run_with, function, cell, Loop(plan, reverse=reverse)))
     expected, *measured = compiled(lambda p: [gradients(run, p) for run in runs], p)
     for result in measured:
         assert_close(result, expected)

@@ -22,7 +22,15 @@ from tests.unusual_cells import LEAF_PROBLEMS, Counted, Keyed
 
 pytestmark = pytest.mark.derivative
 
-every_problem = pytest.mark.parametrize(("cell", "params"), LEAF_PROBLEMS.values(), ids=LEAF_PROBLEMS.keys())
+
+def problems(*by_default):
+    """Parametrises by all problems, of which those that are not named are slow."""
+    marks = {name: () if name in by_default else pytest.mark.slow for name in LEAF_PROBLEMS}
+    return pytest.mark.parametrize(
+        ("cell", "params"), [pytest.param(*LEAF_PROBLEMS[name], id=name, marks=marks[name]) for name in LEAF_PROBLEMS]
+    )
+
+
 EITHER = {"plain": {}, "lengths and resets": {"lengths": LENGTHS, "resets": RESETS}}
 either = pytest.mark.parametrize(
     "conditions",
@@ -65,7 +73,7 @@ DERIVATIVES = (gj.CustomVJP(residuals="states"), gj.CustomVJP(block_size=3), gj.
 
 
 @either
-@every_problem
+@problems("complex states and params")
 def test_values_and_gradients_equal_autodiff_of_the_plain_scan(cell, params, conditions):
     def results(*arguments):
         """Returns the outputs, the loss and its gradients, of the scan and then of `unroll`."""
@@ -82,7 +90,7 @@ def test_values_and_gradients_equal_autodiff_of_the_plain_scan(cell, params, con
 
 
 @either
-@every_problem
+@problems("an integer in state and params", "a key in the state", "a memory and its mask")
 def test_blocks_are_recomputed_if_only_the_last_state_is_returned(cell, params, conditions):
     def results(*arguments):
         def of(unroll):
@@ -95,7 +103,7 @@ def test_blocks_are_recomputed_if_only_the_last_state_is_returned(cell, params, 
 
 
 @either
-@every_problem
+@problems("a memory and its mask")
 def test_sums_outside_the_loop_give_the_same_gradients(cell, params, conditions):
     """The engine uses such sums for a batch that may be spread over devices."""
 
@@ -107,7 +115,7 @@ def test_sums_outside_the_loop_give_the_same_gradients(cell, params, conditions)
     assert_close(*compiled(results, *arguments_of(cell, params, conditions)))
 
 
-@every_problem
+@problems("an integer in state and params")
 def test_vmap_over_params_and_inputs_equals_a_loop(cell, params):
     twice = jax.tree.map(lambda leaf: np.stack([leaf, leaf[::-1]]), (params, XS))
     h0 = initial_state(cell, params)

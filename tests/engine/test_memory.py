@@ -30,21 +30,30 @@ def temporary_bytes(cell, T, B, D, H, **options):
     return compiled.memory_analysis().temp_size_in_bytes
 
 
-@pytest.mark.parametrize("cell", [gj.gru(), pytest.param(gj.lstm(), marks=pytest.mark.slow)], ids=["gru", "lstm"])
-def test_memory_grows_as_the_root_of_time_if_only_the_last_state_is_returned(cell, optimized):
-    sizes = {steps: temporary_bytes(cell, steps, 16, 4, 32, outputs="last") for steps in (1_000, 10_000, 100_000)}
-    assert sizes[100_000] <= 3.5 * sizes[10_000]  # √10 = 3.2
-    assert sizes[10_000] <= 3.5 * sizes[1_000]
-    assert sizes[100_000] < 100_000 * 16 * 32 * 4 / 15  # a fifteenth of the memory of all states
+@pytest.mark.parametrize(
+    "cell",
+    [gj.elman(), *(pytest.param(cell, marks=pytest.mark.slow) for cell in (gj.gru(), gj.lstm()))],
+    ids=["elman", "gru", "lstm"],
+)
+@pytest.mark.parametrize("steps", [pytest.param(1_000, marks=pytest.mark.slow), 10_000])
+def test_memory_grows_as_the_root_of_time_if_only_the_last_state_is_returned(cell, steps, optimized):
+    few, many = (temporary_bytes(cell, T, 16, 4, 32, outputs="last") for T in (steps, 10 * steps))
+    assert many <= 3.5 * few  # √10 = 3.2
+    if steps == 10_000:
+        assert many < 100_000 * 16 * 32 * 4 / 15  # a fifteenth of the memory of all states
 
 
-def test_saved_states_need_their_own_size_and_saved_gates_four_times_as_much(optimized):
+@pytest.mark.parametrize(
+    "saved", ["states", *(pytest.param(name, marks=pytest.mark.slow) for name in ("gates", "by autodiff"))]
+)
+def test_saved_states_need_their_own_size_and_saved_gates_four_times_as_much(saved, optimized):
     T, B, H, block_size = 20_000, 16, 32, 125  # 125 divides 20,000, so all blocks are equal
     states, block = 4 * T * B * H, 4 * block_size * B * H  # bytes
-
-    def measured(residuals):
-        return temporary_bytes(gj.gru(), T, B, 4, H, derivative=gj.CustomVJP(residuals=residuals, block_size=block_size))
-
-    assert measured("states") < states + 20 * block
-    assert 4 * states < measured("gates") < 4 * states + 20 * block
-    assert temporary_bytes(gj.gru(), T, B, 4, H, derivative=gj.Autodiff()) > 7 * states
+    derivative = gj.Autodiff() if saved == "by autodiff" else gj.CustomVJP(residuals=saved, block_size=block_size)
+    measured = temporary_bytes(gj.gru(), T, B, 4, H, derivative=derivative)
+    if saved == "states":
+        assert measured < states + 20 * block
+    elif saved == "gates":
+        assert 4 * states < measured < 4 * states + 20 * block
+    else:
+        assert measured > 7 * states

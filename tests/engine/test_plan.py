@@ -201,9 +201,9 @@ def test_axes_of_vmap_are_counted_as_far_as_tracers_show_them():
     jax.jit(jax.vmap(jax.vmap(of, in_axes=(0, None)), in_axes=(0, None)))(xs, 1.0)
     jax.vmap(jax.vmap(of, in_axes=(0, None)), in_axes=(None, 0))(xs, ys)
     jax.vmap(lambda y: jax.vmap(of, in_axes=(0, None))(xs, jax.nn.relu(y)))(ys)
-    jax.vmap(jax.grad(of), in_axes=(0, None))(xs, 1.0)
-    jax.vmap(jax.hessian(of), in_axes=(0, None))(xs, 1.0)
-    jax.vmap(jax.grad(lambda y: jax.vmap(of, in_axes=(0, None))(xs, y).sum()))(ys)
+    jax.eval_shape(jax.vmap(jax.grad(of), in_axes=(0, None)), xs, 1.0)
+    jax.eval_shape(jax.vmap(jax.hessian(of), in_axes=(0, None)), xs, 1.0)
+    jax.eval_shape(jax.vmap(jax.grad(lambda y: jax.vmap(of, in_axes=(0, None))(xs, y).sum())), ys)
     jax.vmap(jax.jit(of), in_axes=(0, None))(xs, 1.0)
     jax.vmap(of)(xs[:, 0], xs[:, 1])  # both arrays on the same axis
     assert found == [1, 1, 4, 5, 12, 15, 15, 3, 3, 15, 1, 3]

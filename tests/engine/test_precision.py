@@ -12,6 +12,7 @@ from gru_jax._engine.weights import lower_matrices
 from gru_jax.ops import dot, outer_sum
 from tests.problems import (
     CELLS,
+    DISTINCT,
     B,
     D,
     H,
@@ -21,8 +22,8 @@ from tests.problems import (
     errors,
     gradients,
     gradients_of_scan,
-    main_cells,
     normal,
+    pair_by_default,
     problem,
     without_derivation,
 )
@@ -31,7 +32,7 @@ from tests.programs import matmul_dtypes
 pytestmark = pytest.mark.derivative
 
 
-@main_cells
+@pair_by_default
 @pytest.mark.parametrize("derivative", [gj.CustomVJP(), gj.CustomJVP()], ids=["CustomVJP", "CustomJVP"])
 @pytest.mark.parametrize(
     ("dtype", "compute_dtype"), [("bfloat16", None), ("float16", None), ("float32", "bfloat16"), ("float32", None)]
@@ -48,7 +49,10 @@ def test_every_matmul_takes_operands_of_the_compute_dtype_and_sums_in_float32(ce
         assert all(operand in (one, other) for one, other, _ in found)
 
 
-@main_cells
+@pytest.mark.parametrize(
+    "cell",
+    [pytest.param(CELLS[name], id=name, marks=() if name == "gru" else pytest.mark.slow) for name in DISTINCT],
+)
 def test_a_compute_dtype_keeps_the_dtype_of_the_parameters_and_gives_close_gradients(cell, needs_x64):
     p = problem(cell, dtype=jnp.float32)
     in_float64 = gradients_of_scan(cell)(jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), p))[1]

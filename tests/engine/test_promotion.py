@@ -8,7 +8,7 @@ import pytest
 
 import gru_jax as gj
 from tests.conditions import ALL_THREE, random_reset_state
-from tests.problems import B, D, H, T, assert_close, distinct_cells, gradients, main_cells, problem
+from tests.problems import B, D, H, T, assert_close, distinct_cells, gradients, pair_by_default, problem
 
 pytestmark = pytest.mark.derivative
 
@@ -23,7 +23,7 @@ def test_values_and_gradients_need_no_rank_promotion(cell):
     assert all(jnp.isfinite(leaf).all() for leaf in jax.tree.leaves((outputs, bars)))
 
 
-@main_cells
+@pair_by_default
 def test_no_dtype_is_promoted(cell):
     p = problem(cell, dtype=jnp.float32)
     noisy = gj.stack([gj.zoneout(gj.variational_dropout(cell, inputs=0.2, state=0.2), 0.1)])
@@ -41,7 +41,11 @@ def test_no_dtype_is_promoted(cell):
         assert_close(jax.jit(both)(p, ALL_THREE["lengths"]), expected)
 
 
-@pytest.mark.parametrize("cell", [gj.gru(), gj.lstm(proj_size=2)], ids=lambda cell: cell.name)
+@pytest.mark.parametrize(
+    "cell",
+    [gj.elman(), *(pytest.param(cell, marks=pytest.mark.slow) for cell in (gj.gru(), gj.lstm(proj_size=2)))],
+    ids=lambda cell: cell.name,
+)
 def test_half_precision_is_widened_without_promotion(cell):
     """From drawing the params to the sums of the gradient and the decompositions of `flow`."""
 

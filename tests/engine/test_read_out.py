@@ -1,5 +1,6 @@
 """Outputs that also see the input and the params, and cells without parameters, against the plain scan."""
 
+import itertools
 from dataclasses import replace
 from functools import partial
 from typing import Any, NamedTuple
@@ -83,7 +84,7 @@ GRU = replace(
     name="gru_with_read_out",
 )
 CELLS = {"s5": S5, "gru with its derivation": GRU}
-every_cell = pytest.mark.parametrize("cell", CELLS.values(), ids=CELLS.keys())
+BY_DEFAULT = {("s5", "CustomJVP"), ("gru with its derivation", "CustomVJP")}
 
 
 def draw(cell):
@@ -101,16 +102,27 @@ def value_and_gradients(run, *args):
     return run(*args), jax.grad(loss, (0, 1, 2))(*args)
 
 
-@pytest.mark.parametrize("options", [{}, ALL_THREE | {"reverse": True}], ids=["plain", "all three, reverse"])
-@every_cell
-def test_values_and_gradients_equal_autodiff_of_the_plain_scan(cell, options):
-    def results(*args):
-        ours = [partial(gj.unroll, cell, derivative=derivative, **options) for derivative in DERIVATIVES.values()]
-        return [value_and_gradients(run, *args) for run in (partial(scan_of_step, cell, **options), *ours)]
+@pytest.mark.parametrize(
+    "options",
+    [pytest.param({}, marks=pytest.mark.slow), ALL_THREE | {"reverse": True}],
+    ids=["plain", "all three, reverse"],
+)
+@pytest.mark.parametrize(
+    ("name", "derivative"),
+    [
+        pytest.param(*case, marks=() if case in BY_DEFAULT else pytest.mark.slow)
+        for case in itertools.product(CELLS, DERIVATIVES)
+    ],
+)
+def test_values_and_gradients_equal_autodiff_of_the_plain_scan(name, derivative, options):
+    cell = CELLS[name]
 
-    expected, *measured = compiled(results, *draw(cell))
-    for result in measured:
-        assert_close(result, expected)
+    def results(*args):
+        runs = scan_of_step, partial(gj.unroll, derivative=DERIVATIVES[derivative])
+        return [value_and_gradients(partial(run, cell, **options), *args) for run in runs]
+
+    expected, measured = compiled(results, *draw(cell))
+    assert_close(measured, expected)
     assert all(leaf.any() for leaf in jax.tree.leaves(expected))
 
 
@@ -131,7 +143,7 @@ def of_s5(p, x, h):
     return jax.nn.gelu((h @ p.C).real + x @ p.D)
 
 
-@every_cell
+@pytest.mark.parametrize("cell", [pytest.param(S5, marks=pytest.mark.slow), GRU], ids=CELLS.keys())
 def test_steps_windows_and_both_directions_read_out_too(cell):
     other, both = normal_like(4, draw(cell)[0]), gj.bidirectional(cell, merge="sum")
 
@@ -167,14 +179,21 @@ def test_a_stack_knows_the_sizes_of_read_outs():
 
 def test_noise_around_a_cell_with_a_read_out_gives_it_the_inputs_and_params_of_the_cell():
     """With all units kept, the noise changes nothing but the form of xs and params."""
-    params, xs, h0 = draw(GRU)
-    expected = gj.unroll(GRU, params, xs, h0)
     tiny = 1e-300 if jnp.float64 == FLOAT else 1e-30  # above 0, and never drawn
-    for noisy in (gj.zoneout(GRU, tiny), gj.variational_dropout(GRU, inputs=tiny, state=tiny)):
-        assert_close(gj.unroll(noisy, params, xs, h0, key=KEYS[1]), expected)
-        y = gj.step(noisy, params, h0, xs[0], key=tuple(KEYS))[1]
+    sequence_key, step_key = KEYS
+
+    def results(params, xs, h0):
+        run = lambda cell, **options: gj.unroll(cell, params, xs, h0, **options)
+        noisy = gj.zoneout(GRU, tiny), gj.variational_dropout(GRU, inputs=tiny, state=tiny)
+        by_noisy = [
+            (run(cell, key=step_key), gj.step(cell, params, h0, xs[0], key=(sequence_key, step_key))[1]) for cell in noisy
+        ]
+        return run(GRU), by_noisy, run(gj.variational_dropout(GRU, inputs=0.5), key=step_key)[1]
+
+    expected, by_noisy, dropped = compiled(results, *draw(GRU))
+    for outputs, y in by_noisy:
+        assert_close(outputs, expected)
         assert_close(y, expected[1][0])
-    dropped = gj.unroll(gj.variational_dropout(GRU, inputs=0.5), params, xs, h0, key=KEYS[1])[1]
     assert (dropped != expected[1]).any()
 
 
@@ -213,21 +232,24 @@ TABLE = replace(
 
 
 @pytest.mark.parametrize(
-    ("cell", "params"), [(AVERAGE, ()), (TABLE, {"order": jnp.array([2, 0, 1, 3])})], ids=["no params", "integers"]
+    ("cell", "params"),
+    [(AVERAGE, ()), pytest.param(TABLE, {"order": jnp.array([2, 0, 1, 3])}, marks=pytest.mark.slow)],
+    ids=["no params", "integers"],
 )
-def test_cells_without_weights_run_and_have_gradients_of_inputs_and_states(cell, params):
+@pytest.mark.parametrize(
+    "derivative", [pytest.param(how, marks=() if how == "CustomVJP" else pytest.mark.slow) for how in DERIVATIVES]
+)
+def test_cells_without_weights_run_and_have_gradients_of_inputs_and_states(cell, params, derivative):
     def results(xs, h0):
         def of(unroll):
             run = lambda xs, h: unroll(cell, params, xs, h, **ALL_THREE)
             loss = lambda xs, h: jnp.sin(run(xs, h)[1]).sum() + (run(xs, h)[0] ** 2).sum()
             return run(xs, h0), jax.grad(loss, (0, 1))(xs, h0)
 
-        ours = [partial(gj.unroll, derivative=derivative) for derivative in DERIVATIVES.values()]
-        return [of(unroll) for unroll in (scan_of_step, *ours)]
+        return [of(unroll) for unroll in (scan_of_step, partial(gj.unroll, derivative=DERIVATIVES[derivative]))]
 
-    expected, *measured = compiled(results, normal(1, T, B, D), normal(2, B, D))
-    for result in measured:
-        assert_close(result, expected)
+    expected, measured = compiled(results, normal(1, T, B, D), normal(2, B, D))
+    assert_close(measured, expected)
 
 
 def test_cells_without_weights_step_and_are_layers_of_stacks():

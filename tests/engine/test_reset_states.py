@@ -11,7 +11,6 @@ import gru_jax as gj
 from tests.conditions import ALL_THREE, LENGTHS, MASK, RESETS
 from tests.problems import (
     CELLS,
-    ONE_ARRAY_AND_A_PAIR,
     B,
     H,
     Problem,
@@ -48,9 +47,14 @@ def with_states(unroll, p: Problem, states, **options):
 
 
 @pytest.mark.derivative
-@pytest.mark.parametrize("name", ONE_ARRAY_AND_A_PAIR)
+@pytest.mark.parametrize("name", [pytest.param("gru", marks=pytest.mark.slow), "lstm_peephole"])
 @pytest.mark.parametrize("reverse", [False, pytest.param(True, marks=pytest.mark.slow)])
-def test_values_and_gradients_equal_autodiff_of_the_plain_scan(name, reverse):
+@pytest.mark.parametrize(
+    "plans",
+    [("gates in blocks", "CustomJVP"), pytest.param(("states", "Autodiff", "not derived"), marks=pytest.mark.slow)],
+    ids=", ".join,
+)
+def test_values_and_gradients_equal_autodiff_of_the_plain_scan(name, reverse, plans):
     cell = CELLS[name]
     p = problem(cell)
     states, dots = stored_states(cell, p), normal_like(8, stored_states(cell, p))
@@ -58,8 +62,9 @@ def test_values_and_gradients_equal_autodiff_of_the_plain_scan(name, reverse):
     def all_modes(p, states):
         options = {"reverse": reverse, **ALL_THREE}
         expected = with_states(partial(scan_of_step, cell), p, states, **options)
-        runs = [partial(gj.unroll, cell, derivative=derivative) for derivative in PLANS.values()]
-        measured = [with_states(run, p, states, **options) for run in (*runs, partial(gj.unroll, without_derivation(cell)))]
+        every_run = {plan: partial(gj.unroll, cell, derivative=derivative) for plan, derivative in PLANS.items()}
+        every_run["not derived"] = partial(gj.unroll, without_derivation(cell))
+        measured = [with_states(every_run[plan], p, states, **options) for plan in plans]
         tangents = [
             jax.jvp(lambda states, run=run: run(p.params, p.xs, p.h0, reset_state=states, **options), (states,), (dots,))[1]
             for run in (partial(gj.unroll, cell, derivative=gj.CustomJVP()), partial(scan_of_step, cell))
@@ -89,25 +94,33 @@ def test_gradients_of_the_last_state_alone_equal_autodiff_of_the_plain_scan():
 def test_a_state_that_is_the_same_at_each_step_is_one_state_for_all_resets():
     cell = gj.lstm()
     p = problem(cell)
-    state = normal_like(3, p.h0)
-    run = partial(gj.unroll, cell, p.params, p.xs, p.h0, resets=RESETS)
-    everywhere = jax.tree.map(lambda leaf: jnp.broadcast_to(leaf, (T, *leaf.shape)), state)
-    assert_close(run(reset_state=everywhere), run(reset_state=state), tol=0)
-    for_all_sequences = jax.tree.map(lambda leaf: leaf[:, :1], everywhere)
-    expected = run(reset_state=jax.tree.map(lambda leaf: leaf[0], state))
-    assert_close(run(reset_state=for_all_sequences), expected, tol=0)
+
+    def results(state):
+        run = partial(gj.unroll, cell, p.params, p.xs, p.h0, resets=RESETS)
+        everywhere = jax.tree.map(lambda leaf: jnp.broadcast_to(leaf, (T, *leaf.shape)), state)
+        of_each = run(reset_state=everywhere), run(reset_state=state)
+        for_all_sequences = jax.tree.map(lambda leaf: leaf[:, :1], everywhere)
+        expected = run(reset_state=jax.tree.map(lambda leaf: leaf[0], state))
+        return of_each, (run(reset_state=for_all_sequences), expected)
+
+    for measured, expected in compiled(results, normal_like(3, p.h0)):
+        assert_close(measured, expected, tol=0)
 
 
 def test_batch_major_and_single_sequences_equal_time_major_ones():
     cell = gj.gru()
     p = problem(cell)
-    states = stored_states(cell, p)
-    h_last, ys = gj.unroll(cell, p.params, p.xs, p.h0, resets=RESETS, reset_state=states)
-    swapped = [leaf.swapaxes(0, 1) for leaf in (p.xs, states)]
-    options = {"resets": RESETS.T, "time_major": False}
-    last, outputs = gj.unroll(cell, p.params, swapped[0], p.h0, reset_state=swapped[1], **options)
-    assert_close((last, outputs.swapaxes(0, 1)), (h_last, ys), tol=0)
-    alone = gj.unroll(cell, p.params, p.xs[:, 1], p.h0[1], resets=RESETS[:, 1], reset_state=states[:, 1])
+
+    def results(p, states):
+        time_major = gj.unroll(cell, p.params, p.xs, p.h0, resets=RESETS, reset_state=states)
+        swapped = [leaf.swapaxes(0, 1) for leaf in (p.xs, states)]
+        options = {"resets": RESETS.T, "time_major": False}
+        last, outputs = gj.unroll(cell, p.params, swapped[0], p.h0, reset_state=swapped[1], **options)
+        alone = gj.unroll(cell, p.params, p.xs[:, 1], p.h0[1], resets=RESETS[:, 1], reset_state=states[:, 1])
+        return time_major, (last, outputs.swapaxes(0, 1)), alone
+
+    (h_last, ys), batch_major, alone = compiled(results, p, stored_states(cell, p))
+    assert_close(batch_major, (h_last, ys), tol=0)
     assert_close(alone, (h_last[1], ys[:, 1]))
 
 
@@ -126,19 +139,20 @@ def test_an_actor_that_steps_and_a_learner_that_unrolls_see_the_same_states():
 @pytest.mark.derivative
 def test_each_direction_has_states_of_its_own_where_it_resets():
     cell = gj.bidirectional(gj.elman(), gj.gru())
-    params = cell.init(jax.random.key(0), 4, H, dtype=jnp.result_type(float))
+    params = problem(cell).params
     xs, states = normal(0, T, B, 4), (normal(1, T, B, H), normal(2, T, B, H))
     starts = np.zeros((T, B), bool)
     starts[[3, 5]] = True
 
-    def last_rows(states):
-        return gj.unroll(cell, params, xs, resets=starts, reset_state=states)[1]
+    def results(params, xs, states):
+        outputs = lambda states: gj.unroll(cell, params, xs, resets=starts, reset_state=states)[1]
+        _, forward = gj.unroll(cell.forward_cell, params.forward, xs[3:5], states[0][3])
+        _, backward = gj.unroll(cell.backward_cell, params.backward, xs[3:5], states[1][4], reverse=True)
+        alone = jnp.concatenate([forward, backward], -1)
+        return outputs(states), alone, jax.grad(lambda states: outputs(states).sum())(states)
 
-    ys = last_rows(states)
-    _, forward = gj.unroll(cell.forward_cell, params.forward, xs[3:5], states[0][3])
-    _, backward = gj.unroll(cell.backward_cell, params.backward, xs[3:5], states[1][4], reverse=True)
-    assert_close(ys[3:5], jnp.concatenate([forward, backward], -1))
-    bars = jax.grad(lambda states: last_rows(states).sum())(states)
+    ys, alone, bars = compiled(results, params, xs, states)
+    assert_close(ys[3:5], alone)
     assert np.flatnonzero(np.abs(bars[0]).max((1, 2))).tolist() == [3, 5]
     assert np.flatnonzero(np.abs(bars[1]).max((1, 2))).tolist() == [2, 4]
 
@@ -146,27 +160,34 @@ def test_each_direction_has_states_of_its_own_where_it_resets():
 def test_windows_and_wrapped_cells_take_them():
     cell = gj.gru()
     p = problem(cell)
-    states = stored_states(cell, p)
-    options = {"resets": RESETS, "reset_state": states}
-    expected = gj.unroll(cell, p.params, p.xs, p.h0, **options)
-    assert_close(gj.unroll_truncated(cell, p.params, p.xs, p.h0, window=3, **options), expected)
-    reverse = gj.unroll(cell, p.params, p.xs, p.h0, reverse=True, **options)
-    assert_close(gj.unroll_truncated(cell, p.params, p.xs, p.h0, window=3, reverse=True, **options), reverse)
     zoned = gj.zoneout(cell, 0.3).deterministic()
-    assert_close(gj.unroll(zoned, p.params, p.xs, p.h0, **options), scan_of_step(zoned, p.params, p.xs, p.h0, **options))
+
+    def results(p, states):
+        of = lambda run, cell, **more: run(cell, p.params, p.xs, p.h0, resets=RESETS, reset_state=states, **more)
+        for way in ({}, {"reverse": True}):
+            yield of(gj.unroll_truncated, cell, window=3, **way), of(gj.unroll, cell, **way)
+        yield of(gj.unroll, zoned), of(scan_of_step, zoned)
+
+    for measured, expected in compiled(lambda *args: list(results(*args)), p, stored_states(cell, p)):
+        assert_close(measured, expected)
 
 
 @pytest.mark.derivative
 def test_the_flow_of_gradients_starts_at_each_reset():
     cell = gj.gru()
     p = problem(cell)
-    options = {"resets": RESETS, "reset_state": stored_states(cell, p)}
     loss = lambda t, y: jnp.sum(jnp.sin(y) * (1 + t))
-    terms = gj.flow.contributions(cell, p.params, p.xs, loss, p.h0, **options)
-    total = jax.grad(lambda params: jax.vmap(loss)(jnp.arange(T), gj.unroll(cell, params, p.xs, p.h0, **options)[1]).sum())
-    assert_close(jax.tree.map(lambda leaf: leaf.sum((0, 1)), terms), total(p.params))
-    Js = gj.flow.jacobians(cell, p.params, p.xs, p.h0, **options)
-    assert np.array_equal((np.asarray(Js) != 0).any((-1, -2)), ~RESETS)
+
+    def results(params, states):
+        options = {"resets": RESETS, "reset_state": states}
+        terms = gj.flow.contributions(cell, params, p.xs, loss, p.h0, **options)
+        total = lambda params: jax.vmap(loss)(jnp.arange(T), gj.unroll(cell, params, p.xs, p.h0, **options)[1]).sum()
+        sums = jax.tree.map(lambda leaf: leaf.sum((0, 1)), terms)
+        return (sums, jax.grad(total)(params)), gj.flow.jacobians(cell, params, p.xs, p.h0, **options)
+
+    both, Js = compiled(results, p.params, stored_states(cell, p))
+    assert_close(*both)
+    assert np.array_equal((Js != 0).any((-1, -2)), ~RESETS)
 
 
 GRU, LSTM = problem(gj.gru()), problem(gj.lstm())

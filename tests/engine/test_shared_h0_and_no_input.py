@@ -12,6 +12,7 @@ from tests import reference
 from tests.conditions import ALL_THREE, LENGTHS, RESETS, random_reset_state
 from tests.problems import (
     CELLS,
+    DISTINCT,
     B,
     D,
     H,
@@ -20,7 +21,6 @@ from tests.problems import (
     assert_raises,
     compiled,
     every_cell,
-    main_cells,
     normal,
     normal_like,
     problem,
@@ -49,9 +49,19 @@ def for_each_sequence(h0):
     return jax.tree.map(lambda leaf: jnp.stack([leaf] * B), h0)
 
 
-@every_layer
-@pytest.mark.parametrize("reverse", [False, True])
-def test_an_h0_without_batch_axes_is_shared_by_all_sequences(cell, reverse):
+@pytest.mark.parametrize(
+    ("name", "reverse"),
+    [
+        ("stack", False),
+        ("bidirectional", True),
+        *(
+            pytest.param(*case, marks=pytest.mark.slow)
+            for case in (("stack", True), ("bidirectional", False), ("lstm", False), ("lstm", True))
+        ),
+    ],
+)
+def test_an_h0_without_batch_axes_is_shared_by_all_sequences(name, reverse):
+    cell = LAYERS[name]
     params, xs, h0 = layer_problem(cell)
 
     def results(h0):
@@ -66,26 +76,33 @@ def test_an_h0_without_batch_axes_is_shared_by_all_sequences(cell, reverse):
 
 
 @pytest.mark.derivative
-@pytest.mark.parametrize("name", ["lstm", "bidirectional", pytest.param("stack", marks=pytest.mark.slow)])
-def test_the_gradient_of_a_shared_h0_is_the_sum_over_the_sequences(name):
+@pytest.mark.parametrize("name", ["lstm", *(pytest.param(name, marks=pytest.mark.slow) for name in ("bidirectional", "stack"))])
+@pytest.mark.parametrize(
+    "derivative", [pytest.param(how, marks=() if how == "CustomVJP" else pytest.mark.slow) for how in DERIVATIVES]
+)
+def test_the_gradient_of_a_shared_h0_is_the_sum_over_the_sequences(name, derivative):
     cell = LAYERS[name]
     params, xs, h0 = layer_problem(cell)
 
     def results(h0):
-        for derivative in DERIVATIVES.values():
-            run = partial(gj.unroll, cell, params, xs, derivative=derivative, **ALL_THREE)
-            yield [jax.grad(lambda h0, run=run: jnp.sin(run(h0)[1]).sum())(h) for h in (h0, for_each_sequence(h0))]
+        run = partial(gj.unroll, cell, params, xs, derivative=DERIVATIVES[derivative], **ALL_THREE)
+        return [jax.grad(lambda h0: jnp.sin(run(h0)[1]).sum())(h) for h in (h0, for_each_sequence(h0))]
 
-    for of_shared, of_each in compiled(lambda h0: list(results(h0)), h0):
-        assert_close(of_shared, jax.tree.map(lambda leaf: leaf.sum(0), of_each))
+    of_shared, of_each = compiled(results, h0)
+    assert_close(of_shared, jax.tree.map(lambda leaf: leaf.sum(0), of_each))
 
 
 def test_a_shared_h0_works_in_windows_and_in_batch_major_layout():
     cell = gj.lstm()
     params, xs, h0 = layer_problem(cell)
-    expected = gj.unroll(cell, params, xs, h0, lengths=LENGTHS)
-    assert_close(gj.unroll_truncated(cell, params, xs, h0, window=3, lengths=LENGTHS), expected)
-    h_last, ys = gj.unroll(cell, params, np.moveaxis(xs, 0, 1), h0, lengths=LENGTHS, time_major=False)
+
+    def results(xs, h0):
+        in_windows = gj.unroll_truncated(cell, params, xs, h0, window=3, lengths=LENGTHS)
+        batch_major = gj.unroll(cell, params, jnp.moveaxis(xs, 0, 1), h0, lengths=LENGTHS, time_major=False)
+        return gj.unroll(cell, params, xs, h0, lengths=LENGTHS), in_windows, batch_major
+
+    expected, in_windows, (h_last, ys) = compiled(results, xs, h0)
+    assert_close(in_windows, expected)
     assert_close((h_last, np.moveaxis(ys, 1, 0)), expected, tol=0)
 
 
@@ -105,7 +122,7 @@ def test_a_network_without_input_has_no_input_weights_to_draw(cell):
     assert_raises(lambda: gj.unroll(cell, params, jnp.ones((T, B, 1), jnp.float32)), ValueError, r"xs: got 1 features")
 
 
-@pytest.mark.parametrize("name", CELLS)
+@pytest.mark.parametrize("name", [pytest.param(name, marks=() if name in DISTINCT else pytest.mark.slow) for name in CELLS])
 def test_a_network_without_input_equals_a_numpy_loop(name, needs_x64):
     cell = CELLS[name]
     p = problem(cell, input_size=0)
@@ -117,16 +134,24 @@ def test_a_network_without_input_equals_a_numpy_loop(name, needs_x64):
 
 
 @pytest.mark.derivative
-@main_cells
-def test_a_network_without_input_has_the_gradients_of_autodiff(cell):
+@pytest.mark.parametrize(
+    "cell",
+    [pytest.param(CELLS[name], id=name, marks=() if name == "gru" else pytest.mark.slow) for name in DISTINCT],
+)
+@pytest.mark.parametrize(
+    "derivatives",
+    [("CustomVJP", "CustomJVP"), pytest.param(("Autodiff", "blocks"), marks=pytest.mark.slow)],
+    ids=", ".join,
+)
+def test_a_network_without_input_has_the_gradients_of_autodiff(cell, derivatives):
     p = problem(cell, input_size=0)
 
     def gradient(run, *args):
         loss = lambda params, h0: sum(jnp.sin(leaf).sum() for leaf in jax.tree.leaves(run(params, p.xs, h0, resets=RESETS)))
         return jax.grad(loss, (0, 1))(*args)
 
-    derivatives = *DERIVATIVES.values(), gj.CustomVJP(residuals="states", block_size=3)
-    runs = partial(scan_of_step, cell), *(partial(gj.unroll, cell, derivative=derivative) for derivative in derivatives)
+    every = DERIVATIVES | {"blocks": gj.CustomVJP(residuals="states", block_size=3)}
+    runs = partial(scan_of_step, cell), *(partial(gj.unroll, cell, derivative=every[name]) for name in derivatives)
     expected, *measured = compiled(lambda *args: [gradient(run, *args) for run in runs], p.params, p.h0)
     for result in measured:
         assert_close(result, expected)
@@ -146,10 +171,10 @@ def test_layers_without_input_run_and_step(cell):
 
 def test_a_network_without_input_works_in_half_precision_products():
     cell = gj.gru()
-    params = cell.init(KEY, 0, H)
-    xs, h0 = jnp.zeros((T, B, 0), jnp.float32), normal(2, B, H, dtype=jnp.float32)
+    params, xs, h0, _ = problem(cell, input_size=0, dtype=jnp.float32)
     run = lambda params, dtype: gj.unroll(cell, params, xs, h0, compute_dtype=dtype)[1]
-    assert_close(run(params, jnp.bfloat16), run(params, None), tol=0.05)
-    grads = jax.grad(lambda params: run(params, jnp.bfloat16).sum())(params)
+    gradient = jax.grad(lambda params: run(params, jnp.bfloat16).sum())
+    lowered, plain, grads = compiled(lambda params: (run(params, jnp.bfloat16), run(params, None), gradient(params)), params)
+    assert_close(lowered, plain, tol=0.05)
     assert grads.W_z.shape == (0, H)
-    assert jnp.isfinite(grads.U_z).all()
+    assert np.isfinite(grads.U_z).all()

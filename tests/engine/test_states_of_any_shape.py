@@ -3,6 +3,7 @@
 `test_form_of_the_state` has a state of two arrays, of which one starts at -inf.
 """
 
+import itertools
 from dataclasses import replace
 from functools import partial
 from typing import NamedTuple
@@ -85,6 +86,8 @@ IMAGE = gj.Cell(
 )
 CELLS = {"matrix": MATRIX, "image": IMAGE}
 every_cell = pytest.mark.parametrize("cell", CELLS.values(), ids=CELLS.keys())
+matrices = pytest.mark.parametrize("cell", [MATRIX, pytest.param(IMAGE, marks=pytest.mark.slow)], ids=CELLS.keys())
+BY_DEFAULT = {("matrix", "CustomJVP"), ("image", "blocks")}
 CONDITIONS = {"lengths": LENGTHS, "mask": MASK, "resets": RESETS}
 
 
@@ -97,23 +100,29 @@ def draw(cell):
 
 
 @pytest.mark.derivative
-@every_cell
-def test_values_and_gradients_equal_autodiff_of_the_plain_scan(cell):
+@pytest.mark.parametrize(
+    ("name", "derivative"),
+    [
+        pytest.param(*case, marks=() if case in BY_DEFAULT else pytest.mark.slow)
+        for case in itertools.product(CELLS, DERIVATIVES)
+    ],
+)
+def test_values_and_gradients_equal_autodiff_of_the_plain_scan(name, derivative):
+    cell = CELLS[name]
+
     def results(*args):
         def of(unroll):
             run = lambda params, xs, h0, reset: unroll(cell, params, xs, h0, reset_state=reset, **CONDITIONS)
             loss = lambda *args: sum(jnp.sin(2 * leaf).sum() for leaf in run(*args))
             return run(*args), jax.grad(loss, (0, 1, 2, 3))(*args)
 
-        ours = [partial(gj.unroll, derivative=derivative) for derivative in DERIVATIVES.values()]
-        return [of(unroll) for unroll in (scan_of_step, *ours)]
+        return [of(unroll) for unroll in (scan_of_step, partial(gj.unroll, derivative=DERIVATIVES[derivative]))]
 
-    expected, *measured = compiled(results, *draw(cell))
-    for result in measured:
-        assert_close(result, expected)
+    expected, measured = compiled(results, *draw(cell))
+    assert_close(measured, expected)
 
 
-@every_cell
+@matrices
 def test_layouts_windows_steps_states_and_a_shared_h0_equal_the_plain_scan(cell):
     def results(params, xs, h0, shared):
         run = partial(gj.unroll, cell, params, lengths=LENGTHS)
@@ -156,7 +165,7 @@ def test_both_directions_and_stacks_carry_them(cell):
 
 
 @pytest.mark.derivative
-@every_cell
+@matrices
 def test_noise_and_a_traced_length_out_of_range_work_on_them(cell):
     noisy = gj.zoneout(replace(cell, name="z"), 0.3)
 

@@ -17,8 +17,8 @@ from tests.problems import (
     assert_close,
     gradients_of_scan,
     gradients_of_unroll,
-    main_cells,
     on_host,
+    pair_by_default,
     problem,
     without_derivation,
 )
@@ -27,7 +27,7 @@ from tests.programs import loops
 pytestmark = pytest.mark.derivative
 
 
-@main_cells
+@pair_by_default
 def test_autodiff_has_no_custom_rule_and_the_same_results(cell):
     p = problem(cell)
     plain = partial(gj.unroll, cell, derivative=gj.Autodiff())
@@ -36,7 +36,7 @@ def test_autodiff_has_no_custom_rule_and_the_same_results(cell):
     assert not any(name in jaxpr for name in CUSTOM_VJP_PRIMITIVES)
 
 
-@main_cells
+@pair_by_default
 def test_the_custom_rule_appears_once_and_runs(cell):
     p = problem(cell)
     jaxpr = str(jax.make_jaxpr(partial(gj.unroll, cell))(p.params, p.xs, p.h0))
@@ -52,7 +52,7 @@ def test_the_custom_rule_appears_once_and_runs(cell):
     assert_close(params_bar, jax.tree.map(lambda leaf: 2 * leaf, expected))
 
 
-@main_cells
+@pair_by_default
 @pytest.mark.parametrize("derived", [True, False], ids=["derived", "local"])
 def test_only_inputs_and_states_are_saved(cell, derived):
     tested = cell if derived else without_derivation(cell)
@@ -74,7 +74,7 @@ def test_lengths_masks_and_resets_save_nothing_but_themselves():
     assert saved == sorted([T * B * D, T * B * H, T * B * H])
 
 
-@main_cells
+@pair_by_default
 def test_the_loops_carry_states_and_their_cotangents_but_no_weight_gradients(cell):
     p = problem(cell)
     total = lambda derivative, params: gj.unroll(cell, params, p.xs, p.h0, derivative=derivative)[1].sum()

@@ -1,5 +1,6 @@
 """The gradients of `unroll` under transformations, and its second derivatives."""
 
+import itertools
 from functools import partial
 
 import jax
@@ -18,8 +19,8 @@ from tests.problems import (
     gradients,
     gradients_of_scan,
     gradients_of_unroll,
-    main_cells,
     on_host,
+    pair_by_default,
     problem,
     scan_of_step,
     without_derivation,
@@ -32,7 +33,7 @@ def at(i, tree):
     return jax.tree.map(lambda leaf: leaf[i], tree)
 
 
-@main_cells
+@pair_by_default
 def test_no_jit_checkpoint_and_an_outer_scan_change_nothing(cell):
     p = problem(cell)
     run = partial(gj.unroll, cell)
@@ -47,7 +48,7 @@ def test_no_jit_checkpoint_and_an_outer_scan_change_nothing(cell):
     assert_close(*compiled(lambda p: [gradients(each, p)[1] for each in runs], p._replace(cotangents=p.cotangents[0])))
 
 
-@main_cells
+@pair_by_default
 def test_vmap_over_data_and_an_ensemble_of_parameters_equals_a_loop(cell):
     one = gradients_of_unroll(cell)
     examples = on_host([problem(cell, seed) for seed in range(3)])
@@ -60,7 +61,7 @@ def test_vmap_over_data_and_an_ensemble_of_parameters_equals_a_loop(cell):
             assert_close(at(i, together), one(example._replace(**alike)))
 
 
-@main_cells
+@pair_by_default
 def test_per_example_gradients_by_vmap_of_grad_equal_a_loop(cell):
     p = on_host(problem(cell))
     lengths = np.array([T, 2, 0])
@@ -75,15 +76,18 @@ def test_per_example_gradients_by_vmap_of_grad_equal_a_loop(cell):
         assert_close(at(b, per_example), one(p.params, p.xs[:, b], at(b, p.h0), lengths[b]))
 
 
+ORDERS = {"hessian": jax.hessian, "reverse over reverse": lambda f, argnums: jax.jacrev(jax.jacrev(f, argnums), argnums)}
+BY_DEFAULT = {("elman_tanh", True, "reverse over reverse"), ("elman_tanh", False, "hessian")}
 SECOND_ORDER = [
-    pytest.param(cell, derived, marks=() if name == "gru" else pytest.mark.slow)
-    for name, cell in CELLS.items()
-    for derived in ((True, False) if name in ("elman_tanh", "gru", "lstm") else (True,))
+    pytest.param(*case, marks=() if case in BY_DEFAULT else pytest.mark.slow)
+    for case in itertools.product(CELLS, (True, False), ORDERS)
+    if case[0] in ("elman_tanh", "gru", "lstm") or case[1]
 ]
 
 
-@pytest.mark.parametrize(("cell", "derived"), SECOND_ORDER, ids=lambda value: getattr(value, "name", str(value)))
-def test_second_derivatives_equal_autodiff_by_hessian_and_by_reverse_over_reverse(cell, derived):
+@pytest.mark.parametrize(("name", "derived", "order"), SECOND_ORDER)
+def test_second_derivatives_equal_autodiff_by_hessian_and_by_reverse_over_reverse(name, derived, order):
+    cell = CELLS[name]
     p = problem(cell, steps=5, batch=(2,), input_size=1, hidden_size=3)
     tested = cell if derived else without_derivation(cell)
 
@@ -91,20 +95,13 @@ def test_second_derivatives_equal_autodiff_by_hessian_and_by_reverse_over_revers
         h_last, ys = unroll(params, p.xs, h0)
         return jnp.sum(jnp.sin(ys)) + sum(jnp.sum(leaf**3) for leaf in jax.tree.leaves(h_last))
 
-    def all_three(params, h0):
+    def both(params, h0):
         custom_vjp = partial(curved, partial(gj.unroll, tested))
         autodiff = partial(curved, partial(scan_of_step, cell))
-        argnums = (0, 1)
-        return (
-            jax.hessian(custom_vjp, argnums)(params, h0),
-            jax.jacrev(jax.jacrev(custom_vjp, argnums), argnums)(params, h0),
-            jax.hessian(autodiff, argnums)(params, h0),
-        )
+        return ORDERS[order](custom_vjp, (0, 1))(params, h0), jax.hessian(autodiff, (0, 1))(params, h0)
 
-    forward_over_reverse, reverse_over_reverse, expected = compiled(all_three, p.params, p.h0)
-    limit = 1e-12 if p.xs.dtype == jnp.float64 else 1e-4
-    assert_close(forward_over_reverse, expected, tol=limit)
-    assert_close(reverse_over_reverse, expected, tol=limit)
+    measured, expected = compiled(both, p.params, p.h0)
+    assert_close(measured, expected, tol=1e-12 if p.xs.dtype == jnp.float64 else 1e-4)
 
 
 def test_a_gradient_computed_twice_is_bitwise_equal():

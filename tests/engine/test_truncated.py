@@ -18,16 +18,18 @@ from tests.problems import (
     assert_raises,
     compiled,
     gradients,
-    main_cells,
     normal,
+    on_host,
+    pair_by_default,
     problem,
     scan_of_step,
+    small_like,
 )
 
 
 @pytest.mark.derivative
-@main_cells
-@pytest.mark.parametrize("conditions", [{}, ALL_THREE], ids=["plain", "all conditions"])
+@pair_by_default
+@pytest.mark.parametrize("conditions", [pytest.param({}, marks=pytest.mark.slow), ALL_THREE], ids=["plain", "all conditions"])
 def test_one_window_is_full_back_propagation(cell, conditions):
     windows = [partial(gj.unroll_truncated, cell, window=window, **conditions) for window in (T, T + 3)]
     runs = partial(gj.unroll, cell, **conditions), *windows
@@ -37,7 +39,14 @@ def test_one_window_is_full_back_propagation(cell, conditions):
 
 
 @pytest.mark.parametrize(
-    ("window", "time_major", "reverse"), [(1, True, False), (2, False, True), (np.int64(3), True, True), (6, False, False)]
+    ("window", "time_major", "reverse"),
+    [
+        (2, False, True),
+        *(
+            pytest.param(*case, marks=pytest.mark.slow)
+            for case in ((1, True, False), (np.int64(3), True, True), (6, False, False))
+        ),
+    ],
 )
 def test_the_values_equal_those_of_unroll(window, time_major, reverse):
     cell = gj.lstm()
@@ -60,10 +69,11 @@ def test_the_values_equal_those_of_unroll(window, time_major, reverse):
 @pytest.mark.parametrize(
     ("name", "window", "reverse"),
     [
-        ("gru", 2, False),
         ("lstm", 3, True),
-        ("gru", 6, True),
-        *(pytest.param("lstm", 1, way, marks=pytest.mark.slow) for way in (False, True)),
+        *(
+            pytest.param(*case, marks=pytest.mark.slow)
+            for case in (("gru", 2, False), ("gru", 6, True), ("lstm", 1, False), ("lstm", 1, True))
+        ),
     ],
 )
 def test_the_gradient_equals_that_of_a_loop_over_windows_with_stop_gradient_on_the_state(name, window, reverse):
@@ -98,20 +108,31 @@ def test_a_loss_reaches_the_steps_of_its_own_window_only():
     assert h0_bar_of_first.any()
 
 
+def noisy_stack():
+    """Returns a stack, its params and its inputs."""
+    layers = gj.stack([gj.zoneout(gj.gru(), 0.2), gj.lstm()], dropout=0.3)
+    params = small_like(0, jax.eval_shape(lambda key: layers.init(key, 4, H), jax.random.key(0)))
+    return layers, params, normal(1, T, B, 4)
+
+
 @pytest.mark.derivative
 def test_stacks_traced_lengths_and_noise_are_supported():
-    layers = gj.stack([gj.zoneout(gj.gru(), 0.2), gj.lstm()], dropout=0.3)
-    params = layers.init(jax.random.key(0), 4, H)
-    xs = normal(1, T, B, 4)
+    layers, params, xs = noisy_stack()
     run = jax.jit(lambda n, seed: gj.unroll_truncated(layers, params, xs, window=3, lengths=n, key=jax.random.key(seed)))
-    assert not run(LENGTHS, 0)[1][4:, 1].any()
-    assert (run(LENGTHS, 0)[1] != run(LENGTHS, 1)[1]).any()
-    out_of_range = run(np.array([T, T + 1, -1]), 0)
-    assert jnp.isnan(out_of_range[1][:, 1:]).all()
-    assert jnp.isnan(out_of_range[0][1].h[1:]).all()
+    noisy, other_noise, out_of_range = on_host([run(LENGTHS, 0), run(LENGTHS, 1), run(np.array([T, T + 1, -1]), 0)])
+    assert not noisy[1][4:, 1].any()
+    assert (noisy[1] != other_noise[1]).any()
+    assert np.isnan(out_of_range[1][:, 1:]).all()
+    assert np.isnan(out_of_range[0][1].h[1:]).all()
+
+
+@pytest.mark.derivative
+@pytest.mark.slow
+def test_a_stack_without_its_noise_has_the_values_of_unroll():
+    layers, params, xs = noisy_stack()
     plain = layers.deterministic()
-    expected = gj.unroll(plain, params, xs, lengths=LENGTHS)
-    assert_close(gj.unroll_truncated(plain, params, xs, window=3, lengths=LENGTHS), expected, tol=1e-5)
+    runs = [partial(gj.unroll_truncated, plain, window=3), partial(gj.unroll, plain)]
+    assert_close(*compiled(lambda: [each(params=params, xs=xs, lengths=LENGTHS) for each in runs]), tol=1e-5)
 
 
 def test_zero_steps_return_the_initial_state():

@@ -10,7 +10,7 @@ import pytest
 
 import gru_jax as gj
 from experiments.recipes import attention as recipe
-from tests.problems import assert_close, normal_like
+from tests.problems import assert_close, compiled, normal_like, on_host
 
 FLOAT = jnp.result_type(float)
 S, B, TOKENS, E, H = 6, 3, 4, 3, 5
@@ -20,7 +20,7 @@ STEPS = 3
 
 @pytest.fixture(scope="module")
 def params():
-    shapes = recipe.init(jax.random.key(0), TOKENS, E, H, FLOAT)
+    shapes = jax.eval_shape(lambda key: recipe.init(key, TOKENS, E, H, FLOAT), jax.random.key(0))
     return normal_like(1, shapes)
 
 
@@ -64,13 +64,15 @@ def np_write(params, sentence, target):
 
 
 def test_teacher_forcing_equals_a_loop_over_single_sentences_without_padding(params):
-    logits = recipe.logits(params, jnp.asarray(SOURCE), jnp.asarray(LENGTHS), jnp.asarray(TARGET))
-    as_numpy = jax.tree.map(np.asarray, params)
+    run = lambda params: jax.nn.log_softmax(recipe.logits(params, SOURCE, LENGTHS, TARGET))
+    log_p = compiled(run, params)
+    as_numpy = on_host(params)
     for b, length in enumerate(LENGTHS):
         expected = np_write(as_numpy, SOURCE[:length, b], TARGET[:, b])
-        assert_close(jax.nn.log_softmax(logits[:, b]), jnp.asarray(expected, FLOAT))
+        assert_close(log_p[:, b], expected.astype(FLOAT))
 
 
+@pytest.mark.slow
 def test_padding_reaches_neither_the_attention_nor_the_gradients(params):
     padding = np.arange(S)[:, None] >= LENGTHS
     other = np.where(padding, np.random.default_rng(5).integers(1, TOKENS, (S, B)), SOURCE)
@@ -80,21 +82,21 @@ def test_padding_reaches_neither_the_attention_nor_the_gradients(params):
     expected = run(params, SOURCE, LENGTHS, TARGET)
     assert_close(run(params, other, LENGTHS, TARGET), expected, tol=0)
     assert_close(run(params, longer, LENGTHS, TARGET), expected)
-    decoder, h0 = recipe.encode(params, jnp.asarray(SOURCE), jnp.asarray(LENGTHS))
-    weights = np.asarray(recipe.attention(decoder, h0))
+    weights = compiled(lambda params: recipe.attention(*recipe.encode(params, SOURCE, LENGTHS)), params)
     assert ((weights > 0) == ~padding.T).all()
     assert all(leaf.any() for leaf in jax.tree.leaves(expected[1]))
 
 
+@pytest.mark.slow
 def test_the_gradient_through_the_memory_is_that_of_autodiff_of_a_plain_scan(params):
-    decoder, h0 = recipe.encode(params, jnp.asarray(SOURCE), jnp.asarray(LENGTHS))
+    decoder, h0 = jax.jit(recipe.encode)(params, SOURCE, LENGTHS)
     xs = jnp.asarray(params["embed"])[TARGET]
     weights = decoder.weights, decoder.memory
     full = lambda weights: recipe.DecoderParams(*weights, decoder.is_valid)
     ours = lambda weights: gj.unroll(recipe.DECODER, full(weights), xs, h0)[1]
     plain = lambda weights: jax.lax.scan(partial(recipe.DECODER.step, full(weights)), h0, xs)[1]
-    gradient = lambda run: jax.jit(jax.grad(lambda weights: jnp.sin(run(weights)).sum()))(weights)
-    assert_close(gradient(ours), gradient(plain))
+    gradient = lambda run, weights: jax.grad(lambda weights: jnp.sin(run(weights)).sum())(weights)
+    assert_close(*compiled(lambda weights: [gradient(run, weights) for run in (ours, plain)], weights))
 
 
 def best_sequences(params, b):

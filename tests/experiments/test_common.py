@@ -11,10 +11,11 @@ from pathlib import Path
 
 import jax
 import jax.numpy as jnp
+import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 
-from experiments import common, digits
+from experiments import common, digits, gru_by_hand
 from experiments.__main__ import experiments, listing, minutes
 from gru_jax.train.json_values import to_json_value
 
@@ -38,8 +39,18 @@ def test_listing_shows_every_experiment_with_its_question():
         assert question.endswith("?")
 
 
-def test_help_shows_the_question_and_the_defaults():
-    printed = run_module("experiments.gru_by_hand", "--help")
+def call_main(run, module, monkeypatch, *arguments):
+    """Runs the command line in this process, with `run` as the experiment of the module."""
+    run.__module__ = module.__name__
+    monkeypatch.setenv("COLUMNS", "80")
+    monkeypatch.setattr(sys, "argv", [module.__name__, *arguments])
+    common.main(run)
+
+
+def test_help_shows_the_question_and_the_defaults(monkeypatch, capsys):
+    with pytest.raises(SystemExit, match="0"):
+        call_main(lambda options: None, gru_by_hand, monkeypatch, "--help")
+    printed = capsys.readouterr().out
     words = " ".join(printed.replace("│", " ").split())
     assert experiments()["gru_by_hand"] in words
     assert "--no-quick" not in words
@@ -85,24 +96,35 @@ def test_mesh_for_divides_the_batch_and_keeps_every_device_busy(monkeypatch, dev
     assert (None if mesh is None else mesh.size) == expected
 
 
+@pytest.mark.slow
 def test_experiment_writes_its_record_and_prints_its_summary_last(tmp_path):
-    printed = run_module("experiments.gru_by_hand", "--quick", "--seed", "3", "--out", str(tmp_path))
+    assert_recorded(run_module("experiments.gru_by_hand", "--quick", "--seed", "3", "--out", str(tmp_path)), tmp_path)
+
+
+def test_an_experiment_that_computes_nothing_is_recorded_too(tmp_path, monkeypatch, capsys):
+    run = lambda options: common.Outcome({"answer": np.float32(1.5)}, {"seed": options.seed}, {"empty.png": plt.figure()})
+    call_main(run, gru_by_hand, monkeypatch, "--quick", "--seed", "3", "--out", str(tmp_path))
+    record = assert_recorded(capsys.readouterr().out, tmp_path)
+    assert (record["summary"], record["results"]) == ({"answer": 1.5}, {"seed": 3})
+
+
+def assert_recorded(printed, tmp_path):
+    """Asserts that `gru_by_hand` wrote what it printed, and returns its record."""
     summary = json.loads(printed.splitlines()[-1])
     assert re.fullmatch(r"gru_by_hand: done after \d+ s\. .* has results\.json and .*\.png\.", printed.splitlines()[-2])
     record = json.loads((tmp_path / "results.json").read_text("utf-8"))
     assert summary["experiment"] == record["experiment"] == "gru_by_hand"
     assert record["command"].endswith("--quick --seed 3")
     assert {path.suffix for path in tmp_path.iterdir()} == {".json", ".png"}
+    return record
 
 
 def test_an_interrupted_experiment_says_that_it_wrote_nothing(tmp_path, monkeypatch, capsys):
     def run(options):
         raise KeyboardInterrupt
 
-    run.__module__ = digits.__name__
-    monkeypatch.setattr(sys, "argv", ["digits", "--out", str(tmp_path / "out")])
     with pytest.raises(SystemExit) as stopped:
-        common.main(run)
+        call_main(run, digits, monkeypatch, "--out", str(tmp_path / "out"))
     assert stopped.value.code == 130
     assert "Nothing was written" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
@@ -118,6 +140,7 @@ def test_digits_splits_do_not_overlap_and_both_have_every_class():
     assert train.xs.max() == 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", digits.CELLS)
 def test_derived_gradient_equals_autodiff_on_a_real_batch(name):
     train, _ = digits.load()

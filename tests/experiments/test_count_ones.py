@@ -19,6 +19,7 @@ def unequal(rows):
     return [f"{row.quantity} at {row.step}" for row in rows if row.equal is False]
 
 
+@pytest.mark.slow
 def test_seos_first_run_reproduces_its_first_gradients_and_thousand_updates():
     rows, _, difference = count_ones.reproduce_seo_linear(1000)
     assert unequal(rows) == []
@@ -27,6 +28,7 @@ def test_seos_first_run_reproduces_its_first_gradients_and_thousand_updates():
     assert difference["sums_less_jax_grad"] < 1e-14
 
 
+@pytest.mark.slow
 def test_seos_second_run_reproduces_its_first_thousand_updates_with_a_custom_cell():
     rows, _, difference = count_ones.reproduce_seo_logistic(1000)
     assert unequal(rows) == []
@@ -35,6 +37,7 @@ def test_seos_second_run_reproduces_its_first_thousand_updates_with_a_custom_cel
     assert counting_rnn.switched_rnn().adjoint is None
 
 
+@pytest.mark.slow
 def test_roelants_gradient_and_losses_are_reproduced_except_for_one_misquoted_digit():
     rows, _, result = count_ones.reproduce_roelants(3)
     assert unequal(rows) == ["J at (1.2, 1.2) at 0"]

@@ -65,7 +65,9 @@ MISTAKES = {
 
 
 @pytest.mark.derivative
-@pytest.mark.parametrize("cell", MISTAKES, ids=[cell.name for cell in MISTAKES])
+@pytest.mark.parametrize(
+    "cell", [pytest.param(c, id=c.name, marks=() if c == COUPLED_LSTM else pytest.mark.slow) for c in MISTAKES]
+)
 def test_a_derivation_equals_autodiff_and_a_planted_mistake_does_not(cell, needs_x64):
     params = jax.eval_shape(lambda key: cell.init(key, D, H, dtype=jnp.float64), jax.random.key(0))
     params, xs = small_like(0, params), normal(1, T, B, D)

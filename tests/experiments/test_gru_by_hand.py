@@ -11,7 +11,7 @@ from experiments.tutorials import scalar_gru, seo_gru_script
 pytestmark = pytest.mark.usefixtures("needs_x64")
 
 
-@pytest.mark.parametrize("seed", [0, 1, 2])
+@pytest.mark.parametrize("seed", [0, *(pytest.param(seed, marks=pytest.mark.slow) for seed in (1, 2))])
 def test_each_of_the_eighteen_parts_equals_autodiff(seed):
     weights, xs, ys, h0 = scalar_gru.two_stamps(seed)
     written = scalar_gru.parts(scalar_gru.forward(weights, xs, ys, h0), weights)
@@ -23,6 +23,7 @@ def test_each_of_the_eighteen_parts_equals_autodiff(seed):
             np.testing.assert_allclose(written[key][name], value, rtol=1e-12)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", [0, 1, 2])
 def test_parts_sum_to_the_gradient_of_unroll(seed):
     result, _ = by_hand.part_one(seed)
@@ -42,6 +43,7 @@ def test_shared_and_unshared_gradients_both_equal_the_sum_of_parts(steps):
         np.testing.assert_allclose([shared[name], scratch[name]], total, rtol=1e-12)
 
 
+@pytest.mark.slow
 def test_shared_operations_grow_linearly_and_unshared_ones_cubically_in_time():
     counts = {steps: scalar_gru.count_operations(steps) for steps in (2, 3, 4, 16, 32)}
     assert counts[2][0] < counts[2][1] / 4
@@ -49,6 +51,7 @@ def test_shared_operations_grow_linearly_and_unshared_ones_cubically_in_time():
     assert 6 < counts[32][1] / counts[16][1] < 8.5
 
 
+@pytest.mark.slow
 def test_script_formulas_give_its_first_gradient_and_costs():
     w = seo_gru_script.script_weights()
     c = jnp.array([w["wx_c"], w["wrec_c"]])

@@ -66,6 +66,7 @@ def test_a_published_case_is_found_by_its_name():
     assert case.options["gradient"](case.args, np.float32(2.0)) == (1.0,)
 
 
+@pytest.mark.slow
 def test_the_truth_of_a_complex_rule_is_that_of_its_parts():
     z = (np.arange(1, 4) + 1j * np.arange(2, 5)).astype(np.complex64)
     square = lambda backward: Case(foreign_square(backward), (z,), "right")

@@ -1,6 +1,7 @@
 """Tests the music experiment: averages, causality, windows, dropout, samples and tables."""
 
 import io
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -25,10 +26,12 @@ from experiments.music.model import (
     with_previous,
 )
 from experiments.polyphonic_music import UNITS
+from tests.problems import compiled
 
 KEY = jax.random.key(0)
 MODEL = Model(gj.gru(), 6, state_dropout=0.3, input_dropout=0.2, output_dropout=0.4)
 WITHOUT_DROPOUT = Model(gj.gru(), 6)
+losses_of = jax.jit(losses, static_argnums=0)
 
 
 def pieces(*lengths, seed=0):
@@ -53,15 +56,16 @@ def test_averages_equal_a_loop_over_pieces():
     assert len({round(float(value), 4) for value in found}) == 4
 
 
+@pytest.mark.slow
 def test_network_that_knows_only_frequencies_has_the_loss_of_the_note_1gram():
     from experiments.music.baselines import note_1gram
 
     train, test = pieces(9, 12, seed=1), pieces(5, 8, 3, seed=2)
     frames = np.concatenate(train)
     chances = (frames.sum(0) + 0.5) / (len(frames) + 1)
-    zero = jax.tree.map(jnp.zeros_like, init(MODEL, KEY, 9))
+    zero = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), jax.eval_shape(lambda key: init(MODEL, key, 9), KEY))
     params = zero._replace(readout=zero.readout._replace(b_y=jnp.asarray(np.log(chances / (1 - chances)))))
-    found = evaluate(MODEL, batches_of(test, buckets=2), params)
+    found = compiled(partial(evaluate, MODEL, batches_of(test, buckets=2)), params)
     assert float(found.pooled_first) == pytest.approx(note_1gram(train, test), rel=1e-5)
 
 
@@ -69,7 +73,7 @@ def test_predictions_depend_only_on_earlier_frames():
     params, (piece,) = init(MODEL, KEY, 9), pieces(9)
     changed = piece.copy()
     changed[4] = 1 - changed[4]
-    before, after = (losses(MODEL, params, batches_of([one], buckets=1)[0])[0] for one in (piece, changed))
+    before, after = (losses_of(MODEL, params, batches_of([one], buckets=1)[0])[0] for one in (piece, changed))
     np.testing.assert_array_equal(before[:4], after[:4])
     assert (np.asarray(before != after)[4:]).all()
 
@@ -77,9 +81,9 @@ def test_predictions_depend_only_on_earlier_frames():
 def test_padding_has_no_loss_and_a_piece_has_the_same_loss_in_any_batch():
     params, both = init(MODEL, KEY, 9), pieces(9, 6)
     (batch,) = batches_of(both, buckets=1)
-    together = losses(MODEL, params, batch)
+    together = losses_of(MODEL, params, batch)
     assert not np.asarray(together)[np.asarray(~batch.mask)].any()
-    alone = losses(MODEL, params, batches_of(both[1:], buckets=1)[0])
+    alone = losses_of(MODEL, params, batches_of(both[1:], buckets=1)[0])
     np.testing.assert_allclose(alone[0], together[0, :6], rtol=1e-5)  # the shorter piece comes first
 
 
@@ -88,28 +92,37 @@ def test_windows_with_carried_states_have_the_loss_of_whole_pieces():
     params, both = init(model, KEY, 9), pieces(9, 6, 14)
     source = gj.train.windows([with_previous(piece) for piece in both], 2, 4)
     carry, total, frames = model.cell.initial_state(params.cell, 2), 0.0, 0
+    loss_of = jax.jit(partial(loss_fn, model))
     for window in source.evaluation_batches():
-        loss, _, carry = loss_fn(model, params, window, KEY, carry)
+        loss, _, carry = loss_of(params, window, KEY, carry)
         total, frames = total + float(loss) * int(window.mask.sum()), frames + int(window.mask.sum())
     assert frames == 29  # the first stream has two pieces, the second one piece
-    whole = sum(float(losses(model, params, batch).sum()) for batch in batches_of(both, buckets=1))
+    whole = sum(float(losses_of(model, params, batch).sum()) for batch in batches_of(both, buckets=1))
     assert total == pytest.approx(whole, rel=1e-5)
 
 
 def test_dropout_is_applied_only_if_a_key_is_given():
     params, xs = init(MODEL, KEY, 9), jnp.asarray(np.stack(pieces(9, 9)), jnp.float32)
-    without_key = predict(MODEL, params, xs)[1]
-    np.testing.assert_array_equal(without_key, predict(MODEL, params, xs)[1])
-    one, two = (predict(MODEL, params, xs, key=jax.random.key(seed))[1] for seed in (0, 1))
-    assert float(jnp.abs(one - two).max()) > 1e-3
-    np.testing.assert_allclose(predict(WITHOUT_DROPOUT, params, xs, key=KEY)[1], without_key, rtol=1e-6)
+
+    def results(params, xs):
+        of_seeds = [predict(MODEL, params, xs, key=jax.random.key(seed))[1] for seed in (0, 1)]
+        of_neither = [predict(MODEL, params, xs)[1] for _ in range(2)]
+        return *of_seeds, *of_neither, predict(WITHOUT_DROPOUT, params, xs, key=KEY)[1]
+
+    one, two, without_key, again, without_dropout = compiled(results, params, xs)
+    np.testing.assert_array_equal(without_key, again)
+    assert np.abs(one - two).max() > 1e-3
+    np.testing.assert_allclose(without_dropout, without_key, rtol=1e-6)
 
 
 def test_units_have_the_numbers_of_parameters_of_the_table():
-    sizes = {unit: network.count(init(Model(cell, units), KEY, 9)) for unit, (cell, units) in UNITS.items()}
+    count = lambda make: network.count(jax.eval_shape(make, KEY))
+    sizes = {unit: count(partial(init, Model(cell, units), longest=9)) for unit, (cell, units) in UNITS.items()}
     assert sizes == {"tanh RNN": 27_788, "GRU": 22_766, "LSTM": 21_364}
     # The 20,100, 20,200 and 19,800 of the paper are for the recurrent layer alone, with 100 inputs.
-    of_layer = {unit: network.count(cell.init(KEY, 100, units)) for unit, (cell, units) in UNITS.items()}
+    of_layer = {
+        unit: count(lambda key, cell=cell, units=units: cell.init(key, 100, units)) for unit, (cell, units) in UNITS.items()
+    }
     assert {unit: round(size / 1000, 1) for unit, size in of_layer.items()} == {"tanh RNN": 20.1, "GRU": 20.3, "LSTM": 19.8}
 
 

@@ -37,13 +37,17 @@ CELLS = {
     "conv_lstm": gated.conv_lstm(HEIGHT, WIDTH),
 }
 IMAGES = ("conv_gru", "conv_lstm")
-every_cell = pytest.mark.parametrize("name", CELLS)
 # what is asked of the engine is asked by default of these; the others differ in their equations only
-BY_DEFAULT = ("min_gru", "slstm", "lru", "delta_rule", "conv_gru", "gru_d", "dale_rnn", "ind_rnn")
+BY_DEFAULT = ("lru", "gru_d", "dale_rnn")  # complex states, inputs of three arrays, signs that are integers
+VALUES_BY_DEFAULT = (*BY_DEFAULT, "slstm", "delta_rule", "conv_gru", "layer_norm_lstm")
 cells_of_every_kind = pytest.mark.parametrize(
     "name", [pytest.param(name, marks=() if name in BY_DEFAULT else pytest.mark.slow) for name in CELLS]
 )
 CONDITIONS = {"plain": {}, "lengths and resets": {"lengths": LENGTHS, "resets": RESETS}}
+plain_is_slow = pytest.mark.parametrize(
+    "conditions",
+    [pytest.param(given, id=name, marks=() if given else pytest.mark.slow) for name, given in CONDITIONS.items()],
+)
 DERIVATIVES = {"CustomVJP": gj.CustomVJP(), "CustomJVP": gj.CustomJVP(), "Autodiff": gj.Autodiff()}
 
 
@@ -195,12 +199,14 @@ REFERENCES: dict[str, Any] = {
 }
 
 
-@every_cell
-@pytest.mark.parametrize("conditions", CONDITIONS.values(), ids=CONDITIONS.keys())
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=() if name in VALUES_BY_DEFAULT else pytest.mark.slow) for name in CELLS]
+)
+@plain_is_slow
 def test_outputs_equal_a_numpy_loop_after_the_paper(name, conditions, needs_x64):
     cell, (step, start) = CELLS[name].deterministic(), REFERENCES[name]
     params, xs = draw(name)
-    ys = np.asarray(gj.unroll(cell, params, xs, **conditions)[1])
+    ys = compiled(lambda params, xs: gj.unroll(cell, params, xs, **conditions)[1], params, xs)
     p, xs = on_host((params, xs))
     for b in range(B):
         state = start(p)
@@ -224,10 +230,7 @@ def scan(cell, params, xs, *, key=None, **conditions):
 
 @pytest.mark.derivative
 @cells_of_every_kind
-@pytest.mark.parametrize(
-    "conditions",
-    [pytest.param(given, id=name, marks=() if given else pytest.mark.slow) for name, given in CONDITIONS.items()],
-)
+@plain_is_slow
 def test_values_and_gradients_equal_autodiff_of_the_plain_scan(name, conditions):
     cell, (params, xs) = CELLS[name], draw(name)
     options = conditions | ({"key": KEYS[5]} if cell.needs_key else {})
@@ -264,11 +267,12 @@ def test_the_memory_of_the_slstm_is_scaled_by_its_stabiliser_and_large_gates_do_
     params, xs = draw("slstm")
     large = params._replace(b=params.b + 500.0)  # e^500 overflows float32
     in_float32 = jax.tree.map(lambda leaf: np.asarray(leaf, np.float32), large)
-    (h, *_), ys = on_host(gj.unroll(new.SLSTM, in_float32, xs))
+    (h, *_), ys = compiled(partial(gj.unroll, new.SLSTM), in_float32, xs)
     assert np.isfinite(ys).all()
     assert_close(h, ys[-1], tol=0)
 
 
+@pytest.mark.slow
 def test_a_network_of_lru_blocks_trains_in_a_stack():
     network = gj.stack([new.lru_block(), new.lru_block()])
     sizes = ((D, H, D), (D, H, D))  # H units inside
@@ -289,6 +293,7 @@ def test_a_network_of_lru_blocks_trains_in_a_stack():
     assert_close(*compiled(lambda params: [of(each, params) for each in (run, by_hand)], params))
 
 
+@pytest.mark.slow
 def test_every_neuron_of_the_dale_network_keeps_its_sign_and_the_noise_has_its_law():
     cell = science.dale_rnn(DT, noise=0.2)
     units, steps = 1000, 60

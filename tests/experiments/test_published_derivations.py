@@ -79,6 +79,7 @@ def test_audit_finds_an_error_planted_in_a_right_line():
     assert wrong(verdicts) == OF_EITHER_READING | {"δ17"}
 
 
+@pytest.mark.slow
 def test_fichous_g_has_w_on_the_wrong_side_and_one_reading_has_mismatched_shapes():
     found = experiment.judge_forward(0)
     assert {line[0] for line, error in found["errors"].items() if error > audit.RIGHT} == {"g"}
@@ -88,12 +89,14 @@ def test_fichous_g_has_w_on_the_wrong_side_and_one_reading_has_mismatched_shapes
     assert without[BACKWARD] == []
 
 
+@pytest.mark.slow
 def test_corrected_delta_23_and_24_give_the_gradients_of_two_layers():
     found = experiment.judge_two_layers(0)
     assert found["corrected"] < 1e-14
     assert found["as printed"] > 0.1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("as_printed", [False, True])
 def test_package_lines_give_the_gradient_of_a_sequence_only_when_corrected(as_printed):
     keys = jax.random.split(jax.random.key(0), 9)
@@ -110,6 +113,7 @@ def test_package_lines_give_the_gradient_of_a_sequence_only_when_corrected(as_pr
     assert (min(off.values()) > 0.1) if as_printed else (max(off.values()) < 1e-13)
 
 
+@pytest.mark.slow
 def test_the_right_gradient_with_all_errors_planted_is_seos_and_each_error_matters():
     w = seo_gru_script.script_weights()
     script = seo_gru_script.script_gradient(
@@ -124,6 +128,7 @@ def test_the_right_gradient_with_all_errors_planted_is_seos_and_each_error_matte
     assert audit.difference(seo.gradient(all_but_the_seventh), script) > 1e-4
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", range(2))
 def test_double_sum_of_the_general_formulas_equals_the_gradient_term_by_term(seed):
     found = experiment.double_sum(seed)

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 import gru_jax as gj
-from tests.problems import B, D, H, T, assert_close, compiled, normal, scan_of_step
+from tests.problems import B, D, H, T, assert_close, compiled, normal, on_host, scan_of_step
 
 LENGTHS = np.array([T, 3, 0])
 RESETS = np.random.default_rng(3).random((T, B)) < 0.3
@@ -137,12 +137,12 @@ def test_the_replacement_of_scanned_rnn_loads_its_weights_and_gives_its_results_
 
 
 @pytest.mark.derivative
-@pytest.mark.parametrize("reverse", [False, True])
+@pytest.mark.parametrize("reverse", [pytest.param(False, marks=pytest.mark.slow), True])
 def test_the_gradients_of_the_dreamer_cell_match_autodiff_with_lengths_and_resets(reverse):
     from experiments.recipes.dreamer_gru import dreamer_gru
 
     cell, dtype = dreamer_gru(blocks=3), jnp.result_type(float)
-    params = cell.init(KEY, D, 6, dtype)
+    params = compiled(lambda key: cell.init(key, D, 6, dtype), KEY)
     params = params._replace(offset=normal(0, *params.offset.shape))
     options = {"lengths": LENGTHS, "resets": RESETS, "reverse": reverse}
     losses = [lambda *args, run=run: loss(run(cell, *args, **options)) for run in (gj.unroll, scan_of_step)]
@@ -155,8 +155,8 @@ def test_the_dreamer_cell_computes_the_published_formulas():
     from experiments.recipes.dreamer_gru import dreamer_gru
 
     cell = dreamer_gru(blocks=1)
-    params = cell.init(KEY, D, H)
-    params = params._replace(offset=jax.random.normal(KEY, params.offset.shape, jnp.float32))
+    params = compiled(lambda key: cell.init(key, D, H), KEY)
+    params = params._replace(offset=normal(0, *params.offset.shape, dtype=jnp.float32))
     x, h = np.asarray(XS[0, 0], np.float64), np.linspace(-1, 1, H)
     a = x @ np.asarray(params.W, np.float64) + h @ np.asarray(params.U[0], np.float64)
     a = a / np.sqrt((a**2).mean() + 1e-4) * params.scale[0] + params.offset[0]
@@ -164,27 +164,40 @@ def test_the_dreamer_cell_computes_the_published_formulas():
     sigmoid = lambda v: 1 / (1 + np.exp(-v))
     update = sigmoid(update - 1)
     expected = update * np.tanh(sigmoid(reset) * cand) + (1 - update) * h
-    measured, _ = cell.step(params, jnp.asarray(h, params.U.dtype), jnp.asarray(x))
+    measured, _ = compiled(cell.step, params, h.astype(params.U.dtype), x)
     np.testing.assert_allclose(measured, expected, rtol=1e-5)
 
 
-def test_the_classifier_of_padded_sentences_learns_and_ignores_padding():
+@pytest.mark.slow
+def test_the_classifier_of_padded_sentences_ignores_padding():
     from experiments.recipes import padded_sentences as recipe
 
     batch = recipe.draw_sentences(np.random.default_rng(0), 5)
     xs, lengths = recipe.pad(batch)
     assert lengths.tolist() == [len(words) for words in batch]
-    key_reader, key_head = jax.random.split(KEY)
-    params = {"reader": recipe.READER.init(key_reader, len(recipe.WORDS), H), "head": gj.heads.init_dense(key_head, 2 * H, 1)}
-    longer = jnp.pad(xs, ((0, 4), (0, 0), (0, 0)), constant_values=jnp.nan)
-    assert_close(recipe.logits(params, longer, lengths), recipe.logits(params, xs, lengths))
-    together = np.asarray(recipe.logits(params, xs, lengths))
-    for b in range(0, 5, 2):
-        alone = recipe.logits(params, np.asarray(xs)[: lengths[b], b : b + 1], lengths[b : b + 1])
-        assert_close(alone, together[b : b + 1])
+    xs, lengths = on_host((xs, lengths))
+    longer = np.pad(xs, ((0, 4), (0, 0), (0, 0)), constant_values=np.nan)
+
+    def results(key_reader, key_head):
+        head = gj.heads.init_dense(key_head, 2 * H, 1)
+        run = partial(recipe.logits, {"reader": recipe.READER.init(key_reader, len(recipe.WORDS), H), "head": head})
+        alone = {b: run(xs[: lengths[b], b : b + 1], lengths[b : b + 1]) for b in range(0, 5, 2)}
+        return run(xs, lengths), run(longer, lengths), alone
+
+    together, of_longer, alone = compiled(results, *jax.random.split(KEY))
+    assert_close(of_longer, together)
+    for b, logits in alone.items():
+        assert_close(logits, together[b : b + 1])
+
+
+@pytest.mark.slow
+def test_the_classifier_of_padded_sentences_learns():
+    from experiments.recipes import padded_sentences as recipe
+
     assert recipe.train(steps=300)[1] > 0.9
 
 
+@pytest.mark.slow
 def test_actor_and_learner_agree_unless_the_resets_are_shifted():
     from experiments.recipes import recurrent_policy as recipe
 

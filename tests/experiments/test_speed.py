@@ -41,6 +41,7 @@ def test_every_peer_computes_the_same_gradient(name, peer, checkpointed):
     assert difference(maker(problem), gradient, reference) < 1e-5
 
 
+@pytest.mark.slow
 def test_cudnn_reference_computes_our_lstm():
     problem, gradient, reference = programs_of("LSTM", cudnn_lstm)
     assert difference(cudnn_lstm(problem), gradient, reference) < 1e-5
@@ -54,12 +55,14 @@ def test_wrong_gradient_is_far_from_the_reference():
 
 
 def test_nan_or_another_shape_is_never_a_small_difference():
-    one = {"a": jnp.ones(3), "b": jnp.ones((2, 2)), "c": jnp.ones(1)}
+    one = {"a": np.ones(3), "b": np.ones((2, 2)), "c": np.ones(1)}
     assert relative_difference(one, one) == 0
     for name, at in (("a", 0), ("b", (1, 1)), ("c", 0)):
-        assert np.isnan(relative_difference(one | {name: one[name].at[at].set(jnp.nan)}, one))
+        wrong = one[name].copy()
+        wrong[at] = np.nan
+        assert np.isnan(relative_difference(one | {name: wrong}, one))
     with pytest.raises(AssertionError):
-        relative_difference(one | {"b": jnp.ones((1, 2))}, one)
+        relative_difference(one | {"b": np.ones((1, 2))}, one)
 
 
 @pytest.mark.parametrize("text", ["100,32,64", "100,32,64,", "a,b,c,d", "0,1,1,1", "1.5,1,1,1", "1,2,3,4,5", "-1,2,3,4"])
@@ -69,6 +72,7 @@ def test_malformed_shape_exits_with_a_message(text):
     assert benchmark.shapes_of(("6,3,4,5",)) == [SHAPE]
 
 
+@pytest.mark.slow
 def test_bias_split_in_two_has_the_gradient_in_both_parts():
     problem, _, reference = programs_of("tanh RNN", ours)
     in_two = Candidate(
@@ -198,6 +202,7 @@ def test_the_time_of_the_engine_is_divided_by_that_of_each_variant(monkeypatch, 
     assert {ratio for by_shape in found.values() for ratio in by_shape.values()} == {1.5}
 
 
+@pytest.mark.slow
 def test_each_rule_of_the_plan_changes_a_plan_and_is_measured():
     shapes = [*plan_rules.TUNED, *plan_rules.QUICK_SHAPES]
     for name, rule in plan_rules.RULES.items():

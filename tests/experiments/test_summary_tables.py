@@ -12,7 +12,7 @@ from experiments.speed import report as speed_report
 from experiments.speed.problem import Shape
 from experiments.summary_tables.formatting import ROOT, markdown, record
 
-README, EXPERIMENTS, RESULTS, PERFORMANCE, GPU, TRAIN = (path.read_text("utf-8") for path in summary_tables.PAGES)
+README, EXPERIMENTS, RESULTS, PERFORMANCE, GPU, TRAIN, TESTS = (path.read_text("utf-8") for path in summary_tables.PAGES)
 
 
 @pytest.mark.parametrize("path", summary_tables.PAGES, ids=lambda path: str(path.relative_to(ROOT)))
@@ -31,7 +31,7 @@ def test_files_linked_by_the_experiments_readme_exist():
 def test_every_table_stands_on_one_page():
     assert summary_tables.tables_in(README) == ["why", "main_results"]
     assert summary_tables.tables_in(EXPERIMENTS) == ["index"]
-    shown = [name for page in (RESULTS, PERFORMANCE, GPU, TRAIN) for name in summary_tables.tables_in(page)]
+    shown = [name for page in (RESULTS, PERFORMANCE, GPU, TRAIN, TESTS) for name in summary_tables.tables_in(page)]
     assert sorted([*shown, "main_results", "why", "index"]) == sorted(summary_tables.TABLES)
 
 

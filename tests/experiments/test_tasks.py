@@ -11,6 +11,7 @@ import pytest
 
 import gru_jax as gj
 from experiments import adding, binary_addition, char_lm, copy_memory, data, digits, digits_by_pixels, network, parity
+from tests.problems import compiled, normal
 
 KEY = jax.random.key(0)
 
@@ -72,10 +73,11 @@ def test_copy_memory_inputs_are_symbols_blanks_and_a_mark_and_targets_repeat_the
 def test_copy_memory_baseline_is_the_loss_of_knowing_everything_but_the_symbols():
     T = 7
     _, targets = copy_memory.batch_of(T, 40, KEY)
-    sure_of_blanks = jax.nn.one_hot(jnp.zeros((40, T + 10), int), copy_memory.CLASSES) * 50
-    any_symbol = jnp.where((jnp.arange(copy_memory.CLASSES) >= 1) & (jnp.arange(copy_memory.CLASSES) <= 8), 0.0, -50.0)
-    logits = jnp.concatenate([sure_of_blanks, jnp.broadcast_to(any_symbol, (40, 10, copy_memory.CLASSES))], 1)
-    losses = gj.heads.softmax_cross_entropy(logits, targets)
+    classes = np.arange(copy_memory.CLASSES)
+    sure_of_blanks = np.broadcast_to(50.0 * (classes == 0), (40, T + 10, copy_memory.CLASSES))
+    any_symbol = np.where((classes >= 1) & (classes <= 8), 0.0, -50.0)
+    logits = np.concatenate([sure_of_blanks, np.broadcast_to(any_symbol, (40, 10, copy_memory.CLASSES))], 1)
+    losses = compiled(gj.heads.softmax_cross_entropy, logits, targets)
     assert float(losses.mean()) == pytest.approx(copy_memory.baseline(T), rel=1e-5)
     assert copy_memory.baseline(1000) == pytest.approx(0.0204, abs=5e-5)
 
@@ -87,29 +89,30 @@ def test_parity_counts_only_the_bits_within_the_length():
         assert odd == sum(row[:length]) % 2
 
 
+@pytest.mark.slow
 def test_accuracy_at_a_length_is_that_of_strings_truncated_there():
     cell = gj.gru()
     params = network.init(cell, KEY, 2, 5, 2)
     lengths = np.array([1, 4, 7])
     found = parity.accuracy_at(cell, params, lengths, KEY, strings=64)
     bits = jax.random.bernoulli(KEY, 0.5, (64, 7)).astype(jnp.int32)
-    for length, accuracy in zip(lengths, found, strict=True):
-        cut = bits[:, :length]
-        answers = network.last_logits(cell, params, jax.nn.one_hot(cut, 2)).argmax(-1)
-        assert accuracy == pytest.approx(float((answers == cut.sum(1) % 2).mean()))
+    cuts = [np.asarray(bits)[:, :length] for length in lengths]
+    answers = compiled(lambda params: [network.last_logits(cell, params, np.eye(2)[cut]).argmax(-1) for cut in cuts], params)
+    for cut, answer, accuracy in zip(cuts, answers, found, strict=True):
+        assert accuracy == pytest.approx(float((answer == cut.sum(1) % 2).mean()))
     assert len(set(np.asarray(found).tolist())) > 1
 
 
-@pytest.mark.parametrize("cell", [gj.gru(), gj.lstm()], ids=["gru", "lstm"])
+@pytest.mark.parametrize("cell", [pytest.param(gj.gru(), marks=pytest.mark.slow), gj.lstm()], ids=["gru", "lstm"])
 def test_last_logits_are_those_of_each_sequences_last_valid_step(cell):
     params = network.init(cell, KEY, 3, 4, 2, longest=9)
-    xs = jax.random.normal(KEY, (3, 6, 3))
-    lengths = jnp.array([6, 2, 4])
-    everywhere = network.logits(cell, params, xs)
-    last = network.last_logits(cell, params, xs, lengths=lengths)
-    np.testing.assert_allclose(last, everywhere[jnp.arange(3), lengths - 1], rtol=1e-5, atol=1e-6)
+    lengths = np.array([6, 2, 4])
+    both = lambda xs: (network.logits(cell, params, xs), network.last_logits(cell, params, xs, lengths=lengths))
+    everywhere, last = compiled(both, normal(0, 3, 6, 3, dtype=jnp.float32))
+    np.testing.assert_allclose(last, everywhere[np.arange(3), lengths - 1], rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_every_seed_has_its_own_network_and_batches():
     cell = gj.gru()
     draw = partial(network.init, cell, input_size=2, hidden_size=4, output_size=1)
@@ -142,26 +145,35 @@ def test_windows_have_the_loss_of_their_characters_and_carry_the_state(monkeypat
     text = np.random.default_rng(0).integers(0, 3, 41).astype(np.uint8)
     source = gj.train.windows([(text[:-1], text[1:])], 2, 5)
     carry, total, count = char_lm.CELL.initial_state(params.cell, 2), 0.0, 0
+    loss_of = jax.jit(partial(char_lm.loss_fn, 3))
     for window in source.evaluation_batches():
-        loss, _, carry = char_lm.loss_fn(3, params, window, KEY, carry)
+        loss, _, carry = loss_of(params, window, KEY, carry)
         total, count = total + float(loss) * int(window.mask.sum()), count + int(window.mask.sum())
     streams = np.stack([text[:-1], text[1:]], -1).reshape(2, 20, 2)
-    found = network.logits(char_lm.CELL, params, jax.nn.one_hot(streams[..., 0], 3))
-    assert count == 40
-    assert total == pytest.approx(
-        float(gj.heads.softmax_cross_entropy(found, streams[..., 1].astype(np.int32)).sum()), rel=1e-5
-    )
     segments = text[:40].reshape(4, 10)
-    whole = network.logits(char_lm.CELL, params, jax.nn.one_hot(segments, 3))[:, :-1]
-    expected = gj.heads.softmax_cross_entropy(whole, segments[:, 1:].astype(np.int32)).mean()
-    assert float(char_lm.evaluate(3, segments, params)["nats"]) == pytest.approx(float(expected), rel=1e-5)
+
+    def results(params):
+        logits = lambda characters: network.logits(char_lm.CELL, params, jax.nn.one_hot(characters, 3))
+        losses = lambda logits, targets: gj.heads.softmax_cross_entropy(logits, targets.astype(np.int32))
+        of_segments = losses(logits(segments)[:, :-1], segments[:, 1:]).mean()
+        return losses(logits(streams[..., 0]), streams[..., 1]).sum(), of_segments, char_lm.evaluate(3, segments, params)
+
+    of_streams, of_segments, evaluated = compiled(results, params)
+    assert count == 40
+    assert total == pytest.approx(float(of_streams), rel=1e-5)
+    assert float(evaluated["nats"]) == pytest.approx(float(of_segments), rel=1e-5)
 
 
 def test_sampling_at_low_temperature_takes_the_most_likely_character():
     params = network.init(char_lm.CELL, KEY, 4, 6, 4)
     drawn = np.asarray(char_lm.sample(params, 12, 4, KEY, 2, 1e-4))
+
+    @jax.jit
+    def most_likely(h, last):
+        h, y = char_lm.CELL.step(params.cell, h, jax.nn.one_hot(last, 4))
+        return h, gj.heads.dense(params.readout, y).argmax()
+
     h, last = char_lm.CELL.initial_state(params.cell), 2
     for character in drawn:
-        h, y = char_lm.CELL.step(params.cell, h, jax.nn.one_hot(last, 4))
-        last = int(gj.heads.dense(params.readout, y).argmax())
+        h, last = most_likely(h, int(last))
         assert character == last

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+import pytest
 
 import gru_jax as gj
 from experiments.recipes.logging_callbacks import to_tensorboard, to_wandb
@@ -76,6 +77,7 @@ def test_a_custom_loop_computes_what_fit_does_and_resumes_bit_for_bit(tmp_path):
         np.testing.assert_array_equal(ours, theirs)
 
 
+@pytest.mark.slow
 def test_the_loop_skips_updates_that_are_not_finite_and_ends_after_too_many(tmp_path):
     bad = XS.at[3].set(jnp.nan)
     state, losses = train(squares, PARAMS, OPTIMIZER, bad, key=KEY, steps=11, batch_size=2, checkpoint_dir=tmp_path / "one")

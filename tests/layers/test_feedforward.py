@@ -68,8 +68,9 @@ VALID = MASK & (np.arange(T)[:, None] < LENGTHS)
 CONDITIONS = {"plain": ({}, np.ones((T, B), bool)), "all three": (ALL_THREE, VALID)}
 
 
+@pytest.mark.slow
 @pytest.mark.derivative
-@pytest.mark.parametrize(("name", "reverse"), [("plain", False), ("all three", True)])
+@pytest.mark.parametrize(("name", "reverse"), [pytest.param("plain", False, marks=pytest.mark.slow), ("all three", True)])
 def test_a_network_of_residual_blocks_equals_the_same_written_out(name, reverse):
     conditions, valid = CONDITIONS[name]
     options = {**conditions, "reverse": reverse}
@@ -92,8 +93,8 @@ def test_a_network_of_residual_blocks_equals_the_same_written_out(name, reverse)
 def test_steps_of_a_network_of_blocks_equal_unroll():
     params, xs, h = draw(NETWORK)
     step = lambda h, at_t: gj.step(NETWORK, params, h, at_t[0], reset=at_t[1])
-    by_step = compiled(lambda xs, h: jax.lax.scan(step, h, (xs, RESETS)), xs, h)
-    assert_close(by_step, gj.unroll(NETWORK, params, xs, h, resets=RESETS))
+    whole = lambda xs, h: gj.unroll(NETWORK, params, xs, h, resets=RESETS)
+    assert_close(*compiled(lambda xs, h: (jax.lax.scan(step, h, (xs, RESETS)), whole(xs, h)), xs, h))
 
 
 def test_layouts_windows_and_last_outputs_equal_unroll():
@@ -145,32 +146,43 @@ def test_a_table_of_tokens_may_be_the_first_layer():
         lambda key, n, size, **options: jax.random.normal(key, (n, size), jnp.float32), lambda E, t: E[t], num_feature_axes=0
     )
     layers = gj.stack([embed, gj.lstm()])
-    params = layers.init(KEYS[0], 6, (D, H))
-    tokens = jax.random.randint(KEYS[1], (T, B), 0, 6)
-    expected = gj.unroll(gj.lstm(), params[1], params[0][tokens], lengths=LENGTHS)
-    h_last, ys = gj.unroll(layers, params, tokens, lengths=LENGTHS)
-    assert_close((h_last[1], ys), expected)
+    tokens = np.random.default_rng(0).integers(0, 6, (T, B))
+    shapes = jax.eval_shape(lambda key: layers.init(key, 6, (D, H)), KEYS[0])
+
+    def results(params):
+        h_last, ys = gj.unroll(layers, params, tokens, lengths=LENGTHS)
+        return (h_last[1], ys), gj.unroll(gj.lstm(), params[1], params[0][tokens], lengths=LENGTHS)
+
+    assert_close(*compiled(results, normal_like(0, shapes)))
 
 
 def test_both_directions_and_noise_take_layers_without_state():
     cell = gj.bidirectional(gj.stack([NORM, gj.zoneout(gj.gru(), 0.3), DENSE], dropout=0.2), merge="mul")
     params, xs, _ = draw(cell)
-    one, other = (gj.unroll(cell, params, xs, key=key)[1] for key in KEYS[:2])
-    assert (one != other).any()
     plain = cell.deterministic()
-    halves = [
-        gj.unroll(plain.forward_cell, own, xs, reverse=reverse)[1] for own, reverse in zip(params, (False, True), strict=True)
-    ]
-    assert_close(gj.unroll(plain, params, xs)[1], halves[0] * halves[1])
+
+    def results(params, xs):
+        noisy = [gj.unroll(cell, params, xs, key=key)[1] for key in KEYS[:2]]
+        forward, backward = (gj.unroll(plain.forward_cell, own, xs, reverse=i == 1)[1] for i, own in enumerate(params))
+        return noisy, gj.unroll(plain, params, xs)[1], forward * backward
+
+    (one, other), measured, expected = compiled(results, params, xs)
+    assert (one != other).any()
+    assert_close(measured, expected)
 
 
 def test_the_compute_dtype_lowers_the_weights():
     params, xs, h0 = draw(NETWORK)
     params, xs, h0 = jax.tree.map(lambda leaf: leaf.astype(jnp.float32), (params, xs, h0))
-    run = lambda dtype: gj.unroll(NETWORK, params, xs, h0, compute_dtype=dtype)[1]
-    assert (run(jnp.bfloat16) != run(None)).any()
-    lowered = gj.unroll(DENSE, params[0], xs, compute_dtype=jnp.bfloat16)[1]
-    assert_close(lowered, xs @ params[0].astype(jnp.bfloat16), tol=1e-6)
+
+    def results(params, xs, h0):
+        of_network = [gj.unroll(NETWORK, params, xs, h0, compute_dtype=dtype)[1] for dtype in (jnp.bfloat16, None)]
+        lowered = gj.unroll(DENSE, params[0], xs, compute_dtype=jnp.bfloat16)[1]
+        return of_network, (lowered, xs @ params[0].astype(jnp.bfloat16))
+
+    (low, high), of_dense = compiled(results, params, xs, h0)
+    assert (low != high).any()
+    assert_close(*of_dense, tol=1e-6)
 
 
 def test_output_sizes_follow_from_the_size_of_the_input():

@@ -14,11 +14,24 @@ from gru_jax._engine.noise import keys_of_sequence
 from tests import reference
 from tests.conditions import ALL_THREE
 from tests.convert.parity import library
-from tests.problems import CELLS, PROJECTED, B, D, H, T, assert_close, assert_raises, compiled, gradients, normal, problem
+from tests.problems import (
+    CELLS,
+    PROJECTED,
+    B,
+    D,
+    H,
+    T,
+    assert_close,
+    assert_raises,
+    compiled,
+    gradients,
+    normal,
+    problem,
+    small_like,
+)
 
 KEY = jax.random.key(5)
 P_X, P_H = 0.3, 0.4
-NAMES = ("elman_tanh", "gru", "gru_reset_after", "lstm_peephole")
 
 
 def dropped(name):
@@ -33,13 +46,16 @@ def masks(cell, params, xs):
     return {field: np.asarray(keep) / (1 - rate[field[0]]) for field, keep in found.items() if keep is not None}
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize(
+    "name",
+    ["gru_reset_after", "lstm_peephole", *(pytest.param(name, marks=pytest.mark.slow) for name in ("elman_tanh", "gru"))],
+)
 def test_each_gate_has_masks_of_its_own(name, needs_x64):
     """For one sequence at a time the masks are diagonal matrices in front of the weights."""
     cell, p = dropped(name), problem(CELLS[name])
     scaled = masks(cell, p.params, p.xs)
     assert set(scaled) == {field for field in p.params._fields if field[0] in "WU"}
-    _, ys = gj.unroll(cell, p.params, p.xs, p.h0, key=KEY)
+    _, ys = compiled(partial(gj.unroll, cell, key=KEY), *p[:3])
     for b in range(B):
         one = lambda tree, b=b: jax.tree.map(lambda leaf: leaf[b : b + 1], tree)
         weights = {field: mask[b][:, None] * getattr(p.params, field) for field, mask in scaled.items()}
@@ -66,18 +82,19 @@ def test_gradients_equal_autodiff_with_the_same_key(name):
 
 def test_step_draws_the_masks_of_unroll_and_layers_and_projections_take_them():
     cell = gj.stack([dropped("gru"), gj.variational_dropout(PROJECTED["lstm_projected"], state=0.5, per_gate=True)])
-    params, xs = cell.init(jax.random.key(0), D, H), normal(0, T, B, D, dtype=jnp.float32)
-    h = cell.initial_state(params, B)
-    keys = jax.random.split(jax.random.key(1))
-    h_last, ys = gj.unroll(cell, params, xs, h, key=(keys[0], keys[1]))
-    outputs = []
-    for x in xs:
-        h, y = gj.step(cell, params, h, x, key=(keys[0], keys[1]))
-        outputs.append(y)
-    assert_close((h, jnp.stack(outputs)), (h_last, ys))
+    keys = tuple(jax.random.split(jax.random.key(1)))
+    params = small_like(0, jax.eval_shape(lambda key: cell.init(key, D, H), KEY))
+
+    def results(params, xs):
+        h = cell.initial_state(params, B)
+        by_step = jax.lax.scan(lambda h, x: gj.step(cell, params, h, x, key=keys), h, xs)
+        in_both = [gj.unroll(cell, params, xs, key=KEY, compute_dtype=dtype)[1] for dtype in (jnp.bfloat16, None)]
+        return (by_step, gj.unroll(cell, params, xs, h, key=keys)), in_both
+
+    same, in_both = compiled(results, params, normal(0, T, B, D, dtype=jnp.float32))
+    assert_close(*same)
+    assert_close(*in_both, tol=0.05)
     assert cell.deterministic() == gj.stack([gj.gru(), PROJECTED["lstm_projected"]])
-    compute = gj.unroll(cell, params, xs, key=KEY, compute_dtype=jnp.bfloat16)[1]
-    assert_close(compute, gj.unroll(cell, params, xs, key=KEY)[1], tol=0.05)
 
 
 @pytest.mark.peers

@@ -29,11 +29,18 @@ from tests.problems import (
 from tests.unusual_cells import NOISY, distinct_noise
 
 KEY = jax.random.key(11)
-every_noise = pytest.mark.parametrize("cell", NOISY.values(), ids=NOISY.keys())
+# noise of each step, with a rate for each part of the state, and noise of a sequence
+main_noise = pytest.mark.parametrize(
+    "cell",
+    [
+        pytest.param(cell, id=name, marks=() if name in ("zoneout(lstm)", "dropout of both") else pytest.mark.slow)
+        for name, cell in NOISY.items()
+    ],
+)
 
 
 @pytest.mark.derivative
-@distinct_noise
+@main_noise
 @pytest.mark.parametrize("reverse", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_gradients_equal_autodiff_with_the_same_key(cell, reverse):
     p = problem(cell.deterministic())
@@ -48,7 +55,7 @@ def test_gradients_equal_autodiff_with_the_same_key(cell, reverse):
 
 
 @pytest.mark.derivative
-@pytest.mark.parametrize("name", ["zoneout(lstm)", "dropout of the state"])
+@pytest.mark.parametrize("name", ["zoneout(lstm)", pytest.param("dropout of the state", marks=pytest.mark.slow)])
 def test_noise_passes_through_whole_blocks_and_a_shorter_last_one_outside_jit_too(name):
     cell = NOISY[name]
     p = problem(cell.deterministic())
@@ -58,19 +65,20 @@ def test_noise_passes_through_whole_blocks_and_a_shorter_last_one_outside_jit_to
     assert_close(eager, compiled(partial(gradients, partial(run, derivative=gj.Autodiff())), p))
 
 
-@every_noise
+@distinct_noise
 def test_the_noise_depends_on_the_key_alone_and_a_call_without_key_raises(cell):
     p = problem(cell.deterministic())
-    run = lambda seed: np.asarray(gj.unroll(cell, p.params, p.xs, p.h0, key=jax.random.key(seed))[1])
-    assert_close(run(0), run(0), tol=0)
-    assert (run(0) != run(1)).any()
+    run = lambda key: gj.unroll(cell, p.params, p.xs, p.h0, key=key)[1]
+    one, same, other = compiled(lambda *keys: [run(key) for key in keys], *map(jax.random.key, (0, 0, 1)))
+    assert_close(one, same, tol=0)
+    assert (one != other).any()
     assert_raises(lambda: gj.unroll(cell, p.params, p.xs, p.h0), ValueError, r"key: got None.*draws noise.*deterministic")
     one_step = p.params, p.h0, p.xs[0]
     assert_raises(lambda: gj.step(cell, *one_step), ValueError, r"key: got None.*at each step.*gj\.step\(cell\.deterministic")
     assert_raises(lambda: cell.step(*one_step), ValueError, r"cell: got .*draws noise.*gj\.step\(cell, …, key=…\)")
 
 
-@every_noise
+@distinct_noise
 def test_without_noise_repeated_steps_equal_unroll(cell):
     plain = cell.deterministic()
     assert not plain.needs_key
@@ -80,7 +88,11 @@ def test_without_noise_repeated_steps_equal_unroll(cell):
 
 
 @pytest.mark.derivative
-@pytest.mark.parametrize("cell", [gj.zoneout(gj.gru(), 0.3), gj.zoneout(gj.lstm(), LSTMState(0.2, 0.5))], ids=["gru", "lstm"])
+@pytest.mark.parametrize(
+    "cell",
+    [pytest.param(gj.zoneout(gj.gru(), 0.3), marks=pytest.mark.slow), gj.zoneout(gj.lstm(), LSTMState(0.2, 0.5))],
+    ids=["gru", "lstm"],
+)
 def test_the_expectation_of_zoneout_has_the_gradients_of_autodiff(cell):
     plain = cell.deterministic()
     p = problem(plain)
@@ -142,7 +154,7 @@ def test_a_rate_of_zero_returns_the_cell_itself_and_equal_rates_make_equal_cells
 
 
 @pytest.mark.parametrize(
-    "name", ["gru", "lstm", *(pytest.param(name, marks=pytest.mark.slow) for name in ("gru_reset_after", "elman_tanh"))]
+    "name", ["lstm", *(pytest.param(name, marks=pytest.mark.slow) for name in ("gru", "gru_reset_after", "elman_tanh"))]
 )
 def test_variational_dropout_uses_one_mask_per_sequence_on_the_operands_of_the_matmuls(name):
     """Dropping inputs and states equals scaling rows of W and U in the same way at every step."""
@@ -159,11 +171,15 @@ def test_variational_dropout_uses_one_mask_per_sequence_on_the_operands_of_the_m
         for field, leaf in p.params._asdict().items()
         if field[0] in scale
     }
-    expected = gj.unroll(cell, p.params._replace(**fields), p.xs, p.h0)
-    assert_close(gj.unroll(dropped, p.params, p.xs, p.h0, key=KEY), expected)
+
+    def results(p):
+        return gj.unroll(dropped, *p[:3], key=KEY), gj.unroll(cell, p.params._replace(**fields), p.xs, p.h0)
+
+    assert_close(*compiled(results, p))
     assert 0 < float((scale_h == 0).mean()) < 1
 
 
+@pytest.mark.slow
 @pytest.mark.derivative
 def test_vmap_over_parameters_and_keys_equals_a_loop():
     cell = NOISY["zoneout of dropout"]
@@ -175,16 +191,16 @@ def test_vmap_over_parameters_and_keys_equals_a_loop():
         assert_close(jax.tree.map(lambda leaf: leaf[i], together), run(model, keys[i]))
 
 
-def test_noise_works_in_half_precision_and_with_nan_in_the_padding():
-    for name in ("zoneout(lstm)", "zoneout of dropout"):
-        cell = NOISY[name]
-        p = problem(cell.deterministic(), dtype=jnp.bfloat16)
-        valid = (np.arange(T)[:, None] < LENGTHS)[..., None]
-        padded, cleaned = (np.where(valid, p.xs, np.array(fill, p.xs.dtype)) for fill in (np.nan, 0))
-        run = jax.jit(lambda xs: gradients(partial(gj.unroll, cell, key=KEY, lengths=LENGTHS), p._replace(xs=xs)))
-        results = run(padded)
-        assert {leaf.dtype for leaf in jax.tree.leaves(results)} == {jnp.dtype(jnp.bfloat16)}
-        assert_close(results, run(cleaned), tol=1e-6)
+@pytest.mark.parametrize("name", [pytest.param("zoneout(lstm)", marks=pytest.mark.slow), "zoneout of dropout"])
+def test_noise_works_in_half_precision_and_with_nan_in_the_padding(name):
+    cell = NOISY[name]
+    p = problem(cell.deterministic(), dtype=jnp.bfloat16)
+    valid = (np.arange(T)[:, None] < LENGTHS)[..., None]
+    padded, cleaned = (np.where(valid, p.xs, np.array(fill, p.xs.dtype)) for fill in (np.nan, 0))
+    run = jax.jit(lambda xs: gradients(partial(gj.unroll, cell, key=KEY, lengths=LENGTHS), p._replace(xs=xs)))
+    results = run(padded)
+    assert {leaf.dtype for leaf in jax.tree.leaves(results)} == {jnp.dtype(jnp.bfloat16)}
+    assert_close(results, run(cleaned), tol=1e-6)
 
 
 BAD = {
@@ -207,6 +223,7 @@ def test_noise_can_be_added_to_single_cells_only():
         assert_raises(lambda: wrap(gj.gru), TypeError, r"cell: got function, expected a gj\.Cell")
 
 
+@pytest.mark.slow
 def test_the_tangent_of_zoneout_is_the_transpose_of_its_adjoint():
     """⟨c, J v⟩ = ⟨Jᵀ c, v⟩ with the same noise."""
     cell = NOISY["zoneout(lstm)"]

@@ -9,8 +9,8 @@ import pytest
 
 import gru_jax as gj
 from tests.conditions import LENGTHS
-from tests.problems import B, D, H, T, assert_close, assert_raises, compiled, normal, normal_like, on_host, problem, small_like
-from tests.unusual_cells import NOISY, distinct_noise
+from tests.problems import B, D, H, T, assert_close, assert_raises, compiled, normal, normal_like, problem, small_like
+from tests.unusual_cells import NOISY
 
 KEY = jax.random.key(11)
 SEQUENCE_KEY, STEP_KEY = jax.random.split(KEY)
@@ -27,7 +27,13 @@ def steps(cell, params, xs, h, keys):
     return jax.lax.scan(lambda h, at_t: gj.step(cell, params, h, at_t[0], key=at_t[1]), h, (xs, keys))
 
 
-@distinct_noise
+@pytest.mark.parametrize(
+    "cell",
+    [
+        pytest.param(cell, id=name, marks=() if name in ("zoneout(lstm)", "zoneout of dropout") else pytest.mark.slow)
+        for name, cell in NOISY.items()
+    ],
+)
 def test_a_step_equals_unroll_of_one_step_with_the_same_keys(cell):
     p = problem(cell.deterministic())
 
@@ -42,7 +48,9 @@ def test_a_step_equals_unroll_of_one_step_with_the_same_keys(cell):
     assert not np.allclose(ys[0], plain)
 
 
-@pytest.mark.parametrize("name", [name for name in NOISY if name.startswith("zoneout(")])
+@pytest.mark.parametrize(
+    "name", ["zoneout(lstm)", *(pytest.param(f"zoneout({name})", marks=pytest.mark.slow) for name in ("gru", "elman"))]
+)
 def test_noise_of_each_step_needs_a_single_key_which_gives_the_numbers_of_unroll_of_one_step(name):
     cell = NOISY[name]
     p = problem(cell.deterministic())
@@ -51,7 +59,13 @@ def test_noise_of_each_step_needs_a_single_key_which_gives_the_numbers_of_unroll
     assert_close(by_step, (h_last, ys[0]))
 
 
-@pytest.mark.parametrize("cell", DROPPED.values(), ids=DROPPED.keys())
+@pytest.mark.parametrize(
+    "cell",
+    [
+        pytest.param(cell, id=name, marks=() if name == "dropout of both" else pytest.mark.slow)
+        for name, cell in DROPPED.items()
+    ],
+)
 def test_a_mask_of_a_sequence_is_that_of_unroll_at_all_steps(cell):
     of_steps = jax.random.split(STEP_KEY, T)
     shared, other = (jnp.stack([key] * T) for key in (SEQUENCE_KEY, STEP_KEY))
@@ -110,43 +124,50 @@ def test_a_noisy_cell_has_the_same_variance_and_correlation_in_step_and_in_unrol
     params = cell.init(KEY, units, units)
     h, xs = jnp.zeros(units), jnp.zeros((burn_in + 2, units))
     loop = lambda h, key: gj.step(cell, params, h, xs[0], key=key)
-    by_steps = compiled(partial(jax.lax.scan, loop), h, jax.random.split(KEY, burn_in + 2))[1]
-    by_unroll = on_host(gj.unroll(cell, params, xs, h, key=KEY)[1])
-    for ys in (by_steps, by_unroll):
+    by_steps = lambda h: jax.lax.scan(loop, h, jax.random.split(KEY, burn_in + 2))[1]
+    for ys in compiled(lambda h: (by_steps(h), gj.unroll(cell, params, xs, h, key=KEY)[1]), h):
         one, other = ys[-2], ys[-1]
         assert abs(other.std() / (sigma / (1 - a**2) ** 0.5) - 1) < 0.06
         assert abs(np.corrcoef(one, other)[0, 1] - a) < 0.06
 
 
-def test_dropout_between_the_layers_of_a_stack_acts_in_step():
-    for variational in (False, True):
-        cell = gj.stack([gj.gru(), gj.zoneout(gj.lstm(), 0.3)], dropout=0.4, variational=variational)
-        params, x = params_of(cell), normal(1, B, D)
-        h0 = normal_like(3, jax.eval_shape(lambda cell=cell, params=params: cell.initial_state(params, B)))
+@pytest.mark.parametrize("variational", [pytest.param(False, marks=pytest.mark.slow), True])
+def test_dropout_between_the_layers_of_a_stack_acts_in_step(variational):
+    cell = gj.stack([gj.gru(), gj.zoneout(gj.lstm(), 0.3)], dropout=0.4, variational=variational)
+    params, x = params_of(cell), normal(1, B, D)
+    h0 = normal_like(3, jax.eval_shape(lambda: cell.initial_state(params, B)))
 
-        def results(x, h0, cell=cell, params=params):
-            by_step = [gj.step(cell, params, h0, x, key=(SEQUENCE_KEY, key)) for key in (STEP_KEY, KEY)]
-            return gj.unroll(cell, params, x[None], h0, key=(SEQUENCE_KEY, STEP_KEY)), by_step
+    def results(x, h0):
+        by_step = [gj.step(cell, params, h0, x, key=(SEQUENCE_KEY, key)) for key in (STEP_KEY, KEY)]
+        return gj.unroll(cell, params, x[None], h0, key=(SEQUENCE_KEY, STEP_KEY)), by_step
 
-        (h_last, ys), (by_step, of_other_key) = compiled(results, x, h0)
-        assert_close(by_step, (h_last, ys[0]))
-        assert (of_other_key[1] != ys[0]).any()
+    (h_last, ys), (by_step, of_other_key) = compiled(results, x, h0)
+    assert_close(by_step, (h_last, ys[0]))
+    assert (of_other_key[1] != ys[0]).any()
 
 
 def test_windows_of_truncated_backpropagation_share_the_mask_of_a_sequence_and_differ_in_the_noise_of_steps():
     cell = DROPPED["dropout of both"]
-    p = problem(cell.deterministic())
-    whole = gj.unroll(cell, p.params, p.xs, p.h0, lengths=LENGTHS, key=KEY)
-    assert_close(gj.unroll_truncated(cell, p.params, p.xs, p.h0, window=2, lengths=LENGTHS, key=KEY), whole)
-    zoned = gj.zoneout(gj.gru(), 0.5)
+    runs = partial(gj.unroll, cell), partial(gj.unroll_truncated, cell, window=2)
+    results = lambda p: [run(p.params, p.xs, p.h0, lengths=LENGTHS, key=KEY) for run in runs]
+    whole, in_windows = compiled(results, problem(cell.deterministic()))
+    assert_close(in_windows, whole)
     p = problem(gj.gru(), hidden_size=40, steps=6)
-    xs = jnp.zeros_like(p.xs)
-    _, ys = gj.unroll_truncated(zoned, p.params, xs, p.h0, window=2, key=KEY)
+    zoned = partial(gj.unroll_truncated, gj.zoneout(gj.gru(), 0.5), window=2, key=KEY)
+    _, ys = compiled(zoned, p.params, np.zeros_like(p.xs), p.h0)
     kept = np.isclose(ys, np.concatenate([np.asarray(p.h0)[None], ys[:-1]]))
     assert all((kept[i] != kept[j]).any() for i in range(6) for j in range(i))
 
 
-@pytest.mark.parametrize("cell", [gj.gru(), gj.stack([gj.gru(), gj.lstm()]), gj.zoneout(gj.gru(), 0.2)], ids=lambda c: c.name)
+@pytest.mark.parametrize(
+    "cell",
+    [
+        gj.gru(),
+        pytest.param(gj.stack([gj.gru(), gj.lstm()]), marks=pytest.mark.slow),
+        pytest.param(gj.zoneout(gj.gru(), 0.2), marks=pytest.mark.slow),
+    ],
+    ids=lambda c: c.name,
+)
 def test_the_compute_dtype_of_step_is_that_of_unroll(cell):
     params, x = params_of(cell, jnp.float32), normal(1, B, D, dtype=jnp.float32)
     h0 = normal_like(3, jax.eval_shape(lambda: cell.initial_state(params, B)))

@@ -52,6 +52,9 @@ def test_features_are_dropped_once_per_sequence_at_the_rate_of_their_array(cell,
         kept = np.isclose(seen, x / (1 - rate))
         assert (kept | (np.asarray(seen) == 0)).all()
         assert (kept == kept[0]).all()  # the same at all steps
+
+
+def test_each_array_and_each_sequence_has_a_mask_of_its_own():
     x = jnp.ones((2, 400, D), PARAMS.W.dtype)
     many = Observation(x, x[..., 0], x > 0)
     seen = seen_by_the_cell(TIMED, Observation(0.3, 0.6, 0.0), many)
@@ -63,7 +66,10 @@ def test_features_are_dropped_once_per_sequence_at_the_rate_of_their_array(cell,
 
 
 @pytest.mark.derivative
-@every_rate
+@pytest.mark.parametrize(
+    ("cell", "rates", "each"),
+    [pytest.param(*case, id=name, marks=() if name == "a tuple" else pytest.mark.slow) for name, case in RATES.items()],
+)
 def test_values_and_gradients_are_those_of_a_loop_over_the_dropped_inputs(cell, rates, each):
     xs = inputs(cell)
     dropped = gj.variational_dropout(cell, inputs=rates)

@@ -10,7 +10,7 @@ import pytest
 
 import gru_jax as gj
 from tests.conditions import ALL_THREE, LENGTHS, RESETS
-from tests.problems import B, D, H, T, assert_close, assert_raises, compiled, normal, normal_like, on_host, problem, small_like
+from tests.problems import B, D, H, T, assert_close, assert_raises, compiled, normal, normal_like, problem, small_like
 
 STACK = gj.stack([gj.gru(), gj.lstm(), gj.elman()])
 SIZES = (H, 6, 2)
@@ -36,7 +36,7 @@ def layer_by_layer(layers, params, xs, h0, reset_state=None, residual=False, **o
 
 
 @pytest.mark.derivative
-@pytest.mark.parametrize(("residual", "reverse"), [(False, False), (True, True)])
+@pytest.mark.parametrize(("residual", "reverse"), [pytest.param(False, False, marks=pytest.mark.slow), (True, True)])
 def test_a_stack_equals_its_layers_one_after_the_other(residual, reverse):
     layers = gj.stack([gj.gru(), gj.lstm(), gj.elman()], residual=residual)
     args = stacked_problem(layers, H if residual else SIZES)
@@ -63,19 +63,18 @@ def test_a_stack_equals_its_layers_one_after_the_other(residual, reverse):
 
 
 def test_outputs_are_those_of_the_last_layer_and_states_those_of_all_layers():
-    params, xs, h0, _ = stacked_problem(STACK)
-    h_last, ys = gj.unroll(STACK, params, xs, h0, lengths=LENGTHS)
-    same_last, states = gj.unroll(STACK, params, xs, h0, lengths=LENGTHS, outputs="states")
-    also_last, nothing = gj.unroll(STACK, params, xs, h0, lengths=LENGTHS, outputs="last")
+    run = lambda *args: {kept: gj.unroll(STACK, *args, lengths=LENGTHS, outputs=kept) for kept in ("all", "states", "last")}
+    found = compiled(run, *stacked_problem(STACK)[:3])
+    (h_last, ys), (same_last, states), (also_last, nothing) = (found[kept] for kept in ("all", "states", "last"))
     assert nothing is None
     assert_close((same_last, also_last), (h_last, h_last), tol=0)
     assert ys.shape == (T, B, SIZES[-1])
     valid = (np.arange(T)[:, None] < LENGTHS)[..., None]
     assert_close(np.where(valid, states[2], 0), ys, tol=0)
-    assert_close(jax.tree.map(lambda leaf: leaf[-1], on_host(states)), h_last, tol=0)
+    assert_close(jax.tree.map(lambda leaf: leaf[-1], states), h_last, tol=0)
 
 
-@pytest.mark.parametrize("residual", [False, True])
+@pytest.mark.parametrize("residual", [pytest.param(False, marks=pytest.mark.slow), True])
 def test_repeated_steps_equal_unroll(residual):
     layers = gj.stack([gj.gru(), gj.lstm(), gj.elman()], residual=residual)
     params, xs, h0, reset_state = stacked_problem(layers, H if residual else SIZES)
@@ -92,16 +91,16 @@ def test_repeated_steps_equal_unroll(residual):
 
 
 def test_a_stack_of_one_layer_equals_its_cell_and_stacks_can_be_nested():
-    p = problem(gj.gru())
-    assert_close(
-        gj.unroll(gj.stack([gj.gru()]), (p.params,), p.xs, (p.h0,))[1], gj.unroll(gj.gru(), p.params, p.xs, p.h0)[1], tol=0
-    )
     nested = gj.stack([gj.gru(), gj.stack([gj.lstm(), gj.elman()])])
-    params, xs, h0, _ = stacked_problem(STACK)
-    flat_last, ys = gj.unroll(STACK, params, xs, h0)
-    h_last, same = gj.unroll(nested, (params[0], params[1:]), xs, (h0[0], h0[1:]))
+
+    def results(params, xs, h0):
+        of_nested = partial(gj.unroll, nested, (params[0], params[1:]), xs, (h0[0], h0[1:]))
+        of_one = gj.unroll(gj.stack([gj.gru()]), params[:1], xs, h0[:1])[1], gj.unroll(gj.gru(), params[0], xs, h0[0])[1]
+        return of_one, gj.unroll(STACK, params, xs, h0), of_nested(), of_nested(outputs="states")[1]
+
+    one_layer, (flat_last, ys), (h_last, same), states = compiled(results, *stacked_problem(STACK)[:3])
+    assert_close(*one_layer, tol=0)
     assert_close((h_last, same), ((flat_last[0], flat_last[1:]), ys), tol=0)
-    _, states = gj.unroll(nested, (params[0], params[1:]), xs, (h0[0], h0[1:]), outputs="states")
     assert_close(states[1][1], ys, tol=0)
 
 
@@ -110,8 +109,8 @@ def test_bidirectional_layers_can_be_stacked():
     params, xs, h0, _ = stacked_problem(layers)
     assert params[1].forward.W_i.shape == (2 * H, 6)
     assert params[2].W_z.shape == (6, 2)
-    h_last, ys = gj.unroll(layers, params, xs, h0, lengths=LENGTHS)
-    assert_close((h_last, ys), layer_by_layer(layers, params, xs, h0, lengths=LENGTHS))
+    runs = [partial(run, layers, lengths=LENGTHS) for run in (gj.unroll, layer_by_layer)]
+    assert_close(*compiled(lambda *args: [run(*args) for run in runs], params, xs, h0))
 
 
 def test_a_hidden_size_may_be_an_integer_of_numpy():
@@ -150,7 +149,7 @@ def wired_by_hand(layers, params, xs, h0, *, reset_state=None, **conditions):
 
 
 @pytest.mark.derivative
-@pytest.mark.parametrize("name", WIRED)
+@pytest.mark.parametrize("name", [pytest.param(name, marks=() if name == "both" else pytest.mark.slow) for name in WIRED])
 def test_layers_are_connected_as_chosen(name):
     options, sizes = WIRED[name]
     layers = gj.stack([gj.gru(), gj.lstm(), gj.elman()], **options)
@@ -162,15 +161,17 @@ def test_layers_are_connected_as_chosen(name):
             loss = lambda args: sum(jnp.sin(3 * leaf).sum() for leaf in jax.tree.leaves(run(*args, lengths=LENGTHS)))
             return run(*args, lengths=LENGTHS), jax.grad(loss)(args)
 
-        return of(partial(wired_by_hand, layers)), of(partial(gj.unroll, layers))
+        params, xs, h0 = args
+        by_steps = gj.unroll(layers, *args), jax.lax.scan(partial(layers.step, params), h0, xs)
+        last = gj.unroll(layers, *args, outputs="last")[1]
+        return of(partial(wired_by_hand, layers)), of(partial(gj.unroll, layers)), by_steps, last
 
-    expected, measured = compiled(results, (params, xs, h0))
+    expected, measured, by_steps, last = compiled(results, (params, xs, h0))
     assert_close(measured, expected)
     assert measured[0][1].shape[-1] == layers.output_size(params)
     assert not measured[0][1][-1, 1:].any()
-    steps = jax.lax.scan(partial(layers.step, params), h0, xs)
-    assert_close(gj.unroll(layers, params, xs, h0), steps)
-    assert gj.unroll(layers, params, xs, h0, outputs="last")[1] is None
+    assert_close(*by_steps)
+    assert last is None
     if name != "around chosen layers":
         assert params[2].W.shape[0] == D + 6
 
@@ -190,28 +191,36 @@ def test_the_flow_of_gradients_follows_the_connections():
     layers = gj.stack([gj.gru(), gj.elman()], skip_connections=True, residual=[True, False])
     params, xs, h0, _ = stacked_problem(layers, (D, 2))
     loss = lambda t, y: jnp.sum(jnp.sin(y) * (1 + t))
-    terms = gj.flow.contributions(layers, params, xs, loss, h0, lengths=LENGTHS)
-    run = lambda params: gj.unroll(layers, params, xs, h0, lengths=LENGTHS)[1]
-    expected = jax.grad(lambda params: jax.vmap(loss)(jnp.arange(T), run(params)).sum())(params)
-    assert_close(jax.tree.map(lambda leaf: leaf.sum((0, 1)), terms), expected)
-    of_top = gj.flow.jacobians(layers, params, xs, h0, lengths=LENGTHS)[1]
-    padded = jnp.where((np.arange(T)[:, None] < LENGTHS)[..., None], xs, 0)
-    ys = gj.unroll(layers.cells[0], params[0], xs, h0[0], lengths=LENGTHS)[1] + padded
-    alone = gj.flow.jacobians(layers.cells[1], params[1], jnp.concatenate([xs, ys], -1), h0[1], lengths=LENGTHS)
-    assert_close(of_top, alone)
+
+    def results(params, xs, h0):
+        terms = gj.flow.contributions(layers, params, xs, loss, h0, lengths=LENGTHS)
+        run = lambda params: gj.unroll(layers, params, xs, h0, lengths=LENGTHS)[1]
+        expected = jax.grad(lambda params: jax.vmap(loss)(jnp.arange(T), run(params)).sum())(params)
+        of_top = gj.flow.jacobians(layers, params, xs, h0, lengths=LENGTHS)[1]
+        padded = jnp.where((np.arange(T)[:, None] < LENGTHS)[..., None], xs, 0)
+        ys = gj.unroll(layers.cells[0], params[0], xs, h0[0], lengths=LENGTHS)[1] + padded
+        alone = gj.flow.jacobians(layers.cells[1], params[1], jnp.concatenate([xs, ys], -1), h0[1], lengths=LENGTHS)
+        return (jax.tree.map(lambda leaf: leaf.sum((0, 1)), terms), of_top), (expected, alone)
+
+    assert_close(*compiled(results, params, xs, h0))
 
 
 def test_outputs_of_several_arrays_go_to_a_layer_that_takes_them():
     layers = gj.stack([TWO_OUTPUTS, TAKES_TWO, gj.elman()], dropout=0.5)
-    params = (TWO_OUTPUTS.init(jax.random.key(0), D, H), (), gj.elman().init(jax.random.key(1), H, 2))
-    xs = np.asarray(XS, np.float32)
-    ys = gj.unroll(layers.deterministic(), params, xs)[1]
-    expected = gj.unroll(gj.elman(), params[2], 3 * gj.unroll(gj.gru(), params[0], xs)[1])[1]
-    assert_close(ys, expected)
-    assert gj.unroll(layers, params, xs, key=jax.random.key(0))[1].shape == ys.shape
+    params = (problem(gj.gru()).params, (), problem(gj.elman(), input_size=H, hidden_size=2).params)
     both = gj.bidirectional(TWO_OUTPUTS)
-    params = both.init(jax.random.key(0), D, H)
-    assert_close(gj.unroll(both, params, xs)[1]["h"], gj.unroll(gj.bidirectional(gj.gru()), params, xs)[1])
+
+    def results(params, of_both, xs):
+        ys = gj.unroll(layers.deterministic(), params, xs)[1]
+        expected = gj.unroll(gj.elman(), params[2], 3 * gj.unroll(gj.gru(), params[0], xs)[1])[1]
+        ys_of_both = gj.unroll(both, of_both, xs)[1]["h"], gj.unroll(gj.bidirectional(gj.gru()), of_both, xs)[1]
+        return (ys, expected), ys_of_both, gj.unroll(layers, params, xs, key=jax.random.key(0))[1]
+
+    of_both = gj.layers.BidirectionalParams(problem(gj.gru()).params, problem(gj.gru(), 1).params)
+    (ys, expected), ys_of_both, noisy = compiled(results, params, of_both, XS)
+    assert_close(ys, expected)
+    assert noisy.shape == ys.shape
+    assert_close(*ys_of_both)
 
 
 DROPPED = gj.stack([gj.gru(), gj.gru()], dropout=0.4)
@@ -221,9 +230,14 @@ def test_a_dropout_of_1_leaves_nothing_and_has_finite_gradients():
     layers = gj.stack([gj.gru(), gj.gru()], dropout=1.0)
     params, xs, h0, _ = stacked_problem(layers, (H, 6))
     zeros = jnp.zeros((T, B, H), xs.dtype)
-    run = lambda params: gj.unroll(layers, params, xs, h0, key=jax.random.key(0))[1]
-    assert_close(run(params), gj.unroll(gj.gru(), params[1], zeros, h0[1])[1])
-    bars = jax.grad(lambda params: run(params).sum())(params)
+
+    def results(params):
+        run = lambda params: gj.unroll(layers, params, xs, h0, key=jax.random.key(0))[1]
+        bars = jax.grad(lambda params: run(params).sum())(params)
+        return run(params), gj.unroll(gj.gru(), params[1], zeros, h0[1])[1], bars
+
+    ys, expected, bars = compiled(results, params)
+    assert_close(ys, expected)
     assert not any(leaf.any() for leaf in jax.tree.leaves(bars[0]))
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(bars[1]))
 
@@ -250,6 +264,7 @@ def test_dropout_acts_between_layers_and_its_mask_depends_on_the_key(variational
     assert_close(gj.unroll(layers.deterministic(), params, xs)[1], xs, tol=0)
 
 
+@pytest.mark.slow
 @pytest.mark.derivative
 def test_gradients_through_dropout_equal_autodiff_with_the_same_key():
     params, xs, h0, _ = stacked_problem(DROPPED, (H, 6))

@@ -87,7 +87,7 @@ def check_baseline(faults: list[Fault], checkouts: "queue.Queue[Path]") -> None:
     """Raises unless the likely modules pass without a fault: otherwise every fault would seem noticed."""
     modules = tuple(dict.fromkeys(module for fault in faults for module in fault.likely))
     checkout = checkouts.get()
-    outcome = run_pytest(checkout, arguments_of("likely", modules), timeout=7200) if modules else None
+    outcome = run_pytest(checkout, *arguments_of("likely", modules), timeout=7200) if modules else None
     if outcome and not outcome.passed:
         raise SystemExit(f"{outcome.text} fails without a fault")
     checkouts.put(checkout)

@@ -43,7 +43,8 @@ def copy_checkout(directory: Path) -> Path:
 def try_fault(fault: Fault, checkout: Path, suite: str, first: str | None = None, *, timeout: float = 900) -> Result:
     """Plants a fault and runs the tests, until one fails.
 
-    The test `first` comes first, then the likely modules, then all others, then the slow tests.
+    The test `first` comes first, then the likely modules, then all others, then the slow tests, those
+    of the likely modules before the others.
 
     Args:
         fault: The fault.
@@ -62,18 +63,20 @@ def try_fault(fault: Fault, checkout: Path, suite: str, first: str | None = None
                 return Result(fault, "likely", outcome.text, time.monotonic() - start)
         for stage in STAGES[: SUITES.index(suite) + 1]:
             limit = timeout if stage == "likely" else 4 * timeout
-            outcome = run_pytest(checkout, arguments_of(stage, fault.likely), timeout=limit)
-            if not outcome.passed:
-                return Result(fault, stage, outcome.text, time.monotonic() - start)
+            for arguments in arguments_of(stage, fault.likely):
+                outcome = run_pytest(checkout, arguments, timeout=limit, may_be_missing=stage == "slow")
+                if not outcome.passed:
+                    return Result(fault, stage, outcome.text, time.monotonic() - start)
     return Result(fault, None, None, time.monotonic() - start)
 
 
-def arguments_of(stage: str, likely: tuple[str, ...]) -> list[str]:
-    """Returns the arguments of pytest that choose the tests of a stage."""
+def arguments_of(stage: str, likely: tuple[str, ...]) -> list[list[str]]:
+    """Returns the arguments of each run of pytest in a stage."""
+    of_likely = ["-n", "0", *likely]
+    others = ["-n", "2", "--dist", "loadfile", "--ignore", "tests/mutation", *(f"--ignore={module}" for module in likely)]
     if stage == "likely":
-        return ["-n", "0", *likely]
-    chosen = ["-n", "2", "--ignore", "tests/mutation"]
-    return [*chosen, "-m", "slow"] if stage == "slow" else [*chosen, *(f"--ignore={module}" for module in likely)]
+        return [of_likely]
+    return [others] if stage == "default" else [["-m", "slow", *of_likely], ["-m", "slow", *others]]
 
 
 def run_pytest(checkout: Path, arguments: list[str], *, timeout: float, may_be_missing: bool = False) -> Outcome:

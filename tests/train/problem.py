@@ -35,6 +35,10 @@ def init(seed=0, hidden=H):
     return Params(gj.gru().init(keys[0], D, hidden), gj.heads.init_dense(keys[1], hidden, 1))
 
 
+def init_readout():
+    return gj.heads.init_dense(jax.random.key(0), D, 1)
+
+
 def data(seed=1):
     xs = jax.random.bernoulli(jax.random.key(seed), 0.5, (N, T, D)).astype(jnp.float32)
     return xs, xs.sum((1, 2))[:, None]
@@ -45,6 +49,14 @@ def loss_fn(params, batch, key):
     h_last, _ = gj.unroll(gj.gru(), params.cell, xs, time_major=False)
     noise = 0.01 * jax.random.normal(key, targets.shape)
     loss = gj.heads.squared_error(gj.heads.dense(params.readout, h_last), targets + noise).mean()
+    return loss, {"root": jnp.sqrt(loss)}
+
+
+def readout_loss_fn(params, batch, key):
+    """Computes the loss of a read-out alone, which compiles in half the time of a GRU."""
+    xs, targets = batch
+    noise = 0.01 * jax.random.normal(key, targets.shape)
+    loss = gj.heads.squared_error(gj.heads.dense(params, xs.sum(1)), targets + noise).mean()
     return loss, {"root": jnp.sqrt(loss)}
 
 

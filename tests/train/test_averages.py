@@ -10,7 +10,7 @@ import pytest
 
 import gru_jax as gj
 from tests.problems import assert_close, assert_raises
-from tests.train.problem import KEY, data, digests, init, loss_fn
+from tests.train.problem import KEY, data, digests, init_readout, readout_loss_fn
 
 DECAY, STEPS = 0.8, 7
 PARAMS = {"w": jnp.array([1.0, -2.0]), "half": jnp.array([3.0], jnp.bfloat16), "order": jnp.array([1, 0])}
@@ -68,16 +68,18 @@ def test_a_skipped_update_does_not_change_the_average():
 
 def test_the_best_parameters_are_an_average_and_all_is_restored(tmp_path):
     """The loss is noisy, so that the parameters and their averages are best at different steps."""
-    score = lambda params: {"error": loss_fn(params, data(2), KEY)[0]}
+    score = lambda params: {"error": readout_loss_fn(params, data(2), KEY)[0]}
     options = {"evaluate": score, "evaluate_every": 1, "early_stopping": gj.train.EarlyStopping("error"), "ema": 0.9}
-    run = partial(gj.train.fit, loss_fn, init(), optax.adam(3e-2), data(), key=KEY, batch_size=2, steps_per_execution=5)
+    run = partial(
+        gj.train.fit, readout_loss_fn, init_readout(), optax.adam(3e-2), data(), key=KEY, batch_size=2, steps_per_execution=5
+    )
     whole = run(steps=20, **options)
     run(steps=10, checkpoint_dir=tmp_path, **options)
     resumed = run(steps=20, checkpoint_dir=tmp_path, **options)
     assert digests(resumed) == digests(whole)
     assert_close(resumed.ema_params, whole.ema_params, tol=0)
     assert float(score(whole.best_params)["error"]) == pytest.approx(whole.evaluations["error"].min(), rel=1e-5)
-    assert_close(gj.train.load_params(tmp_path, init(), best=True), whole.best_params, tol=0)
+    assert_close(gj.train.load_params(tmp_path, init_readout(), best=True), whole.best_params, tol=0)
     assert_raises(
         lambda: run(steps=21, checkpoint_dir=tmp_path, **(options | {"ema": None})),
         ValueError,
@@ -100,6 +102,7 @@ def test_eval_params_gives_the_average_that_an_optimiser_keeps():
     assert (result.evaluations["order"] == PARAMS["order"]).all()
 
 
+@pytest.mark.slow
 def test_every_model_of_an_ensemble_has_its_own_average():
     both = jax.tree.map(lambda leaf: jnp.stack([leaf, -2 * leaf]), PARAMS)
     run = partial(gj.train.fit_ensemble, shrink, both, OPTIMIZER, jnp.ones(4), keys=jax.random.split(KEY), steps=STEPS)

@@ -36,8 +36,21 @@ def is_intact(found):
 CALLS = [(checkpoint, "write_arrays"), (checkpoint, "write_manifest"), (manifest, "sync"), (checkpoint, "sync"), (os, "rename"), (checkpoint, "publish"), (checkpoint, "prune"), (checkpoint.shutil, "rmtree")]  # fmt: skip
 
 
-@pytest.mark.parametrize("after", [False, True], ids=["before", "after"])
-@pytest.mark.parametrize(("module", "name"), CALLS, ids=[f"{module.__name__}.{name}" for module, name in CALLS])
+@pytest.mark.parametrize(
+    ("module", "name", "after"),
+    [
+        # A save syncs each file, so that after one call is before the next.
+        pytest.param(
+            module,
+            name,
+            after,
+            id=f"{module.__name__}.{name}-{'after' if after else 'before'}",
+            marks=pytest.mark.slow if module is manifest and after else (),
+        )
+        for module, name in CALLS
+        for after in (False, True)
+    ],
+)
 def test_a_crash_at_any_point_of_a_save_leaves_the_newest_valid_checkpoint(module, name, after, tmp_path, monkeypatch):
     """Crashes before or after each call of each function that a save calls, one after another."""
     for nth in range(1, 30):
@@ -149,9 +162,8 @@ def uninterrupted(tmp_path_factory):
     return finished(tmp_path_factory.mktemp("uninterrupted") / "run")
 
 
-@pytest.mark.parametrize(
-    ("number", "status"), [(signal.SIGTERM, 143), pytest.param(signal.SIGINT, 130, marks=pytest.mark.slow)]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
 def test_a_signal_finishes_the_execution_saves_and_exits(number, status, tmp_path, uninterrupted):
     child = process(tmp_path / "run", pause=0.5)
     until(child, "step 10")
@@ -238,15 +250,34 @@ def test_kills_during_saves_always_leave_a_valid_checkpoint(tmp_path):
     assert reached > 5
 
 
-def test_a_signal_saves_although_no_checkpoint_is_due(tmp_path):
-    from tests.train.problem import fit
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_a_signal_saves_although_no_checkpoint_is_due_and_the_run_resumes(number, status, tmp_path):
+    from tests.train.problem import digests, fit
 
     if threading.current_thread() is not threading.main_thread():
         pytest.skip("Python handles signals in its main thread only")
     with pytest.raises(SystemExit) as ended:
-        fit(steps=20, checkpoint_dir=tmp_path, callbacks=[lambda info: signal.raise_signal(signal.SIGTERM)])
-    assert ended.value.code == 143
+        fit(steps=20, checkpoint_dir=tmp_path, callbacks=[lambda info: signal.raise_signal(number)])
+    assert ended.value.code == status
     assert checkpoint.load_latest(tmp_path).step == 5
+    assert digests(fit(steps=20, checkpoint_dir=tmp_path)) == digests(fit(steps=20))
+
+
+def test_a_second_signal_exits_without_a_checkpoint(tmp_path):
+    from tests.train.problem import fit
+
+    if threading.current_thread() is not threading.main_thread():
+        pytest.skip("Python handles signals in its main thread only")
+
+    def callback(info):
+        signal.raise_signal(signal.SIGTERM)
+        signal.raise_signal(signal.SIGTERM)
+        raise AssertionError("the second signal has not ended the run")
+
+    with pytest.raises(SystemExit) as ended:
+        fit(steps=20, checkpoint_dir=tmp_path, callbacks=[callback])
+    assert ended.value.code == 143
+    assert checkpoint.load_latest(tmp_path) is None
 
 
 def test_a_directory_that_cannot_be_written_to_raises(tmp_path):

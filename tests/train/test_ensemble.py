@@ -10,11 +10,12 @@ import pytest
 
 import gru_jax as gj
 from tests.problems import assert_raises
-from tests.train.problem import counted, data, init, loss_fn
+from tests.train.problem import counted, data, init_readout
+from tests.train.problem import readout_loss_fn as loss_fn
 
 KEYS = jax.random.split(jax.random.key(3), 3)
 RATES = jnp.array([1e-3, 1e-2, 3e-2])
-PARAMS = jax.vmap(lambda seed: jax.tree.map(lambda leaf: leaf * (1 + 0.1 * seed), init()))(jnp.arange(3.0))
+PARAMS = jax.vmap(lambda seed: jax.tree.map(lambda leaf: leaf * (1 + 0.1 * seed), init_readout()))(jnp.arange(3.0))
 DATA = data()
 run = partial(gj.train.fit_ensemble, loss_fn, PARAMS, optax.adam, DATA, keys=KEYS, hyperparameters={"learning_rate": RATES}, batch_size=6, steps_per_execution=5)  # fmt: skip
 
@@ -29,7 +30,7 @@ def assert_near(ours, theirs):
 
 
 def test_each_model_equals_a_fit_with_the_same_key_learning_rate_and_parameters():
-    evaluate = lambda params: {"size": jnp.abs(params.readout.V).sum()}
+    evaluate = lambda params: {"size": jnp.abs(params.V).sum()}
     found = run(steps=12, evaluate=evaluate, evaluate_every=4)
     assert found.history["loss"].shape == (12, 3)
     assert found.evaluations["size"].shape == (4, 3)
@@ -121,6 +122,7 @@ def test_a_single_key_raises():
     assert_raises(lambda: run(steps=1, keys=KEYS[0]), TypeError, r"keys: got key<fry>\[\], expected one key per model")
 
 
+@pytest.mark.slow
 def test_an_ensemble_trains_under_strict_dtype_and_rank_promotion():
     linear = lambda w, batch, key: (jnp.square((batch[0] * w[None, None]).sum((1, 2)) - batch[1][:, 0]).mean(), {})
     options = {"keys": KEYS, "hyperparameters": {"learning_rate": RATES.astype(jnp.float32)}, "steps": 3, "batch_size": 6}

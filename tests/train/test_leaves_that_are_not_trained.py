@@ -27,11 +27,16 @@ def loss_fn(params, xs, key):
 
 def by_hand(W):
     """Trains W by a plain loop over the whole data."""
-    state = OPTIMIZER.init(W)
-    for _ in range(STEPS):
+
+    @jax.jit
+    def step(W, state):
         gradient = jax.grad(lambda W: loss_fn(PARAMS | {"W": W}, XS, None)[0])(W)
         updates, state = OPTIMIZER.update(gradient, state, W)
-        W = optax.apply_updates(W, updates)
+        return optax.apply_updates(W, updates), state
+
+    state = OPTIMIZER.init(W)
+    for _ in range(STEPS):
+        W, state = step(W, state)
     return W
 
 

@@ -29,19 +29,24 @@ def result_of(child):
     return json.loads(out.splitlines()[-1])
 
 
-@pytest.mark.parametrize(
-    ("devices", "names"), [(2, "rows,buckets,stream,noise"), pytest.param(4, "all", marks=pytest.mark.slow)]
-)
-def test_every_batch_source_trains_the_same_parameters_on_a_mesh_as_on_one_device(devices, names):
-    found = result_of(start("compare", devices, directory=names))
-    assert len(found["differences"]) == (10 if names == "all" else 4)
+def assert_equal_to_one_device(found, names):
+    assert len(found["differences"]) == len(names)
     for name, difference in found["differences"].items():
         assert difference < 1e-12, name
     assert found["all_reduces"] == 1
 
 
-def test_indivisible_batches_raise_noise_is_reproducible_and_an_evaluation_can_be_sharded():
-    found = result_of(start("errors", 2))
+@pytest.mark.slow
+@pytest.mark.parametrize("devices", [2, 4])
+def test_every_batch_source_trains_the_same_parameters_on_a_mesh_as_on_one_device(devices):
+    assert_equal_to_one_device(result_of(start("compare", devices, directory="all")), range(10))
+
+
+@pytest.mark.slow
+def test_two_devices_train_as_one_and_indivisible_batches_raise_and_noise_and_evaluations_are_shared():
+    names = ("generated", "noise")
+    found = result_of(start("compare and errors", 2, directory=",".join(names)))
+    assert_equal_to_one_device(found, names)
     assert "batch_size: got 7, expected a multiple of 2, the number of devices" in found["messages"]["batch_size"]
     assert "data: got 5, expected a multiple of 2" in found["messages"]["stream"]
     assert "data: got 7, expected a multiple of 2" in found["messages"]["data"]

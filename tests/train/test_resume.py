@@ -13,7 +13,7 @@ import pytest
 
 import gru_jax as gj
 from tests.problems import assert_raises
-from tests.train.problem import KEY, OPTIMIZER, SETTINGS, data, digests, fit, init, loss_fn
+from tests.train.problem import KEY, OPTIMIZER, SETTINGS, data, digests, fit, init, init_readout, loss_fn, readout_loss_fn
 
 run = partial(fit, **SETTINGS)
 
@@ -60,6 +60,7 @@ def test_the_initial_parameters_are_not_saved(tmp_path):
     assert steps_there(tmp_path) == [5, 10]
 
 
+@pytest.mark.slow
 def test_a_run_may_resume_with_other_steps_per_execution(directory, whole):
     longer = run(steps=20, checkpoint_dir=directory, steps_per_execution=7)
     assert digests(longer)["steps"] == 20
@@ -152,7 +153,7 @@ def test_load_params_tells_the_best_from_the_last(tmp_path):
 
 def test_an_optimiser_with_random_keys_resumes_bit_for_bit(tmp_path):
     optimizer = optax.chain(optax.add_noise(0.1, 0.5, jax.random.key(4)), optax.sgd(1e-2))
-    noisy = partial(gj.train.fit, loss_fn, init(), optimizer, data(), key=KEY, steps_per_execution=5)
+    noisy = partial(gj.train.fit, readout_loss_fn, init_readout(), optimizer, data(), key=KEY, steps_per_execution=5)
     whole = noisy(steps=8)
     noisy(steps=4, checkpoint_dir=tmp_path)
     assert digests(noisy(steps=8, checkpoint_dir=tmp_path))["params"] == digests(whole)["params"]
@@ -268,7 +269,9 @@ def files_of(directory, step):
     return sorted(path for path in checkpoint_of(directory, step).rglob("*") if path.is_file())
 
 
-@pytest.mark.parametrize("damage", DAMAGE)
+@pytest.mark.parametrize(
+    "damage", [pytest.param(damage, marks=() if damage == "one bit flipped" else pytest.mark.slow) for damage in DAMAGE]
+)
 def test_damage_to_any_file_is_detected_and_the_previous_checkpoint_is_used(damage, directory):
     """Damages every ninth file of the newest checkpoint in turn, and its manifest."""
     from gru_jax.train import checkpoint

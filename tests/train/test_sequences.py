@@ -10,6 +10,7 @@ import pytest
 
 import gru_jax as gj
 from gru_jax.train.batch_sources import Shard
+from tests import reference
 from tests.problems import assert_raises, on_host
 from tests.train.problem import KEY, counted
 
@@ -32,7 +33,7 @@ def batches(data, key, start, steps):
     return [makers[b].make(data.bucket_data[b], rows, key, Shard()) for b, rows in zip(*found, strict=True)]
 
 
-@pytest.mark.parametrize(("batch_size", "buckets"), [(1, 20), (4, 3), (30, 1)])
+@pytest.mark.parametrize(("batch_size", "buckets"), [pytest.param(1, 20, marks=pytest.mark.slow), (4, 3), (30, 1)])
 def test_every_epoch_contains_each_whole_sequence_once_with_its_label(batch_size, buckets):
     data = source(batch_size, buckets)
     for epoch in range(3):
@@ -81,6 +82,7 @@ def loss_fn(params, batch, key):
     return losses.sum() / jnp.maximum(batch.mask.sum(), 1), {"steps": batch.mask.sum()}
 
 
+@pytest.mark.slow
 def test_training_on_buckets_compiles_once_per_shape_and_learns():
     counting, traces = counted(loss_fn)
     data = source(num_buckets=3)
@@ -98,9 +100,9 @@ def test_a_padded_batch_has_the_loss_of_its_sequences_without_padding():
     for batch in batches(source(), KEY, 0, 2):
         total = 0.0
         for b, length in enumerate(np.asarray(batch.lengths)):
-            xs = batch.sequences[0][b : b + 1, :length]
-            _, hs = gj.unroll(CELL, params, xs, time_major=False)
-            total += float(((hs - 1) ** 2).sum())
+            xs = np.asarray(batch.sequences[0])[b, :length, None]
+            _, hs, _ = reference.unroll("gru", params, xs, np.zeros((1, H)))
+            total += ((hs - 1) ** 2).sum()
         np.testing.assert_allclose(float(loss_fn(params, batch, KEY)[0]) * float(batch.mask.sum()), total, rtol=1e-5)
 
 
@@ -187,6 +189,7 @@ def test_the_carry_survives_a_resume_and_microbatches(tmp_path):
     np.testing.assert_allclose(in_parts.carry, whole.carry, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_buckets_and_windows_train_under_strict_dtype_and_rank_promotion():
     """The model has one weight for each feature."""
 

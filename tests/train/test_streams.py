@@ -17,7 +17,7 @@ import pytest
 import gru_jax as gj
 from gru_jax.train.batch_streams import decoded, encoded
 from tests.problems import assert_raises
-from tests.train.problem import KEY, OPTIMIZER, D, T, digests, init, loss_fn
+from tests.train.problem import KEY, OPTIMIZER, D, T, digests, init_readout, readout_loss_fn
 
 
 def batch(number, size=4):
@@ -81,7 +81,7 @@ def plain_loop(all_batches, steps):
         updates, state = OPTIMIZER.update(grads, state, params)
         return optax.apply_updates(params, updates), state, loss
 
-    params, state, losses = init(), OPTIMIZER.init(init()), []
+    params, state, losses = init_readout(), OPTIMIZER.init(init_readout()), []
     for batch in itertools.islice(all_batches, steps):
         params, state, loss = step(params, state, batch)
         losses.append(loss)
@@ -89,11 +89,11 @@ def plain_loop(all_batches, steps):
 
 
 def quiet(params, batch, key):
-    return loss_fn(params, batch, jax.random.key(1))
+    return readout_loss_fn(params, batch, jax.random.key(1))
 
 
 def fit(data, steps, loss=quiet, **options):
-    return gj.train.fit(loss, init(), OPTIMIZER, data, key=KEY, steps=steps, **options)
+    return gj.train.fit(loss, init_readout(), OPTIMIZER, data, key=KEY, steps=steps, **options)
 
 
 SIZES = (4, 4, 4, 3, 4, 2, 2)  # of the batches of an epoch
@@ -115,7 +115,7 @@ def test_the_batches_are_used_in_order_whatever_their_shapes_and_the_schedule(ma
     result = fit(make(), 17, steps_per_execution=3, callbacks=[lambda info: ends.append(info.step)])
     np.testing.assert_allclose(result.history["loss"], LOSSES, rtol=1e-4)
     assert ends == [3, 4, 5, 7, 10, 11, 12, 14, 17]
-    evaluated = fit(make(), 17, evaluate=lambda params: {"V": params.readout.V.sum()}, evaluate_every=2)
+    evaluated = fit(make(), 17, steps_per_execution=3, evaluate=lambda params: {"V": params.V.sum()}, evaluate_every=2)
     np.testing.assert_allclose(evaluated.history["loss"], LOSSES, rtol=1e-4)
     assert evaluated.evaluations["step"].tolist() == [*range(0, 17, 2), 17]
 
@@ -141,7 +141,7 @@ def test_each_batch_shape_is_compiled_once():
 )
 def test_a_run_resumes_bit_for_bit_at_the_position_of_its_data(make, tmp_path):
     """Prefetches beyond the position. The last run begins a new epoch, except with an iterator."""
-    run = partial(fit, loss=loss_fn, steps_per_execution=4, save_every=3)
+    run = partial(fit, loss=readout_loss_fn, steps_per_execution=4, save_every=3)
     steps = 7 if isinstance(make(), GrainIterator) else 16
     straight = run(make(), steps, checkpoint_dir=tmp_path / "straight")
     for end in (end for end in (3, 5, 7, 12, 16) if end <= steps):
@@ -218,13 +218,13 @@ def test_batches_beyond_64_mib_are_not_transferred_together():
     assert sizes == [2, 2, 1]
 
 
-def test_training_stops_where_the_data_ends(tmp_path):
-    evaluate = lambda params: {"V": params.readout.V.sum()}
-    result = fit(iter(BATCHES), 20, checkpoint_dir=None, evaluate=evaluate)
+def test_training_stops_where_the_data_ends():
+    evaluate = lambda params: {"V": params.V.sum()}
+    result = fit(iter(BATCHES), 20, steps_per_execution=3, evaluate=evaluate)
     assert (result.steps, result.stop_reason) == (7, "data")
     assert result.evaluations["step"].tolist() == [0, 7]
     np.testing.assert_allclose(result.history["loss"], LOSSES[:7], rtol=1e-4)
-    assert fit(iter(BATCHES), 7).stop_reason is None
+    assert fit(iter(BATCHES), 7, steps_per_execution=3).stop_reason is None
 
 
 def test_an_error_of_the_data_is_raised_as_it_is_and_ends_the_thread():
@@ -262,7 +262,7 @@ def test_a_signal_ends_a_run_that_waits_for_data(tmp_path):
 
 
 def test_an_ensemble_and_a_carry_take_streams():
-    both = jax.tree.map(lambda leaf: jnp.stack([leaf, leaf]), init())
+    both = jax.tree.map(lambda leaf: jnp.stack([leaf, leaf]), init_readout())
     run = partial(gj.train.fit_ensemble, quiet, both, OPTIMIZER, keys=jax.random.split(KEY), steps=3)
     result = run(BATCHES[:3])
     np.testing.assert_allclose(result.history["loss"], np.stack([LOSSES[:3]] * 2, 1), rtol=1e-4)

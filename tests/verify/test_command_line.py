@@ -97,6 +97,7 @@ def test_a_failing_cell_is_reported_in_full_and_gives_exit_status_1(monkeypatch,
     assert out.endswith("1 of 2 cases are wrong or not checked\n")
 
 
+@pytest.mark.slow
 def test_verifying_a_function_of_the_user_does_not_import_the_built_in_cases(tmp_path):
     (tmp_path / "mine.py").write_text(
         "import jax, jax.numpy as jnp, numpy as np\n"

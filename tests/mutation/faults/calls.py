@@ -70,7 +70,7 @@ FAULTS = {
         ("a nonlinear output is not refused",
          "if cell.check_params is None:  # a user's cell", "if cell.check_params is not None:", "engine/test_bad_params"),
         ("the zero state has the default dtype",
-         "return jnp.zeros(leaf.shape[-1], leaf.dtype)", "return jnp.zeros(leaf.shape[-1])", "engine/test_forward_pass"),
+         "return jnp.zeros(leaf.shape[-1], leaf.dtype)", "return jnp.zeros(leaf.shape[-1])", "cells/test_initializers"),
         ("a reset sets zeros where the cell starts elsewhere",
          "return None if is_zeros or state_shapes(layer, params) is None else layer._zeros(params)", "return None",
          "engine/test_form_of_the_state"),
