@@ -36,7 +36,7 @@ def planted_faults() -> str:
                 share(by_all, chosen),
             )
         )
-    return markdown(("faults of", "planted", "noticed before they were written", "by the default suite", "by all tests"), rows)
+    return markdown(("faults of", "planted", "earlier tests", "default suite", "all tests"), rows)
 
 
 def _records(file: str) -> list[dict[str, Any]]:
