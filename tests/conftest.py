@@ -6,20 +6,18 @@
   rest: one compiles each program as a single LLVM module, and the other turns off the fusion
   emitters of jaxlib 0.10. jaxlib exits if it does not know a flag, so each flag is set only where
   it exists. Processes that tests start inherit all this from the environment.
-- Compiled programs are cached on disk, because many tests compile the same ones: in the directory
-  that JAX_COMPILATION_CACHE_DIR names, where the next run finds them, or else in a temporary one,
-  which the workers of pytest-xdist and the processes that tests start share. From time to time a
-  process clears the programs in memory. Each of them takes about ten memory mappings, and a process
-  that exceeds Linux's limit of 65,530 mappings crashes.
+- Compiled programs are cached on disk, in `.jax_cache` or in the directory that
+  JAX_COMPILATION_CACHE_DIR names. The next run finds them there, and so do the other workers of
+  pytest-xdist and the processes that tests start. `.jax_cache` starts anew when it exceeds 500 MB.
+- From time to time a process clears the programs in memory. Each of them takes about ten memory
+  mappings, and a process that exceeds Linux's limit of 65,530 mappings crashes.
 - Python looks for unreachable cycles less often, because each search visits the many objects that
   JAX keeps.
 """
 
-import atexit
 import gc
 import os
 import shutil
-import tempfile
 from importlib.metadata import version
 from pathlib import Path
 
@@ -39,9 +37,11 @@ if version("jaxlib").startswith(("0.10.", "0.12.")):
 jax.config.update("jax_enable_x64", os.environ.get("JAX_ENABLE_X64", "1") != "0")
 
 if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
-    # the first process makes the directory, before it starts its workers
-    compiled = os.environ["JAX_COMPILATION_CACHE_DIR"] = tempfile.mkdtemp(prefix="gru_jax_tests_")
-    atexit.register(shutil.rmtree, compiled, ignore_errors=True)
+    # the first process chooses the directory, before it starts its workers
+    compiled = Path(__file__).parents[1] / ".jax_cache"
+    if compiled.exists() and sum(path.stat().st_size for path in compiled.iterdir()) > 500e6:
+        shutil.rmtree(compiled)
+    os.environ["JAX_COMPILATION_CACHE_DIR"] = str(compiled)
 jax.config.update("jax_compilation_cache_dir", os.environ["JAX_COMPILATION_CACHE_DIR"])
 for option, value in (("jax_persistent_cache_min_compile_time_secs", 0), ("jax_persistent_cache_min_entry_size_bytes", -1)):
     jax.config.update(option, value)

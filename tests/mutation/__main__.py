@@ -8,8 +8,8 @@ likely to notice, then, with `--suite default`, the rest of the default suite, a
 the slow tests too. It prints a table and the faults that no test noticed, and writes one record for
 each fault to `--out`.
 
-With JAX_COMPILATION_CACHE_DIR set, programs that a fault does not change are compiled once. `--keep`
-tries only the faults that are new or survived before.
+Programs that a fault does not change are compiled once. `--keep` tries only the faults that are new or
+survived before.
 
 `results.json` holds the last run, and `results_before.json` that of the tests before the faults were
 written.

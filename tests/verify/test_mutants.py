@@ -35,11 +35,10 @@ def first_by_default(faults):
     return [pytest.param(fault, marks=pytest.mark.slow if i else ()) for i, fault in enumerate(faults)]
 
 
-# By default every eighth line of the GRU, which takes faults of each function of its adjoint. The LSTM
-# with peepholes has the lines of the plain one.
+# By default every eighth line of the GRU, which takes faults of each function of its adjoint.
 LOCAL = [
     pytest.param(name, fault, marks=() if name == "gru" and i % 8 == 0 else pytest.mark.slow)
-    for name in (*GRUS, "lstm_peephole")
+    for name in ("gru", "lstm_peephole")
     for i, fault in enumerate(FAULTS[name])
 ]
 

@@ -10,7 +10,7 @@ import pytest
 
 import gru_jax as gj
 from experiments.mutants.passes import unrolled
-from gru_jax.verify.cases import cases
+from gru_jax.verify.cases import cases, cells
 from tests.problems import CELLS
 from tests.verify.rules import MAKE, arguments, fast
 
@@ -60,9 +60,13 @@ def test_there_are_two_hundred_random_problems():
     assert len(SHAPES) * sum(len(seeds_of(which)) for which in THREE) == 200
 
 
-# `python -m gru_jax.verify` has more: the options of cells that share their derivation with another.
-SHARED = ("elman relu, ", "elman sigmoid, ", "elman identity, ", "lstm, ")
-BUILT_IN = {name: make for name, make in cases().items() if not name.startswith(SHARED)}
+# `python -m gru_jax.verify` has more: every option of every cell.
+WITH_OPTIONS = ("gru", "lstm peephole")
+BUILT_IN = {
+    name: make
+    for name, make in cases().items()
+    if (cell := name.split(", ")[0]) == name or cell in WITH_OPTIONS or cell not in cells()
+}
 FIRST = ("gru, lengths, mask, resets", "gru, gj.step")
 
 

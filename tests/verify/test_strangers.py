@@ -14,7 +14,7 @@ from experiments.foreign_rules.verdicts import arguments_of, judgement_of, truth
 
 CASES = foreign_rules.cases()
 BY_DEFAULT = list(CASES)[::48]
-SLOW = list(CASES)[::4]  # contains those that run by default
+SLOW = list(CASES)[::6]  # contains those that run by default
 
 
 @pytest.mark.parametrize("name", [pytest.param(name, marks=() if name in BY_DEFAULT else pytest.mark.slow) for name in SLOW])
