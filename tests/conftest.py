@@ -40,7 +40,7 @@ if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
     # the first process chooses the directory, before it starts its workers
     compiled = Path(__file__).parents[1] / ".jax_cache"
     if compiled.exists() and sum(path.stat().st_size for path in compiled.iterdir()) > 500e6:
-        shutil.rmtree(compiled)
+        shutil.rmtree(compiled, ignore_errors=True)
     os.environ["JAX_COMPILATION_CACHE_DIR"] = str(compiled)
 jax.config.update("jax_compilation_cache_dir", os.environ["JAX_COMPILATION_CACHE_DIR"])
 for option, value in (("jax_persistent_cache_min_compile_time_secs", 0), ("jax_persistent_cache_min_entry_size_bytes", -1)):

@@ -1,7 +1,6 @@
 """The table of the faults that `python -m tests.mutation` plants in the package."""
 
 import json
-from typing import Any
 
 from experiments.summary_tables.formatting import ROOT, markdown, percent
 
@@ -15,29 +14,25 @@ _SUBJECTS = {
     "analysis": "heads, flow, plots, verification",
     "calls": "messages of wrong calls",
 }
+_DEFAULT = ("likely", "default")
+_ALL = (*_DEFAULT, "slow")
 
 
 def planted_faults() -> str:
     """Tabulates how many planted faults the tests notice, by the part of the package."""
-    now, before = _records("results.json"), _records("results_before.json")
     rows = []
     for group, subject in [*_SUBJECTS.items(), (None, "all")]:
-        chosen = [found for found in now if group in (None, found["group"])]
-        earlier = [found for found in before if group in (None, found["group"])]
-        by_default = [found for found in chosen if found["stage"] in ("likely", "default")]
-        by_all = [found for found in chosen if found["stage"]]
-        share = lambda noticed, tried: percent(0)(len(noticed) / len(tried)) if tried else "–"
-        rows.append(
-            (
-                subject,
-                str(len(chosen)),
-                share([found for found in earlier if found["stage"]], earlier),
-                share(by_default, chosen),
-                share(by_all, chosen),
-            )
-        )
+        now, before = _stages("results.json", group), _stages("results_before.json", group)
+        shares = _share(before, _ALL), _share(now, _DEFAULT), _share(now, _ALL)
+        rows.append((subject, str(len(now)), *shares))
     return markdown(("faults of", "planted", "earlier tests", "default suite", "all tests"), rows)
 
 
-def _records(file: str) -> list[dict[str, Any]]:
-    return list(json.loads((ROOT / "tests" / "mutation" / file).read_text("utf-8"))["faults"].values())
+def _stages(file: str, group: str | None) -> list[str | None]:
+    """Returns the stage that noticed each fault of a group, or of all groups."""
+    faults = json.loads((ROOT / "tests" / "mutation" / file).read_text("utf-8"))["faults"].values()
+    return [found["stage"] for found in faults if group in (None, found["group"])]
+
+
+def _share(stages: list[str | None], noticed_in: tuple[str, ...]) -> str:
+    return percent(0)(sum(stage in noticed_in for stage in stages) / len(stages))

@@ -107,7 +107,7 @@ WRONG = {
     "an empty path": (lambda: fit(checkpoint_dir=""), ValueError, "checkpoint_dir: got '', expected the path"),
     "a path with a null": (lambda: fit(checkpoint_dir="a\0b"), ValueError, "checkpoint_dir: got 'a.x00b', expected the path"),
     "a path in the home directory": (lambda: fit(checkpoint_dir="~/run"), ValueError, r"checkpoint_dir: got '~/run'.*os.path.expanduser"),
-    "a path that is too long": (lambda: fit(checkpoint_dir="/tmp/" + 5000 * "x"), OSError, "checkpoint_dir: /tmp/xx.* cannot be made"),
+    "a path that is too long": (lambda: fit(checkpoint_dir=5000 * "x"), OSError, "checkpoint_dir: .*xx.* cannot be made"),
     "no directory to save to": (lambda: gj.train.save_checkpoint(None, W, 1), TypeError, "checkpoint_dir: got NoneType, expected the path"),
     "no state to save": (lambda: gj.train.save_checkpoint("x", None, 1), ValueError, "state: got NoneType without arrays"),
     "objects to save": (lambda: gj.train.save_checkpoint("x", np.array([object()]), 1), TypeError, "state: got ndarray, expected an array of numbers"),
