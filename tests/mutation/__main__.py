@@ -41,9 +41,8 @@ def main() -> int:
     ]
     for fault in chosen:
         with_fault(fault, (ROOT / "gru_jax" / fault.file).read_text("utf-8"))
-    earlier = read_records(given.out)
-    records = dict(earlier) if given.keep else {}
-    to_try = [fault for fault in chosen if records.get(key_of(fault), {}).get("stage") is None]
+    records = read_records(given.out)  # each stays until its fault has been tried again
+    to_try = [fault for fault in chosen if not (given.keep and records.get(key_of(fault), {}).get("stage"))]
     with tempfile.TemporaryDirectory() as directory:
         checkouts: queue.Queue[Path] = queue.Queue()
         for i in range(given.jobs):
@@ -54,7 +53,7 @@ def main() -> int:
         def try_one(fault: Fault) -> Result:
             checkout = checkouts.get()
             try:
-                noticed_by = earlier.get(key_of(fault), {}).get("killed_by")
+                noticed_by = records.get(key_of(fault), {}).get("killed_by")
                 return try_fault(fault, checkout, given.suite, noticed_by, timeout=given.timeout)
             finally:
                 checkouts.put(checkout)
@@ -76,7 +75,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--only", choices=GROUPS, help="plant the faults of one file of tests/mutation/faults")
     parser.add_argument("--match", default="", metavar="TEXT", help="plant the faults whose file and description contain TEXT")
     parser.add_argument("--out", type=Path, default=OUT, help="the JSON file (default: %(default)s)")
-    parser.add_argument("--keep", action="store_true", help="keep the records in --out, and try only the other faults")
+    parser.add_argument("--keep", action="store_true", help="try only the faults that are new or survived before")
     parser.add_argument("--jobs", type=int, default=1, help="the number of faults tried at once (default: %(default)s)")
     parser.add_argument("--timeout", type=float, default=900, help="seconds for the likely modules (default: %(default)g)")
     parser.add_argument("--skip-baseline", action="store_true", help="do not check that the tests pass without a fault")
